@@ -1,0 +1,97 @@
+"""Attention: self- and cross-, multi-head and grouped-query, by one module and one function.
+A layer of models/stack.py calls it; the mask comes as two Sequences, not as an array.
+`attend` is the plain path, the one place that makes the mask dense.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from models.axes import constrain
+from models.config import ModelConfig
+from models.layers import Dense
+from models.positions import rotate
+from models.sequence import Sequence, allowed
+
+# Far below any score, and finite: a row without a visible key (padding) averages its values
+# instead of dividing zero by zero.
+HIDDEN = -1e30
+
+
+class Attention(nn.Module):
+    """x[B,T,D] attends to y[B,S,D] (self-attention: y is x) -> [B,T,D].
+
+    Parameters: query [D,HK], key and value [D,GK], out [HK,D] (G key heads serve H query heads;
+    Ainslie et al. 2023).
+    """
+
+    config: ModelConfig
+    depth: int
+    cross: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        y: jax.Array,
+        queries: Sequence,
+        keys: Sequence,
+        bias: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        config = self.config
+        size, groups = config.size_of_head, config.key_value_heads
+        q = Dense(config, config.heads * size, kind='query', name='query')(x)
+        k = Dense(config, groups * size, name='key')(y)
+        v = Dense(config, groups * size, name='value')(y)
+        q = q.reshape(*q.shape[:2], config.heads, size)  # [B,T,H,K]
+        k = k.reshape(*k.shape[:2], groups, size)  # [B,S,G,K]
+        v = v.reshape(*v.shape[:2], groups, size)
+        if config.positions == 'rotary' and not self.cross:
+            q = rotate(q, queries.positions, config.rotary_base)
+            k = rotate(k, keys.positions, config.rotary_base)
+        mask = allowed(
+            queries.segments,
+            keys.segments,
+            visibility='all' if self.cross else keys.visibility,
+            prefix=None if self.cross else keys.prefix,
+            window=0 if self.cross else keys.window,
+        )
+        dropout = nn.Dropout(config.attention_dropout, name='dropout')
+        out = attend(
+            q,
+            k,
+            v,
+            mask,
+            bias=bias,
+            scale=size**-0.5 if config.attention_scale else 1.0,
+            dropout=lambda probabilities: dropout(probabilities, deterministic=deterministic),
+        )
+        out = out.reshape(*out.shape[:2], config.heads * size)
+        return Dense(config, config.width, kind='residual', depth=self.depth, name='out')(out)
+
+
+def attend(q, k, v, mask, *, bias=None, scale=1.0, dropout=lambda probabilities: probabilities):
+    """softmax(q k + bias) v: q[B,T,H,K], k[B,S,G,K], v[B,S,G,K], mask[B,T,S] -> [B,T,H,K].
+
+    bias float32[H,T,S] is added to the scores. Scores and softmax are float32. Heads move before
+    positions ahead of the products: as batch axes in front of a plain matrix product they run
+    several times faster than as strided inner axes.
+    """
+    B, T, H, K = q.shape
+    S, G = k.shape[1], k.shape[2]
+    # The scale goes onto q: on the scores it would be one more pass over [T,S], and backwards too.
+    q = constrain((q * scale).transpose(0, 2, 1, 3), 'BHTK')
+    k = constrain(k.transpose(0, 2, 1, 3), 'BGSK')
+    v = constrain(v.transpose(0, 2, 1, 3), 'BGSK')
+    # The query heads of one key head follow each other, as if they were more queries of it.
+    q = q.reshape(B, G, -1, K)
+    scores = jnp.einsum('BGTK,BGSK->BGTS', q, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(B, H, T, S)
+    if bias is not None:
+        scores = scores + bias[None]
+    scores = jnp.where(mask[:, None], scores, jnp.float32(HIDDEN))
+    probabilities = dropout(jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
+    out = jnp.einsum('BGTS,BGSK->BGTK', probabilities.reshape(B, G, -1, S), v)
+    out = constrain(out.reshape(B, H, T, K), 'BHTK')
+    return out.transpose(0, 2, 1, 3)

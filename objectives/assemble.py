@@ -1,0 +1,103 @@
+"""From (input tokens, target tokens) of a row to the Batch of an architecture that types.
+Last step of objectives with an input and a target side: prefix_lm, span_corruption.
+An encoder-decoder reads one and types the other; a decoder reads both, document by document.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.sequence import sequence_of
+from objectives.base import Setting
+from objectives.batch import Batch
+
+
+def compact(
+    keep: jax.Array, length: int, tokens: jax.Array, segments: jax.Array, pad: int
+) -> tuple[jax.Array, jax.Array]:
+    """The kept tokens and their segments moved together to the left: int32[length] each, then
+    padding. Kept tokens beyond `length` are lost: callers leave room for them."""
+    slot = jnp.where(keep, jnp.cumsum(keep, dtype=jnp.int32) - 1, jnp.int32(length))
+    moved = jnp.full((length,), pad, jnp.int32).at[slot].set(tokens, mode='drop')
+    numbers = jnp.zeros((length,), jnp.int32).at[slot].set(segments, mode='drop')
+    return moved, numbers
+
+
+def typed(
+    setting: Setting,
+    inputs: tuple[jax.Array, jax.Array],
+    targets: tuple[jax.Array, jax.Array],
+) -> Batch:
+    """The Batch in which each document's targets are typed after reading its inputs.
+
+    inputs and targets are (tokens, segments), compact, segments ascending; a document may lack
+    targets, but one with targets has inputs. N is the length of the targets. With documents 1 and
+    2, inputs a b | c and targets X Y | Z:
+
+        encoder_decoder   inputs   a  b  c          decoder  s  X  s      (s: the start token)
+                          segments 1  1  2          segments 1  1  2      targets  X Y Z
+        decoder           inputs   a  b  X  Y  c  Z                       targets  X Y Z
+                          segments 1  1  1  1  2  2                       indices  1 2 4
+                          prefix   1  1  0  0  1  0   (the last of all, Z, is a target only)
+
+    Segments are the same on both sides, so that documents are isolated in cross-attention too.
+    """
+    if setting.architecture == 'decoder':
+        return _joined(setting, inputs, targets)
+    tokens, segments = targets
+    start = jnp.full_like(tokens[:1], setting.vocabulary.start)
+    shifted = jnp.concatenate([start, tokens[:-1]])
+    first = jnp.concatenate([jnp.ones_like(segments[:1], bool), segments[1:] != segments[:-1]])
+    shifted = jnp.where(first, setting.vocabulary.start, shifted)
+    shifted = jnp.where(segments > 0, shifted, setting.vocabulary.pad)
+    return Batch(
+        inputs=sequence_of(*inputs),
+        decoder=sequence_of(shifted, segments, 'causal'),
+        targets=tokens,
+        weights=(segments > 0).astype(jnp.float32),
+    )
+
+
+def _joined(setting, inputs, targets):
+    read = inputs[0].shape[0]
+    tokens = jnp.concatenate([inputs[0], targets[0]])
+    segments = jnp.concatenate([inputs[1], targets[1]])
+    typing = jnp.arange(tokens.shape[0], dtype=jnp.int32) >= read
+    place = jnp.where(segments > 0, 2 * segments + typing.astype(jnp.int32), 2 * tokens.shape[0] + 2)
+    order = jnp.argsort(place, stable=True)
+    # Where each target landed; the position before it predicts it.
+    landed = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
+    indices = landed[read:].astype(jnp.int32) - 1
+    tokens, segments, typing = tokens[order], segments[order], typing[order]
+    told = (targets[1] > 0) & (indices >= 0) & (segments[indices] == targets[1])
+    prefix = ~typing & (segments > 0)
+    T = setting.length
+    return Batch(
+        inputs=sequence_of(tokens[:T], segments[:T], 'prefix', prefix[:T]),
+        decoder=None,
+        targets=targets[0],
+        weights=told.astype(jnp.float32),
+        indices=jnp.where(told, indices, jnp.zeros_like(indices)),
+    )
+
+
+def sides(setting: Setting, batch: Batch) -> list[tuple[list[int], list[int]]]:
+    """The inverse of `typed` for one row, on the host: (inputs, targets) of each document."""
+    batch = jax.tree.map(np.asarray, batch)
+    read, told = batch.inputs, batch.weights > 0
+    if setting.architecture == 'decoder':
+        segments, given = read.segments[batch.indices], read.prefix
+    else:
+        segments, given = batch.decoder.segments, read.segments > 0
+    return [
+        (
+            read.tokens[given & (read.segments == number)].tolist(),
+            batch.targets[told & (segments == number)].tolist(),
+        )
+        for number in range(1, int(read.segments.max(initial=0)) + 1)
+    ]
+
+
+def padded(tokens: list[int], length: int, pad: int) -> np.ndarray:
+    """tokens as int32[length], filled up with padding: a raw row again."""
+    return np.asarray(tokens + [pad] * (length - len(tokens)), np.int32)

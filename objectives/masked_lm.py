@@ -1,0 +1,84 @@
+"""masked_lm: an encoder restores pieces that were masked (BERT; Devlin et al. 2019, section 3.1).
+An objective of the registry; `corrupt` runs inside the jitted step, once per row.
+The output head runs on the masked positions alone: N static slots, not T.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.sequence import sequence_of
+from objectives.base import Objective, Setting, Shapes, knob
+from objectives.batch import Batch
+from objectives.noise import choose, count_of, random_ordinary, slots
+from objectives.segments import documents, ordinary
+
+
+@dataclass(frozen=True)
+class MaskedLM(Objective):
+    """`rate` of a row's ordinary pieces are targets; of these most show [MASK], some a random
+    ordinary piece, some themselves. Special tokens are neither chosen nor drawn."""
+
+    name: ClassVar[str] = 'masked_lm'
+    architectures: ClassVar[tuple[str, ...]] = ('encoder',)
+    unfit: ClassVar[dict[str, str]] = {
+        'decoder': 'a decoder does not see what stands behind the mask; it types',
+        'encoder_decoder': 'a decoder that types only masked pieces does span_corruption',
+    }
+
+    rate: float = knob(0.15, 'share of the pieces that are targets', min=0.001, max=1.0)
+    mask: float = knob(0.8, 'share of the targets that show [MASK]', min=0.0, max=1.0)
+    random: float = knob(0.1, 'share that show a random piece', min=0.0, max=1.0)
+    keep: float = knob(0.1, 'share that show themselves', min=0.0, max=1.0)
+
+    def __post_init__(self):
+        total = self.mask + self.random + self.keep
+        if abs(total - 1) > 1e-6:
+            raise ValueError(
+                f'mask={self.mask}, random={self.random}, keep={self.keep} sum to {total:.6g}: '
+                'expected 1; set all three'
+            )
+
+    def shapes(self, setting: Setting) -> Shapes:
+        T = setting.length
+        return Shapes(raw=T, inputs=T, targets=self._count(T), overlap=1)
+
+    def targets_expected(self, setting: Setting) -> float:
+        return round(self.rate * (setting.length - 2))  # [CLS] and [SEP]
+
+    def _count(self, pieces: int) -> int:
+        return max(1, round(self.rate * pieces)) if pieces else 0
+
+    def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
+        """Exactly max(1, round(rate x pieces)) targets of `row` int32[T] (none without pieces)."""
+        vocabulary, shapes = setting.vocabulary, self.shapes(setting)
+        which_key, how_key, piece_key = jax.random.split(key, 3)
+        eligible = ordinary(row, vocabulary)
+        count = count_of(eligible.sum(dtype=jnp.int32), shapes.raw, self._count)
+        indices, filled = slots(choose(which_key, eligible, count), shapes.targets)
+
+        targets = row[indices]
+        how = jax.random.uniform(how_key, indices.shape)
+        drawn = random_ordinary(piece_key, indices.shape, vocabulary)
+        shown = jnp.where(how < self.mask + self.random, drawn, targets)
+        shown = jnp.where(how < self.mask, vocabulary.mask, shown)
+        unfilled = jnp.where(filled, indices, jnp.int32(shapes.raw))  # out of range: not written
+        return Batch(
+            inputs=sequence_of(
+                row.at[unfilled].set(shown, mode='drop'),
+                documents(row, vocabulary, setting.architecture),
+            ),
+            decoder=None,
+            targets=jnp.where(filled, targets, jnp.zeros_like(targets)),
+            weights=filled.astype(jnp.float32),
+            indices=indices,
+        )
+
+    def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
+        row = np.array(batch.inputs.tokens)
+        told = np.asarray(batch.weights) > 0
+        row[np.asarray(batch.indices)[told]] = np.asarray(batch.targets)[told]
+        return row

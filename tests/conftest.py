@@ -1,0 +1,23 @@
+"""Set-up of every test: four CPU devices, rank promotion is an error, the compilation cache is on.
+
+Warnings are errors where setup.cfg says so.
+"""
+
+import os
+import tempfile
+
+# Before JAX is imported: the number of devices cannot change later.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+).strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiled steps are shared between tests, processes of one test (restarts) and test runs.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "triptych-test-xla")
+)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

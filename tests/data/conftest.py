@@ -1,0 +1,9 @@
+"""Lets the tests of the data room share `corpora.py`.
+
+importlib mode puts no test folder on the path.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent))

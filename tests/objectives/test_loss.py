@@ -1,0 +1,184 @@
+"""The chunked cross entropy against the plain one in float64 NumPy: values, gradients, masks.
+The plain one is written here, from the definition; nothing of objectives/loss.py is used by it.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import objectives.loss as loss_module
+from objectives.loss import chunked_cross_entropy, number_of_chunks
+
+ROWS, POSITIONS, WIDTH, PADDED, VOCABULARY = 3, 10, 8, 128, 100
+
+
+def example(seed=0):
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(ROWS, POSITIONS, WIDTH)).astype(np.float32)
+    table = random.normal(size=(PADDED, WIDTH)).astype(np.float32)
+    bias = random.normal(size=PADDED).astype(np.float32)
+    bias[VOCABULARY:] = 50.0  # padded ids would win if they were let in
+    targets = random.integers(0, VOCABULARY, (ROWS, POSITIONS)).astype(np.int32)
+    weights = random.uniform(size=(ROWS, POSITIONS)).astype(np.float32)
+    weights[random.uniform(size=weights.shape) < 0.3] = 0.0
+    return features, table, bias, targets, weights
+
+
+def plain(features, table, bias, targets, weights):
+    """float64: (sum, weight, correct) and the gradients of the sum."""
+    x, w = features.astype(np.float64), table[:VOCABULARY].astype(np.float64)
+    logits = x @ w.T + bias[:VOCABULARY]
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    onehot = np.eye(VOCABULARY)[targets]
+    losses = -np.log((p * onehot).sum(-1))
+    d_logits = (p - onehot) * weights[..., None]
+    d_table = np.zeros(table.shape)
+    d_table[:VOCABULARY] = np.einsum('bnv,bne->ve', d_logits, x)
+    d_bias = np.zeros(bias.shape)
+    d_bias[:VOCABULARY] = d_logits.sum((0, 1))
+    hits = logits.argmax(-1) == targets
+    sums = (losses * weights).sum(), weights.sum(), (hits * weights).sum()
+    return sums, (d_logits @ w, d_table, d_bias, losses)
+
+
+@pytest.fixture(params=[1, 3, 10], ids='{}_chunks'.format)
+def chunks(request, monkeypatch):
+    """3 chunks of 10 positions: the last one is filled up."""
+    monkeypatch.setattr(loss_module, 'number_of_chunks', lambda *_: request.param)
+
+
+def with_gradients(features, table, bias, targets, weights):
+    def total(features, table, bias, weights):
+        out = chunked_cross_entropy(features, table, bias, targets, weights, VOCABULARY)
+        return 3.0 * out[0], out
+
+    with jax.numpy_dtype_promotion('strict'):
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2, 3), has_aux=True))(
+            features, table, bias, weights
+        )
+
+
+def test_value_and_gradients_equal_the_plain_cross_entropy(chunks):
+    arrays = example()
+    gradients, sums = with_gradients(*map(jnp.asarray, arrays))
+    expected_sums, expected = plain(*arrays)
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(ours, 3 * theirs, atol=2e-5 * np.abs(theirs).max())
+
+
+def test_value_without_differentiation_is_the_same(chunks):
+    arrays = example(1)
+    sums = jax.jit(chunked_cross_entropy, static_argnums=5)(*arrays, VOCABULARY)
+    np.testing.assert_allclose(sums, plain(*arrays)[0], rtol=1e-5)
+
+
+def test_padded_ids_get_no_gradient_and_weight_zero_gives_none(chunks):
+    features, table, bias, targets, weights = example(2)
+    targets[weights == 0] = PADDED - 1  # any id may stand there
+    gradients, sums = with_gradients(*map(jnp.asarray, (features, table, bias, targets, weights)))
+    assert all(np.isfinite(x).all() for x in (*gradients, *sums))
+    assert not np.asarray(gradients[1])[VOCABULARY:].any()
+    assert not np.asarray(gradients[2])[VOCABULARY:].any()
+    assert not np.asarray(gradients[0])[weights == 0].any()
+    assert np.asarray(gradients[0])[weights > 0].any(-1).all()
+
+
+def test_rows_without_a_batch_axis_and_without_a_bias():
+    features, table, bias, targets, weights = example(3)
+    with jax.numpy_dtype_promotion('strict'):
+        flat = chunked_cross_entropy(
+            jnp.asarray(features[0]), table, None, targets[0], weights[0], VOCABULARY
+        )
+    expected, _ = plain(features[:1], table, 0 * bias, targets[:1], weights[:1])
+    np.testing.assert_allclose(flat, expected, rtol=1e-5)
+
+
+def test_bfloat16_features_are_scored_in_float32(chunks):
+    features, table, bias, targets, weights = example(4)
+    low = jnp.asarray(features, jnp.bfloat16)
+    gradients, sums = with_gradients(low, *map(jnp.asarray, (table, bias, targets, weights)))
+    rounded = np.asarray(jnp.asarray(table, jnp.bfloat16).astype(jnp.float32))
+    expected_sums, expected = plain(
+        np.asarray(low.astype(jnp.float32)), rounded, bias, targets, weights
+    )
+    assert [x.dtype for x in gradients] == [jnp.bfloat16, *[jnp.float32] * 3]
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        limit = 0.02 * np.abs(theirs).max() * 3
+        np.testing.assert_allclose(np.asarray(ours, np.float32), 3 * theirs, atol=limit)
+
+
+def test_of_equally_high_pieces_the_first_is_the_guess():
+    features, table = jnp.zeros((1, 2, WIDTH)), jnp.ones((PADDED, WIDTH))
+    targets, weights = jnp.array([[0, 5]], jnp.int32), jnp.ones((1, 2))
+    total, weight, correct = chunked_cross_entropy(features, table, None, targets, weights, 100)
+    assert (float(weight), float(correct)) == (2.0, 1.0)
+    np.testing.assert_allclose(total, 2 * np.log(100), rtol=1e-6)
+
+
+def test_the_whole_of_the_logits_never_exists():
+    rows, positions, width, vocabulary = 8, 512, 16, 8192
+    shapes = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (
+            ((rows, positions, width), jnp.float32),
+            ((vocabulary, width), jnp.float32),
+            ((rows, positions), jnp.int32),
+            ((rows, positions), jnp.float32),
+        )
+    ]
+    assert number_of_chunks(rows, positions, vocabulary) == 8
+    step = jax.jit(
+        jax.grad(lambda f, w, t, m: chunked_cross_entropy(f, w, None, t, m, vocabulary)[0], (0, 1))
+    )
+    memory = step.lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * rows * positions * vocabulary / 2
+
+
+@pytest.mark.parametrize('axes', [('data',), ('data', 'tensor')])
+def test_over_a_mesh_it_is_the_same_and_the_batch_stays_where_it_is(axes, monkeypatch):
+    if jax.device_count() < 4:
+        pytest.skip('needs 4 devices: XLA_FLAGS=--xla_force_host_platform_device_count=4')
+    monkeypatch.setattr(loss_module, 'number_of_chunks', lambda *_: 2)
+    P = jax.sharding.PartitionSpec
+    shape = (4,) if len(axes) == 1 else (2, 2)
+    types = (jax.sharding.AxisType.Auto,) * len(axes)
+    mesh = jax.make_mesh(shape, axes, axis_types=types)
+    features, table, bias, targets, weights = (np.concatenate([x] * 4) for x in example(5))
+    table, bias = table[:PADDED], bias[:PADDED]
+    rows, pieces = P('data'), P('tensor') if 'tensor' in axes else P()
+    with jax.set_mesh(mesh):
+        put = [
+            jax.device_put(x, jax.NamedSharding(mesh, spec))
+            for x, spec in zip(
+                (features, table, bias, targets, weights),
+                (rows, pieces, pieces, rows, rows),
+                strict=True,
+            )
+        ]
+        step = jax.jit(
+            jax.grad(
+                lambda f, w, b, t, m: chunked_cross_entropy(f, w, b, t, m, VOCABULARY)[0], (0, 1)
+            )
+        )
+        gradients = step(*put)
+        text = step.lower(*put).compile().as_text()
+    _, expected = plain(features, table, bias, targets, weights)
+    for ours, theirs in zip(gradients, expected[:2], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
+    # A gathered batch would show as logits of all 12 rows (or all 128 pieces) on one device.
+    local = (len(features) // shape[0], POSITIONS // 2, PADDED // (shape[1] if len(axes) > 1 else 1))
+    assert f'f32[{",".join(map(str, local))}]' in text
+    for whole in ((len(features), *local[1:]), (local[0], local[1], PADDED)):
+        assert whole == local or f'f32[{",".join(map(str, whole))}]' not in text
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    features, table, bias, targets, weights = example()
+    with pytest.raises(ValueError, match='expected .B,N,E.'):
+        chunked_cross_entropy(features, table, bias, targets[:, :4], weights, VOCABULARY)
+    with pytest.raises(ValueError, match='vocabulary_size 129'):
+        chunked_cross_entropy(features, table, bias, targets, weights, 129)

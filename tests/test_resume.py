@@ -1,0 +1,130 @@
+"""Law 2: resume is invisible. Real processes, real signals, compared bit for bit with a run that
+nothing interrupted: parameters, optimizer, and metrics.jsonl with each step once."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import shrink
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS, EVERY = 240, 20
+MOMENTS = (30, 95, 170)  # updates after which the signal is sent
+
+
+def command(folder, name, architecture="decoder", **overrides):
+    """The command line of a tiny run, with every leaf that tests/shrink.py sets."""
+    config = shrink.pretraining(
+        folder, f"configs/{architecture}.py", training__duration=f"{STEPS} steps",
+        checkpoint__every=f"{EVERY} steps", evaluation__every="40 steps", model__dropout=0.1,
+        **overrides,
+    )  # fmt: skip
+    flat = shrink.configs.flatten(config.to_dict())
+    flags = [
+        f"--config.{key}={value}" for key, value in flat.items() if not isinstance(value, tuple)
+    ]
+    return [sys.executable, "train.py", f"--config=configs/{architecture}.py",
+            f"--workdir={folder}/{name}", *flags]  # fmt: skip
+
+
+def environment():
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+
+def start(words):
+    return subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
+def run_to_the_end(words):
+    with start(words) as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def interrupt(words, moment, number):
+    """Runs until update `moment` is seen, sends the signal; returns (exit status, output)."""
+    lines = []
+    with start(words) as process:
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("step") and "/" in line.split()[1]:
+                if int(line.split()[1].split("/")[0].replace(",", "")) >= moment:
+                    process.send_signal(number)
+                    break
+        lines += process.stdout.readlines()
+    return process.wait(timeout=60), "".join(lines)
+
+
+def arrays(run, step=STEPS):
+    """Every array of a checkpoint, by item and path."""
+    found = {}
+    for item in ("params", "optimizer"):
+        path = pathlib.Path(run).absolute() / "checkpoints" / str(step) / item
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            shapes = checkpointer.metadata(path).item_metadata.tree
+            plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=plain))
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            found[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return found
+
+
+def assert_the_same_run(one, other):
+    ours, theirs = arrays(one), arrays(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    lines = shrink.metrics(one)
+    assert lines == shrink.metrics(other)
+    trained = [line["step"] for line in lines if line["split"] == "train"]
+    assert trained == list(range(1, STEPS + 1))
+    evaluated = [line["step"] for line in lines if line["split"] == "validation"]
+    assert evaluated == list(range(0, STEPS + 1, 40))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder):
+    run_to_the_end(command(folder, "whole"))
+    return folder / "whole"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_law_2_three_interruptions_change_nothing(folder, uninterrupted, number, status):
+    words = command(folder, f"cut-{number.name}")
+    for moment in MOMENTS:
+        code, output = interrupt(words, moment, number)
+        assert code == status, output
+        if number == signal.SIGTERM:
+            assert "stopped by a signal at step" in output
+    output = run_to_the_end(words)
+    assert "resumed from checkpoint" in output
+    assert_the_same_run(folder / f"cut-{number.name}", uninterrupted)
+
+
+def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_is_used(folder, uninterrupted):
+    run = folder / "torn"
+    shutil.copytree(uninterrupted, run)
+    newest = run / "checkpoints" / str(STEPS) / "params"
+    files = sorted((f for f in newest.rglob("*") if f.is_file() and f.parent.name == "d"),
+                   key=lambda f: f.stat().st_size)  # fmt: skip
+    files[-1].write_bytes(files[-1].read_bytes()[: files[-1].stat().st_size // 2])
+    output = run_to_the_end(command(folder, "torn"))
+    assert f"checkpoint {STEPS} cannot be restored" in output
+    assert f"resumed from checkpoint {STEPS - EVERY}" in output
+    assert (run / "checkpoints" / f"{STEPS}.broken").is_dir()
+    assert_the_same_run(run, uninterrupted)

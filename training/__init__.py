@@ -1,0 +1,1 @@
+"""Sums to gradients, gradients to updates, updates to checkpoints: configuration, mesh, step and loop."""

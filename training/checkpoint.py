@@ -1,0 +1,271 @@
+"""Orbax checkpoints of a run: what is kept, how a save is checked, how a broken one is stepped over.
+
+Used by the loop (save) and by the entry points (restore). Items `params`, `optimizer` and `state` lie
+apart, so that finetuning reads no moments.
+"""
+
+import dataclasses
+import logging
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from training import mesh as meshes
+from training.config import ConfigError
+
+log = logging.getLogger("triptych")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save and what to keep; durations as everywhere ('500 steps', '10 %', 'never')."""
+
+    every: str = dataclasses.field(default="10 %", metadata={"help": "cadence of saves"})
+    keep: int = dataclasses.field(default=2, metadata={"min": 1, "help": "newest ones kept"})
+    keep_every: str = dataclasses.field(
+        default="never", metadata={"help": "cadence of checkpoints kept for good"}
+    )
+    asynchronous: bool = dataclasses.field(default=True, metadata={"help": "save in background"})
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Args:
+      directory: `<workdir>/checkpoints`.
+      config: CheckpointConfig.
+      keep_every: updates between checkpoints kept for good (0 = none).
+      best: name of the metric whose best checkpoint is kept, with sign '+' (larger) or '-' in front;
+        '' keeps none.
+    """
+
+    def __init__(self, directory, config, keep_every=0, best=""):
+        kept = [policies.LatestN(config.keep), policies.CustomSteps([0])]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
+        if best:
+            sign, name = (-1.0 if best[0] == "-" else 1.0), best[1:]
+            kept.append(
+                policies.BestN(get_metric_fn=lambda metrics: sign * metrics[name], n=1,
+                               keep_checkpoints_without_metrics=False)
+            )  # fmt: skip
+        self.directory = pathlib.Path(directory).absolute()
+        self.best = best
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                enable_async_checkpointing=config.asynchronous,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def steps(self):
+        """Steps on disk, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state, metrics=None):
+        """Saves checkpoint k = state.step, which holds k updates.
+
+        Raises RuntimeError if Orbax declines, and whatever an earlier asynchronous save failed with.
+        """
+        step = int(state.step)
+        clock = {"step": step, "nonfinite": int(state.nonfinite)}
+        if clock["nonfinite"] >= 0:
+            raise FloatingPointError(
+                f"update {clock['nonfinite']} was not finite; this state is not saved as good"
+            )
+        saved = self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.PyTreeSave(state.params),
+                optimizer=ocp.args.PyTreeSave(state.optimizer),
+                state=ocp.args.JsonSave(clock),
+            ),
+            metrics=metrics,
+        )
+        if not saved:
+            raise RuntimeError(
+                f"checkpoint {step} was not saved to {self.directory}: one of that or a later step "
+                f"exists ({self.steps()}); remove it or choose another --workdir"
+            )
+
+    def restore(self, target):
+        """The newest intact checkpoint as a state like `target`, or None if there is none.
+
+        A step that cannot be read is renamed `<step>.broken`, on all processes alike, and the one
+        before it is tried. A readable one whose names, shapes or dtypes differ from `target` is an
+        error, never stepped over.
+
+        Args:
+          target: TrainState of ShapeDtypeStructs with shardings.
+        """
+        for step in reversed(self.steps()):
+            problem = self._unreadable(step)
+            if not meshes.any_process(problem):
+                try:
+                    state = self._read(step, target)
+                except ConfigError:
+                    raise
+                except Exception as error:  # Orbax and TensorStore raise many kinds for a torn file
+                    problem, state = error, None
+                if not meshes.any_process(problem):
+                    return state
+            self._set_aside(step, problem)
+        return None
+
+    def restore_params(self, step, target):
+        """Parameters of one step of this run, for the best one after training."""
+        return read_params(self.directory, step, target)
+
+    def best_step(self):
+        """Step of the best checkpoint by the metric, or the newest if none has metrics."""
+        best = self._best_from_metrics()
+        return self.steps()[-1] if best is None else best
+
+    def wait(self):
+        """Blocks until asynchronous saves are on disk; raises what they failed with."""
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+
+    def close(self):
+        """Waits and releases the threads."""
+        self._manager.close()
+
+    def _best_from_metrics(self):
+        sign, name = (-1.0 if self.best[0] == "-" else 1.0), self.best[1:]
+        scored = []
+        for step in self.steps():
+            metrics = self._manager.metrics(step)
+            if metrics and name in metrics:
+                scored.append((sign * metrics[name], -step))
+        return -max(scored)[1] if scored else None
+
+    def _unreadable(self, step):
+        try:
+            for item in ("params", "optimizer"):
+                _metadata(self.directory / str(step) / item)
+        except Exception as error:  # as above: any kind of error means torn
+            return error
+        return None
+
+    def _read(self, step, target):
+        folder = self.directory / str(step)
+        for item, tree in (("params", target.params), ("optimizer", target.optimizer)):
+            compare(_metadata(folder / item), tree, f"checkpoint {folder}/{item}")
+        clock = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.JsonRestore())
+        ).state
+        whole = target.step.sharding
+        return target.replace(
+            step=jax.device_put(np.int32(clock["step"]), whole),
+            nonfinite=jax.device_put(np.int32(clock["nonfinite"]), whole),
+            params=_read_tree(folder / "params", target.params),
+            optimizer=_read_tree(folder / "optimizer", target.optimizer),
+        )
+
+    def _set_aside(self, step, problem):
+        broken = self.directory / f"{step}.broken"
+        if meshes.main_process():
+            shutil.rmtree(broken, ignore_errors=True)
+            (self.directory / str(step)).rename(broken)
+        words = " ".join(str(problem).split())[:200]
+        log.warning(f"checkpoint {step} cannot be restored ({words}); renamed {broken.name}, "
+                    f"the one before it is used")  # fmt: skip
+        meshes.any_process(False)  # nobody lists the directory before it is renamed
+        self._manager.reload()
+
+
+def locate(run, step=""):
+    """('runs/enc', 'runs/enc@2000' or any of them with a step) -> (run directory, step).
+
+    Raises ConfigError when there is no such run or step; names the steps that there are.
+    """
+    path, _, at = str(run).partition("@")
+    folder = pathlib.Path(path)
+    found = folder / "checkpoints"
+    if not found.is_dir():
+        raise ConfigError(
+            f"{path!r} is not a run directory (no checkpoints/ in it); expected the --workdir of a "
+            f"train.py run, such as runs/enc or runs/enc@2000"
+        )
+    steps = sorted(int(p.name) for p in found.iterdir() if p.name.isdigit())
+    at = str(step) or at
+    if not steps or (at and (not at.isdigit() or int(at) not in steps)):
+        raise ConfigError(f"{path!r} has no checkpoint {at or 'at all'}; it has {steps or 'none'}")
+    return folder, int(at) if at else steps[-1]
+
+
+def params_metadata(run, step):
+    """{path: ShapeDtypeStruct} of the parameters in checkpoint `step`, without reading an array.
+
+    Raises ConfigError naming the folder when it is torn."""
+    folder = pathlib.Path(run) / "checkpoints" / str(step) / "params"
+    try:
+        return _flat(_metadata(folder.absolute()))
+    except Exception as error:  # Orbax raises many kinds for a torn file
+        raise ConfigError(
+            f"checkpoint {folder} cannot be read ({' '.join(str(error).split())[:160]}); "
+            f"choose another step with init_from={run}@STEP"
+        ) from error
+
+
+def read_params(checkpoints, step, target):
+    """Reads the subtree `target` (ShapeDtypeStructs with shardings) of a checkpoint's parameters."""
+    folder = pathlib.Path(checkpoints).absolute() / str(step) / "params"
+    try:
+        return _read_tree(folder, target, partial=True)
+    except Exception as error:  # as above
+        raise ConfigError(
+            f"checkpoint {folder} cannot be read ({' '.join(str(error).split())[:160]}); "
+            f"choose another step with @STEP"
+        ) from error
+
+
+def compare(found, target, what):
+    """Raises ConfigError unless names, shapes and dtypes of two trees of leaves are the same."""
+    found, wanted = _flat(found), _flat(target)
+    lines = [f"missing {p}" for p in sorted(wanted.keys() - found.keys())]
+    lines += [f"unexpected {p}" for p in sorted(found.keys() - wanted.keys())]
+    for path in sorted(found.keys() & wanted.keys()):
+        have, want = found[path], wanted[path]
+        if tuple(have.shape) != tuple(want.shape) or have.dtype != want.dtype:
+            lines.append(f"{path} is {have.dtype}{list(have.shape)}, "
+                         f"expected {want.dtype}{list(want.shape)}")  # fmt: skip
+    if lines:
+        raise ConfigError(
+            f"{what} does not fit this config: {'; '.join(lines[:3])}"
+            f"{f' and {len(lines) - 3} more' if len(lines) > 3 else ''}; "
+            f"use the config it was made with, or another --workdir"
+        )
+
+
+def _flat(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(_name(key) for key in path): leaf for path, leaf in leaves}
+
+
+def _name(key):
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+
+def _metadata(folder):
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(folder).item_metadata.tree
+    return jax.tree.map(lambda m: jax.ShapeDtypeStruct(tuple(m.shape), m.dtype), tree)
+
+
+def _read_tree(folder, target, partial=False):
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(
+            folder,
+            args=ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                partial_restore=partial,
+            ),
+        )

@@ -1,0 +1,135 @@
+"""The command line of every entry point: --config, --workdir, --config.key=value, --debug.
+
+Turns errors into one line on standard error and the exit status 1; 143 is a preemption after a save.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+import traceback
+
+import jax
+
+from training import config as configs
+from training import logs, preemption
+from training.config import ConfigError
+
+
+def arguments(argv, description, extra=()):
+    """(namespace, ConfigDict with the overrides applied) from a command line.
+
+    Args:
+      argv: sys.argv[1:].
+      description: first line of --help.
+      extra: (flag, keyword arguments of argparse) of further flags.
+
+    Raises:
+      ConfigError: a flag that does not exist (names the nearest), a missing --config, a bad file.
+    """
+    parser = _Parser(description=description, allow_abbrev=False,
+                     epilog="Any leaf of the config: --config.section.key=value")  # fmt: skip
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file")
+    parser.add_argument("--debug", action="store_true", help="traceback instead of one line")
+    parser.add_argument("--print_config", action="store_true", help="print every leaf and exit")
+    for flag, keywords in extra:
+        parser.add_argument(flag, **keywords)
+    overrides, rest = _overrides(argv)
+    given = parser.parse_args(rest)
+    return given, configs.override(configs.load_file(given.config), overrides)
+
+
+def main(run, argv=None):
+    """Runs `run(argv)`, maps what it raises to the exit status, and exits."""
+    argv = sys.argv[1:] if argv is None else argv
+    logs.to_console()
+    try:
+        run(argv)
+    except preemption.Preempted as stop:
+        _leave(stop.code)
+    except KeyboardInterrupt:
+        _say("interrupted before the first update; nothing is lost, run the same command again")
+        _leave(1)
+    except Exception as error:  # the one place where every error ends, as one line
+        if "--debug" in argv:
+            traceback.print_exc()
+        words = " ".join(str(error).split()) or type(error).__name__
+        known = isinstance(error, (ConfigError, FloatingPointError, FileNotFoundError, ValueError))
+        _say(words if known else f"{type(error).__name__}: {words[:600]} (--debug shows where)")
+        _leave(1)
+
+
+def start_processes():
+    """Joins the processes of a multi-host run; a single process needs nothing.
+
+    Cluster environments that JAX knows (TPU pods, Slurm, ...) are joined when
+    TRIPTYCH_DISTRIBUTED=1; anywhere else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID say who is who.
+    """
+    if jax.distributed.is_initialized():
+        return
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        try:
+            number, index = int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"JAX_COORDINATOR_ADDRESS is set, but {error} is missing or no integer; set "
+                f"JAX_NUM_PROCESSES and JAX_PROCESS_ID too"
+            ) from error
+        jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], number, index)
+    elif os.environ.get("TRIPTYCH_DISTRIBUTED") == "1":
+        jax.distributed.initialize()
+    else:
+        return
+    logs.only_main_speaks()
+
+
+def compilation_cache():
+    """Persistent compilation cache, on by default: $JAX_COMPILATION_CACHE_DIR or the user's cache."""
+    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
+        os.environ.get("TRIPTYCH_CACHE") or os.path.expanduser("~/.cache/triptych"), "xla"
+    )
+    jax.config.update("jax_compilation_cache_dir", directory)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return directory
+
+
+def deterministic():
+    """Bit-equal reruns on a GPU; has to come before the first device is touched."""
+    flag = "--xla_gpu_deterministic_ops=true"
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+
+
+def _overrides(argv):
+    overrides, rest, words = [], [], list(argv)
+    while words:
+        word = words.pop(0)
+        if word.startswith("--config."):
+            key, equals, value = word[len("--config.") :].partition("=")
+            if not equals:
+                if not words or words[0].startswith("--"):
+                    raise ConfigError(f"{word} has no value; write {word}=VALUE")
+                value = words.pop(0)
+            overrides.append((key, value))
+        else:
+            rest.append(word)
+    return overrides, rest
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        flags = [s for action in self._actions for s in action.option_strings]
+        wrong = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
+        near = difflib.get_close_matches(wrong, flags, n=1)
+        hint = f"; did you mean {near[0]}?" if near and message.startswith("unrec") else ""
+        raise ConfigError(f"{message}{hint} (--help lists the flags)")
+
+
+def _say(words):
+    print(f"error: {words}", file=sys.stderr, flush=True)
+
+
+def _leave(status):
+    sys.stdout.flush()
+    sys.exit(status)

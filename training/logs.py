@@ -1,0 +1,157 @@
+"""Where numbers go: console, metrics.jsonl, TensorBoard.
+
+metrics.jsonl has each update and each evaluation once, whatever interrupted the run: on resume, what
+lies beyond the restored step is cut off before anything is appended.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import sys
+import time
+
+from training import mesh as meshes
+
+log = logging.getLogger("triptych")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    """How often the host looks at the device, and where it writes what it saw."""
+
+    every: str = dataclasses.field(
+        default="50 steps", metadata={"help": "cadence of console lines"}
+    )
+    tensorboard: bool = dataclasses.field(default=True, metadata={"help": "write event files"})
+
+
+def to_console():
+    """Plain lines on standard output. Touches no device: processes may still have to join."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+    log.setLevel(logging.INFO)
+
+
+def only_main_speaks():
+    """Once processes have joined: the others keep to warnings."""
+    log.setLevel(logging.INFO if meshes.main_process() else logging.WARNING)
+
+
+def banner(words):
+    """One ruled line per phase, in the words of the entry file's banner."""
+    log.info(f"---- {words} " + "-" * max(0, 74 - len(words)))
+
+
+class Metrics:
+    """Writer of one run's metrics; does nothing on processes other than the main one.
+
+    Args:
+      folder: run directory.
+      step: restored step, -1 for a fresh run; lines of later steps are removed.
+      tensorboard: also write event files.
+    """
+
+    def __init__(self, folder, step, tensorboard):
+        self.path = pathlib.Path(folder) / "metrics.jsonl"
+        self._file = self._events = None
+        if not meshes.main_process():
+            return
+        if self.path.exists():
+            _cut(self.path, step)
+        self._file = open(self.path, "a", encoding="utf-8")
+        if tensorboard:
+            from tensorboardX import SummaryWriter  # a second to import: only where asked for
+
+            self._events = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, step, split, values):
+        """Appends one line {'step', 'split', **values}; flushed by `flush`."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        if self._events is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def flush(self):
+        """On disk before a checkpoint says that these steps are done."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self):
+        """Flushes and closes."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk was reported when the write failed
+                self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _cut(path, step):
+    """Keeps the lines of steps up to `step`; a torn last line goes too."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            break
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read(run, split):
+    """Lines of one split of a run's metrics.jsonl, as dicts in order."""
+    path = pathlib.Path(run) / "metrics.jsonl"
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["split"] == split]
+
+
+def last(run, split):
+    """The values of the last line of a split, {} if there is none; for a run that is finished."""
+    lines = read(run, split) if (pathlib.Path(run) / "metrics.jsonl").exists() else []
+    return {k: v for k, v in lines[-1].items() if k not in ("step", "split")} if lines else {}
+
+
+class Rate:
+    """Tokens per second and time left, over the steps since the last look (compilation excluded)."""
+
+    def __init__(self, step, total, tokens_per_step, flops_per_step=0.0, peak=0.0):
+        self.total, self.tokens = total, tokens_per_step
+        self.flops, self.peak = flops_per_step, peak
+        self._step, self._time = step, None
+
+    def start(self, step):
+        """Begins to count at `step`; called once the first update has been compiled and has run."""
+        self._step, self._time = step, time.perf_counter()
+
+    def words(self, step):
+        """('12,345 tok/s  41.2 % mfu  eta 0:01:23', {'tokens_per_second': ...}); empty before data."""
+        if self._time is None or step == self._step:
+            return "", {}
+        seconds = (time.perf_counter() - self._time) / (step - self._step)
+        self.start(step)
+        values = {"tokens_per_second": self.tokens / seconds, "seconds_per_step": seconds}
+        words = f"{values['tokens_per_second']:>9,.0f} tok/s"
+        if self.peak:
+            values["model_flops_utilisation"] = self.flops / seconds / self.peak
+            words += f"  {100 * values['model_flops_utilisation']:.1f} % mfu"
+        return f"{words}  eta {clock(seconds * (self.total - step))}", values
+
+
+def clock(seconds):
+    """1234.5 -> '0:20:34'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -1,0 +1,102 @@
+"""What a training run consists of at a step: the clock, the parameters and the optimizer's moments.
+
+Made by `create`, changed only by training/step.py, saved and restored by training/checkpoint.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from training import mesh as meshes
+from training import rules
+
+
+@struct.dataclass
+class TrainState:
+    """State after `step` updates.
+
+    Attributes:
+      step: int32 scalar, updates applied; also the position in the data.
+      nonfinite: int32 scalar, number of the first update that was skipped because its loss or
+        gradient was not finite; -1 while there is none.
+      params: nested dict of float32 arrays, frozen leaves included.
+      optimizer: optax state of the trainable subtree.
+    """
+
+    step: jax.Array
+    nonfinite: jax.Array
+    params: dict
+    optimizer: tuple
+
+
+def abstract(params, tx, frozen):
+    """Shapes of the state around abstract `params`; nothing is allocated."""
+    return jax.eval_shape(functools.partial(_make, tx, frozen), params)
+
+
+def target(state, placement):
+    """The abstract state with its shardings: what a restore has to fill."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state,
+        placement,
+    )
+
+
+def shardings(mesh, state):
+    """Where each leaf of a (possibly abstract) state lives."""
+    params = meshes.parameter_shardings(mesh, state.params)
+    whole = meshes.replicated(mesh)
+    return TrainState(
+        step=whole,
+        nonfinite=whole,
+        params=params,
+        optimizer=meshes.like_parameters(mesh, state.optimizer, params),
+    )
+
+
+def create(params, tx, frozen, placement):
+    """A fresh state around `params`, placed by `placement` (from `shardings`)."""
+    fresh = _make(tx, frozen, jax.device_put(params, placement.params))
+    return jax.device_put(fresh, placement)
+
+
+def _make(tx, frozen, params):
+    trainable, _ = rules.split(params, frozen)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        nonfinite=jnp.full((), -1, jnp.int32),
+        params=params,
+        optimizer=tx.init(trainable),
+    )
+
+
+def initialiser(model, batch, method):
+    """`key -> params` for a linen module, shared by all callers with the same model and shapes.
+
+    Args:
+      model: linen module with hashable fields.
+      batch: (abstract) Batch; only shapes matter.
+      method: name of the method that touches every parameter, called as (inputs, decoder).
+    """
+    leaves, structure = jax.tree.flatten((batch.inputs, batch.decoder))
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    return _initialiser(model, shapes, structure, method)
+
+
+@functools.lru_cache(maxsize=64)
+def _initialiser(model, shapes, structure, method):
+    def init(key):
+        zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
+        inputs, decoder = jax.tree.unflatten(structure, zeros)
+        return model.init(key, inputs, decoder, method=method)["params"]
+
+    return init
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(function, placement):
+    """`jax.jit(function)` with its output on `placement` (step.Placement), kept per process."""
+    return jax.jit(function, out_shardings=placement.tree)
