@@ -16,7 +16,8 @@ import models
 from data import framing, labelled
 from data import tokenizer as tokenizers
 from models.config import ModelConfig
-from tasks import batches, metrics as scores, predictions
+from tasks import batches, classification, predictions
+from tasks import metrics as scores
 from tasks.config import TaskConfig
 from training import (
     cli,
@@ -66,6 +67,7 @@ class EvaluationConfig:
     select: str = dataclasses.field(
         default="best", metadata={"choices": ("best", "last"), "help": "by the validation metric"}
     )
+    batch_size: int = dataclasses.field(default=64, metadata={"min": 1, "help": "examples at once"})
     test: bool = dataclasses.field(
         default=True, metadata={"help": "score and write the test split"}
     )
@@ -133,6 +135,11 @@ class Config:
                 "init_from is empty; set --config.init_from=RUN, the --workdir of a train.py run (with "
                 "transfer=none, its network and tokenizer are used, its parameters are not)"
             )
+        if scores.METRICS[self.task.metric][1] != "classes":
+            raise ValueError(
+                f"task.metric={self.task.metric!r} is of values, classification predicts classes; "
+                f"expected accuracy, macro_f1 or matthews"
+            )
         if self.evaluation.select == "best" and "never" in (
             self.evaluation.every,
             self.checkpoint.every,
@@ -172,6 +179,183 @@ def run(config, workdir):
     # ---- labelled examples -----------------------------------------------------------------------
     logs.banner("labelled examples")
     tokenizer = tokenizers.load(source_run / "tokenizer.json")
+    splits = labelled.load(
+        config.task.source, config.task.text, config.task.text_pair, config.task.label,
+        validation_fraction=config.task.validation_fraction, log=log.info,
+    )  # fmt: skip
+    names, ids = splits.label_names, tokenizer.special_ids()
+    frame = framing.frame_for(model_config.architecture, ids)
+    encoded = {
+        split: classification.encode(examples.text, examples.text_pair, examples.label, tokenizer,
+                                     frame, config.task.length, names, ids["pad"])
+        for split, examples in splits.items()
+    }  # fmt: skip
+    chosen = batches.subset(encoded["train"].labels, config.task.examples, config.seed.order)
+    meshes.agree(repr((configs.to_dict(config), splits.fingerprint)), "the config or the data")
+    log.info(f"{len(names)} labels; {len(chosen):,} of {len(encoded['train']):,} training examples, "
+             + ", ".join(f"{len(encoded[s]):,} {s}" for s in encoded if s != "train"))  # fmt: skip
+    for split, examples in encoded.items():
+        if examples.cut:
+            log.info(f"{examples.cut:,} of {len(examples):,} {split} examples were cut to "
+                     f"{config.task.length} tokens")  # fmt: skip
+
+    # ---- model and head --------------------------------------------------------------------------
+    logs.banner("model and head")
+    task = classification.Classification(
+        model_config.architecture, len(names), model_config.width, ids["pad"], ids["start"],
+        config.task.head_dropout, config.task.pooler, bool(model_config.token_types),
+    )  # fmt: skip
+    model = models.build(model_config)
+    batch = task.batch(encoded["train"], np.zeros(batch_size, np.int64))
+    init = states.with_head(states.initialiser(model, batch, "__call__"), task)
+    with meshes.use(mesh):
+        key = jax.eval_shape(lambda: step.stream_key(0, "init"))
+        params = jax.eval_shape(init, key, key)
+    flat = rules.paths(params)
+    frozen = rules.frozen_paths(config.freeze, flat)
+    sizes = flops.count(params)
+    log.info(f"{sizes['total']:,} parameters, {sum(flat[p].size for p in frozen):,} of them frozen")
+
+    # ---- optimizer and state ---------------------------------------------------------------------
+    logs.banner("optimizer and state")
+    clock = durations.Clock(batch_size, batch_size * config.task.length, len(chosen))
+    total = clock.steps(config.training.duration, "training.duration")
+    clock = dataclasses.replace(clock, total=total)
+    rates = optimizer.schedule(config.optimizer, clock)
+    metric = config.task.metric
+    trainable, _ = rules.split(params, frozen)
+    tx = optimizer.build(config.optimizer, trainable)
+    abstract = states.abstract(params, tx, frozen)
+    placement = step.Placement(states.shardings(mesh, abstract))
+    saving = config.checkpoint.every != "never"
+    checkpoints = Checkpoints(
+        folder / "checkpoints", config.checkpoint,
+        clock.steps(config.checkpoint.keep_every, "checkpoint.keep_every"),
+        best=f"+{metric}" if config.evaluation.select == "best" else "",
+    )  # fmt: skip
+    with meshes.use(mesh):
+        state = checkpoints.restore(states.target(abstract, placement.tree))
+        resumed = state is not None
+        if resumed:
+            log.info(f"resumed from checkpoint {int(state.step)} of this run")
+        else:
+            report = transfer.plan(
+                flat, params_metadata(source_run, source_step), config.transfer,
+                config.restore.new, config.restore.drop, config.init_from,
+            )  # fmt: skip
+            fresh = states.compiled(init, step.Placement(placement.tree.params))
+            params = fresh(step.stream_key(config.seed.init, "init"), step.stream_key(config.seed.head, "head"))
+            params = transfer.load(source_run, source_step, report, params, placement.tree.params)
+            for line in report.lines(flat):
+                log.info(line)
+            state = states.create(params, tx, frozen, placement.tree)
+    start = int(state.step)
+
+    # ---- training --------------------------------------------------------------------------------
+    logs.banner("training")
     if meshes.main_process():
         tokenizer.save(folder / "tokenizer.json")
-    splits = load_splits(config.task)
+    resolved = configs.to_dict(config)
+    run_directory.record_run(folder, resolved, "finetune", model_config)
+    run_directory.write_manifest(
+        folder, resolved,
+        {"data": splits.fingerprint, "tokenizer": tokenizer.fingerprint, "labels": list(names),
+         "parameters": sizes, "total_steps": total, "init_from": f"{source_run}@{source_step}"},
+    )  # fmt: skip
+    program = step.compiled_update(
+        task, model, step.as_given, optimizer.static(config.optimizer), optimizer.build, frozen,
+        config.training.microbatches, mesh, placement,
+    )  # fmt: skip
+    judge = step.compiled_predictions(task, model, mesh, placement)
+    root = step.stream_key(config.seed.dropout, "dropout")
+    metrics = logs.Metrics(folder, start if resumed else -1, config.logging.tensorboard)
+
+    def local(indices):
+        """This process's part of a global batch of examples."""
+        share = len(indices) // jax.process_count()
+        return indices[jax.process_index() * share :][:share]
+
+    def sources():
+        for number in range(start, total):
+            order = batches.indices_at(number, batch_size, len(chosen), config.seed.order)
+            rows = task.batch(encoded["train"], chosen[local(order)])
+            yield jax.tree.map(lambda x: meshes.global_array(mesh, x), rows)
+
+    def update(state, source, number, rate):
+        return program(state, source, no_rows, (root, root), rate)
+
+    def predict(params, split):
+        """Logits float[n, classes] of a whole split."""
+        size = -(-config.evaluation.batch_size // divisor) * divisor
+        parts = []
+        for indices in batches.evaluation_indices(len(encoded[split]), size):
+            rows = task.batch(encoded[split], local(indices))
+            parts.append(judge(params, jax.tree.map(lambda x: meshes.global_array(mesh, x), rows)))
+        return np.concatenate(jax.device_get(parts))[: len(encoded[split])]
+
+    def evaluate(number, state):
+        values = scores.evaluate(encoded["validation"].labels, predict(state.params, "validation"))
+        metrics.write(number, "validation", values)
+        log.info(f"step {number:>7,}  validation: {loop.words_of(values, {})}")
+        return values
+
+    divisor = meshes.row_divisor(mesh)
+    no_rows = step.no_rows(mesh, batch_size)
+    cadence = loop.Cadence(
+        total=total,
+        log=clock.steps(config.logging.every, "logging.every") or total,
+        evaluate=clock.steps(config.evaluation.every, "evaluation.every"),
+        save=clock.steps(config.checkpoint.every, "checkpoint.every"),
+    )
+    tokens = batch_size * config.task.length
+    rate = logs.Rate(start, total, tokens, batch_size * flops.per_row(model_config, params, batch), flops.peak())
+    result = {}
+    try:
+        with meshes.use(mesh):
+            state = loop.run(
+                state, start, sources(), update, cadence, rates=rates, metrics=metrics, rate=rate,
+                coefficients=task.coefficients(), resumed=resumed,
+                evaluate=evaluate if cadence.evaluate else None,
+                save=checkpoints.save if saving else None,
+            )  # fmt: skip
+            checkpoints.wait()
+
+            # ---- scores --------------------------------------------------------------------------
+            logs.banner("scores")
+            params, at = state.params, total
+            if config.evaluation.select == "best":
+                at = checkpoints.best_step()
+                target = states.target(abstract, placement.tree).params
+                params = checkpoints.restore_params(at, target)
+            for split in ("validation", "test"):
+                if split in encoded and (split == "validation" or config.evaluation.test):
+                    logits = predict(params, split)
+                    labels = encoded[split].labels
+                    if meshes.main_process():
+                        predictions.write(folder / f"predictions_{split}.tsv", names, labels, logits)
+                    if (labels >= 0).all():
+                        values = scores.evaluate(labels, logits)
+                        result |= {f"{split}/{name}": value for name, value in values.items()}
+                        log.info(f"{split} at step {at:,}: {loop.words_of(values, {})}")
+    finally:
+        metrics.close()
+        checkpoints.close()
+    if meshes.main_process():
+        run_directory.write_json(folder / "scores.json", {"step": at, **result})
+    return Result(int(state.step), result, str(folder))
+
+
+def main(argv):
+    """Command line of this file."""
+    flags = (("--workdir", {"required": True, "help": "run directory"}),)
+    given, config = cli.arguments(argv, __doc__.splitlines()[0], flags)
+    if given.print_config:
+        print("\n".join(configs.describe(configs.resolve(Config, config), config)))
+        return
+    cli.start_processes()
+    cli.compilation_cache()
+    run(config, given.workdir)
+
+
+if __name__ == "__main__":
+    cli.main(main)

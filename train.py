@@ -190,12 +190,14 @@ def run(config, workdir):
 
     # ---- training --------------------------------------------------------------------------------
     logs.banner("training")
-    run_directory.record_model(folder, model_config)
+    run_directory.record_run(folder, resolved, "pretrain", model_config)
+    step_flops = batch_size * flops.per_row(model_config, params, batch)
     run_directory.write_manifest(
         folder, resolved,
         {"data": corpus.fingerprint, "tokenizer": tokenizer.fingerprint, "parameters": sizes,
          "unigram_entropy": unigram, "tokens_per_step": tokens, "total_steps": total,
-         "targets_per_step": batch_size * batch.targets.shape[1]},
+         "targets_per_step": batch_size * config.objective.targets_expected(setting),
+         "flops_per_step": step_flops},
     )  # fmt: skip
     program = step.compiled_update(
         config.objective, model, make_batch, optimizer.static(config.optimizer), optimizer.build,
@@ -251,7 +253,7 @@ def run(config, workdir):
         save=clock.steps(config.checkpoint.every, "checkpoint.every"),
     )
     rate = logs.Rate(
-        start, total, tokens, batch_size * flops.per_row(model_config, params, batch), flops.peak()
+        start, total, tokens, step_flops, flops.peak()
     )
     try:
         with meshes.use(mesh):

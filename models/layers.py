@@ -3,6 +3,8 @@ Used by models/attention.py and models/stack.py; the output head uses them too.
 Parameters are float32; products run in the compute dtype, norms in float32.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -35,12 +37,14 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _project_backward(saved, cotangent):
     x, kernel = saved
     axes = tuple(range(x.ndim - 1))
-    pair = (x, cotangent) if x.shape[-1] <= cotangent.shape[-1] else (cotangent, x)
-    gradient = jnp.tensordot(*pair, axes=(axes, axes), preferred_element_type=jnp.float32)
-    return (
-        jnp.dot(cotangent, kernel.astype(x.dtype).T),
-        gradient if pair[0] is x else gradient.T,
-    )
+    product = partial(jnp.tensordot, axes=(axes, axes), preferred_element_type=jnp.float32)
+    if x.shape[-1] <= cotangent.shape[-1]:
+        gradient = product(x, cotangent)
+    else:
+        # The barrier keeps the compiler from turning the product back into the other order (which
+        # the CPU, besides, cannot run from bfloat16 to float32).
+        gradient = jax.lax.optimization_barrier(product(cotangent, x)).T
+    return jnp.dot(cotangent, kernel.astype(x.dtype).T), gradient
 
 
 project.defvjp(lambda x, kernel: (project(x, kernel), (x, kernel)), _project_backward)

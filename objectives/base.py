@@ -30,6 +30,28 @@ class Setting:
     vocabulary: Vocabulary
     length: int  # T, tokens that the model reads in one row
 
+    def __post_init__(self):
+        needed = {
+            'encoder': ('pad', 'cls', 'sep'),
+            'decoder': ('pad', 'eos'),
+            'encoder_decoder': ('pad', 'eos', 'start'),
+        }
+        if self.architecture not in needed:
+            raise ValueError(
+                f'architecture {self.architecture!r} is unknown: '
+                f'expected one of {", ".join(ARCHITECTURES)}'
+            )
+        self.require(*needed[self.architecture])
+
+    def require(self, *roles: str) -> None:
+        """Raises ValueError unless the tokenizer has a token in each of these roles."""
+        missing = [role for role in roles if getattr(self.vocabulary, role) < 0]
+        if missing:
+            raise ValueError(
+                f'the tokenizer has no token for {", ".join(missing)}: '
+                'use one that was trained here, or an objective that does without'
+            )
+
 
 @dataclass(frozen=True)
 class Shapes:

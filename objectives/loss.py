@@ -106,7 +106,8 @@ def _forward(features, table, bias, targets, weights, vocabulary_size, chunks):
     sums, (d_features, *losses) = _loop(step, sums, _cut(chunks, features, targets, weights))
     d_features, *losses = (_join(x, targets.shape[1]) for x in (d_features, *losses))
     # The chunks' parts are complete for a cotangent of 1: a weight's own gradient is its token's.
-    saved = (d_features, sums[2].T.astype(table.dtype), sums[3:], losses)
+    d_table = jax.lax.optimization_barrier(sums[2]).T  # or the order above is undone again
+    saved = (d_features, d_table.astype(table.dtype), sums[3:], losses)
     return (sums[0], weights.sum(), sums[1]), saved
 
 

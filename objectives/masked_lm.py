@@ -43,6 +43,7 @@ class MaskedLM(Objective):
             )
 
     def shapes(self, setting: Setting) -> Shapes:
+        setting.require('mask')
         T = setting.length
         return Shapes(raw=T, inputs=T, targets=self._count(T), overlap=1)
 

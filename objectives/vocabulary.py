@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ids by role. What is in no range of `ordinary` is special: never chosen, never drawn."""
+    """Ids by role, -1 or () where a foreign tokenizer has none. What is in no range of `ordinary`
+    is special: never chosen, never drawn."""
 
     size: int  # pieces the tokenizer knows, before padding to a multiple of 128
     pad: int  # after the end of the corpus; never part of a document

@@ -139,8 +139,7 @@ def finetune_run(config, cell, pretrained):
             ("init_from", str(pretrained)),
             ("transfer", cell.arm),
             ("optimizer.learning_rate", cell.rate),
-            ("task.train_examples", cell.budget),
-            ("task.subset_seed", cell.seed),
+            ("task.examples", cell.budget),
             *((f"seed.{stream}", cell.seed) for stream in ("init", "order", "dropout", "head")),
         ],
     )

@@ -131,25 +131,30 @@ def pretraining(axes, results, architecture):
 
 
 def finetuning(axes, results, architecture, budget):
-    """Validation accuracy against updates: mean over the seeds of each arm, band ± standard error."""
+    """Progress against updates: mean over the seeds of each arm, band ± standard error.
+
+    Validation accuracy; the training loss where the study did not look at validation on the way.
+    """
+    watched = all(len(cell["curves"]["accuracy"]) > 1 for cell in results["cells"])
+    metric = "accuracy" if watched else "loss"
     ends = []
     for arm, color in ARMS.items():
-        curves = [c["curve"] for c in _cells(results, architecture, budget) if c["arm"] == arm]
-        if not curves:
+        cells = [c for c in _cells(results, architecture, budget) if c["arm"] == arm]
+        curves = [dict(cell["curves"][metric]) for cell in cells]
+        shared = sorted(set.intersection(*map(set, curves))) if curves else []
+        if not shared:
             continue
-        shared = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
-        spreads = [
-            statistics.spread([dict(map(tuple, c))[step] for c in curves]) for step in shared
-        ]
+        spreads = [statistics.spread([curve[step] for curve in curves]) for step in shared]
         mean = np.array([s.mean for s in spreads])
         error = np.array([0.0 if math.isnan(s.error) else s.error for s in spreads])
         axes.fill_between(shared, mean - error, mean + error, color=color, alpha=0.18, linewidth=0)
         axes.plot(shared, mean, color=color, linewidth=2)
         ends.append(((shared[-1], mean[-1]), arm, color))
-    highest = max(value for cell in results["cells"] for _, value in cell["curve"])
-    axes.set_ylim(0, min(1.0, 1.08 * highest))
+    values = [value for cell in results["cells"] for _, value in cell["curves"][metric]]
+    top = 1.05 * max(values, default=1.0)
+    axes.set_ylim(0, min(1.0, top) if watched else top)  # one scale for all panels
     axes.set_xlabel("updates")
-    axes.set_ylabel("validation accuracy")
+    axes.set_ylabel("validation accuracy" if watched else "training loss (nats)")
     _direct_labels(axes, ends)
 
 

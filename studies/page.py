@@ -21,7 +21,7 @@ CAPTIONS = {
     ),
     "finetuning": (
         "Finetuning",
-        "Validation accuracy, mean over the seeds, band ± standard error. "
+        "Mean over the seeds, band ± standard error, one scale for all panels. "
         "Every arm takes the same number of updates.",
     ),
     "pretraining": (

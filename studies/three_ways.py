@@ -123,7 +123,10 @@ def finetuning(settings, cell, pretrained, workdir, finetune, progress):
         "validation": result.metrics["validation/accuracy"],
         "test": result.metrics["test/accuracy"],
         "seconds": seconds,
-        "curve": records.curve(folder, "validation", "accuracy"),
+        "curves": {
+            "accuracy": records.curve(folder, "validation", "accuracy"),
+            "loss": records.curve(folder, "train", "loss"),
+        },
     }
     records.write(path, record)
     if not settings.keep_checkpoints:

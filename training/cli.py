@@ -5,8 +5,10 @@ Turns errors into one line on standard error and the exit status 1; 143 is a pre
 
 import argparse
 import difflib
+import logging
 import os
 import sys
+import threading
 import traceback
 
 import jax
@@ -43,6 +45,8 @@ def main(run, argv=None):
     """Runs `run(argv)`, maps what it raises to the exit status, and exits."""
     argv = sys.argv[1:] if argv is None else argv
     logs.to_console()
+    if "--debug" not in argv:
+        _hush()
     try:
         run(argv)
     except preemption.Preempted as stop:
@@ -54,6 +58,12 @@ def main(run, argv=None):
         if "--debug" in argv:
             traceback.print_exc()
         words = " ".join(str(error).split()) or type(error).__name__
+        if any(sign in words for sign in ("No space left", "File too large", "Disk quota")):
+            words = (
+                f"the disk is full, or a file may not grow ({words[:200]}...); free space and run the "
+                f"same command again: what was saved before is intact"
+            )
+            error = ConfigError(words)
         known = isinstance(error, (ConfigError, FloatingPointError, FileNotFoundError, ValueError))
         _say(words if known else f"{type(error).__name__}: {words[:600]} (--debug shows where)")
         _leave(1)
@@ -124,6 +134,13 @@ class _Parser(argparse.ArgumentParser):
         near = difflib.get_close_matches(wrong, flags, n=1)
         hint = f"; did you mean {near[0]}?" if near and message.startswith("unrec") else ""
         raise ConfigError(f"{message}{hint} (--help lists the flags)")
+
+
+def _hush():
+    """Libraries' background threads repeat in tracebacks what the main thread reports in a line."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    threading.excepthook = sys.unraisablehook = lambda report: None
 
 
 def _say(words):

@@ -30,13 +30,13 @@ class LoggingConfig:
 
 def to_console():
     """Plain lines on standard output. Touches no device: processes may still have to join."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
     if not log.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.propagate = False
     log.setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of files that we do not write
 
 
 def only_main_speaks():

@@ -29,6 +29,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "toke
 def open_run(workdir, resolved, kind):
     """Makes the directory, or refuses one that holds a run of another config.
 
+    Nothing is written yet: a start that fails leaves no config behind to be refused by.
+
     Args:
       workdir: path of the run.
       resolved: config as nested dicts (`training.config.to_dict`).
@@ -46,7 +48,6 @@ def open_run(workdir, resolved, kind):
             f"--workdir={workdir!r} cannot be a directory ({error.strerror}: {error.filename}); "
             f"choose a path below a directory that you may write to"
         ) from error
-    record = {"kind": kind, "config": resolved}
     existing = read_config(folder, missing_ok=True)
     if existing is not None:
         changed = [
@@ -62,8 +63,6 @@ def open_run(workdir, resolved, kind):
                 f"{f' and {len(changed) - 4} more' if len(changed) > 4 else ''}); "
                 f"choose another --workdir, or go back to the old values"
             )
-    if meshes.main_process():
-        write_json(folder / "config.json", record)
     return folder
 
 
@@ -149,9 +148,9 @@ class Result:
     workdir: str
 
 
-def record_model(folder, model):
-    """Adds the finished model config (vocabulary size filled in) to config.json."""
+def record_run(folder, resolved, kind, model):
+    """Writes config.json, once everything that can be refused has been: `resolved` as given and the
+    finished model config (vocabulary size filled in)."""
     if meshes.main_process():
-        write_json(
-            folder / "config.json", {**read_config(folder), "model": dataclasses.asdict(model)}
-        )
+        record = {"kind": kind, "config": resolved, "model": dataclasses.asdict(model)}
+        write_json(folder / "config.json", record)

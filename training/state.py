@@ -97,6 +97,19 @@ def _initialiser(model, shapes, structure, method):
 
 
 @functools.lru_cache(maxsize=64)
+def with_head(init, task):
+    """`(key, head key) -> params` of a trunk with a task's head beside it; kept, so that it can key
+    the cache of compiled functions."""
+
+    def both(key, head_key):
+        params = init(key)
+        heads = {**params.get("heads", {}), task.name: task.head_parameters(head_key)}
+        return {**params, "heads": heads}
+
+    return both
+
+
+@functools.lru_cache(maxsize=64)
 def compiled(function, placement):
     """`jax.jit(function)` with its output on `placement` (step.Placement), kept per process."""
     return jax.jit(function, out_shardings=placement.tree)

@@ -199,3 +199,21 @@ def check_batch(batch_size, count, mesh):
             f"config.training.batch_size={batch_size} does not divide into {count} microbatches on "
             f"{shards} device shards; choose a multiple of {count * shards}"
         )
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_predictions(task, model, mesh, placement):
+    """Jitted `(params, batch) -> predictions`, whole on every process."""
+
+    def predict(params, batch):
+        return task.predictions(model, params, batch)
+
+    split = meshes.rows(mesh)
+    return jax.jit(predict, in_shardings=(placement.tree.params, split),
+                   out_shardings=meshes.replicated(mesh))  # fmt: skip
+
+
+def no_rows(mesh, batch_size):
+    """Row numbers for a step whose batch is given and draws nothing: zeros uint32[B, 2]."""
+    local = batch_size // jax.process_count()
+    return meshes.global_array(mesh, np.zeros((local, 2), np.uint32))

@@ -63,18 +63,19 @@ class Fakes:
         folder = pathlib.Path(workdir)
         (folder / "checkpoints" / "1").mkdir(parents=True)
         architecture = pathlib.Path(config.init_from).name
-        words = f"{architecture}{config.transfer}{config.task.train_examples}{config.seed.order}"
+        words = f"{architecture}{config.transfer}{config.task.examples}{config.seed.order}"
         noise = np.random.default_rng(zlib.crc32(words.encode())).normal(0, 0.012)
         pair = np.random.default_rng(config.seed.order).normal(0, 0.02)
         test = (
-            0.05 + 0.24 * math.log10(config.task.train_examples / 20) + EASE[architecture] + noise
+            0.05 + 0.24 * math.log10(config.task.examples / 20) + EASE[architecture] + noise
         )
-        test += pair + GAIN[config.transfer] * min(1, 200 / config.task.train_examples + 0.4)
+        test += pair + GAIN[config.transfer] * min(1, 200 / config.task.examples + 0.4)
         with open(folder / "metrics.jsonl", "w") as file:
             for step in range(0, 401, 50):
                 value = max(0.05, test * (1 - math.exp(-step / 120)) + 0.004 * math.sin(step))
-                line = {"step": step, "split": "validation", "accuracy": value}
-                file.write(json.dumps(line) + "\n")
+                lines = {"step": step, "split": "validation", "accuracy": value}
+                loss = {"step": step, "split": "train", "loss": 3.0 - 3 * value}
+                file.write(json.dumps(lines) + "\n" + json.dumps(loss) + "\n")
         return Result(400, {"validation/accuracy": test + 0.01, "test/accuracy": test}, str(folder))
 
 

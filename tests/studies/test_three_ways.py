@@ -92,6 +92,16 @@ def test_report_needs_nothing_else_and_says_everything(whole):
     assert not (folder / "finetune/encoder/all/20/0/checkpoints").exists()
 
 
+def test_without_validation_on_the_way_the_training_loss_is_drawn(whole):
+    from studies import figures
+
+    cells = [dict(c, curves={**c["curves"], "accuracy": []}) for c in whole[-1]["cells"]]
+    _, draw = figures.panels({**whole[-1], "cells": cells})["finetuning"][0]
+    assert "training loss" in figures.svg(draw)
+    _, draw = figures.panels(whole[-1])["finetuning"][0]
+    assert "validation accuracy" in figures.svg(draw)
+
+
 def test_report_of_nothing_is_refused(tmp_path, settings, fakes, labelled):
     with pytest.raises(ConfigError, match="holds no study"):
         report.load(tmp_path)

@@ -1,0 +1,200 @@
+"""Classification: what a batch is, law 5, and that a head learns, for the three architectures.
+
+The tokenizer is a table of words; texts, frames and positions read are written out by hand.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import models
+from data.framing import frame_for
+from tasks import metrics
+from tasks.batches import PADDING, evaluation_indices, indices_at
+from tasks.classification import Classification, encode
+
+SPECIAL = {
+    'size': 40, 'pad': 0, 'unk': 1, 'cls': 2, 'sep': 3, 'eos': 4, 'mask': 5, 'start': 6,
+    'modes': (), 'infill': (), 'sentinels': (), 'ordinary': ((10, 40),),
+}  # fmt: skip
+NAMES = ('bad', 'good')
+LENGTH, WIDTH = 8, 16
+ARCHITECTURES = ('encoder', 'decoder', 'encoder_decoder')
+each_architecture = pytest.mark.parametrize('architecture', ARCHITECTURES)
+
+
+class Words:
+    """A tokenizer of words w10 .. w39."""
+
+    def encode_batch(self, texts):
+        return [np.array([int(word[1:]) for word in text.split()], np.int32) for text in texts]
+
+
+def encoded(architecture, texts, pairs=None, labels=None, length=LENGTH):
+    frame = frame_for(architecture, SPECIAL)
+    return encode(texts, pairs, labels, Words(), frame, length, NAMES, SPECIAL['pad'])
+
+
+def task_for(architecture, **changes):
+    return Classification(architecture, 2, WIDTH, SPECIAL['pad'], SPECIAL['start'], **changes)
+
+
+@functools.cache
+def made(architecture):
+    """(task, model, params, encoded of 11 random examples)."""
+    random = np.random.default_rng(0)
+    texts = [' '.join(f'w{n}' for n in random.integers(10, 40, random.integers(0, 9))) for _ in range(11)]
+    data = encoded(architecture, texts, labels=[NAMES[n] for n in random.integers(0, 2, 11)])
+    model = models.build(models.ModelConfig(
+        architecture=architecture, vocab_size=40, max_length=LENGTH, layers=1, width=WIDTH,
+        heads=2, mlp_size=32, dropout=0.1, init_std=0.3,
+    ))  # fmt: skip
+    task = task_for(architecture)
+    batch = task.batch(data, np.arange(2))
+    params = jax.jit(model.init)(jax.random.key(0), batch.inputs, batch.decoder)['params']
+    params['heads'] = {'classification': task.head_parameters(jax.random.key(1))}
+    return task, model, params, data
+
+
+@functools.cache
+def compiled(architecture):
+    task, model, _, _ = made(architecture)
+    return jax.jit(functools.partial(task.losses, model)), jax.jit(
+        functools.partial(task.predictions, model)
+    )
+
+
+@pytest.mark.parametrize(
+    'architecture, tokens, read, decoder',
+    [
+        ('encoder', [2, 11, 12, 3, 0, 0, 0, 0], 0, None),
+        ('decoder', [11, 12, 4, 0, 0, 0, 0, 0], 2, None),
+        ('encoder_decoder', [11, 12, 4, 0, 0, 0, 0, 0], 0, [6]),
+    ],
+)
+def test_a_single_text_is_framed_and_read_where_the_design_says(architecture, tokens, read, decoder):
+    data = encoded(architecture, ['w10', 'w11 w12'], labels=['good', 'bad'])
+    batch = task_for(architecture).batch(data, np.array([1, PADDING, 0]))
+    np.testing.assert_array_equal(batch.inputs.tokens[0], tokens)
+    np.testing.assert_array_equal(batch.inputs.segments[0], np.array(tokens) > 0)
+    np.testing.assert_array_equal(batch.inputs.positions[0][: sum(t > 0 for t in tokens)],
+                                  np.arange(sum(t > 0 for t in tokens)))  # fmt: skip
+    np.testing.assert_array_equal(batch.indices[:, 0], [read, 0, max(read - 1, 0)])
+    np.testing.assert_array_equal(batch.targets[:, 0], [0, 0, 1])
+    np.testing.assert_array_equal(batch.weights[:, 0], [1, 0, 1])
+    assert not batch.inputs.tokens[1].any() and not batch.inputs.segments[1].any()
+    assert batch.inputs.visibility == ('causal' if architecture == 'decoder' else 'all')
+    if decoder is None:
+        assert batch.decoder is None
+    else:
+        np.testing.assert_array_equal(batch.decoder.tokens, [decoder, [0], decoder])
+        np.testing.assert_array_equal(batch.decoder.segments, [[1], [0], [1]])
+
+
+def test_pairs_are_joined_by_sep_and_the_longer_text_is_cut_first():
+    data = encoded('encoder', ['w11 w12 w13 w14 w15', ''], ['w21 w22', 'w21'])
+    np.testing.assert_array_equal(data.tokens[0], [2, 11, 12, 13, 3, 21, 22, 3])
+    np.testing.assert_array_equal(data.types[0], [0, 0, 0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(data.tokens[1], [2, 3, 21, 3, 0, 0, 0, 0])
+    np.testing.assert_array_equal(data.types[1], [0, 0, 1, 1, 0, 0, 0, 0])
+    assert data.cut == 1 and len(data) == 2 and (data.labels == -1).all()
+    decoder = encoded('decoder', ['w11'], ['w21'])
+    np.testing.assert_array_equal(decoder.tokens[0], [11, 3, 21, 4, 0, 0, 0, 0])
+    batch = task_for('encoder', token_types=True).batch(data, np.array([0]))
+    np.testing.assert_array_equal(batch.inputs.types, data.types[:1])
+    assert task_for('encoder').batch(data, np.array([0])).inputs.types is None
+    assert batch.weights.sum() == 0  # no labels
+
+
+def test_an_unknown_label_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="'ugly'.*bad, good") as error:
+        encoded('encoder', ['w10', 'w11'], labels=['good', 'ugly'])
+    assert '\n' not in str(error.value)
+
+
+@each_architecture
+def test_law_05_metrics_do_not_depend_on_the_batch_size(architecture):
+    _, model, params, data = made(architecture)
+    task = made(architecture)[0]
+    losses, predictions = compiled(architecture)
+    found = {}
+    for size in (3, 4, 16):
+        sums, logits = [], []
+        for indices in evaluation_indices(len(data), size):
+            batch = task.batch(data, indices)
+            with jax.numpy_dtype_promotion('strict'):
+                sums.append(losses(params, batch, None))
+                logits.append(np.asarray(predictions(params, batch))[indices != PADDING])
+            assert float(task.weights(batch)['classification']) == sums[-1]['classification'][1]
+        total = jax.tree.map(lambda *x: float(np.sum(x)), *sums)
+        scores = metrics.evaluate(data.labels, np.concatenate(logits))
+        found[size] = [total['classification'][0], *total['accuracy'], *scores.values()]
+        assert total['accuracy'][1] == total['classification'][1] == len(data)
+        np.testing.assert_allclose(total['accuracy'][0] / len(data), scores['accuracy'])
+        np.testing.assert_allclose(total['classification'][0] / len(data), scores['loss'], rtol=1e-5)
+    np.testing.assert_allclose(found[3], found[4], rtol=1e-5)
+    np.testing.assert_allclose(found[3], found[16], rtol=1e-5)
+
+
+@each_architecture
+def test_the_whole_text_decides_and_its_padding_does_not(architecture):
+    task, _, params, data = made(architecture)
+    _, predictions = compiled(architecture)
+    indices = np.arange(len(data))
+    batch = task.batch(data, indices)
+    before = np.asarray(predictions(params, batch))
+    first = 1 if architecture == 'encoder' else 0  # the first word
+    for touched, place in ((data.lengths > 3, first), (data.lengths < LENGTH, LENGTH - 1)):
+        tokens = batch.inputs.tokens.copy()
+        tokens[:, place] = 10 + (tokens[:, place] + 7) % 30
+        after = np.asarray(predictions(params, batch.replace(inputs=batch.inputs.replace(tokens=tokens))))
+        moved = np.abs(after - before).max(1)[touched]
+        assert touched.any() and ((moved > 1e-6).all() if place == first else (moved == 0).all())
+
+
+@each_architecture
+def test_the_head_learns_a_word_and_dropout_follows_the_key(architecture):
+    task, model, params, _ = made(architecture)
+    random = np.random.default_rng(1)
+    words = random.integers(10, 40, (64, 4))
+    texts = [' '.join(f'w{n}' for n in row) for row in words]
+    labels = [NAMES[int((row == 10).any() or row[0] > 25)] for row in words]
+    data = encoded(architecture, texts, labels=labels)
+    losses, _ = compiled(architecture)
+    tx = optax.adam(0.01)
+
+    def mean(params, batch, key):
+        total, weight = task.losses(model, params, batch, key)['classification']
+        return total / weight
+
+    @jax.jit
+    def step(params, state, batch, key):
+        grads = jax.grad(mean)(params, batch, key)
+        updates, state = tx.update(grads, state)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    batch = task.batch(data, np.arange(64))
+    before = losses(params, batch, None)
+    for number in range(60):
+        some = task.batch(data, indices_at(number, 16, 64, 0))
+        params, state = step(params, state, some, jax.random.key(number))
+    after = losses(params, batch, None)
+    assert after['accuracy'][0] > 58 and after['classification'][0] < before['classification'][0] / 2
+    a, b = (mean(params, batch, jax.random.key(n)) for n in (0, 1))
+    assert a != b
+
+
+def test_the_pooler_is_a_dense_layer_and_tanh():
+    task = task_for('encoder', pooler=True)
+    head = task.head_parameters(jax.random.key(0))
+    states = jnp.asarray(np.random.default_rng(0).normal(size=(3, WIDTH)), jnp.float32)
+    pooled = np.tanh(states @ head['pooler']['kernel'] + head['pooler']['bias'][None])
+    by_hand = pooled @ head['output']['kernel'] + head['output']['bias'][None]
+    with jax.numpy_rank_promotion('allow'):
+        np.testing.assert_allclose(task.head().apply({'params': head}, states), by_hand, rtol=1e-4, atol=1e-6)
+    assert set(task_for('encoder').head_parameters(jax.random.key(0))) == {'output'}
