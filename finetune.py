@@ -35,7 +35,7 @@ from training import config as configs
 from training import mesh as meshes
 from training import state as states
 from training.checkpoint import CheckpointConfig, Checkpoints, locate, params_metadata
-from training.config import ConfigError, Seeds
+from training.config import Seeds
 from training.logs import LoggingConfig
 from training.mesh import MeshConfig
 from training.optimizer import OptimizerConfig
@@ -244,7 +244,9 @@ def run(config, workdir):
                 config.restore.new, config.restore.drop, config.init_from,
             )  # fmt: skip
             fresh = states.compiled(init, step.Placement(placement.tree.params))
-            params = fresh(step.stream_key(config.seed.init, "init"), step.stream_key(config.seed.head, "head"))
+            params = fresh(
+                step.stream_key(config.seed.init, "init"), step.stream_key(config.seed.head, "head")
+            )
             params = transfer.load(source_run, source_step, report, params, placement.tree.params)
             for line in report.lines(flat):
                 log.info(line)
@@ -308,7 +310,9 @@ def run(config, workdir):
         save=clock.steps(config.checkpoint.every, "checkpoint.every"),
     )
     tokens = batch_size * config.task.length
-    rate = logs.Rate(start, total, tokens, batch_size * flops.per_row(model_config, params, batch), flops.peak())
+    rate = logs.Rate(
+        start, total, tokens, batch_size * flops.per_row(model_config, params, batch), flops.peak()
+    )
     result = {}
     try:
         with meshes.use(mesh):
@@ -332,7 +336,9 @@ def run(config, workdir):
                     logits = predict(params, split)
                     labels = encoded[split].labels
                     if meshes.main_process():
-                        predictions.write(folder / f"predictions_{split}.tsv", names, labels, logits)
+                        predictions.write(
+                            folder / f"predictions_{split}.tsv", names, labels, logits
+                        )
                     if (labels >= 0).all():
                         values = scores.evaluate(labels, logits)
                         result |= {f"{split}/{name}": value for name, value in values.items()}

@@ -8,12 +8,12 @@ from models.model import Transformer, build
 from models.sequence import Sequence, allowed, sequence_of
 
 __all__ = [
-    'SIZES',
-    'ModelConfig',
-    'Sequence',
-    'Transformer',
-    'allowed',
-    'build',
-    'sequence_of',
-    'sized',
+    "SIZES",
+    "ModelConfig",
+    "Sequence",
+    "Transformer",
+    "allowed",
+    "build",
+    "sequence_of",
+    "sized",
 ]

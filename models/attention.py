@@ -41,23 +41,23 @@ class Attention(nn.Module):
     ) -> jax.Array:
         config = self.config
         size, groups = config.size_of_head, config.key_value_heads
-        q = Dense(config, config.heads * size, kind='query', name='query')(x)
-        k = Dense(config, groups * size, name='key')(y)
-        v = Dense(config, groups * size, name='value')(y)
+        q = Dense(config, config.heads * size, kind="query", name="query")(x)
+        k = Dense(config, groups * size, name="key")(y)
+        v = Dense(config, groups * size, name="value")(y)
         q = q.reshape(*q.shape[:2], config.heads, size)  # [B,T,H,K]
         k = k.reshape(*k.shape[:2], groups, size)  # [B,S,G,K]
         v = v.reshape(*v.shape[:2], groups, size)
-        if config.positions == 'rotary' and not self.cross:
+        if config.positions == "rotary" and not self.cross:
             q = rotate(q, queries.positions, config.rotary_base)
             k = rotate(k, keys.positions, config.rotary_base)
         mask = allowed(
             queries.segments,
             keys.segments,
-            visibility='all' if self.cross else keys.visibility,
+            visibility="all" if self.cross else keys.visibility,
             prefix=None if self.cross else keys.prefix,
             window=0 if self.cross else keys.window,
         )
-        dropout = nn.Dropout(config.attention_dropout, name='dropout')
+        dropout = nn.Dropout(config.attention_dropout, name="dropout")
         out = attend(
             q,
             k,
@@ -68,7 +68,7 @@ class Attention(nn.Module):
             dropout=lambda probabilities: dropout(probabilities, deterministic=deterministic),
         )
         out = out.reshape(*out.shape[:2], config.heads * size)
-        return Dense(config, config.width, kind='residual', depth=self.depth, name='out')(out)
+        return Dense(config, config.width, kind="residual", depth=self.depth, name="out")(out)
 
 
 def attend(q, k, v, mask, *, bias=None, scale=1.0, dropout=lambda probabilities: probabilities):
@@ -81,17 +81,17 @@ def attend(q, k, v, mask, *, bias=None, scale=1.0, dropout=lambda probabilities:
     B, T, H, K = q.shape
     S, G = k.shape[1], k.shape[2]
     # The scale goes onto q: on the scores it would be one more pass over [T,S], and backwards too.
-    q = constrain((q * scale).transpose(0, 2, 1, 3), 'BHTK')
-    k = constrain(k.transpose(0, 2, 1, 3), 'BGSK')
-    v = constrain(v.transpose(0, 2, 1, 3), 'BGSK')
+    q = constrain((q * scale).transpose(0, 2, 1, 3), "BHTK")
+    k = constrain(k.transpose(0, 2, 1, 3), "BHSK")
+    v = constrain(v.transpose(0, 2, 1, 3), "BHSK")
     # The query heads of one key head follow each other, as if they were more queries of it.
     q = q.reshape(B, G, -1, K)
-    scores = jnp.einsum('BGTK,BGSK->BGTS', q, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("BGTK,BGSK->BGTS", q, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(B, H, T, S)
     if bias is not None:
         scores = scores + bias[None]
     scores = jnp.where(mask[:, None], scores, jnp.float32(HIDDEN))
     probabilities = dropout(jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
-    out = jnp.einsum('BGTS,BGSK->BGTK', probabilities.reshape(B, G, -1, S), v)
-    out = constrain(out.reshape(B, H, T, K), 'BHTK')
+    out = jnp.einsum("BGTS,BGSK->BGTK", probabilities.reshape(B, G, -1, S), v)
+    out = constrain(out.reshape(B, H, T, K), "BHTK")
     return out.transpose(0, 2, 1, 3)

@@ -9,7 +9,7 @@ LANES = 128  # the vocabulary is padded to this: one TPU lane tile, and divisibl
 
 
 def _field(default, help, **metadata):
-    return field(default=default, metadata={'help': help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
@@ -17,91 +17,91 @@ class ModelConfig:
     """The network. Zero stands for "the usual value" where a field says so; no field is None."""
 
     architecture: str = _field(
-        'encoder', 'which stacks', choices=('encoder', 'decoder', 'encoder_decoder')
+        "encoder", "which stacks", choices=("encoder", "decoder", "encoder_decoder")
     )
-    vocab_size: int = _field(0, 'pieces, before padding; 0: as many as the tokenizer has', min=0)
-    max_length: int = _field(0, 'rows of the learned position table; 0: the rows\' length', min=0)
-    layers: int = _field(4, 'layers of the (encoder) stack', min=1)
-    decoder_layers: int = _field(0, 'layers of an encoder-decoder\'s decoder; 0: as layers', min=0)
-    width: int = _field(256, 'size of a hidden state', min=1)
-    heads: int = _field(4, 'query heads', min=1)
-    kv_heads: int = _field(0, 'key and value heads (grouped-query); 0: as heads', min=0)
-    head_size: int = _field(0, 'size of a head; 0: width / heads', min=0)
-    mlp_size: int = _field(1024, 'hidden size of the MLP', min=1)
+    vocab_size: int = _field(0, "pieces, before padding; 0: as many as the tokenizer has", min=0)
+    max_length: int = _field(0, "rows of the learned position table; 0: the rows' length", min=0)
+    layers: int = _field(4, "layers of the (encoder) stack", min=1)
+    decoder_layers: int = _field(0, "layers of an encoder-decoder's decoder; 0: as layers", min=0)
+    width: int = _field(256, "size of a hidden state", min=1)
+    heads: int = _field(4, "query heads", min=1)
+    kv_heads: int = _field(0, "key and value heads (grouped-query); 0: as heads", min=0)
+    head_size: int = _field(0, "size of a head; 0: width / heads", min=0)
+    mlp_size: int = _field(1024, "hidden size of the MLP", min=1)
     activation: str = _field(
-        'gelu',
-        'of the MLP and the readout transform; gelu is the exact one (erf)',
-        choices=('gelu', 'gelu_tanh', 'relu', 'silu'),
+        "gelu",
+        "of the MLP and the readout transform; gelu is the exact one (erf)",
+        choices=("gelu", "gelu_tanh", "relu", "silu"),
     )
-    gated: bool = _field(False, 'MLP act(gate x) * (in x): GEGLU, SwiGLU (Shazeer 2020)')
-    norm: str = _field('layernorm', 'normalisation', choices=('layernorm', 'rmsnorm'))
+    gated: bool = _field(False, "MLP act(gate x) * (in x): GEGLU, SwiGLU (Shazeer 2020)")
+    norm: str = _field("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
     norm_position: str = _field(
-        'pre', 'norm of each sublayer\'s input, or of the sum after it', choices=('pre', 'post')
+        "pre", "norm of each sublayer's input, or of the sum after it", choices=("pre", "post")
     )
-    norm_epsilon: float = _field(1e-6, 'added to the variance', min=0.0)
-    embedding_norm: bool = _field(False, 'normalise the summed embeddings (BERT)')
+    norm_epsilon: float = _field(1e-6, "added to the variance", min=0.0)
+    embedding_norm: bool = _field(False, "normalise the summed embeddings (BERT)")
     positions: str = _field(
-        'learned',
-        'how positions enter',
-        choices=('learned', 'sinusoidal', 'rotary', 'relative', 'none'),
+        "learned",
+        "how positions enter",
+        choices=("learned", "sinusoidal", "rotary", "relative", "none"),
     )
-    rotary_base: float = _field(10_000.0, 'longest wavelength of rotary / 2 pi', min=1.0)
-    relative_buckets: int = _field(32, 'buckets of T5\'s relative bias', min=4)
-    relative_max_distance: int = _field(128, 'distances beyond it share a bucket', min=2)
-    tied_embeddings: bool = _field(True, 'the output reads with the token table')
-    biases: bool = _field(True, 'biases in dense layers and in LayerNorm')
-    output_bias: bool = _field(False, 'a bias per piece on the logits (BERT)')
-    readout_transform: bool = _field(False, 'dense, activation, norm before the output (BERT)')
-    readout_scale: bool = _field(False, 'scale by width^-1/2 before the output (T5 v1.0)')
-    attention_scale: bool = _field(True, 'scale scores by head_size^-1/2 (False: T5)')
-    token_types: int = _field(0, 'rows of the token type table (BERT: 2); 0: none', min=0)
-    window: int = _field(0, 'self-attention sees |q - k| < window; 0: everything', min=0)
-    dropout: float = _field(0.0, 'of embeddings and sublayer outputs', min=0.0, max=0.99)
-    attention_dropout: float = _field(0.0, 'of attention probabilities', min=0.0, max=0.99)
-    init_std: float = _field(0.02, 'of kernels and tables, see models/initial.py', min=0.0)
-    dtype: str = _field('float32', 'compute dtype', choices=('float32', 'bfloat16'))
+    rotary_base: float = _field(10_000.0, "longest wavelength of rotary / 2 pi", min=1.0)
+    relative_buckets: int = _field(32, "buckets of T5's relative bias", min=4)
+    relative_max_distance: int = _field(128, "distances beyond it share a bucket", min=2)
+    tied_embeddings: bool = _field(True, "the output reads with the token table")
+    biases: bool = _field(True, "biases in dense layers and in LayerNorm")
+    output_bias: bool = _field(False, "a bias per piece on the logits (BERT)")
+    readout_transform: bool = _field(False, "dense, activation, norm before the output (BERT)")
+    readout_scale: bool = _field(False, "scale by width^-1/2 before the output (T5 v1.0)")
+    attention_scale: bool = _field(True, "scale scores by head_size^-1/2 (False: T5)")
+    token_types: int = _field(0, "rows of the token type table (BERT: 2); 0: none", min=0)
+    window: int = _field(0, "self-attention sees |q - k| < window; 0: everything", min=0)
+    dropout: float = _field(0.0, "of embeddings and sublayer outputs", min=0.0, max=0.99)
+    attention_dropout: float = _field(0.0, "of attention probabilities", min=0.0, max=0.99)
+    init_std: float = _field(0.02, "of kernels and tables, see models/initial.py", min=0.0)
+    dtype: str = _field("float32", "compute dtype", choices=("float32", "bfloat16"))
 
     def __post_init__(self):
         if not self.head_size and self.width % self.heads:
             raise ValueError(
-                f'model.heads={self.heads} does not divide model.width={self.width}: '
-                'choose heads that do, or set model.head_size'
+                f"model.heads={self.heads} does not divide model.width={self.width}: "
+                "choose heads that do, or set model.head_size"
             )
         if self.heads % self.key_value_heads:
             raise ValueError(
-                f'model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}: '
-                'each key head serves an equal number of query heads'
+                f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}: "
+                "each key head serves an equal number of query heads"
             )
-        if self.positions == 'rotary' and self.size_of_head % 2:
+        if self.positions == "rotary" and self.size_of_head % 2:
             raise ValueError(
-                f'rotary positions turn pairs, but a head has {self.size_of_head} entries: '
-                'choose an even model.head_size'
+                f"rotary positions turn pairs, but a head has {self.size_of_head} entries: "
+                "choose an even model.head_size"
             )
-        if self.positions == 'sinusoidal' and self.width % 2:
+        if self.positions == "sinusoidal" and self.width % 2:
             raise ValueError(
-                f'sinusoidal positions come in pairs, but model.width={self.width} is odd: '
-                'choose an even width'
+                f"sinusoidal positions come in pairs, but model.width={self.width} is odd: "
+                "choose an even width"
             )
-        if self.positions == 'relative':
+        if self.positions == "relative":
             # In an encoder half of the buckets are for each direction, half of those exact.
-            exact = self.relative_buckets // (2 if self.architecture == 'decoder' else 4)
-            if self.architecture == 'encoder_decoder':
+            exact = self.relative_buckets // (2 if self.architecture == "decoder" else 4)
+            if self.architecture == "encoder_decoder":
                 exact = self.relative_buckets // 2
             if self.relative_buckets % 4 or self.relative_max_distance <= exact:
                 raise ValueError(
-                    f'model.relative_buckets={self.relative_buckets} with '
-                    f'relative_max_distance={self.relative_max_distance}: expected a multiple of 4 '
-                    f'and a distance above {exact}'
+                    f"model.relative_buckets={self.relative_buckets} with "
+                    f"relative_max_distance={self.relative_max_distance}: expected a multiple of 4 "
+                    f"and a distance above {exact}"
                 )
-        if self.decoder_layers and self.architecture != 'encoder_decoder':
+        if self.decoder_layers and self.architecture != "encoder_decoder":
             raise ValueError(
-                f'model.decoder_layers={self.decoder_layers} with architecture='
-                f'{self.architecture!r}: only an encoder_decoder has them; set it to 0'
+                f"model.decoder_layers={self.decoder_layers} with architecture="
+                f"{self.architecture!r}: only an encoder_decoder has them; set it to 0"
             )
         if self.readout_scale and not self.tied_embeddings:
             raise ValueError(
-                'model.readout_scale=True needs tied_embeddings=True: it undoes the size of the '
-                'token table (T5 v1.0); set one of them otherwise'
+                "model.readout_scale=True needs tied_embeddings=True: it undoes the size of the "
+                "token table (T5 v1.0); set one of them otherwise"
             )
 
     @property
@@ -119,29 +119,29 @@ class ModelConfig:
 
     def depth(self, stack: str) -> int:
         """Layers of the stack called 'encoder' or 'decoder'."""
-        if stack == 'decoder' and self.decoder_layers:
+        if stack == "decoder" and self.decoder_layers:
             return self.decoder_layers
         return self.layers
 
 
 # name: (layers, width, heads, mlp_size, published counterpart)
 SIZES = {
-    'tiny': (2, 128, 2, 512, 'BERT-Tiny (Turc et al. 2019)'),
-    'mini': (4, 256, 4, 1024, 'BERT-Mini (Turc et al. 2019)'),
-    'small': (4, 512, 8, 2048, 'BERT-Small (Turc et al. 2019)'),
-    'medium': (8, 512, 8, 2048, 'BERT-Medium (Turc et al. 2019)'),
-    'base': (12, 768, 12, 3072, 'BERT-Base (Devlin et al. 2019), GPT-2 124M, T5-Base'),
-    'large': (24, 1024, 16, 4096, 'BERT-Large (Devlin et al. 2019), GPT-2 355M, T5-Large'),
-    'xl': (48, 1600, 25, 6400, 'GPT-2 XL (Radford et al. 2019)'),
+    "tiny": (2, 128, 2, 512, "BERT-Tiny (Turc et al. 2019)"),
+    "mini": (4, 256, 4, 1024, "BERT-Mini (Turc et al. 2019)"),
+    "small": (4, 512, 8, 2048, "BERT-Small (Turc et al. 2019)"),
+    "medium": (8, 512, 8, 2048, "BERT-Medium (Turc et al. 2019)"),
+    "base": (12, 768, 12, 3072, "BERT-Base (Devlin et al. 2019), GPT-2 124M, T5-Base"),
+    "large": (24, 1024, 16, 4096, "BERT-Large (Devlin et al. 2019), GPT-2 355M, T5-Large"),
+    "xl": (48, 1600, 25, 6400, "GPT-2 XL (Radford et al. 2019)"),
 }
 
 
 def sized(name: str) -> dict:
     """The ModelConfig fields of a size: {layers, width, heads, mlp_size}."""
     if name not in SIZES:
-        raise ValueError(f'size {name!r} is not in the table: expected one of {", ".join(SIZES)}')
+        raise ValueError(f"size {name!r} is not in the table: expected one of {', '.join(SIZES)}")
     layers, width, heads, mlp_size, _ = SIZES[name]
-    return {'layers': layers, 'width': width, 'heads': heads, 'mlp_size': mlp_size}
+    return {"layers": layers, "width": width, "heads": heads, "mlp_size": mlp_size}
 
 
 def completed(config: ModelConfig, vocab_size: int, length: int) -> ModelConfig:
@@ -151,13 +151,13 @@ def completed(config: ModelConfig, vocab_size: int, length: int) -> ModelConfig:
     """
     if 0 < config.vocab_size < vocab_size:
         raise ValueError(
-            f'model.vocab_size={config.vocab_size} is smaller than the tokenizer, which has '
-            f'{vocab_size} pieces: set it to 0, and it is as large as the tokenizer'
+            f"model.vocab_size={config.vocab_size} is smaller than the tokenizer, which has "
+            f"{vocab_size} pieces: set it to 0, and it is as large as the tokenizer"
         )
-    if config.positions == 'learned' and 0 < config.max_length < length:
+    if config.positions == "learned" and 0 < config.max_length < length:
         raise ValueError(
-            f'model.max_length={config.max_length} positions are learned, but rows have {length} '
-            'tokens: set it to 0, and it is as long as the rows'
+            f"model.max_length={config.max_length} positions are learned, but rows have {length} "
+            "tokens: set it to 0, and it is as long as the rows"
         )
     return replace(
         config,

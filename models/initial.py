@@ -25,17 +25,17 @@ def standard_deviations(config: ModelConfig, depth: int = 1) -> dict[str, float]
     token = std
     if config.readout_scale:
         token = 1.0
-    elif config.positions == 'sinusoidal':
+    elif config.positions == "sinusoidal":
         token = config.width**-0.5
     return {
-        'token': token,
-        'position': std,
-        'type': std,
-        'kernel': std,
-        'query': std if config.attention_scale else std * config.size_of_head**-0.5,
-        'residual': std * (2 * depth) ** -0.5,
-        'relative_bias': std,
-        'output': std,
+        "token": token,
+        "position": std,
+        "type": std,
+        "kernel": std,
+        "query": std if config.attention_scale else std * config.size_of_head**-0.5,
+        "residual": std * (2 * depth) ** -0.5,
+        "relative_bias": std,
+        "output": std,
     }
 
 

@@ -15,10 +15,10 @@ from models.initial import ONES, ZEROS, initial
 
 ACTIVATIONS = {
     # By erf: jax.nn.gelu goes by erfc, for digits of the far tail that no compute dtype keeps.
-    'gelu': lambda x: x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)),
-    'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
-    'relu': jax.nn.relu,
-    'silu': jax.nn.silu,
+    "gelu": lambda x: x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
 }
 
 
@@ -55,17 +55,17 @@ class Dense(nn.Module):
 
     config: ModelConfig
     features: int
-    kind: str = 'kernel'  # row of the table of initial distributions
+    kind: str = "kernel"  # row of the table of initial distributions
     depth: int = 1
 
     @nn.compact
     def __call__(self, x):
         kernel = self.param(
-            'kernel', initial(self.config, self.kind, self.depth), (x.shape[-1], self.features)
+            "kernel", initial(self.config, self.kind, self.depth), (x.shape[-1], self.features)
         )
         x = project(x, kernel)
         if self.config.biases:
-            bias = self.param('bias', ZEROS, (self.features,))
+            bias = self.param("bias", ZEROS, (self.features,))
             x = x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         return x
 
@@ -83,13 +83,13 @@ class Norm(nn.Module):
     def __call__(self, x):
         config, shape = self.config, (1,) * (x.ndim - 1) + (-1,)
         dtype, x = x.dtype, x.astype(jnp.float32)
-        scale = self.param('scale', ONES, (x.shape[-1],)).reshape(shape)
-        if config.norm == 'layernorm':
+        scale = self.param("scale", ONES, (x.shape[-1],)).reshape(shape)
+        if config.norm == "layernorm":
             x = x - x.mean(axis=-1, keepdims=True)
         variance = jnp.square(x).mean(axis=-1, keepdims=True)
         x = x * (jax.lax.rsqrt(variance + config.norm_epsilon) * scale)
-        if config.norm == 'layernorm' and config.biases:
-            x = x + self.param('bias', ZEROS, (x.shape[-1],)).reshape(shape)
+        if config.norm == "layernorm" and config.biases:
+            x = x + self.param("bias", ZEROS, (x.shape[-1],)).reshape(shape)
         return x.astype(dtype)
 
 
@@ -103,11 +103,11 @@ class Mlp(nn.Module):
     def __call__(self, x):
         config = self.config
         activation = ACTIVATIONS[config.activation]
-        hidden = Dense(config, config.mlp_size, name='in')(x)  # [B,T,F]
+        hidden = Dense(config, config.mlp_size, name="in")(x)  # [B,T,F]
         if config.gated:
-            gate = Dense(config, config.mlp_size, name='gate')(x)
+            gate = Dense(config, config.mlp_size, name="gate")(x)
             hidden = activation(gate) * hidden
         else:
             hidden = activation(hidden)
-        hidden = constrain(hidden, 'BTF')
-        return Dense(config, config.width, kind='residual', depth=self.depth, name='out')(hidden)
+        hidden = constrain(hidden, "BTF")
+        return Dense(config, config.width, kind="residual", depth=self.depth, name="out")(hidden)

@@ -16,11 +16,11 @@ from models.sequence import Sequence
 from models.stack import Stack
 
 
-def build(config: ModelConfig) -> 'Transformer':
+def build(config: ModelConfig) -> "Transformer":
     """The network of a config. Parameters: model.init(key, inputs, method='initialise')."""
     if not config.vocab_size or not config.max_length:
         raise ValueError(
-            'model.vocab_size or model.max_length is 0: fill them in with models.config.completed'
+            "model.vocab_size or model.max_length is 0: fill them in with models.config.completed"
         )
     return Transformer(config)
 
@@ -35,11 +35,11 @@ class Table(nn.Module):
 
     def setup(self):
         self.embedding = self.param(
-            'embedding', initial(self.config, self.kind), (self.rows, self.config.width)
+            "embedding", initial(self.config, self.kind), (self.rows, self.config.width)
         )
 
     def __call__(self, ids):
-        return jnp.take(self.embedding, ids, axis=0, mode='fill')
+        return jnp.take(self.embedding, ids, axis=0, mode="fill")
 
 
 class Embedder(nn.Module):
@@ -49,11 +49,11 @@ class Embedder(nn.Module):
 
     def setup(self):
         config = self.config
-        self.tokens = Table(config, config.padded_vocab_size, 'token')
-        if config.positions == 'learned':
-            self.positions = Table(config, config.max_length, 'position')
+        self.tokens = Table(config, config.padded_vocab_size, "token")
+        if config.positions == "learned":
+            self.positions = Table(config, config.max_length, "position")
         if config.token_types:
-            self.types = Table(config, config.token_types, 'type')
+            self.types = Table(config, config.token_types, "type")
         if config.embedding_norm:
             self.norm = Norm(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -61,14 +61,14 @@ class Embedder(nn.Module):
     def __call__(self, sequence: Sequence, deterministic: bool = True) -> jax.Array:
         config = self.config
         x = self.tokens(sequence.tokens)
-        if config.positions == 'learned':
+        if config.positions == "learned":
             if sequence.tokens.shape[-1] > config.max_length:
                 raise ValueError(
-                    f'a row of {sequence.tokens.shape[-1]} tokens with '
-                    f'model.max_length={config.max_length}: raise max_length or shorten the rows'
+                    f"a row of {sequence.tokens.shape[-1]} tokens with "
+                    f"model.max_length={config.max_length}: raise max_length or shorten the rows"
                 )
             x = x + self.positions(sequence.positions)
-        elif config.positions == 'sinusoidal':
+        elif config.positions == "sinusoidal":
             x = x * config.width**0.5 + sinusoids(sequence.positions, config.width)
         if config.token_types:
             types = sequence.types
@@ -76,7 +76,7 @@ class Embedder(nn.Module):
         if config.embedding_norm:
             x = self.norm(x)
         x = x.astype(jnp.dtype(config.dtype))
-        return constrain(self.dropout(x, deterministic=deterministic), 'BTD')
+        return constrain(self.dropout(x, deterministic=deterministic), "BTD")
 
 
 class LanguageHead(nn.Module):
@@ -90,10 +90,10 @@ class LanguageHead(nn.Module):
             self.transform = Dense(config, config.width)
             self.norm = Norm(config)
         if config.output_bias:
-            self.bias = self.param('bias', ZEROS, (config.padded_vocab_size,))
+            self.bias = self.param("bias", ZEROS, (config.padded_vocab_size,))
         if not config.tied_embeddings:
             shape = (config.width, config.padded_vocab_size)
-            self.kernel = self.param('kernel', initial(config, 'output'), shape)
+            self.kernel = self.param("kernel", initial(config, "output"), shape)
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         config = self.config
@@ -126,11 +126,11 @@ class Transformer(nn.Module):
         config = self.config
         self.embed = Embedder(config)
         self.heads = Heads(config)
-        both = config.architecture == 'encoder_decoder'
-        if both or config.architecture == 'encoder':
-            self.encoder = Stack(config, 'encoder')
-        if both or config.architecture == 'decoder':
-            self.decoder = Stack(config, 'decoder', cross=both)
+        both = config.architecture == "encoder_decoder"
+        if both or config.architecture == "encoder":
+            self.encoder = Stack(config, "encoder")
+        if both or config.architecture == "decoder":
+            self.decoder = Stack(config, "decoder", cross=both)
 
     def __call__(
         self, inputs: Sequence, decoder: Sequence | None = None, *, deterministic: bool = True
@@ -140,13 +140,13 @@ class Transformer(nn.Module):
         Raises ValueError where the sequences do not fit the architecture.
         """
         config = self.config
-        if (decoder is not None) != (config.architecture == 'encoder_decoder'):
+        if (decoder is not None) != (config.architecture == "encoder_decoder"):
             raise ValueError(
-                f'architecture {config.architecture!r} was called '
-                f'{"without" if decoder is None else "with"} a decoder sequence: '
-                'an encoder_decoder reads two sequences, the others one'
+                f"architecture {config.architecture!r} was called "
+                f"{'without' if decoder is None else 'with'} a decoder sequence: "
+                "an encoder_decoder reads two sequences, the others one"
             )
-        if config.architecture == 'decoder':
+        if config.architecture == "decoder":
             x = self.embed(inputs, deterministic)
             return self.decoder(x, inputs, deterministic=deterministic)
         encoded = self.encode(inputs, deterministic=deterministic)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-VISIBILITIES = ('all', 'causal', 'prefix')
+VISIBILITIES = ("all", "causal", "prefix")
 
 
 @struct.dataclass
@@ -27,23 +27,23 @@ class Sequence:
     positions: jax.Array  # int32[B,T]  restarts in each segment
     prefix: jax.Array | None = None  # bool[B,T]  1 = seen by the whole of its segment
     types: jax.Array | None = None  # int32[B,T]  BERT's token types; None reads as 0
-    visibility: str = struct.field(pytree_node=False, default='all')  # all | causal | prefix
+    visibility: str = struct.field(pytree_node=False, default="all")  # all | causal | prefix
     window: int = struct.field(pytree_node=False, default=0)  # |q - k| < window; 0 = no limit
 
 
 def sequence_of(
     tokens: jax.Array,
     segments: jax.Array,
-    visibility: str = 'all',
+    visibility: str = "all",
     prefix: jax.Array | None = None,
     types: jax.Array | None = None,
 ) -> Sequence:
     """The Sequence of tokens[...,T] and segments[...,T]: positions counted within each segment."""
     if visibility not in VISIBILITIES:
-        raise ValueError(f'visibility {visibility!r}: expected one of {", ".join(VISIBILITIES)}')
-    if (visibility == 'prefix') != (prefix is not None):
+        raise ValueError(f"visibility {visibility!r}: expected one of {', '.join(VISIBILITIES)}")
+    if (visibility == "prefix") != (prefix is not None):
         raise ValueError(
-            f'visibility {visibility!r} with prefix {"absent" if prefix is None else "given"}: '
+            f"visibility {visibility!r} with prefix {'absent' if prefix is None else 'given'}: "
             'the prefix belongs to visibility "prefix" and to that alone'
         )
     segments = segments.astype(jnp.int32)
@@ -65,7 +65,7 @@ def sequence_of(
 def allowed(
     q_segments: jax.Array,
     k_segments: jax.Array,
-    visibility: str = 'all',
+    visibility: str = "all",
     prefix: jax.Array | None = None,
     window: int = 0,
 ) -> jax.Array:
@@ -87,14 +87,14 @@ def allowed(
     mask = (q_segments[:, :, None] == k_segments[:, None, :]) & (k_segments > 0)[:, None, :]
     q = jnp.arange(q_segments.shape[1], dtype=jnp.int32)[:, None]
     k = jnp.arange(k_segments.shape[1], dtype=jnp.int32)[None, :]
-    if visibility == 'causal':
+    if visibility == "causal":
         mask &= (k <= q)[None]
-    elif visibility == 'prefix':
+    elif visibility == "prefix":
         if prefix is None:
             raise ValueError('visibility "prefix" without a prefix: give bool[B,S], 1 = prefix')
         mask &= (k <= q)[None] | prefix[:, None, :]
-    elif visibility != 'all':
-        raise ValueError(f'visibility {visibility!r}: expected one of {", ".join(VISIBILITIES)}')
+    elif visibility != "all":
+        raise ValueError(f"visibility {visibility!r}: expected one of {', '.join(VISIBILITIES)}")
     if window:
         mask &= (jnp.abs(q - k) < window)[None]
     return mask

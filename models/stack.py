@@ -36,28 +36,32 @@ class Layer(nn.Module):
         config, depth = self.config, self.depth
 
         def self_attention(x):
-            attention = Attention(config, depth, name='self_attention')
+            attention = Attention(config, depth, name="self_attention")
             return attention(x, x, sequence, sequence, bias, deterministic)
 
         def cross_attention(x):
-            attention = Attention(config, depth, cross=True, name='cross_attention')
+            attention = Attention(config, depth, cross=True, name="cross_attention")
             return attention(x, encoded, sequence, source, None, deterministic)
 
         def mlp(x):
-            return Mlp(config, depth, name='mlp')(x)
+            return Mlp(config, depth, name="mlp")(x)
 
-        for sublayer in (self_attention, cross_attention, mlp) if self.cross else (
-            self_attention,
-            mlp,
+        for sublayer in (
+            (self_attention, cross_attention, mlp)
+            if self.cross
+            else (
+                self_attention,
+                mlp,
+            )
         ):
             name = sublayer.__name__
-            norm = Norm(config, name=f'{name}_norm')
-            drop = nn.Dropout(config.dropout, deterministic=deterministic, name=f'{name}_dropout')
-            if config.norm_position == 'pre':
+            norm = Norm(config, name=f"{name}_norm")
+            drop = nn.Dropout(config.dropout, deterministic=deterministic, name=f"{name}_dropout")
+            if config.norm_position == "pre":
                 x = x + drop(sublayer(norm(x)))
             else:
                 x = norm(x + drop(sublayer(x)))
-            x = constrain(x, 'BTD')
+            x = constrain(x, "BTD")
         return x
 
 
@@ -71,7 +75,7 @@ class RelativeBias(nn.Module):
     def __call__(self, length: int) -> jax.Array:
         config = self.config
         shape = (config.relative_buckets, config.heads)
-        table = self.param('embedding', initial(config, 'relative_bias'), shape)
+        table = self.param("embedding", initial(config, "relative_bias"), shape)
         buckets = relative_buckets(
             length, length, shape[0], config.relative_max_distance, self.bidirectional
         )
@@ -101,12 +105,12 @@ class Stack(nn.Module):
         if config.window:
             sequence = sequence.replace(window=config.window)
         bias = None
-        if config.positions == 'relative':
-            table = RelativeBias(config, self.stack == 'encoder', name='relative_bias')
+        if config.positions == "relative":
+            table = RelativeBias(config, self.stack == "encoder", name="relative_bias")
             bias = table(x.shape[1])
         for i in range(depth):
-            layer = Layer(config, depth, self.cross, name=f'layer_{i}')
+            layer = Layer(config, depth, self.cross, name=f"layer_{i}")
             x = layer(x, sequence, bias, encoded, source, deterministic)
-        if config.norm_position == 'pre':
-            x = Norm(config, name='final_norm')(x)
+        if config.norm_position == "pre":
+            x = Norm(config, name="final_norm")(x)
         return x

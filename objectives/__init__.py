@@ -20,15 +20,15 @@ def build(name: str, hyperparameters: dict | None = None) -> Objective:
     types and ranges are checked by training/config.py, from the fields' metadata."""
     if name not in REGISTRY:
         raise ValueError(
-            f'objective {name!r} is unknown: {_nearest(name, REGISTRY)}'
-            f'expected one of {", ".join(REGISTRY)}'
+            f"objective {name!r} is unknown: {_nearest(name, REGISTRY)}"
+            f"expected one of {', '.join(REGISTRY)}"
         )
     known = [field.name for field in dataclasses.fields(REGISTRY[name])]
     for key in hyperparameters or {}:
         if key not in known:
             raise ValueError(
-                f'objective {name} has no hyperparameter {key!r}: {_nearest(key, known)}'
-                f'expected one of {", ".join(known) or "none at all"}'
+                f"objective {name} has no hyperparameter {key!r}: {_nearest(key, known)}"
+                f"expected one of {', '.join(known) or 'none at all'}"
             )
     return REGISTRY[name](**(hyperparameters or {}))
 
@@ -37,11 +37,11 @@ def check(objective: Objective, architecture: str) -> None:
     """Raises ValueError unless the objective makes sense for the architecture."""
     if architecture in objective.architectures:
         return
-    pairs = '; '.join(f'{a}: {", ".join(names)}' for a, names in pairs_by_architecture().items())
+    pairs = "; ".join(f"{a}: {', '.join(names)}" for a, names in pairs_by_architecture().items())
     why = objective.unfit.get(architecture)
     raise ValueError(
-        f'objective {objective.name} does not fit architecture {architecture!r}'
-        f'{f" ({why})" if why else ""}: expected one of these: {pairs}'
+        f"objective {objective.name} does not fit architecture {architecture!r}"
+        f"{f' ({why})' if why else ''}: expected one of these: {pairs}"
     )
 
 
@@ -55,4 +55,4 @@ def pairs_by_architecture() -> dict[str, list[str]]:
 
 def _nearest(word, words):
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f'did you mean {near[0]!r}? ' if near else ''
+    return f"did you mean {near[0]!r}? " if near else ""

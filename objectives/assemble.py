@@ -18,8 +18,8 @@ def compact(
     """The kept tokens and their segments moved together to the left: int32[length] each, then
     padding. Kept tokens beyond `length` are lost: callers leave room for them."""
     slot = jnp.where(keep, jnp.cumsum(keep, dtype=jnp.int32) - 1, jnp.int32(length))
-    moved = jnp.full((length,), pad, jnp.int32).at[slot].set(tokens, mode='drop')
-    numbers = jnp.zeros((length,), jnp.int32).at[slot].set(segments, mode='drop')
+    moved = jnp.full((length,), pad, jnp.int32).at[slot].set(tokens, mode="drop")
+    numbers = jnp.zeros((length,), jnp.int32).at[slot].set(segments, mode="drop")
     return moved, numbers
 
 
@@ -42,7 +42,7 @@ def typed(
 
     Segments are the same on both sides, so that documents are isolated in cross-attention too.
     """
-    if setting.architecture == 'decoder':
+    if setting.architecture == "decoder":
         return _joined(setting, inputs, targets)
     tokens, segments = targets
     start = jnp.full_like(tokens[:1], setting.vocabulary.start)
@@ -52,7 +52,7 @@ def typed(
     shifted = jnp.where(segments > 0, shifted, setting.vocabulary.pad)
     return Batch(
         inputs=sequence_of(*inputs),
-        decoder=sequence_of(shifted, segments, 'causal'),
+        decoder=sequence_of(shifted, segments, "causal"),
         targets=tokens,
         weights=(segments > 0).astype(jnp.float32),
     )
@@ -63,7 +63,9 @@ def _joined(setting, inputs, targets):
     tokens = jnp.concatenate([inputs[0], targets[0]])
     segments = jnp.concatenate([inputs[1], targets[1]])
     typing = jnp.arange(tokens.shape[0], dtype=jnp.int32) >= read
-    place = jnp.where(segments > 0, 2 * segments + typing.astype(jnp.int32), 2 * tokens.shape[0] + 2)
+    place = jnp.where(
+        segments > 0, 2 * segments + typing.astype(jnp.int32), 2 * tokens.shape[0] + 2
+    )
     order = jnp.argsort(place, stable=True)
     # Where each target landed; the position before it predicts it.
     landed = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
@@ -73,7 +75,7 @@ def _joined(setting, inputs, targets):
     prefix = ~typing & (segments > 0)
     T = setting.length
     return Batch(
-        inputs=sequence_of(tokens[:T], segments[:T], 'prefix', prefix[:T]),
+        inputs=sequence_of(tokens[:T], segments[:T], "prefix", prefix[:T]),
         decoder=None,
         targets=targets[0],
         weights=told.astype(jnp.float32),
@@ -85,7 +87,7 @@ def sides(setting: Setting, batch: Batch) -> list[tuple[list[int], list[int]]]:
     """The inverse of `typed` for one row, on the host: (inputs, targets) of each document."""
     batch = jax.tree.map(np.asarray, batch)
     read, told = batch.inputs, batch.weights > 0
-    if setting.architecture == 'decoder':
+    if setting.architecture == "decoder":
         segments, given = read.segments[batch.indices], read.prefix
     else:
         segments, given = batch.decoder.segments, read.segments > 0

@@ -14,12 +14,12 @@ from objectives.batch import Batch
 from objectives.loss import chunked_cross_entropy
 from objectives.vocabulary import Vocabulary
 
-ARCHITECTURES = ('encoder', 'decoder', 'encoder_decoder')
+ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
 
 
 def knob(default, help, **metadata):
     """A hyperparameter: its default, a line of help, and choices=, min= or max= for the checker."""
-    return field(default=default, metadata={'help': help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Setting:
 
     def __post_init__(self):
         needed = {
-            'encoder': ('pad', 'cls', 'sep'),
-            'decoder': ('pad', 'eos'),
-            'encoder_decoder': ('pad', 'eos', 'start'),
+            "encoder": ("pad", "cls", "sep"),
+            "decoder": ("pad", "eos"),
+            "encoder_decoder": ("pad", "eos", "start"),
         }
         if self.architecture not in needed:
             raise ValueError(
-                f'architecture {self.architecture!r} is unknown: '
-                f'expected one of {", ".join(ARCHITECTURES)}'
+                f"architecture {self.architecture!r} is unknown: "
+                f"expected one of {', '.join(ARCHITECTURES)}"
             )
         self.require(*needed[self.architecture])
 
@@ -48,8 +48,8 @@ class Setting:
         missing = [role for role in roles if getattr(self.vocabulary, role) < 0]
         if missing:
             raise ValueError(
-                f'the tokenizer has no token for {", ".join(missing)}: '
-                'use one that was trained here, or an objective that does without'
+                f"the tokenizer has no token for {', '.join(missing)}: "
+                "use one that was trained here, or an objective that does without"
             )
 
 
@@ -87,7 +87,7 @@ class Objective:
 
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
         """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost."""
-        raise NotImplementedError(f'{self.name} does not claim to restore its row')
+        raise NotImplementedError(f"{self.name} does not claim to restore its row")
 
     def targets_expected(self, setting: Setting) -> float:
         """How many targets a row full of one long document has, on average."""
@@ -97,39 +97,39 @@ class Objective:
         """One line for the console: what is read and how much of it is predicted."""
         shapes, expected = self.shapes(setting), self.targets_expected(setting)
         return (
-            f'{self.name}: {shapes.raw} raw tokens a row, {shapes.inputs} read, '
-            f'{expected:.4g} predicted ({expected / shapes.raw:.1%}) in {shapes.targets} slots'
+            f"{self.name}: {shapes.raw} raw tokens a row, {shapes.inputs} read, "
+            f"{expected:.4g} predicted ({expected / shapes.raw:.1%}) in {shapes.targets} slots"
         )
 
     def coefficients(self) -> dict[str, float]:
         """The losses that are minimised; what else `losses` returns is a metric."""
-        return {'lm': 1.0}
+        return {"lm": 1.0}
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The denominator of each minimised loss, from the batch alone. The step takes them of the
         whole batch, so that microbatches add up to it (law 4)."""
-        return {'lm': batch.weights.sum()}
+        return {"lm": batch.weights.sum()}
 
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
         """{name: (sum, weight)}; key drives dropout, None is deterministic."""
         hidden = hidden_states(model, params, batch, key)
-        features = model.apply({'params': params}, hidden, method='readout')
-        table, bias = model.apply({'params': params}, method='unembedding')
+        features = model.apply({"params": params}, hidden, method="readout")
+        table, bias = model.apply({"params": params}, method="unembedding")
         total, weight, correct = chunked_cross_entropy(
             features, table, bias, batch.targets, batch.weights, model.config.vocab_size
         )
-        return {'lm': (total, weight), 'accuracy': (correct, weight)}
+        return {"lm": (total, weight), "accuracy": (correct, weight)}
 
 
 def hidden_states(model, params, batch: Batch, key: jax.Array | None) -> jax.Array:
     """Hidden states [B,N,D] at the predicted positions, so that a head runs on those alone."""
     hidden = model.apply(
-        {'params': params},
+        {"params": params},
         batch.inputs,
         batch.decoder,
         deterministic=key is None,
-        rngs={} if key is None else {'dropout': key},
+        rngs={} if key is None else {"dropout": key},
     )
     if batch.indices is None:
         return hidden
-    return jnp.take_along_axis(hidden, batch.indices[:, :, None], axis=1, mode='clip')
+    return jnp.take_along_axis(hidden, batch.indices[:, :, None], axis=1, mode="clip")

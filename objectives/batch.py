@@ -30,4 +30,6 @@ class Batch:
     decoder: Sequence | None  # [B,U] of an encoder-decoder, else None
     targets: jax.Array  # int32[B,N] the piece to be predicted, or a class
     weights: jax.Array  # float32[B,N] its part in the loss; 0 = not a target
-    indices: jax.Array | None = None  # int32[B,N] whose hidden state predicts it; None: N = T (or U)
+    indices: jax.Array | None = (
+        None  # int32[B,N] whose hidden state predicts it; None: N = T (or U)
+    )

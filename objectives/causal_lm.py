@@ -29,11 +29,11 @@ class CausalLM(Objective):
         weights           [  1,  1,  1, 0,  1, 0,  1,  0 ]
     """
 
-    name: ClassVar[str] = 'causal_lm'
-    architectures: ClassVar[tuple[str, ...]] = ('decoder',)
+    name: ClassVar[str] = "causal_lm"
+    architectures: ClassVar[tuple[str, ...]] = ("decoder",)
     unfit: ClassVar[dict[str, str]] = {
-        'encoder': 'an encoder sees the token that it would predict; use masked_lm',
-        'encoder_decoder': 'its encoder would have nothing to read; use prefix_lm',
+        "encoder": "an encoder sees the token that it would predict; use masked_lm",
+        "encoder_decoder": "its encoder would have nothing to read; use prefix_lm",
     }
     likelihood: ClassVar[bool] = True
 
@@ -48,7 +48,7 @@ class CausalLM(Objective):
         segments = documents(row, setting.vocabulary, setting.architecture)
         told = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
         return Batch(
-            inputs=sequence_of(row[:-1], segments[:-1], 'causal'),
+            inputs=sequence_of(row[:-1], segments[:-1], "causal"),
             decoder=None,
             targets=row[1:],
             weights=told.astype(jnp.float32),

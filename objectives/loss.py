@@ -47,13 +47,13 @@ def chunked_cross_entropy(
         features, targets, weights = features[None], targets[None], weights[None]
     if features.ndim != 3 or targets.shape != features.shape[:2] or weights.shape != targets.shape:
         raise ValueError(
-            f'features {features.shape}, targets {targets.shape}, weights {weights.shape}: '
-            'expected [B,N,E], [B,N], [B,N]'
+            f"features {features.shape}, targets {targets.shape}, weights {weights.shape}: "
+            "expected [B,N,E], [B,N], [B,N]"
         )
     if not 0 < vocabulary_size <= table.shape[0]:
         raise ValueError(
-            f'vocabulary_size {vocabulary_size} with a table of {table.shape[0]} rows: '
-            'expected at most as many pieces as rows'
+            f"vocabulary_size {vocabulary_size} with a table of {table.shape[0]} rows: "
+            "expected at most as many pieces as rows"
         )
     chunks = number_of_chunks(*targets.shape, table.shape[0])
     return _cross_entropy(features, table, bias, targets, weights, vocabulary_size, chunks)
@@ -96,8 +96,8 @@ def _forward(features, table, bias, targets, weights, vocabulary_size, chunks):
         loss, correct, losses, gradient = work(*piece)
         d_logits = gradient()
         low = d_logits.astype(features.dtype)
-        d_features = jnp.einsum('BNV,VE->BNE', low, kernel)
-        d_table = jnp.einsum('BNE,BNV->EV', piece[0], low, preferred_element_type=jnp.float32)
+        d_features = jnp.einsum("BNV,VE->BNE", low, kernel)
+        d_table = jnp.einsum("BNE,BNV->EV", piece[0], low, preferred_element_type=jnp.float32)
         new = [sums[0] + loss, sums[1] + correct, sums[2] + d_table]
         if bias is not None:
             new.append(sums[3] + d_logits.sum((0, 1)))
@@ -129,7 +129,7 @@ _cross_entropy.defvjp(_forward, _backward)
 def _chunk(table, bias, vocabulary_size, features, targets, weights):
     """One chunk: (weighted loss, weighted hits, [losses, hits] by token, gradient of logits)."""
     logits = jnp.einsum(
-        'BNE,VE->BNV', features, table.astype(features.dtype), preferred_element_type=jnp.float32
+        "BNE,VE->BNV", features, table.astype(features.dtype), preferred_element_type=jnp.float32
     )
     piece = jnp.arange(table.shape[0], dtype=jnp.int32)[None, None]
     if bias is not None:
@@ -139,7 +139,7 @@ def _chunk(table, bias, vocabulary_size, features, targets, weights):
     highest = logits.max(-1, keepdims=True)
     exponentials = jnp.exp(logits - highest)
     normaliser = exponentials.sum(-1, keepdims=True)
-    target = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode='clip')[..., 0]
+    target = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="clip")[..., 0]
     losses = jnp.log(normaliser[..., 0]) + highest[..., 0] - target
     first = jnp.where(logits == highest, piece, jnp.int32(table.shape[0])).min(-1)
     hits = (first == targets).astype(jnp.float32)

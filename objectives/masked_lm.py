@@ -22,28 +22,28 @@ class MaskedLM(Objective):
     """`rate` of a row's ordinary pieces are targets; of these most show [MASK], some a random
     ordinary piece, some themselves. Special tokens are neither chosen nor drawn."""
 
-    name: ClassVar[str] = 'masked_lm'
-    architectures: ClassVar[tuple[str, ...]] = ('encoder',)
+    name: ClassVar[str] = "masked_lm"
+    architectures: ClassVar[tuple[str, ...]] = ("encoder",)
     unfit: ClassVar[dict[str, str]] = {
-        'decoder': 'a decoder does not see what stands behind the mask; it types',
-        'encoder_decoder': 'a decoder that types only masked pieces does span_corruption',
+        "decoder": "a decoder does not see what stands behind the mask; it types",
+        "encoder_decoder": "a decoder that types only masked pieces does span_corruption",
     }
 
-    rate: float = knob(0.15, 'share of the pieces that are targets', min=0.001, max=1.0)
-    mask: float = knob(0.8, 'share of the targets that show [MASK]', min=0.0, max=1.0)
-    random: float = knob(0.1, 'share that show a random piece', min=0.0, max=1.0)
-    keep: float = knob(0.1, 'share that show themselves', min=0.0, max=1.0)
+    rate: float = knob(0.15, "share of the pieces that are targets", min=0.001, max=1.0)
+    mask: float = knob(0.8, "share of the targets that show [MASK]", min=0.0, max=1.0)
+    random: float = knob(0.1, "share that show a random piece", min=0.0, max=1.0)
+    keep: float = knob(0.1, "share that show themselves", min=0.0, max=1.0)
 
     def __post_init__(self):
         total = self.mask + self.random + self.keep
         if abs(total - 1) > 1e-6:
             raise ValueError(
-                f'mask={self.mask}, random={self.random}, keep={self.keep} sum to {total:.6g}: '
-                'expected 1; set all three'
+                f"mask={self.mask}, random={self.random}, keep={self.keep} sum to {total:.6g}: "
+                "expected 1; set all three"
             )
 
     def shapes(self, setting: Setting) -> Shapes:
-        setting.require('mask')
+        setting.require("mask")
         T = setting.length
         return Shapes(raw=T, inputs=T, targets=self._count(T), overlap=1)
 
@@ -69,7 +69,7 @@ class MaskedLM(Objective):
         unfilled = jnp.where(filled, indices, jnp.int32(shapes.raw))  # out of range: not written
         return Batch(
             inputs=sequence_of(
-                row.at[unfilled].set(shown, mode='drop'),
+                row.at[unfilled].set(shown, mode="drop"),
                 documents(row, vocabulary, setting.architecture),
             ),
             decoder=None,

@@ -36,15 +36,15 @@ class PrefixLM(Objective):
         weights           [  1, 1,  1, 0,  0,  0, 0, 0 ]
     """
 
-    name: ClassVar[str] = 'prefix_lm'
-    architectures: ClassVar[tuple[str, ...]] = ('decoder', 'encoder_decoder')
+    name: ClassVar[str] = "prefix_lm"
+    architectures: ClassVar[tuple[str, ...]] = ("decoder", "encoder_decoder")
     unfit: ClassVar[dict[str, str]] = {
-        'encoder': 'an encoder types nothing; use masked_lm',
+        "encoder": "an encoder types nothing; use masked_lm",
     }
 
     def shapes(self, setting: Setting) -> Shapes:
         T = setting.length
-        if setting.architecture == 'decoder':  # reads all but the last token, as causal_lm does
+        if setting.architecture == "decoder":  # reads all but the last token, as causal_lm does
             return Shapes(raw=T + 1, inputs=T, targets=T, overlap=1)
         return Shapes(raw=T, inputs=T, targets=T, overlap=0)
 
@@ -59,10 +59,10 @@ class PrefixLM(Objective):
         split = jax.random.randint(key, whole.shape, 1, jnp.maximum(whole, 2))[segments]
         real = segments > 0
         rest, shown = real & (place >= split), row
-        if setting.architecture == 'decoder':  # the token that is not read is never given
+        if setting.architecture == "decoder":  # the token that is not read is never given
             rest = rest.at[-1].set(real[-1])
         given = real & ~rest
-        if setting.architecture == 'encoder_decoder':  # where the rest begins there is room
+        if setting.architecture == "encoder_decoder":  # where the rest begins there is room
             shown = jnp.where(given, row, vocabulary.eos)
             given = real & (place <= split)
         return typed(
@@ -73,7 +73,7 @@ class PrefixLM(Objective):
 
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
         pad = setting.vocabulary.pad
-        if setting.architecture == 'encoder_decoder':
+        if setting.architecture == "encoder_decoder":
             row = []
             for given, rest in sides(setting, batch):
                 row += given[:-1] + rest if rest else given

@@ -17,7 +17,7 @@ def documents(row: jax.Array, vocabulary: Vocabulary, architecture: str) -> jax.
     """
     closes = row == vocabulary.closing(architecture)
     begins = jnp.concatenate([jnp.ones_like(closes[:1]), closes[:-1]])
-    if architecture == 'encoder':
+    if architecture == "encoder":
         begins |= row == vocabulary.cls
     numbers = jnp.cumsum(begins, dtype=jnp.int32)
     return jnp.where(row == vocabulary.pad, jnp.zeros_like(numbers), numbers)

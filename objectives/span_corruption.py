@@ -44,15 +44,15 @@ class SpanCorruption(Objective):
     has no place for is left out, and the row then ends as one that ends within a document.
     """
 
-    name: ClassVar[str] = 'span_corruption'
-    architectures: ClassVar[tuple[str, ...]] = ('encoder_decoder', 'decoder')
+    name: ClassVar[str] = "span_corruption"
+    architectures: ClassVar[tuple[str, ...]] = ("encoder_decoder", "decoder")
     unfit: ClassVar[dict[str, str]] = {
-        'encoder': 'an encoder types nothing; use masked_lm',
+        "encoder": "an encoder types nothing; use masked_lm",
     }
 
-    noise_density: float = knob(0.15, 'share of the tokens cut out', min=0.001, max=0.9)
-    mean_span_length: float = knob(3.0, 'tokens in a span on average', min=1.0)
-    closed_documents: int = knob(1, 'documents of a row whose targets end in [EOS]', min=1)
+    noise_density: float = knob(0.15, "share of the tokens cut out", min=0.001, max=0.9)
+    mean_span_length: float = knob(3.0, "tokens in a span on average", min=1.0)
+    closed_documents: int = knob(1, "documents of a row whose targets end in [EOS]", min=1)
 
     def _noise(self, tokens: int) -> int:
         return min(max(round(tokens * self.noise_density), 1), tokens - 1) if tokens > 1 else 0
@@ -71,7 +71,7 @@ class SpanCorruption(Objective):
 
         def fits(tokens):
             inputs, targets = self._lengths(tokens)
-            if setting.architecture == 'decoder':  # all but the last token of both together
+            if setting.architecture == "decoder":  # all but the last token of both together
                 return inputs + targets <= setting.length + 1
             return inputs <= setting.length
 
@@ -84,14 +84,14 @@ class SpanCorruption(Objective):
         raw, targets = self._longest(setting)
         if raw < 2:
             raise ValueError(
-                f'length {setting.length} is too short for span_corruption with '
-                f'noise_density={self.noise_density}: expected room for a few tokens; raise it'
+                f"length {setting.length} is too short for span_corruption with "
+                f"noise_density={self.noise_density}: expected room for a few tokens; raise it"
             )
         spans, sentinels = self._spans(raw), len(setting.vocabulary.sentinels)
         if spans > sentinels:
             raise ValueError(
-                f'length {setting.length} has {spans} spans a row but the tokenizer has '
-                f'{sentinels} sentinels: raise mean_span_length or shorten the rows'
+                f"length {setting.length} has {spans} spans a row but the tokenizer has "
+                f"{sentinels} sentinels: raise mean_span_length or shorten the rows"
             )
         return Shapes(raw=raw, inputs=setting.length, targets=targets, overlap=0)
 
@@ -148,7 +148,7 @@ class SpanCorruption(Objective):
         closing = noise & (index[:-1] == latest[segments])
         typing = noise.sum(dtype=jnp.int32) + starts.sum(dtype=jnp.int32)
         room = told - typing
-        if setting.architecture == 'decoder':
+        if setting.architecture == "decoder":
             room = jnp.minimum(room, read + 1 - (inputs[1] > 0).sum(dtype=jnp.int32) - typing)
         closing &= jnp.cumsum(closing, dtype=jnp.int32) <= room
         eos = jnp.broadcast_to(one, row.shape)

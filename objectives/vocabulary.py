@@ -28,10 +28,10 @@ class Vocabulary:
         edges = [edge for pair in self.ordinary for edge in pair]
         if not edges or edges != sorted(set(edges)) or edges[0] < 0 or edges[-1] > self.size:
             raise ValueError(
-                f'vocabulary.ordinary={self.ordinary!r}: expected one or more half-open ranges, '
-                f'ascending and apart, within 0..{self.size}; give those of the ordinary pieces'
+                f"vocabulary.ordinary={self.ordinary!r}: expected one or more half-open ranges, "
+                f"ascending and apart, within 0..{self.size}; give those of the ordinary pieces"
             )
 
     def closing(self, architecture: str) -> int:
         """The token that ends each document in the stream an architecture reads."""
-        return self.sep if architecture == 'encoder' else self.eos
+        return self.sep if architecture == "encoder" else self.eos

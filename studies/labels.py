@@ -36,7 +36,11 @@ def of(config):
     """
     task = configs.resolve(TaskConfig, config.get("task", {}), "config.task")
     splits = labelled.load(
-        task.source, task.text, task.text_pair, task.label, validation_fraction=task.validation_fraction
+        task.source,
+        task.text,
+        task.text_pair,
+        task.label,
+        validation_fraction=task.validation_fraction,
     )
     if "test" not in splits or not splits["test"].label:
         raise ValueError(

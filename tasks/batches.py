@@ -22,8 +22,8 @@ def subset(labels: np.ndarray, examples: int, seed: int) -> np.ndarray:
     labels = np.asarray(labels)
     if not 0 <= examples <= len(labels):
         raise ValueError(
-            f'task.examples={examples} with {len(labels)} labelled examples: '
-            'expected at most as many as there are; lower it, or 0 for all'
+            f"task.examples={examples} with {len(labels)} labelled examples: "
+            "expected at most as many as there are; lower it, or 0 for all"
         )
     if not examples:
         return np.arange(len(labels))
@@ -34,7 +34,7 @@ def subset(labels: np.ndarray, examples: int, seed: int) -> np.ndarray:
     for number in range(len(classes)):
         rank[inverse == number] = np.arange(sizes[number])
     # The k-th example of a class comes when the share k / size of every class has been taken.
-    first = np.argsort(rank / sizes[inverse], kind='stable')[:examples]
+    first = np.argsort(rank / sizes[inverse], kind="stable")[:examples]
     return np.sort(order[first])
 
 

@@ -75,8 +75,8 @@ def _numbers(labels, count, label_names):
     unknown = sorted(set(labels) - set(numbers))
     if unknown:
         raise ValueError(
-            f'label {unknown[0]!r} is unknown: expected one of those in the training split, '
-            f'{", ".join(label_names)}; correct the label or add examples of it to train'
+            f"label {unknown[0]!r} is unknown: expected one of those in the training split, "
+            f"{', '.join(label_names)}; correct the label or add examples of it to train"
         )
     return np.array([numbers[label] for label in labels], np.int32)
 
@@ -99,9 +99,9 @@ class ClassificationHead(nn.Module):
         states = states.astype(jnp.float32)
         if self.pooler:
             width = states.shape[-1]
-            states = jnp.tanh(nn.Dense(width, kernel_init=normal, name='pooler')(states))
-        states = nn.Dropout(self.dropout, name='dropout')(states, deterministic=deterministic)
-        return nn.Dense(self.classes, kernel_init=normal, name='output')(states)
+            states = jnp.tanh(nn.Dense(width, kernel_init=normal, name="pooler")(states))
+        states = nn.Dropout(self.dropout, name="dropout")(states, deterministic=deterministic)
+        return nn.Dense(self.classes, kernel_init=normal, name="output")(states)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Classification:
     The head's parameters are at params['heads']['classification'].
     """
 
-    name: ClassVar[str] = 'classification'
+    name: ClassVar[str] = "classification"
 
     architecture: str
     classes: int
@@ -127,7 +127,7 @@ class Classification:
 
     def head_parameters(self, key: jax.Array) -> dict:
         """Fresh parameters of the head, float32."""
-        return self.head().init(key, jnp.zeros((1, self.width), jnp.float32))['params']
+        return self.head().init(key, jnp.zeros((1, self.width), jnp.float32))["params"]
 
     def batch(self, encoded: Encoded, indices: np.ndarray) -> Batch:
         """The examples int[B] as a Batch of NumPy arrays; PADDING gives a row of weight 0."""
@@ -141,18 +141,18 @@ class Classification:
             segments=segments,
             positions=segments * place,
             types=encoded.types[chosen] * segments if self.token_types else None,
-            visibility='causal' if self.architecture == 'decoder' else 'all',
+            visibility="causal" if self.architecture == "decoder" else "all",
         )
         decoder, read = None, np.zeros_like(lengths)
-        if self.architecture == 'decoder':
+        if self.architecture == "decoder":
             read = np.maximum(lengths - 1, 0)
-        elif self.architecture == 'encoder_decoder':
+        elif self.architecture == "encoder_decoder":
             one = real[:, None].astype(np.int32)
             decoder = Sequence(
                 tokens=np.where(one > 0, self.start, self.pad).astype(np.int32),
                 segments=one,
                 positions=np.zeros_like(one),
-                visibility='causal',
+                visibility="causal",
             )
         labels = np.where(real, encoded.labels[chosen], 0)[:, None]
         return Batch(
@@ -164,10 +164,10 @@ class Classification:
         )
 
     def coefficients(self) -> dict[str, float]:
-        return {'classification': 1.0}
+        return {"classification": 1.0}
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        return {'classification': batch.weights.sum()}
+        return {"classification": batch.weights.sum()}
 
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
         """{name: (sum, weight)}: cross entropy over the classes, and hits."""
@@ -177,27 +177,27 @@ class Classification:
         hits = (logits.argmax(-1).astype(jnp.int32) == targets).astype(jnp.float32)
         weight = weights.sum()
         return {
-            'classification': ((losses * weights).sum(), weight),
-            'accuracy': ((hits * weights).sum(), weight),
+            "classification": ((losses * weights).sum(), weight),
+            "accuracy": ((hits * weights).sum(), weight),
         }
 
     def predictions(self, model, params, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """Logits float32[B, C] of every row, padding rows too; key drives dropout, None: none."""
         rngs = [{}, {}]
         if key is not None:
-            rngs = [{'dropout': each} for each in jax.random.split(key)]
+            rngs = [{"dropout": each} for each in jax.random.split(key)]
         hidden = model.apply(
-            {'params': params},
+            {"params": params},
             batch.inputs,
             batch.decoder,
             deterministic=key is None,
             rngs=rngs[0],
         )
         index = batch.indices[:, :, None]
-        states = jnp.take_along_axis(hidden, index, axis=1, mode='clip')[:, 0]
-        with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+        states = jnp.take_along_axis(hidden, index, axis=1, mode="clip")[:, 0]
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return self.head().apply(
-                {'params': params['heads']['classification']},
+                {"params": params["heads"]["classification"]},
                 states,
                 deterministic=key is None,
                 rngs=rngs[1],

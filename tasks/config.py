@@ -9,23 +9,23 @@ from tasks.metrics import METRICS
 
 
 def _field(default, help, **metadata):
-    return field(default=default, metadata={'help': help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
 class TaskConfig:
     """A labelled set and what is learned from it."""
 
-    shape: str = _field('classification', 'what is predicted', choices=('classification',))
-    source: str = _field('python_docs', 'python_docs, tfds:NAME or files:/path/{train,test}.tsv')
-    text: str = _field('text', 'column of the text')
-    text_pair: str = _field('', 'column of the second text of a pair; empty: single texts')
-    label: str = _field('label', 'column of the label')
+    shape: str = _field("classification", "what is predicted", choices=("classification",))
+    source: str = _field("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
+    text: str = _field("text", "column of the text")
+    text_pair: str = _field("", "column of the second text of a pair; empty: single texts")
+    label: str = _field("label", "column of the label")
     validation_fraction: float = _field(
-        0.1, 'held out of train where the set has no validation split', min=0.001, max=0.9
+        0.1, "held out of train where the set has no validation split", min=0.001, max=0.9
     )
-    length: int = _field(128, 'tokens of an example; longer ones are cut', min=4)
-    examples: int = _field(0, 'labels that may be used, a stratified subset; 0: all', min=0)
-    metric: str = _field('accuracy', 'decides which step is best', choices=tuple(METRICS))
-    head_dropout: float = _field(0.1, 'before the classifier', min=0.0, max=0.99)
+    length: int = _field(128, "tokens of an example; longer ones are cut", min=4)
+    examples: int = _field(0, "labels that may be used, a stratified subset; 0: all", min=0)
+    metric: str = _field("accuracy", "decides which step is best", choices=tuple(METRICS))
+    head_dropout: float = _field(0.1, "before the classifier", min=0.0, max=0.99)
     pooler: bool = _field(False, "dense and tanh before the classifier (BERT's pooler)")

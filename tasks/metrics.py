@@ -10,7 +10,7 @@ from sklearn import metrics as sklearn_metrics
 
 def _macro_f1(labels, predictions):
     """Mean of the F1 of each class that occurs among labels or predictions."""
-    return sklearn_metrics.f1_score(labels, predictions, average='macro', zero_division=0)
+    return sklearn_metrics.f1_score(labels, predictions, average="macro", zero_division=0)
 
 
 def _correlation(function):
@@ -25,23 +25,23 @@ def _correlation(function):
 
 # name: (function of labels and predictions, both one number an example; what they are)
 METRICS = {
-    'accuracy': (sklearn_metrics.accuracy_score, 'classes'),
-    'macro_f1': (_macro_f1, 'classes'),
-    'matthews': (sklearn_metrics.matthews_corrcoef, 'classes'),
-    'pearson': (_correlation(stats.pearsonr), 'values'),
-    'spearman': (_correlation(stats.spearmanr), 'values'),
+    "accuracy": (sklearn_metrics.accuracy_score, "classes"),
+    "macro_f1": (_macro_f1, "classes"),
+    "matthews": (sklearn_metrics.matthews_corrcoef, "classes"),
+    "pearson": (_correlation(stats.pearsonr), "values"),
+    "spearman": (_correlation(stats.spearmanr), "values"),
 }
 
 
 def score(metric: str, labels, predictions) -> float:
     """One metric of labels [n] and predictions [n], larger is better. ValueError where n is 0."""
     if metric not in METRICS:
-        raise ValueError(f'metric {metric!r} is unknown: expected one of {", ".join(METRICS)}')
+        raise ValueError(f"metric {metric!r} is unknown: expected one of {', '.join(METRICS)}")
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1 or not labels.size:
         raise ValueError(
-            f'{metric} of {labels.shape} labels and {predictions.shape} predictions: expected one '
-            'prediction for each label, and at least one; check the split'
+            f"{metric} of {labels.shape} labels and {predictions.shape} predictions: expected one "
+            "prediction for each label, and at least one; check the split"
         )
     return float(METRICS[metric][0](labels, predictions))
 
@@ -53,7 +53,7 @@ def evaluate(labels, logits) -> dict[str, float]:
     named = {
         name: score(name, labels, predictions)
         for name, (_, kind) in METRICS.items()
-        if kind == 'classes'
+        if kind == "classes"
     }
     named['loss'] = float(sklearn_metrics.log_loss(
         labels, probabilities(logits), labels=np.arange(logits.shape[1])

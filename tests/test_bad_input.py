@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-
 import shrink
+
 import train
 from training import cli
 from training.config import ConfigError
@@ -45,7 +45,11 @@ def contents(run):
         ("model.layers", "many", "config.model.layers='many' has the wrong type"),
         ("optimizer.beta1", "1.5", "config.optimizer.beta1=1.5 is out of range; expected between"),
         ("model.heads", "3", "model.heads=3 does not divide model.width=32"),
-        ("training.duration", "2 fortnights", "unit 'fortnights' means nothing here; expected one of"),
+        (
+            "training.duration",
+            "2 fortnights",
+            "unit 'fortnights' means nothing here; expected one of",
+        ),
         ("mesh.data", "3", "does not fit"),
         ("training.batch_size", "6", "batch_size=6 does not divide"),
         ("data.source", "text:/nowhere/*.txt", "/nowhere/*.txt"),
@@ -166,7 +170,9 @@ def test_a_full_disk_is_one_line_and_what_was_saved_stays(folder):
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
     assert "disk" in errors[0] or "File too large" in errors[0], errors[0]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [line["step"] for line in shrink.metrics(run) if line["split"] == "train"]
     assert steps == [1, 2, 3, 4]

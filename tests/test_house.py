@@ -275,6 +275,17 @@ def test_law_07_every_config_field_is_read_by_some_code():
     assert not dead, "nothing reads " + ", ".join(dead)
 
 
+def test_every_law_has_a_test_and_the_docs_name_tests_that_exist():
+    text = "".join(file.read_text() for file in (ROOT / "tests").rglob("*.py"))
+    there = set(re.findall(r"^def (test_\w+)", text, flags=re.M))
+    laws = {int(name.split("_")[2]) for name in there if name.startswith("test_law_")}
+    assert laws == set(range(1, 13))
+    named = set()
+    for file in (ROOT / "docs").rglob("*.md"):
+        named |= set(re.findall(r"`(test_\w+)`", file.read_text()))
+    assert len(named) >= 12 and named <= there
+
+
 def test_nothing_names_a_private_place():
     named = []
     for file in tree_files():

@@ -11,8 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-
 import shrink
+
 import train
 from data import prepare
 

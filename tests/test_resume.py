@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-
 import shrink
 
 ROOT = pathlib.Path(__file__).parent.parent

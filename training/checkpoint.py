@@ -19,6 +19,10 @@ from training.config import ConfigError
 
 log = logging.getLogger("triptych")
 
+# What Orbax and TensorStore raise for a file that is missing, cut short or altered. Running out of
+# memory is none of these: such a checkpoint is not set aside.
+TORN = (ValueError, KeyError, OSError, TypeError, AttributeError, IndexError)
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
@@ -111,7 +115,7 @@ class Checkpoints:
                     state = self._read(step, target)
                 except ConfigError:
                     raise
-                except Exception as error:  # Orbax and TensorStore raise many kinds for a torn file
+                except TORN as error:
                     problem, state = error, None
                 if not meshes.any_process(problem):
                     return state
@@ -149,7 +153,7 @@ class Checkpoints:
         try:
             for item in ("params", "optimizer"):
                 _metadata(self.directory / str(step) / item)
-        except Exception as error:  # as above: any kind of error means torn
+        except TORN as error:
             return error
         return None
 
@@ -207,7 +211,7 @@ def params_metadata(run, step):
     folder = pathlib.Path(run) / "checkpoints" / str(step) / "params"
     try:
         return _flat(_metadata(folder.absolute()))
-    except Exception as error:  # Orbax raises many kinds for a torn file
+    except TORN as error:
         raise ConfigError(
             f"checkpoint {folder} cannot be read ({' '.join(str(error).split())[:160]}); "
             f"choose another step with init_from={run}@STEP"
@@ -219,7 +223,7 @@ def read_params(checkpoints, step, target):
     folder = pathlib.Path(checkpoints).absolute() / str(step) / "params"
     try:
         return _read_tree(folder, target, partial=True)
-    except Exception as error:  # as above
+    except TORN as error:
         raise ConfigError(
             f"checkpoint {folder} cannot be read ({' '.join(str(error).split())[:160]}); "
             f"choose another step with @STEP"

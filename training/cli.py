@@ -54,7 +54,7 @@ def main(run, argv=None):
     except KeyboardInterrupt:
         _say("interrupted before the first update; nothing is lost, run the same command again")
         _leave(1)
-    except Exception as error:  # the one place where every error ends, as one line
+    except Exception as error:  # noqa: BLE001  every error ends here, as one line
         if "--debug" in argv:
             traceback.print_exc()
         words = " ".join(str(error).split()) or type(error).__name__

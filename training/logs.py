@@ -65,7 +65,7 @@ class Metrics:
             return
         if self.path.exists():
             _cut(self.path, step)
-        self._file = open(self.path, "a", encoding="utf-8")
+        self._file = self.path.open("a", encoding="utf-8")
         if tensorboard:
             from tensorboardX import SummaryWriter  # a second to import: only where asked for
 

@@ -10,8 +10,8 @@ import logging
 import jax
 import numpy as np
 
-from training import logs, preemption
 from training import mesh as meshes
+from training import preemption
 
 log = logging.getLogger("triptych")
 

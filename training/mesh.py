@@ -103,8 +103,7 @@ def parameter_shardings(mesh, params, table=PARAMETERS):
                 for axis, size in zip(spec, leaf.shape, strict=True)]  # fmt: skip
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    placed = {path: sharding(path, leaf) for path, leaf in flat.items()}
-    return rules.merge({path: s for path, s in placed.items()}, {}) if placed else {}
+    return rules.merge({path: sharding(path, leaf) for path, leaf in flat.items()}, {})
 
 
 def like_parameters(mesh, tree, params_shardings):

@@ -9,15 +9,15 @@ import pytest
 
 import models
 
-SIZE = {'layers': 2, 'width': 32, 'heads': 4, 'mlp_size': 48, 'vocab_size': 100, 'max_length': 16}
+SIZE = {"layers": 2, "width": 32, "heads": 4, "mlp_size": 48, "vocab_size": 100, "max_length": 16}
 KINDS = {
-    'learned': {'positions': 'learned', 'norm_position': 'post', 'embedding_norm': True},
-    'sinusoidal': {'positions': 'sinusoidal'},
-    'rotary': {'positions': 'rotary', 'norm': 'rmsnorm', 'gated': True, 'kv_heads': 2},
-    'relative': {'positions': 'relative', 'attention_scale': False, 'biases': False},
-    'none': {'positions': 'none', 'window': 3},
+    "learned": {"positions": "learned", "norm_position": "post", "embedding_norm": True},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "rotary": {"positions": "rotary", "norm": "rmsnorm", "gated": True, "kv_heads": 2},
+    "relative": {"positions": "relative", "attention_scale": False, "biases": False},
+    "none": {"positions": "none", "window": 3},
 }
-ARCHITECTURES = ('encoder', 'decoder', 'encoder_decoder')
+ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
 RANDOM = np.random.default_rng(0)
 ROW = RANDOM.integers(0, 100, 12).astype(np.int32)
 LENGTHS = (5, 4)  # two documents, then three positions of padding
@@ -27,18 +27,18 @@ def network(architecture, **fields):
     """(logits(sequence, decoder or None), params); initial parameters times ten."""
     model = models.build(models.ModelConfig(architecture=architecture, **SIZE, **fields))
     inputs = row([(0, 3)], architecture)
-    decoder = row([(0, 3)], 'decoder') if architecture == 'encoder_decoder' else None
-    with jax.numpy_dtype_promotion('strict'):
-        variables = model.init(jax.random.key(0), inputs, decoder, method='initialise')
+    decoder = row([(0, 3)], "decoder") if architecture == "encoder_decoder" else None
+    with jax.numpy_dtype_promotion("strict"):
+        variables = model.init(jax.random.key(0), inputs, decoder, method="initialise")
     variables = jax.tree.map(lambda x: 10 * x if x.ndim == 2 else x, variables)
 
     @jax.jit
     def logits(inputs, decoder=None):
-        with jax.numpy_dtype_promotion('strict'):
+        with jax.numpy_dtype_promotion("strict"):
             hidden = model.apply(variables, inputs, decoder)
-            features = model.apply(variables, hidden, method='readout')
-            table, _ = model.apply(variables, method='unembedding')
-            return jnp.einsum('BTE,VE->BTV', features.astype(jnp.float32), table)
+            features = model.apply(variables, hidden, method="readout")
+            table, _ = model.apply(variables, method="unembedding")
+            return jnp.einsum("BTE,VE->BTV", features.astype(jnp.float32), table)
 
     return logits
 
@@ -48,69 +48,67 @@ def row(spans, architecture, length=None, visibility=None, tokens=ROW):
     pieces = np.concatenate([tokens[start : start + n] for start, n in spans])
     segments = np.concatenate([np.full(n, i + 1) for i, (_, n) in enumerate(spans)])
     fill = (0, (length or len(pieces)) - len(pieces))
-    visibility = visibility or ('causal' if architecture == 'decoder' else 'all')
+    visibility = visibility or ("causal" if architecture == "decoder" else "all")
     segments, pieces = jnp.asarray(np.pad(segments, fill)), jnp.asarray(np.pad(pieces, fill))
-    prefix = segments > 0 if visibility == 'prefix' else None
+    prefix = segments > 0 if visibility == "prefix" else None
     return models.sequence_of(pieces[None], segments[None], visibility, prefix)
 
 
-@pytest.mark.parametrize('architecture', ARCHITECTURES)
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_law_3_packed_logits_equal_those_of_each_alone(architecture, kind):
     logits = network(architecture, **KINDS[kind])
-    both = architecture == 'encoder_decoder'
+    both = architecture == "encoder_decoder"
     spans, replies = [(0, 5), (5, 4)], [(6, 2), (8, 3)]
     # Alone, documents are padded to the row's length as well: one compilation.
     packed = row(spans, architecture, 12)
-    out = logits(packed, row(replies, 'decoder', 8) if both else None)
+    out = logits(packed, row(replies, "decoder", 8) if both else None)
     start = 0
     for span, reply in zip(spans, replies, strict=True):
-        alone = logits(
-            row([span], architecture, 12), row([reply], 'decoder', 8) if both else None
-        )
+        alone = logits(row([span], architecture, 12), row([reply], "decoder", 8) if both else None)
         n = reply[1] if both else span[1]
         np.testing.assert_allclose(out[0, start : start + n], alone[0, :n], rtol=2e-4, atol=2e-4)
         start += n
     # And it is the text that decides, not the padding.
     changed = np.where(np.arange(12) == 1, 99, ROW)
     other = logits(
-        row(spans, architecture, 12, tokens=changed), row(replies, 'decoder', 8) if both else None
+        row(spans, architecture, 12, tokens=changed), row(replies, "decoder", 8) if both else None
     )
-    assert np.abs(other[0, 0] - out[0, 0]).max() > 1e-3 or architecture == 'decoder'
+    assert np.abs(other[0, 0] - out[0, 0]).max() > 1e-3 or architecture == "decoder"
     first = replies[0][1] if both else spans[0][1]
     last = first + (replies if both else spans)[1][1]
     np.testing.assert_array_equal(other[0, first:last], out[0, first:last])
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_law_8_a_token_never_changes_logits_before_it(kind):
-    logits = network('decoder', **KINDS[kind])
-    before = logits(row([(0, 12)], 'decoder'))
+    logits = network("decoder", **KINDS[kind])
+    before = logits(row([(0, 12)], "decoder"))
     for j in (1, 6, 11):
         changed = np.where(np.arange(12) == j, (ROW + 1) % 100, ROW)
-        after = logits(row([(0, 12)], 'decoder', tokens=changed))
+        after = logits(row([(0, 12)], "decoder", tokens=changed))
         np.testing.assert_array_equal(after[0, :j], before[0, :j])
         assert np.abs(after[0, j] - before[0, j]).max() > 1e-3
 
 
 def test_law_8_an_encoder_decoder_is_causal_in_what_it_writes():
-    logits = network('encoder_decoder', **KINDS['relative'])
-    source = row([(0, 12)], 'encoder')
-    before = logits(source, row([(2, 8)], 'decoder'))
+    logits = network("encoder_decoder", **KINDS["relative"])
+    source = row([(0, 12)], "encoder")
+    before = logits(source, row([(2, 8)], "decoder"))
     changed = np.where(np.arange(12) == 6, (ROW + 1) % 100, ROW)
-    after = logits(source, row([(2, 8)], 'decoder', tokens=changed))
+    after = logits(source, row([(2, 8)], "decoder", tokens=changed))
     np.testing.assert_array_equal(after[0, :4], before[0, :4])
     assert np.abs(after[0, 4] - before[0, 4]).max() > 1e-3
 
 
-@pytest.mark.parametrize('kind', ['learned', 'relative'])
+@pytest.mark.parametrize("kind", ["learned", "relative"])
 def test_law_8_a_prefix_token_changes_logits_before_it_and_a_suffix_token_does_not(kind):
-    logits = network('decoder', **KINDS[kind])
+    logits = network("decoder", **KINDS[kind])
 
     def sequence(tokens):
         prefix = jnp.arange(12)[None] < 6
         ones = jnp.ones((1, 12), jnp.int32)
-        return models.sequence_of(jnp.asarray(tokens)[None], ones, 'prefix', prefix)
+        return models.sequence_of(jnp.asarray(tokens)[None], ones, "prefix", prefix)
 
     before = logits(sequence(ROW))
     for j, within in ((4, True), (8, False)):
@@ -119,40 +117,40 @@ def test_law_8_a_prefix_token_changes_logits_before_it_and_a_suffix_token_does_n
         assert (moved > 1e-4).all() if within else not moved.any()
 
 
-@pytest.mark.parametrize('architecture', ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_padding_gives_no_nan_forwards_or_backwards_in_bfloat16_under_strict_promotion(
     architecture,
 ):
     config = models.ModelConfig(
         architecture=architecture,
-        positions='relative' if architecture == 'encoder_decoder' else 'rotary',
+        positions="relative" if architecture == "encoder_decoder" else "rotary",
         readout_transform=True,
         output_bias=True,
         token_types=2,
         dropout=0.1,
         attention_dropout=0.1,
-        dtype='bfloat16',
+        dtype="bfloat16",
         **SIZE,
     )
     model = models.build(config)
     inputs = row([(0, 5)], architecture, 12)
     inputs = jax.tree.map(lambda x: jnp.concatenate([x, 0 * x]), inputs)  # a row of padding alone
     decoder = None
-    if architecture == 'encoder_decoder':
-        decoder = jax.tree.map(lambda x: jnp.concatenate([x, x]), row([(5, 4)], 'decoder', 6))
+    if architecture == "encoder_decoder":
+        decoder = jax.tree.map(lambda x: jnp.concatenate([x, x]), row([(5, 4)], "decoder", 6))
 
     def loss(params):
         hidden = model.apply(
-            params, inputs, decoder, deterministic=False, rngs={'dropout': jax.random.key(2)}
+            params, inputs, decoder, deterministic=False, rngs={"dropout": jax.random.key(2)}
         )
-        features = model.apply(params, hidden, method='readout')
-        table, bias = model.apply(params, method='unembedding')
+        features = model.apply(params, hidden, method="readout")
+        table, bias = model.apply(params, method="unembedding")
         assert hidden.dtype == features.dtype == jnp.bfloat16
         assert table.dtype == bias.dtype == jnp.float32
         return jnp.square(features.astype(jnp.float32)).sum() + bias.sum()
 
-    with jax.numpy_dtype_promotion('strict'):
-        params = model.init(jax.random.key(1), inputs, decoder, method='initialise')
+    with jax.numpy_dtype_promotion("strict"):
+        params = model.init(jax.random.key(1), inputs, decoder, method="initialise")
         value, gradients = jax.jit(jax.value_and_grad(loss))(params)
     assert np.isfinite(value)
     assert all(np.isfinite(x).all() and x.dtype == jnp.float32 for x in jax.tree.leaves(gradients))
@@ -160,11 +158,11 @@ def test_padding_gives_no_nan_forwards_or_backwards_in_bfloat16_under_strict_pro
 
 def test_dropout_is_off_when_deterministic_and_follows_its_key():
     model = models.build(models.ModelConfig(**SIZE, dropout=0.3, attention_dropout=0.3))
-    sequence = row([(0, 12)], 'encoder')
-    params = model.init(jax.random.key(0), sequence, method='initialise')
+    sequence = row([(0, 12)], "encoder")
+    params = model.init(jax.random.key(0), sequence, method="initialise")
 
     def hidden(seed):
-        rngs = {'dropout': jax.random.key(seed)}
+        rngs = {"dropout": jax.random.key(seed)}
         return model.apply(params, sequence, deterministic=False, rngs=rngs)
 
     np.testing.assert_array_equal(hidden(1), hidden(1))

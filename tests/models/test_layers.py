@@ -6,34 +6,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import models
 from models.attention import attend
-from models.axes import axis_rules, constrain
+from models.axes import constrain
 from models.initial import standard_deviations
 from models.layers import ACTIVATIONS, project
 from models.positions import relative_buckets, rotate, sinusoids
 
 RANDOM = np.random.default_rng(0)
-SMALL = {'layers': 2, 'width': 12, 'heads': 3, 'mlp_size': 20, 'vocab_size': 50, 'max_length': 9}
+SMALL = {"layers": 2, "width": 12, "heads": 3, "mlp_size": 20, "vocab_size": 50, "max_length": 9}
 TOKENS = RANDOM.integers(0, 50, (2, 7)).astype(np.int32)
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1, 1]], np.int32)
 
 
 def random_parameters(model, *sequences):
     shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), *sequences, method='initialise')['params']
+        lambda: model.init(jax.random.key(0), *sequences, method="initialise")["params"]
     )
     return jax.tree.map(lambda x: RANDOM.normal(size=x.shape).astype(np.float32) / 2, shapes)
 
 
 def numpy_norm(p, x, epsilon):
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * p['scale'] + p['bias']
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * p["scale"] + p["bias"]
 
 
 def numpy_dense(p, x):
-    return x @ p['kernel'] + p['bias']
+    return x @ p["kernel"] + p["bias"]
 
 
 def numpy_gelu(x):
@@ -43,7 +44,7 @@ def numpy_gelu(x):
 def numpy_attention(p, x, segments, causal, heads):
     out = np.zeros_like(x)
     for b in range(x.shape[0]):
-        q, k, v = (numpy_dense(p[name], x[b]) for name in ('query', 'key', 'value'))
+        q, k, v = (numpy_dense(p[name], x[b]) for name in ("query", "key", "value"))
         size = q.shape[-1] // heads
         for h in range(heads):
             part = slice(h * size, (h + 1) * size)
@@ -58,60 +59,58 @@ def numpy_attention(p, x, segments, causal, heads):
                 scores = k[seen, part] @ q[t, part] / math.sqrt(size)
                 weights = np.exp(scores - scores.max())
                 out[b, t, part] = weights / weights.sum() @ v[seen, part]
-    return numpy_dense(p['out'], out)
+    return numpy_dense(p["out"], out)
 
 
-@pytest.mark.parametrize('architecture', ['decoder', 'encoder'])
+@pytest.mark.parametrize("architecture", ["decoder", "encoder"])
 def test_forward_pass_equals_an_independent_one_in_numpy(architecture):
     """A pre-norm decoder as GPT-2, a post-norm encoder with types and transform as BERT."""
-    causal, epsilon = architecture == 'decoder', 1e-5
-    fields = {'norm_epsilon': epsilon, 'activation': 'gelu'}
+    causal, epsilon = architecture == "decoder", 1e-5
+    fields = {"norm_epsilon": epsilon, "activation": "gelu"}
     if not causal:
-        fields |= {'norm_position': 'post', 'embedding_norm': True, 'token_types': 2}
-        fields |= {'readout_transform': True, 'output_bias': True}
+        fields |= {"norm_position": "post", "embedding_norm": True, "token_types": 2}
+        fields |= {"readout_transform": True, "output_bias": True}
     model = models.build(models.ModelConfig(architecture=architecture, **SMALL, **fields))
     types = (SEGMENTS == 2).astype(np.int32)
     sequence = models.sequence_of(
-        jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), 'causal' if causal else 'all', types=types
+        jnp.asarray(TOKENS), jnp.asarray(SEGMENTS), "causal" if causal else "all", types=types
     )
     params = random_parameters(model, sequence)
-    with jax.numpy_dtype_promotion('strict'):
-        hidden = model.apply({'params': params}, sequence)
-        features = model.apply({'params': params}, hidden, method='readout')
-        table, bias = model.apply({'params': params}, method='unembedding')
+    with jax.numpy_dtype_promotion("strict"):
+        hidden = model.apply({"params": params}, sequence)
+        features = model.apply({"params": params}, hidden, method="readout")
+        table, bias = model.apply({"params": params}, method="unembedding")
 
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    embed, stack = params['embed'], params[architecture]
+    embed, stack = params["embed"], params[architecture]
     positions = np.array([[0, 1, 2, 3, 0, 1, 0], range(7)])
-    x = embed['tokens']['embedding'][TOKENS] + embed['positions']['embedding'][positions]
+    x = embed["tokens"]["embedding"][TOKENS] + embed["positions"]["embedding"][positions]
     if not causal:
-        x = numpy_norm(embed['norm'], x + embed['types']['embedding'][types], epsilon)
-    for i in range(SMALL['layers']):
-        p = stack[f'layer_{i}']
-        for name in ('self_attention', 'mlp'):
+        x = numpy_norm(embed["norm"], x + embed["types"]["embedding"][types], epsilon)
+    for i in range(SMALL["layers"]):
+        p = stack[f"layer_{i}"]
+        for name in ("self_attention", "mlp"):
 
             def sublayer(x, p=p, name=name):
-                if name == 'mlp':
-                    return numpy_dense(
-                        p['mlp']['out'], numpy_gelu(numpy_dense(p['mlp']['in'], x))
-                    )
-                return numpy_attention(p[name], x, SEGMENTS, causal, SMALL['heads'])
+                if name == "mlp":
+                    return numpy_dense(p["mlp"]["out"], numpy_gelu(numpy_dense(p["mlp"]["in"], x)))
+                return numpy_attention(p[name], x, SEGMENTS, causal, SMALL["heads"])
 
-            norm = p[f'{name}_norm']
+            norm = p[f"{name}_norm"]
             if causal:
                 x = x + sublayer(numpy_norm(norm, x, epsilon))
             else:
                 x = numpy_norm(norm, x + sublayer(x), epsilon)
     if causal:
-        x = numpy_norm(stack['final_norm'], x, epsilon)
+        x = numpy_norm(stack["final_norm"], x, epsilon)
     real = SEGMENTS > 0
     np.testing.assert_allclose(hidden[real], x[real], atol=2e-5 * np.abs(x).max())
     if not causal:
-        head = params['heads']['lm']
-        x = numpy_norm(head['norm'], numpy_gelu(numpy_dense(head['transform'], x)), epsilon)
-        np.testing.assert_array_equal(bias, head['bias'].astype(np.float32))
+        head = params["heads"]["lm"]
+        x = numpy_norm(head["norm"], numpy_gelu(numpy_dense(head["transform"], x)), epsilon)
+        np.testing.assert_array_equal(bias, head["bias"].astype(np.float32))
     np.testing.assert_allclose(features[real], x[real], atol=2e-5 * np.abs(x).max())
-    np.testing.assert_array_equal(table, embed['tokens']['embedding'].astype(np.float32))
+    np.testing.assert_array_equal(table, embed["tokens"]["embedding"].astype(np.float32))
     assert table.shape == (128, 12)
 
 
@@ -138,12 +137,12 @@ def test_grouped_query_with_as_many_key_heads_as_heads_is_multi_head():
     grouped = models.build(models.ModelConfig(**SMALL, kv_heads=3))
     params = random_parameters(plain, sequence)
     np.testing.assert_array_equal(
-        plain.apply({'params': params}, sequence), grouped.apply({'params': params}, sequence)
+        plain.apply({"params": params}, sequence), grouped.apply({"params": params}, sequence)
     )
 
 
 def test_a_window_limits_what_one_layer_sees_to_its_width():
-    config = models.ModelConfig(**{**SMALL, 'layers': 1}, window=2)
+    config = models.ModelConfig(**{**SMALL, "layers": 1}, window=2)
     model = models.build(config)
     ones = jnp.ones((1, 7), jnp.int32)
     before = models.sequence_of(jnp.asarray(TOKENS[:1]), ones)
@@ -151,7 +150,7 @@ def test_a_window_limits_what_one_layer_sees_to_its_width():
     tokens = TOKENS[:1].copy()
     tokens[0, 3] = (tokens[0, 3] + 1) % 50
     out = [
-        np.asarray(model.apply({'params': params}, s))
+        np.asarray(model.apply({"params": params}, s))
         for s in (before, models.sequence_of(jnp.asarray(tokens), ones))
     ]
     changed = np.abs(out[0] - out[1]).max(-1)[0] > 0
@@ -196,7 +195,7 @@ def test_relative_buckets_are_those_of_t5():
     assert (both[0, 128:] == 31).all() and (both[128:, 0] == 15).all()
 
 
-@pytest.mark.parametrize('sizes', [(4, 6), (6, 4)])
+@pytest.mark.parametrize("sizes", [(4, 6), (6, 4)])
 def test_gradients_of_a_dense_product_are_those_of_automatic_differentiation(sizes):
     x = jnp.asarray(RANDOM.normal(size=(2, 3, sizes[0])), jnp.float32)
     kernel = jnp.asarray(RANDOM.normal(size=sizes), jnp.float32)
@@ -209,36 +208,37 @@ def test_gradients_of_a_dense_product_are_those_of_automatic_differentiation(siz
 
 def test_gelu_is_exact_and_its_approximation_is_close():
     x = np.linspace(-6, 6, 101).astype(np.float32)
-    np.testing.assert_allclose(ACTIVATIONS['gelu'](x), numpy_gelu(x), atol=1e-6)
-    difference = np.abs(ACTIVATIONS['gelu_tanh'](x) - numpy_gelu(x)).max()
+    np.testing.assert_allclose(ACTIVATIONS["gelu"](x), numpy_gelu(x), atol=1e-6)
+    difference = np.abs(ACTIVATIONS["gelu_tanh"](x) - numpy_gelu(x)).max()
     assert 1e-5 < difference < 1e-3
 
 
 INITIAL = [  # path below the parameters -> kind of the table
-    ('embed.tokens.embedding', 'token'),
-    ('embed.positions.embedding', 'position'),
-    ('embed.types.embedding', 'type'),
-    ('encoder.layer_0.self_attention.query.kernel', 'query'),
-    ('encoder.layer_1.self_attention.key.kernel', 'kernel'),
-    ('encoder.layer_1.self_attention.value.kernel', 'kernel'),
-    ('encoder.layer_1.self_attention.out.kernel', 'residual'),
-    ('encoder.layer_0.mlp.in.kernel', 'kernel'),
-    ('encoder.layer_0.mlp.gate.kernel', 'kernel'),
-    ('encoder.layer_0.mlp.out.kernel', 'residual'),
-    ('heads.lm.transform.kernel', 'kernel'),
-    ('heads.lm.kernel', 'output'),
-    ('decoder.layer_0.cross_attention.query.kernel', 'query'),
-    ('decoder.layer_0.cross_attention.out.kernel', 'residual'),
-    ('decoder.relative_bias.embedding', 'relative_bias'),
+    ("embed.tokens.embedding", "token"),
+    ("embed.positions.embedding", "position"),
+    ("embed.types.embedding", "type"),
+    ("encoder.layer_0.self_attention.query.kernel", "query"),
+    ("encoder.layer_1.self_attention.key.kernel", "kernel"),
+    ("encoder.layer_1.self_attention.value.kernel", "kernel"),
+    ("encoder.layer_1.self_attention.out.kernel", "residual"),
+    ("encoder.layer_0.mlp.in.kernel", "kernel"),
+    ("encoder.layer_0.mlp.gate.kernel", "kernel"),
+    ("encoder.layer_0.mlp.out.kernel", "residual"),
+    ("heads.lm.transform.kernel", "kernel"),
+    ("heads.lm.kernel", "output"),
+    ("decoder.layer_0.cross_attention.query.kernel", "query"),
+    ("decoder.layer_0.cross_attention.out.kernel", "residual"),
+    ("decoder.relative_bias.embedding", "relative_bias"),
 ]
 
 
 def test_every_parameter_begins_with_the_distribution_of_the_table():
-    size = {'layers': 2, 'width': 64, 'heads': 16, 'mlp_size': 128, 'vocab_size': 500}
-    common = {'gated': True, 'token_types': 64, 'readout_transform': True, 'output_bias': True}
+    size = {"layers": 2, "width": 64, "heads": 16, "mlp_size": 128, "vocab_size": 500}
+    size["max_length"] = 64
+    common = {"gated": True, "token_types": 64, "readout_transform": True, "output_bias": True}
     encoder = models.ModelConfig(**size, **common, tied_embeddings=False, attention_scale=False)
     both = models.ModelConfig(
-        **size, architecture='encoder_decoder', positions='relative', readout_scale=True
+        **size, architecture="encoder_decoder", positions="relative", readout_scale=True
     )
     ones = jnp.ones((1, 4), jnp.int32)
     sequence = models.sequence_of(ones, ones)
@@ -246,56 +246,59 @@ def test_every_parameter_begins_with_the_distribution_of_the_table():
     for config, decoder in ((encoder, None), (both, sequence)):
         expected = standard_deviations(config, depth=2)
         model = models.build(config)
-        init = jax.jit(lambda m=model, d=decoder: m.init(
-            jax.random.key(3), sequence, d, method='initialise'
-        ))
-        flat = jax.tree_util.tree_leaves_with_path(init()['params'])
-        params = {'.'.join(k.key for k in path): np.asarray(x) for path, x in flat}
+        init = jax.jit(
+            lambda m=model, d=decoder: m.init(jax.random.key(3), sequence, d, method="initialise")
+        )
+        flat = jax.tree_util.tree_leaves_with_path(init()["params"])
+        params = {".".join(k.key for k in path): np.asarray(x) for path, x in flat}
         for path, x in params.items():
-            if path.endswith('.bias'):
+            if path.endswith(".bias"):
                 assert not x.any(), path
-            elif path.endswith('.scale'):
+            elif path.endswith(".scale"):
                 assert (x == 1).all(), path
         for path, kind in INITIAL:
-            if path in params and (path.startswith('decoder') or decoder is None):
+            if path in params and (path.startswith("decoder") or decoder is None):
                 measured.add(path)
                 x, n = params[path], params[path].size
                 assert abs(x.std() / expected[kind] - 1) < 4 / math.sqrt(2 * n), path
                 assert abs(x.mean()) < 4 * expected[kind] / math.sqrt(n), path
         if decoder is not None:
-            assert abs(params['embed.tokens.embedding'].std() - 1.0) < 0.02
+            assert abs(params["embed.tokens.embedding"].std() - 1.0) < 0.02
     assert measured == {path for path, _ in INITIAL}
-    assert standard_deviations(both, 2)['residual'] == pytest.approx(0.02 / 2)
-    assert standard_deviations(encoder, 2)['query'] == pytest.approx(0.02 / 2)
+    assert standard_deviations(both, 2)["residual"] == pytest.approx(0.02 / 2)
+    assert standard_deviations(encoder, 2)["query"] == pytest.approx(0.02 / 2)
 
 
 def test_constrain_is_the_identity_without_rules_and_lays_axes_out_with_them():
     x = jnp.ones((4, 3, 8))
-    assert constrain(x, 'BTD') is x
+    assert constrain(x, "BTD") is x
     if jax.device_count() < 4:
-        pytest.skip('needs 4 devices')
+        pytest.skip("needs 4 devices")
     auto = (jax.sharding.AxisType.Auto,) * 2
-    mesh = jax.make_mesh((2, 2), ('data', 'tensor'), axis_types=auto)
-    with jax.set_mesh(mesh), axis_rules({'B': 'data', 'D': 'tensor', 'T': 'tensor'}):
-        out = jax.jit(lambda x: constrain(x, 'BTD'))(x)
-        with pytest.raises(ValueError, match='one letter for each axis'):
-            constrain(x, 'BT')
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=auto)
+    rules = (("B", "data"), ("D", "tensor"), ("T", "tensor"))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        out = jax.jit(lambda x: constrain(x, "BTD"))(x)
     # T has 3 entries, which 2 devices do not divide: it stays whole.
-    assert out.sharding.spec == jax.sharding.PartitionSpec('data', None, 'tensor')
-    with pytest.raises(ValueError, match='not declared'), axis_rules({'Z': 'data'}):
-        pass
+    assert out.sharding.spec == jax.sharding.PartitionSpec("data", None, "tensor")
+
+
+def test_letters_that_do_not_fit_the_array_are_refused():
+    for letters in ("BT", "BTZ"):
+        with pytest.raises(ValueError, match="one declared letter for each axis"):
+            constrain(jnp.ones((4, 3, 8)), letters)
 
 
 @pytest.mark.parametrize(
-    'fields, message',
+    "fields, message",
     [
-        ({'width': 10, 'heads': 3}, 'does not divide model.width=10'),
-        ({'heads': 4, 'kv_heads': 3}, 'kv_heads=3 does not divide'),
-        ({'head_size': 5, 'positions': 'rotary'}, 'even model.head_size'),
-        ({'width': 9, 'heads': 3, 'positions': 'sinusoidal'}, 'width=9 is odd'),
-        ({'decoder_layers': 2}, 'decoder_layers=2'),
-        ({'readout_scale': True, 'tied_embeddings': False}, 'tied_embeddings=True'),
-        ({'positions': 'relative', 'relative_max_distance': 8}, 'relative_max_distance=8'),
+        ({"width": 10, "heads": 3}, "does not divide model.width=10"),
+        ({"heads": 4, "kv_heads": 3}, "kv_heads=3 does not divide"),
+        ({"head_size": 5, "positions": "rotary"}, "even model.head_size"),
+        ({"width": 9, "heads": 3, "positions": "sinusoidal"}, "width=9 is odd"),
+        ({"decoder_layers": 2}, "decoder_layers=2"),
+        ({"readout_scale": True, "tied_embeddings": False}, "tied_embeddings=True"),
+        ({"positions": "relative", "relative_max_distance": 8}, "relative_max_distance=8"),
     ],
 )
 def test_choices_that_contradict_each_other_are_refused(fields, message):
@@ -306,10 +309,10 @@ def test_choices_that_contradict_each_other_are_refused(fields, message):
 def test_sequences_that_do_not_fit_the_network_are_refused():
     ones = jnp.ones((1, 10), jnp.int32)
     sequence = models.sequence_of(ones, ones)
-    with pytest.raises(ValueError, match='max_length=9'):
+    with pytest.raises(ValueError, match="max_length=9"):
         models.build(models.ModelConfig(**SMALL)).init(jax.random.key(0), sequence)
-    both = models.build(models.ModelConfig(**SMALL, architecture='encoder_decoder'))
-    with pytest.raises(ValueError, match='without a decoder sequence'):
+    both = models.build(models.ModelConfig(**SMALL, architecture="encoder_decoder"))
+    with pytest.raises(ValueError, match="without a decoder sequence"):
         both.init(jax.random.key(0), sequence)
     with pytest.raises(ValueError, match="'nano' is not in the table"):
-        models.sized('nano')
+        models.sized("nano")

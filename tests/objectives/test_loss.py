@@ -35,7 +35,7 @@ def plain(features, table, bias, targets, weights):
     losses = -np.log((p * onehot).sum(-1))
     d_logits = (p - onehot) * weights[..., None]
     d_table = np.zeros(table.shape)
-    d_table[:VOCABULARY] = np.einsum('bnv,bne->ve', d_logits, x)
+    d_table[:VOCABULARY] = np.einsum("bnv,bne->ve", d_logits, x)
     d_bias = np.zeros(bias.shape)
     d_bias[:VOCABULARY] = d_logits.sum((0, 1))
     hits = logits.argmax(-1) == targets
@@ -43,10 +43,10 @@ def plain(features, table, bias, targets, weights):
     return sums, (d_logits @ w, d_table, d_bias, losses)
 
 
-@pytest.fixture(params=[1, 3, 10], ids='{}_chunks'.format)
+@pytest.fixture(params=[1, 3, 10], ids="{}_chunks".format)
 def chunks(request, monkeypatch):
     """3 chunks of 10 positions: the last one is filled up."""
-    monkeypatch.setattr(loss_module, 'number_of_chunks', lambda *_: request.param)
+    monkeypatch.setattr(loss_module, "number_of_chunks", lambda *_: request.param)
 
 
 def with_gradients(features, table, bias, targets, weights):
@@ -54,7 +54,7 @@ def with_gradients(features, table, bias, targets, weights):
         out = chunked_cross_entropy(features, table, bias, targets, weights, VOCABULARY)
         return 3.0 * out[0], out
 
-    with jax.numpy_dtype_promotion('strict'):
+    with jax.numpy_dtype_promotion("strict"):
         return jax.jit(jax.grad(total, argnums=(0, 1, 2, 3), has_aux=True))(
             features, table, bias, weights
         )
@@ -88,7 +88,7 @@ def test_padded_ids_get_no_gradient_and_weight_zero_gives_none(chunks):
 
 def test_rows_without_a_batch_axis_and_without_a_bias():
     features, table, bias, targets, weights = example(3)
-    with jax.numpy_dtype_promotion('strict'):
+    with jax.numpy_dtype_promotion("strict"):
         flat = chunked_cross_entropy(
             jnp.asarray(features[0]), table, None, targets[0], weights[0], VOCABULARY
         )
@@ -138,18 +138,18 @@ def test_the_whole_of_the_logits_never_exists():
     assert memory.temp_size_in_bytes < 4 * rows * positions * vocabulary / 2
 
 
-@pytest.mark.parametrize('axes', [('data',), ('data', 'tensor')])
+@pytest.mark.parametrize("axes", [("data",), ("data", "tensor")])
 def test_over_a_mesh_it_is_the_same_and_the_batch_stays_where_it_is(axes, monkeypatch):
     if jax.device_count() < 4:
-        pytest.skip('needs 4 devices: XLA_FLAGS=--xla_force_host_platform_device_count=4')
-    monkeypatch.setattr(loss_module, 'number_of_chunks', lambda *_: 2)
+        pytest.skip("needs 4 devices: XLA_FLAGS=--xla_force_host_platform_device_count=4")
+    monkeypatch.setattr(loss_module, "number_of_chunks", lambda *_: 2)
     P = jax.sharding.PartitionSpec
     shape = (4,) if len(axes) == 1 else (2, 2)
     types = (jax.sharding.AxisType.Auto,) * len(axes)
     mesh = jax.make_mesh(shape, axes, axis_types=types)
     features, table, bias, targets, weights = (np.concatenate([x] * 4) for x in example(5))
     table, bias = table[:PADDED], bias[:PADDED]
-    rows, pieces = P('data'), P('tensor') if 'tensor' in axes else P()
+    rows, pieces = P("data"), P("tensor") if "tensor" in axes else P()
     with jax.set_mesh(mesh):
         put = [
             jax.device_put(x, jax.NamedSharding(mesh, spec))
@@ -170,15 +170,19 @@ def test_over_a_mesh_it_is_the_same_and_the_batch_stays_where_it_is(axes, monkey
     for ours, theirs in zip(gradients, expected[:2], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
     # A gathered batch would show as logits of all 12 rows (or all 128 pieces) on one device.
-    local = (len(features) // shape[0], POSITIONS // 2, PADDED // (shape[1] if len(axes) > 1 else 1))
-    assert f'f32[{",".join(map(str, local))}]' in text
+    local = (
+        len(features) // shape[0],
+        POSITIONS // 2,
+        PADDED // (shape[1] if len(axes) > 1 else 1),
+    )
+    assert f"f32[{','.join(map(str, local))}]" in text
     for whole in ((len(features), *local[1:]), (local[0], local[1], PADDED)):
-        assert whole == local or f'f32[{",".join(map(str, whole))}]' not in text
+        assert whole == local or f"f32[{','.join(map(str, whole))}]" not in text
 
 
 def test_shapes_that_do_not_fit_are_refused():
     features, table, bias, targets, weights = example()
-    with pytest.raises(ValueError, match='expected .B,N,E.'):
+    with pytest.raises(ValueError, match="expected .B,N,E."):
         chunked_cross_entropy(features, table, bias, targets[:, :4], weights, VOCABULARY)
-    with pytest.raises(ValueError, match='vocabulary_size 129'):
+    with pytest.raises(ValueError, match="vocabulary_size 129"):
         chunked_cross_entropy(features, table, bias, targets, weights, 129)

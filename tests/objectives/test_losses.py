@@ -18,7 +18,7 @@ VOCABULARY = Vocabulary(
 )  # fmt: skip
 LENGTH, ROWS = 24, 4
 PAIRS = [(a, name) for a, names in objectives.pairs_by_architecture().items() for name in names]
-each_pair = pytest.mark.parametrize('architecture, name', PAIRS)
+each_pair = pytest.mark.parametrize("architecture, name", PAIRS)
 
 
 def rows_of(architecture, raw, seed):
@@ -27,7 +27,7 @@ def rows_of(architecture, raw, seed):
     rows = random.integers(19, 60, (ROWS, raw))
     rows[:, 11] = VOCABULARY.closing(architecture)
     rows[-1, 12:] = VOCABULARY.pad
-    if architecture == 'encoder':
+    if architecture == "encoder":
         rows[:, 0] = rows[:-1, 12] = VOCABULARY.cls
     return jnp.asarray(rows, jnp.int32)
 
@@ -44,14 +44,14 @@ def made(architecture, name):
     rows = rows_of(architecture, objective.shapes(setting).raw, 0)
     corrupt = jax.jit(jax.vmap(functools.partial(objective.corrupt, setting)))
     batch = corrupt(jax.random.split(jax.random.key(1), ROWS), rows)
-    init = jax.jit(functools.partial(model.init, method='initialise'))
+    init = jax.jit(functools.partial(model.init, method="initialise"))
     params = init(jax.random.key(2), batch.inputs, batch.decoder)
     losses = jax.jit(functools.partial(objective.losses, model))
-    return objective, model, params['params'], corrupt, batch, losses
+    return objective, model, params["params"], corrupt, batch, losses
 
 
 def run(losses, *arguments):
-    with jax.numpy_dtype_promotion('strict'):
+    with jax.numpy_dtype_promotion("strict"):
         return jax.tree.map(np.asarray, losses(*arguments))
 
 
@@ -62,9 +62,9 @@ def test_law_05_losses_are_sums_and_weights_recomputed_by_hand(architecture, nam
 
     @jax.jit
     def all_logits(params):
-        hidden = model.apply({'params': params}, batch.inputs, batch.decoder)
-        features = model.apply({'params': params}, hidden, method='readout')
-        return features @ model.apply({'params': params}, method='unembedding')[0].T
+        hidden = model.apply({"params": params}, batch.inputs, batch.decoder)
+        features = model.apply({"params": params}, hidden, method="readout")
+        return features @ model.apply({"params": params}, method="unembedding")[0].T
 
     logits = np.asarray(all_logits(params), np.float64)[..., : VOCABULARY.size]
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -73,9 +73,9 @@ def test_law_05_losses_are_sums_and_weights_recomputed_by_hand(architecture, nam
         position = n if batch.indices is None else batch.indices[b, n]
         loss -= logs[b, position, batch.targets[b, n]]
         hits += logs[b, position].argmax() == batch.targets[b, n]
-    np.testing.assert_allclose(sums['lm'][0], loss, rtol=1e-5)
-    assert sums['accuracy'][0] == hits
-    assert sums['lm'][1] == sums['accuracy'][1] == np.count_nonzero(batch.weights)
+    np.testing.assert_allclose(sums["lm"][0], loss, rtol=1e-5)
+    assert sums["accuracy"][0] == hits
+    assert sums["lm"][1] == sums["accuracy"][1] == np.count_nonzero(batch.weights)
     assert set(objective.coefficients()) <= set(sums)
 
 
@@ -127,7 +127,7 @@ def test_law_03_what_a_document_predicts_does_not_depend_on_its_neighbour(archit
 
 
 def test_dropout_is_driven_by_the_key():
-    _, _, params, _, batch, losses = made('decoder', 'causal_lm')
+    _, _, params, _, batch, losses = made("decoder", "causal_lm")
     keys = jax.random.split(jax.random.key(0))
-    first, again, second = (run(losses, params, batch, k)['lm'][0] for k in (keys[0], *keys))
-    assert first == again != second and first != run(losses, params, batch, None)['lm'][0]
+    first, again, second = (run(losses, params, batch, k)["lm"][0] for k in (keys[0], *keys))
+    assert first == again != second and first != run(losses, params, batch, None)["lm"][0]

@@ -38,7 +38,9 @@ def uniform_p(counts):
 @functools.cache
 def draw_spans(length):
     draw = functools.partial(random_spans, eligible=jnp.ones(length, bool))
-    return jax.jit(jax.vmap(lambda key, noise, spans: draw(key, noise=noise, spans=spans), (0, None, None)))
+    return jax.jit(
+        jax.vmap(lambda key, noise, spans: draw(key, noise=noise, spans=spans), (0, None, None))
+    )
 
 
 def spans_of(length, noise, spans):
@@ -77,7 +79,7 @@ def test_random_ordinary_draws_each_ordinary_piece_as_often():
     assert uniform_p(counts) > 1e-6
 
 
-@pytest.mark.parametrize('noise, spans', [(9, 3), (90, 4), (30, 30), (5, 1)])
+@pytest.mark.parametrize("noise, spans", [(9, 3), (90, 4), (30, 30), (5, 1)])
 def test_spans_are_as_many_and_as_long_as_asked_and_never_touch(noise, spans):
     mask = spans_of(200, noise, spans)
     np.testing.assert_array_equal(mask.sum(1), noise)
@@ -112,7 +114,9 @@ def test_noise_falls_evenly_on_a_row():
 def test_spans_stay_within_runs_and_come_to_each_by_its_length():
     eligible = np.ones(43, bool)
     eligible[[0, 11, 42]] = False
-    draw = jax.vmap(lambda key: random_spans(key, jnp.asarray(eligible), jnp.int32(3), jnp.int32(1)))
+    draw = jax.vmap(
+        lambda key: random_spans(key, jnp.asarray(eligible), jnp.int32(3), jnp.int32(1))
+    )
     mask = np.asarray(jax.jit(draw)(keys()))
     assert not mask[:, ~eligible].any()
     np.testing.assert_array_equal(mask.sum(1), 3)
@@ -129,8 +133,8 @@ def test_spans_come_out_shorter_where_there_is_no_room():
 
 
 def test_masked_lm_has_the_shares_of_bert():
-    objective = objectives.build('masked_lm')
-    setting = Setting('encoder', VOCABULARY, 64)
+    objective = objectives.build("masked_lm")
+    setting = Setting("encoder", VOCABULARY, 64)
     random = np.random.default_rng(0)
     rows = np.pad(random.choice(ORDINARY, (MANY, 62)), ((0, 0), (1, 1)), constant_values=(2, 3))
     rows[: MANY // 2, 40:] = 0  # half of them short: 39 pieces and no [SEP]
@@ -142,7 +146,9 @@ def test_masked_lm_has_the_shares_of_bert():
     np.testing.assert_array_equal(weights.sum(1)[MANY // 2 :], round(0.15 * 62))
     told, targets = weights > 0, np.asarray(batch.targets)
     indices = np.asarray(batch.indices)
-    assert uniform_p(np.bincount(indices[MANY // 2 :][told[MANY // 2 :]], minlength=64)[1:63]) > 1e-6
+    assert (
+        uniform_p(np.bincount(indices[MANY // 2 :][told[MANY // 2 :]], minlength=64)[1:63]) > 1e-6
+    )
     shown = np.take_along_axis(np.asarray(batch.inputs.tokens), indices, 1)[told]
     targets = targets[told]
     masks, same = shown == VOCABULARY.mask, shown == targets
@@ -155,13 +161,15 @@ def test_masked_lm_has_the_shares_of_bert():
     assert uniform_p(counts) > 1e-6
 
 
-@pytest.mark.parametrize('architecture', ['decoder', 'encoder_decoder'])
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
 def test_prefix_lm_splits_each_document_uniformly_and_apart_from_the_others(architecture):
-    objective = objectives.build('prefix_lm')
+    objective = objectives.build("prefix_lm")
     setting = Setting(architecture, VOCABULARY, 24)
     row = [*range(113, 122), 4, *range(122, 127), 4]
     row += [0] * (objective.shapes(setting).raw - len(row))
-    corrupt = jax.jit(jax.vmap(lambda k: objective.corrupt(setting, k, jnp.asarray(row, jnp.int32))))
+    corrupt = jax.jit(
+        jax.vmap(lambda k: objective.corrupt(setting, k, jnp.asarray(row, jnp.int32)))
+    )
     batch = corrupt(keys())
     targets = np.where(batch.weights > 0, batch.targets, 0)
     first = np.isin(targets, range(113, 122)).sum(1) + 1  # and its [EOS]
@@ -187,9 +195,9 @@ def test_span_corruption_has_the_lengths_of_t5():
         return tokens, lengths(tokens)[1]
 
     def ours(length, density, mean):
-        hyperparameters = {'noise_density': density, 'mean_span_length': mean}
-        objective = objectives.build('span_corruption', hyperparameters)
-        return objective.shapes(Setting('encoder_decoder', VOCABULARY, length))
+        hyperparameters = {"noise_density": density, "mean_span_length": mean}
+        objective = objectives.build("span_corruption", hyperparameters)
+        return objective.shapes(Setting("encoder_decoder", VOCABULARY, length))
 
     assert ours(512, 0.15, 3.0) == Shapes(raw=568, inputs=512, targets=114, overlap=0)
     for length in (64, 128, 256, 512):
@@ -199,8 +207,8 @@ def test_span_corruption_has_the_lengths_of_t5():
 
 
 def test_span_corruption_cuts_exactly_its_share_of_a_full_row():
-    objective = objectives.build('span_corruption')
-    setting = Setting('encoder_decoder', VOCABULARY, 512)
+    objective = objectives.build("span_corruption")
+    setting = Setting("encoder_decoder", VOCABULARY, 512)
     random = np.random.default_rng(0)
     rows = random.choice(ORDINARY, (64, 568))
     rows[:, [60, 61, 200, 450]] = 4  # four documents, one of them but [EOS], and a cut one

@@ -27,10 +27,8 @@ ORDINARY = [*range(113, 150), *range(160, 200)]
 INNER_SPECIAL = [VOCABULARY.unk, 155, 205]  # may stand inside a document
 PAIRS = [(a, name) for a, names in objectives.pairs_by_architecture().items() for name in names]
 LENGTH, ROWS = 48, 4
-each_pair = pytest.mark.parametrize('architecture, name', PAIRS)
-property_test = hypothesis.settings(
-    max_examples=20, deadline=None, derandomize=True, database=None
-)
+each_pair = pytest.mark.parametrize("architecture, name", PAIRS)
+property_test = hypothesis.settings(max_examples=20, deadline=None, derandomize=True, database=None)
 
 
 @functools.cache
@@ -45,7 +43,7 @@ def compiled(architecture, name, length=LENGTH):
 def corrupted(architecture, name, seed, rows, length=LENGTH):
     """The batches of single rows, as NumPy."""
     keys = jax.random.split(jax.random.key(seed), len(rows))
-    with jax.numpy_dtype_promotion('strict'):
+    with jax.numpy_dtype_promotion("strict"):
         batch = compiled(architecture, name, length)[3](keys, jnp.asarray(rows))
     batch = jax.tree.map(np.asarray, batch)
     return [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(len(rows))]
@@ -57,10 +55,10 @@ def documents_of(row, architecture):
     for token in row.tolist():
         if token == VOCABULARY.pad:
             break
-        if fresh or (architecture == 'encoder' and token == VOCABULARY.cls):
+        if fresh or (architecture == "encoder" and token == VOCABULARY.cls):
             found.append([])
         found[-1].append(token)
-        fresh = token == (VOCABULARY.sep if architecture == 'encoder' else VOCABULARY.eos)
+        fresh = token == (VOCABULARY.sep if architecture == "encoder" else VOCABULARY.eos)
     return found
 
 
@@ -72,12 +70,12 @@ def make_row(architecture, raw, lengths, offset, seed):
         pieces = random.choice(ORDINARY, length)
         inner = random.random(length) < 0.05
         pieces[inner] = random.choice(INNER_SPECIAL, inner.sum())
-        encoder = architecture == 'encoder'
+        encoder = architecture == "encoder"
         closing = VOCABULARY.sep if encoder else VOCABULARY.eos
         stream += [VOCABULARY.cls] * encoder + pieces.tolist() + [closing]
     offset %= len(stream)
     row = stream[offset : offset + raw]
-    if architecture == 'encoder':
+    if architecture == "encoder":
         row[0] = VOCABULARY.cls
     return np.array(row + [VOCABULARY.pad] * (raw - len(row)), np.int32)
 
@@ -99,7 +97,7 @@ def rows_and_batches(architecture, name, drawn):
 
 def kept(row, restored, architecture, name):
     """The row that was kept of it: all, but for span corruption of very short documents."""
-    if name == 'span_corruption' and architecture == 'encoder_decoder':
+    if name == "span_corruption" and architecture == "encoder_decoder":
         tokens = restored[restored > 0]
         if not np.array_equal(restored, row):  # cut short: its beginning, closed by an [EOS]
             assert tokens[-1] == VOCABULARY.eos
@@ -120,19 +118,19 @@ def test_law_10_inputs_and_targets_restore_the_row(architecture, name, drawn):
         assert len(tokens) >= 0.5 * (row > 0).sum()
 
 
-@pytest.mark.parametrize('architecture', ['decoder', 'encoder_decoder'])
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
 def test_law_10_no_token_is_lost_where_documents_are_a_sentence_or_longer(architecture):
-    raw, many = compiled(architecture, 'span_corruption')[2], 256
+    raw, many = compiled(architecture, "span_corruption")[2], 256
     random = np.random.default_rng(5)
     rows = np.stack([
         make_row(architecture, raw, random.integers(12, 80, 6), random.integers(60), i)
         for i in range(many)
     ])  # fmt: skip
-    objective, setting = compiled(architecture, 'span_corruption')[:2]
+    objective, setting = compiled(architecture, "span_corruption")[:2]
     batches = [
         batch
         for i in range(0, many, ROWS)
-        for batch in corrupted(architecture, 'span_corruption', i, rows[i : i + ROWS])
+        for batch in corrupted(architecture, "span_corruption", i, rows[i : i + ROWS])
     ]
     for row, batch in zip(rows, batches, strict=True):
         np.testing.assert_array_equal(objective.inverse(setting, batch), row)
@@ -146,13 +144,13 @@ def test_law_10_targets_never_cross_a_document(architecture, name, drawn):
     for row, batch in pairs:
         whole, _ = kept(row, objective.inverse(setting, batch), architecture, name)
         documents = documents_of(whole, architecture)
-        if name in ('masked_lm', 'causal_lm'):
+        if name in ("masked_lm", "causal_lm"):
             told = np.flatnonzero(batch.weights)
             read = told if batch.indices is None else batch.indices[told]
             flat = [n for n, document in enumerate(documents, 1) for _ in document]
             flat += [0] * (len(row) - len(flat))
             np.testing.assert_array_equal(batch.inputs.segments, flat[: setting.length])
-            ahead = 1 if name == 'causal_lm' else 0
+            ahead = 1 if name == "causal_lm" else 0
             np.testing.assert_array_equal([flat[i + ahead] for i in read], np.array(flat)[read])
             np.testing.assert_array_equal(batch.targets[told], row[read + ahead])
             continue
@@ -162,7 +160,7 @@ def test_law_10_targets_never_cross_a_document(architecture, name, drawn):
             both = sorted(t for t in given_side + told_side if t in ORDINARY)
             mine = sorted(t for t in document if t in ORDINARY)
             last = number == len(documents) - 1  # of which a decoder may leave one token unread
-            assert both == mine or (last and name == 'prefix_lm' and len(document) == 1)
+            assert both == mine or (last and name == "prefix_lm" and len(document) == 1)
 
 
 @each_pair
@@ -172,13 +170,13 @@ def test_law_10_special_ids_are_never_touched(architecture, name, drawn):
     objective, setting, pairs = rows_and_batches(architecture, name, drawn)
     for row, batch in pairs:
         read, told = batch.inputs.tokens, batch.targets[batch.weights > 0]
-        if name == 'masked_lm':
+        if name == "masked_lm":
             special = ~np.isin(row, ORDINARY)
             np.testing.assert_array_equal(read[special], row[special])
             assert np.isin(told, ORDINARY).all()
             changed = read[read != row]
             assert (np.isin(changed, ORDINARY) | (changed == VOCABULARY.mask)).all()
-        elif name == 'span_corruption':
+        elif name == "span_corruption":
             whole, _ = kept(row, objective.inverse(setting, batch), architecture, name)
             own = [*ORDINARY, *VOCABULARY.sentinels, VOCABULARY.eos]
             assert np.isin(told, own).all()
@@ -187,11 +185,11 @@ def test_law_10_special_ids_are_never_touched(architecture, name, drawn):
             assert [t for t in given_tokens if t in INNER_SPECIAL] == stay
 
 
-@pytest.mark.parametrize('architecture', ['decoder', 'encoder_decoder'])
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
 @hypothesis.given(drawn=some_rows)
 @property_test
 def test_law_10_sentinels_are_in_order_and_spans_apart(architecture, drawn):
-    name = 'span_corruption'
+    name = "span_corruption"
     _, setting, pairs = rows_and_batches(architecture, name, drawn)
     for _, batch in pairs:
         first = lambda side: [t for t in side if t in VOCABULARY.sentinels]  # noqa: E731
@@ -217,10 +215,12 @@ def test_shapes_are_static_and_those_announced(architecture, name):
     assert batch.inputs.tokens.shape == (2, shapes.inputs) == (2, LENGTH)
     assert batch.targets.shape == batch.weights.shape == (2, shapes.targets)
     assert batch.targets.dtype == jnp.int32 and batch.weights.dtype == jnp.float32
-    assert (batch.decoder is None) == (architecture != 'encoder_decoder')
-    predicted = batch.indices if batch.indices is not None else (batch.decoder or batch.inputs).tokens
+    assert (batch.decoder is None) == (architecture != "encoder_decoder")
+    predicted = (
+        batch.indices if batch.indices is not None else (batch.decoder or batch.inputs).tokens
+    )
     assert predicted.shape == batch.targets.shape
-    assert f'{raw} raw' in objective.describe(setting)
+    assert f"{raw} raw" in objective.describe(setting)
     assert 0 < objective.targets_expected(setting) <= shapes.targets
 
 
@@ -233,21 +233,25 @@ def test_law_01_a_row_depends_on_its_key_and_not_on_its_neighbours(architecture,
     keys = jax.random.split(jax.random.key(3), ROWS)
     batch = compiled(architecture, name)[3](keys[::-1], jnp.asarray(rows[::-1].copy()))
     for i in range(ROWS):
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[-1 - i], b), batch, together[i])
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_array_equal(a[-1 - i], b), batch, together[i]
+        )
 
 
-@pytest.mark.parametrize('architecture, name', [PAIRS[0], PAIRS[-1]])
+@pytest.mark.parametrize("architecture, name", [PAIRS[0], PAIRS[-1]])
 def test_law_01_jitted_and_eager_are_the_same(architecture, name):
     objective, setting, raw, _ = compiled(architecture, name)
     row = make_row(architecture, raw, [9, 20, 3, 30], 0, 0)
     jitted = corrupted(architecture, name, 3, np.stack([row] * ROWS))
-    eager = objective.corrupt(setting, jax.random.split(jax.random.key(3), ROWS)[1], jnp.asarray(row))
+    eager = objective.corrupt(
+        setting, jax.random.split(jax.random.key(3), ROWS)[1], jnp.asarray(row)
+    )
     jax.tree.map(np.testing.assert_array_equal, eager, jitted[1])
 
 
 @each_pair
 def test_law_01_another_key_draws_otherwise(architecture, name):
-    if name == 'causal_lm':
+    if name == "causal_lm":
         return
     raw = compiled(architecture, name)[2]
     row = make_row(architecture, raw, [60], 0, 0)
@@ -277,7 +281,9 @@ def test_segments_agree_on_both_sides_and_positions_restart(architecture, name):
         if batch.decoder is not None:  # nothing is typed without an input to look at
             typed = set(batch.decoder.segments.tolist()) - {0}
             assert typed and typed <= set(batch.inputs.segments.tolist())
-            starts = batch.decoder.tokens[(batch.decoder.positions == 0) & (batch.decoder.segments > 0)]
+            starts = batch.decoder.tokens[
+                (batch.decoder.positions == 0) & (batch.decoder.segments > 0)
+            ]
             assert set(starts.tolist()) == {VOCABULARY.start}
 
 
@@ -290,30 +296,30 @@ def test_a_pair_that_makes_no_sense_is_refused_with_those_that_do():
             with pytest.raises(ValueError) as error:
                 objectives.check(objectives.build(name), architecture)
             message = str(error.value)
-            assert '\n' not in message and name in message and cls.unfit[architecture] in message
-            assert 'encoder_decoder: prefix_lm, span_corruption' in message
+            assert "\n" not in message and name in message and cls.unfit[architecture] in message
+            assert "encoder_decoder: prefix_lm, span_corruption" in message
 
 
 def test_unknown_names_and_values_are_refused_in_one_line():
     for arguments, word in [
-        (('maskd_lm',), "did you mean 'masked_lm'"),
-        (('masked_lm', {'rte': 0.2}), "did you mean 'rate'"),
-        (('causal_lm', {'rate': 0.2}), 'none at all'),
-        (('masked_lm', {'mask': 0.5}), 'expected 1'),
+        (("maskd_lm",), "did you mean 'masked_lm'"),
+        (("masked_lm", {"rte": 0.2}), "did you mean 'rate'"),
+        (("causal_lm", {"rate": 0.2}), "none at all"),
+        (("masked_lm", {"mask": 0.5}), "expected 1"),
     ]:
         with pytest.raises(ValueError, match=word) as error:
             objectives.build(*arguments)
-        assert '\n' not in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_rows_without_room_or_sentinels_are_refused():
-    spans = objectives.build('span_corruption')
-    with pytest.raises(ValueError, match='too short'):
-        spans.shapes(Setting('encoder_decoder', VOCABULARY, 2))
-    with pytest.raises(ValueError, match='100 sentinels'):
-        spans.shapes(Setting('encoder_decoder', VOCABULARY, 2048))
+    spans = objectives.build("span_corruption")
+    with pytest.raises(ValueError, match="too short"):
+        spans.shapes(Setting("encoder_decoder", VOCABULARY, 2))
+    with pytest.raises(ValueError, match="100 sentinels"):
+        spans.shapes(Setting("encoder_decoder", VOCABULARY, 2048))
 
 
 def test_ordinary_ranges_must_be_apart():
-    with pytest.raises(ValueError, match='apart'):
-        Vocabulary(**{**vars(VOCABULARY), 'ordinary': ((113, 150), (140, 200))})
+    with pytest.raises(ValueError, match="apart"):
+        Vocabulary(**{**vars(VOCABULARY), "ordinary": ((113, 150), (140, 200))})

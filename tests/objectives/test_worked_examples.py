@@ -20,14 +20,14 @@ VOCABULARY = Vocabulary(
     modes=(7, 8, 9), infill=(10, 11, 12), sentinels=tuple(range(13, 19)), ordinary=((19, 60),),
 )  # fmt: skip
 EXAMPLES = [
-    (Batch, 'masked_lm', {'rate': 1 / 3}, 'encoder', 9),
-    (objectives.CausalLM, 'causal_lm', {}, 'decoder', 8),
-    (objectives.PrefixLM, 'prefix_lm', {}, 'encoder_decoder', 8),
+    (Batch, "masked_lm", {"rate": 1 / 3}, "encoder", 9),
+    (objectives.CausalLM, "causal_lm", {}, "decoder", 8),
+    (objectives.PrefixLM, "prefix_lm", {}, "encoder_decoder", 8),
     (
         objectives.SpanCorruption,
-        'span_corruption',
-        {'noise_density': 0.4, 'mean_span_length': 1.5, 'closed_documents': 2},
-        'encoder_decoder',
+        "span_corruption",
+        {"noise_density": 0.4, "mean_span_length": 1.5, "closed_documents": 2},
+        "encoder_decoder",
         8,
     ),
 ]
@@ -35,21 +35,21 @@ EXAMPLES = [
 
 def read_example(docstring):
     """{'row': [...], 'inputs.tokens': [...], ...} out of lines `name [ 1, 2, 3 ]`."""
-    lines = re.findall(r'^ +([a-z.]+) +\[([-\d, ]+)\]', docstring, re.MULTILINE)
-    return {name: [int(number) for number in numbers.split(',')] for name, numbers in lines}
+    lines = re.findall(r"^ +([a-z.]+) +\[([-\d, ]+)\]", docstring, re.MULTILINE)
+    return {name: [int(number) for number in numbers.split(",")] for name, numbers in lines}
 
 
 def field(batch, name):
-    for part in name.split('.'):
+    for part in name.split("."):
         batch = getattr(batch, part)
     return np.asarray(batch)
 
 
-@pytest.mark.parametrize('where, name, hyperparameters, architecture, length', EXAMPLES)
+@pytest.mark.parametrize("where, name, hyperparameters, architecture, length", EXAMPLES)
 def test_the_example_in_the_docstring(where, name, hyperparameters, architecture, length):
     example = read_example(where.__doc__)
-    row = jnp.asarray(example.pop('row'), jnp.int32)
-    assert {'inputs.tokens', 'inputs.segments', 'targets', 'weights'} <= example.keys()
+    row = jnp.asarray(example.pop("row"), jnp.int32)
+    assert {"inputs.tokens", "inputs.segments", "targets", "weights"} <= example.keys()
     objective = objectives.build(name, hyperparameters)
     setting = Setting(architecture, VOCABULARY, length)
     assert objective.shapes(setting).raw == len(row)
@@ -61,5 +61,5 @@ def test_the_example_in_the_docstring(where, name, hyperparameters, architecture
         assert drawn.shape[1:] == (len(expected),), name
         same &= (drawn == expected).all(1)
     assert same.any()
-    if name == 'causal_lm':
+    if name == "causal_lm":
         assert same.all()

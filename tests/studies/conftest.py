@@ -66,9 +66,7 @@ class Fakes:
         words = f"{architecture}{config.transfer}{config.task.examples}{config.seed.order}"
         noise = np.random.default_rng(zlib.crc32(words.encode())).normal(0, 0.012)
         pair = np.random.default_rng(config.seed.order).normal(0, 0.02)
-        test = (
-            0.05 + 0.24 * math.log10(config.task.examples / 20) + EASE[architecture] + noise
-        )
+        test = 0.05 + 0.24 * math.log10(config.task.examples / 20) + EASE[architecture] + noise
         test += pair + GAIN[config.transfer] * min(1, 200 / config.task.examples + 0.4)
         with open(folder / "metrics.jsonl", "w") as file:
             for step in range(0, 401, 50):

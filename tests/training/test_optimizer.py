@@ -52,8 +52,8 @@ def test_two_updates_equal_adamw_in_numpy():
     tx = optimizer.build(config, PARAMS)
     params, state = PARAMS, tx.init(PARAMS)
     expected = {name: np.array(leaf, np.float64) for name, leaf in NAMES.items()}
-    m = {name: 0.0 for name in NAMES}
-    v = {name: 0.0 for name in NAMES}
+    m = dict.fromkeys(NAMES, 0.0)
+    v = dict.fromkeys(NAMES, 0.0)
     key = jax.random.key(0)
     for step in (1, 2):
         key, sub = jax.random.split(key)

@@ -1,0 +1,69 @@
+"""Law 12: each file in configs/, shrunk and re-sourced by one helper, runs; none is left out."""
+
+import pathlib
+
+import pytest
+import shrink
+
+import finetune
+import train
+from studies import three_ways
+from studies.config import StudyConfig
+from training import config as configs
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SHARED = {"__init__.py", "base.py"}
+
+
+def shipped(folder):
+    return sorted(p for p in (ROOT / "configs" / folder).glob("*.py") if p.name not in SHARED)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("shipped")
+
+
+def test_no_folder_of_configs_is_forgotten():
+    folders = {p.name for p in (ROOT / "configs").iterdir() if p.is_dir() and p.name[0] not in "_."}
+    assert folders == {"finetune", "studies"}
+
+
+@pytest.mark.parametrize("path", shipped("."), ids=lambda p: p.stem)
+@pytest.mark.parametrize("target", shipped("finetune"), ids=lambda p: p.stem)
+def test_law_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path, target):
+    run = folder / path.stem
+    assert train.run(shrink.pretraining(folder, str(path)), str(run)).step == 2
+    result = finetune.run(shrink.finetuning(folder, run, str(target)), f"{run}-{target.stem}")
+    assert result.step == 2
+    assert "test/accuracy" in result.metrics
+
+
+@pytest.mark.parametrize("path", shipped("."), ids=lambda p: p.stem)
+def test_every_size_of_a_shipped_config_resolves(path):
+    for size in ("tiny", "mini", "small", "medium", "base", "large", "xl"):
+        configs.resolve(train.Config, configs.load_file(f"{path}:size={size}"))
+
+
+@pytest.mark.parametrize("path", shipped("studies"), ids=lambda p: p.stem)
+def test_law_12_a_shipped_study_runs_shrunk(folder, path):
+    shrink.labelled(folder)
+    shrink.corpus(folder)
+    plan = configs.load_file(str(path)).to_dict()
+    tiny = shrink.pretraining(folder, "configs/decoder.py", evaluation__every="1 steps")
+    small = shrink.finetuning(folder, "run", evaluation__every="never", checkpoint__every="never",
+                              evaluation__select="last")  # fmt: skip
+
+    def words(config, leave=()):
+        flat = configs.flatten(config.to_dict())
+        return tuple(f"{k}={v}" for k, v in flat.items() if not k.startswith(leave))
+
+    plan["pretrain"] = tuple(plan["pretrain"]) + words(
+        tiny, ("model.arch", "objective", "model.posi")
+    )
+    plan["finetune"] = tuple(plan["finetune"]) + words(small, ("init_from",))
+    plan |= {"architectures": ("decoder",), "budgets": (20,), "seeds": (0,)}
+    settings = configs.resolve(StudyConfig, plan)
+    results = three_ways.run(settings, folder / f"study-{path.stem}")
+    assert results["complete"] and len(results["cells"]) == 3
+    assert (folder / f"study-{path.stem}" / "report.html").is_file()
