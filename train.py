@@ -194,7 +194,8 @@ def run(config, workdir):
     step_flops = batch_size * flops.per_row(model_config, params, batch)
     run_directory.write_manifest(
         folder, resolved,
-        {"data": corpus.fingerprint, "contents": corpus.contents, "tokenizer": tokenizer.fingerprint, "parameters": sizes,
+        {"data": corpus.fingerprint, "contents": corpus.contents,
+         "tokenizer": tokenizer.fingerprint, "parameters": sizes,
          "unigram_entropy": unigram, "tokens_per_step": tokens, "total_steps": total,
          "targets_per_step": batch_size * config.objective.targets_expected(setting),
          "flops_per_step": step_flops},

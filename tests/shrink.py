@@ -8,68 +8,11 @@ import numpy as np
 
 from training import config as configs
 
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "to",
-    "in",
-    "and",
-    "is",
-    "that",
-    "it",
-    "was",
-    "for",
-    "on",
-    "are",
-    "with",
-    "as",
-    "this",
-    "be",
-    "by",
-    "at",
-    "from",
-    "or",
-    "an",
-    "have",
-    "not",
-    "they",
-    "which",
-    "you",
-    "one",
-    "had",
-    "but",
-    "all",
-    "were",
-    "when",
-    "we",
-    "there",
-    "can",
-    "more",
-    "if",
-    "would",
-    "who",
-    "about",
-    "up",
-    "out",
-    "so",
-    "said",
-    "what",
-    "river",
-    "stone",
-    "light",
-    "water",
-    "house",
-    "garden",
-    "letter",
-    "window",
-    "music",
-    "winter",
-    "summer",
-    "forest",
-    "mountain",
-    "city",
-]
+WORDS = """
+the a of to in and is that it was for on are with as this be by at from or an have not they which you
+one had but all were when we there can more if would who about up out so said what river stone light
+water house garden letter window music winter summer forest mountain city
+""".split()
 
 
 def corpus(folder, documents=300, seed=0):

@@ -25,4 +25,5 @@ def get_config():
         "checkpoint.every=never",
         "logging.tensorboard=false",
     )
+    config.tune_seeds = (1000,)
     return config
