@@ -223,6 +223,9 @@ def run(config, workdir):
     clock = dataclasses.replace(clock, total=total)
     rates = optimizer.schedule(config.optimizer, clock)
     metric = config.task.metric
+    table = optimizer.table(config.optimizer, params, frozen)
+    for line in table:
+        log.info(f"  {line}")
     trainable, _ = rules.split(params, frozen)
     tx = optimizer.build(config.optimizer, trainable)
     abstract = states.abstract(params, tx, frozen)
@@ -262,7 +265,8 @@ def run(config, workdir):
     run_directory.write_manifest(
         folder, resolved,
         {"data": splits.fingerprint, "tokenizer": tokenizer.fingerprint, "labels": list(names),
-         "parameters": sizes, "total_steps": total, "init_from": f"{source_run}@{source_step}"},
+         "parameters": sizes, "total_steps": total,
+         "init_from": f"{source_run}@{source_step}", "rules": table},
     )  # fmt: skip
     program = step.compiled_update(
         task, model, step.as_given, optimizer.static(config.optimizer), optimizer.build, frozen,

@@ -152,8 +152,8 @@ def run(config, workdir):
     with meshes.use(mesh):
         params = jax.eval_shape(init, jax.eval_shape(lambda: step.stream_key(0, "init")))
     sizes = flops.count(params)
-    log.info(f"{sizes['total']:,} parameters, {sizes['non_embedding']:,} outside embeddings; "
-             f"{batch.targets.shape[1]} of {shapes.inputs} positions predicted")  # fmt: skip
+    log.info(f"{sizes['total']:,} parameters, {sizes['non_embedding']:,} outside embeddings")
+    log.info(config.objective.describe(setting))
 
     # ---- optimizer and state ---------------------------------------------------------------------
     logs.banner("optimizer and state")
@@ -162,8 +162,9 @@ def run(config, workdir):
     total = clock.steps(config.training.duration, "training.duration")
     clock = dataclasses.replace(clock, total=total)
     rates = optimizer.schedule(config.optimizer, clock)
-    for line in optimizer.table(config.optimizer, params, frozenset()):
-        log.debug(line)
+    table = optimizer.table(config.optimizer, params, frozenset())
+    for line in table:
+        log.info(f"  {line}")
     tx = optimizer.build(config.optimizer, params)
     abstract = states.abstract(params, tx, frozenset())
     placement = step.Placement(states.shardings(mesh, abstract))
@@ -198,7 +199,7 @@ def run(config, workdir):
          "tokenizer": tokenizer.fingerprint, "parameters": sizes,
          "unigram_entropy": unigram, "tokens_per_step": tokens, "total_steps": total,
          "targets_per_step": batch_size * config.objective.targets_expected(setting),
-         "flops_per_step": step_flops},
+         "flops_per_step": step_flops, "rules": table},
     )  # fmt: skip
     program = step.compiled_update(
         config.objective, model, make_batch, optimizer.static(config.optimizer), optimizer.build,
@@ -258,7 +259,7 @@ def run(config, workdir):
         with meshes.use(mesh):
             state = loop.run(
                 state, start, sources(), update, cadence, rates=rates, metrics=metrics, rate=rate,
-                evaluate=evaluate if held_rows else None, save=checkpoints.save,
+                evaluate=evaluate if held_rows else None, save=checkpoints.save if cadence.save else None,
                 coefficients=coefficients, resumed=resumed,
             )  # fmt: skip
         checkpoints.wait()

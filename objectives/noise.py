@@ -62,10 +62,11 @@ def random_spans(
     T5's random_spans_noise_mask (Raffel et al. 2020, section 3.1.4) cuts a row regardless of what
     is in it; this is its like for rows in which some positions must stay. Lengths are T5's: all
     ways of cutting `noise` into `spans` parts are as likely. Places are evenly spread: spans begin
-    at the best of random scores, no two side by side. A span that meets the end of its run or the
-    next span reaches back instead; what still finds no place makes other spans longer. Spans never
-    touch. A row of many spans gets fewer than asked above about one in three positions, and less
-    noise where the runs that have spans are full (never if each run is as long as noise + spans).
+    at the best of random scores, no two side by side. A span stops where its run ends and before
+    it would touch the next one; what it lacks then makes other spans longer.
+
+    Fewer spans come out if more are asked for than one in about three positions, and less noise
+    if the runs that have spans are full (never if each run is as long as noise + spans).
     """
     length = eligible.shape[0]
     index = jnp.arange(length, dtype=jnp.int32)
@@ -84,17 +85,12 @@ def random_spans(
     parts = jax.ops.segment_sum(ones, part, num_segments=length)
     wanted = parts[jnp.maximum(jnp.cumsum(seeds, dtype=jnp.int32) - 1, 0)]
 
-    # A span is `forward` tokens from its seed on and `back` before it.
-    wall_before, wall_after = _last(~eligible), _next(~eligible)
-    seed_before, seed_after = _shifted(_last(seeds), -1)[0], _shifted(_next(seeds), length)[1]
-    end_after = jnp.where(seed_after < length, seed_after - 1, seed_after)
-    forward = jnp.minimum(wanted, jnp.minimum(wall_after, end_after) - index)
-    end_before = seed_before + forward[seed_before]
-    floor = jnp.where(seed_before > wall_before, end_before, wall_before) + 1
-    back = jnp.minimum(wanted - forward, index - floor)
-    owner, follower = jnp.maximum(_last(seeds), 0), jnp.minimum(_next(seeds), length - 1)
-    mask = seeds[owner] & (index < owner + forward[owner]) & eligible
-    mask |= seeds[follower] & (index >= follower - back[follower]) & eligible
+    # A span begins at its seed and ends at the latest with its run, or one before the next seed.
+    following = _shifted(_next(seeds), length)[1]
+    limit = jnp.where(following < length, following - 1, following)
+    limit = jnp.minimum(limit, _next(~eligible))
+    owner = jnp.maximum(_last(seeds), 0)
+    mask = seeds[owner] & (index < jnp.minimum(owner + wanted[owner], limit[owner]))
     return grow(grow_key, eligible, mask, noise - mask.sum(dtype=jnp.int32))
 
 

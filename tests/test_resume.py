@@ -115,6 +115,42 @@ def test_law_2_three_interruptions_change_nothing(folder, uninterrupted, number,
     assert_the_same_run(folder / f"cut-{number.name}", uninterrupted)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["encoder", "encoder_decoder"])
+def test_law_2_holds_for_the_other_architectures(folder, architecture):
+    run_to_the_end(command(folder, f"{architecture}-whole", architecture))
+    words = command(folder, f"{architecture}-cut", architecture)
+    for moment in MOMENTS:
+        assert interrupt(words, moment, signal.SIGKILL)[0] == -9
+    run_to_the_end(words)
+    assert_the_same_run(folder / f"{architecture}-cut", folder / f"{architecture}-whole")
+
+
+def test_law_2_a_stopped_finetuning_goes_on_as_if_nothing_had_happened(folder, uninterrupted):
+    def words(name):
+        config = shrink.finetuning(
+            folder,
+            uninterrupted,
+            training__duration="200 steps",
+            checkpoint__every="20 steps",
+            evaluation__every="50 steps",
+        )
+        flat = shrink.configs.flatten(config.to_dict())
+        flags = [f"--config.{k}={v}" for k, v in flat.items() if not isinstance(v, tuple)]
+        return [sys.executable, "finetune.py", "--config=configs/finetune/classification.py",
+                f"--workdir={folder}/{name}", *flags]  # fmt: skip
+
+    run_to_the_end(words("tuned"))
+    assert interrupt(words("tuned-cut"), 70, signal.SIGTERM)[0] == 143
+    assert "resumed from checkpoint" in run_to_the_end(words("tuned-cut"))
+    assert shrink.metrics(folder / "tuned-cut") == shrink.metrics(folder / "tuned")
+    ours, theirs = arrays(folder / "tuned-cut", 200), arrays(folder / "tuned", 200)
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    for file in ("scores.json", "predictions_test.tsv"):
+        assert (folder / "tuned-cut" / file).read_text() == (folder / "tuned" / file).read_text()
+
+
 def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_is_used(folder, uninterrupted):
     run = folder / "torn"
     shutil.copytree(uninterrupted, run)

@@ -4,7 +4,9 @@ The learning rate is an argument of the step, so that runs of different rates, s
 share one compiled program.
 """
 
+import collections
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -101,18 +103,25 @@ def build(config, params):
 
 
 def table(config, params, frozen):
-    """Lines `path  shape  decay  rate` for the log and the run directory; frozen leaves say so."""
+    """What the rules came to, for the log and the manifest: lines `path  shape  decay  rate`.
+
+    Layers that fare alike share a line (`layer_*`); frozen leaves say so.
+    """
     flat = rules.paths(params)
     names = {path: leaf for path, leaf in flat.items() if path not in frozen}
     decay = (
         rules.resolve(config.decay_rules, names, "config.optimizer.decay_rules") if names else {}
     )
     rate = rules.resolve(config.rate_rules, names, "config.optimizer.rate_rules") if names else {}
-    width = max(map(len, flat))
+    lines = collections.Counter()
+    for path, leaf in flat.items():
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        fate = "frozen" if path in frozen else f"decay {decay[path]:g}  rate {rate[path]:g}"
+        lines[re.sub(r"layer_\d+", "layer_*", path), shape, fate] += 1
+    width = max(len(path) for path, _, _ in lines)
     return [
-        f"{path:<{width}}  {'x'.join(map(str, leaf.shape)) or 'scalar':>12}  "
-        + ("frozen" if path in frozen else f"decay {decay[path]:g}  rate {rate[path]:g}")
-        for path, leaf in flat.items()
+        f"{path:<{width}}  {count:>3} x {shape:<12}  {fate}"
+        for (path, shape, fate), count in lines.items()
     ]
 
 

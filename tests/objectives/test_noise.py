@@ -106,8 +106,8 @@ def test_noise_falls_evenly_on_a_row():
     mask = spans_of(200, 30, 10)
     share = mask.mean(0)
     error = (0.15 * 0.85 / MANY) ** 0.5
-    # A span that meets the end reaches back; at the beginning of a run there is nothing behind it.
-    assert abs(share[8:] - 0.15).max() < 5.5 * error + 0.01
+    # At the beginning of a run there is no span that could reach over from the left.
+    assert abs(share[8:] - 0.15).max() < 5 * error
     assert 0.2 * 0.15 < share[0] < 0.5 * 0.15
 
 

@@ -24,7 +24,7 @@ VOCABULARY = Vocabulary(
     ordinary=((113, 150), (160, 200)),
 )  # fmt: skip
 ORDINARY = [*range(113, 150), *range(160, 200)]
-INNER_SPECIAL = [VOCABULARY.unk, 155, 205]  # may stand inside a document
+INNER_SPECIAL = [VOCABULARY.unk, 150, 159, 200]  # may stand inside a document
 PAIRS = [(a, name) for a, names in objectives.pairs_by_architecture().items() for name in names]
 LENGTH, ROWS = 48, 4
 each_pair = pytest.mark.parametrize("architecture, name", PAIRS)
@@ -278,7 +278,14 @@ def test_segments_agree_on_both_sides_and_positions_restart(architecture, name):
                 (place,) = np.nonzero(side.segments == number)
                 np.testing.assert_array_equal(place, place[:1] + np.arange(len(place)))
                 np.testing.assert_array_equal(side.positions[place], np.arange(len(place)))
-        if batch.decoder is not None:  # nothing is typed without an input to look at
+        expected = {"encoder": "all", "encoder_decoder": "all", "decoder": "prefix"}[architecture]
+        expected = "causal" if name == "causal_lm" else expected
+        assert batch.inputs.visibility == expected
+        if expected == "prefix":  # what is told is not shown to what comes before it
+            told = batch.indices[batch.weights > 0] + 1
+            assert not batch.inputs.prefix[told[told < LENGTH]].any()
+        if batch.decoder is not None:  # and nothing is typed without an input to look at
+            assert batch.decoder.visibility == "causal"
             typed = set(batch.decoder.segments.tolist()) - {0}
             assert typed and typed <= set(batch.inputs.segments.tolist())
             starts = batch.decoder.tokens[
