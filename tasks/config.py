@@ -16,7 +16,6 @@ def _field(default, help, **metadata):
 class TaskConfig:
     """A labelled set and what is learned from it."""
 
-    shape: str = _field("classification", "what is predicted", choices=("classification",))
     source: str = _field("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
     text: str = _field("text", "column of the text")
     text_pair: str = _field("", "column of the second text of a pair; empty: single texts")
