@@ -59,6 +59,8 @@ def _model(case, size):
             embd_pdrop=0.0,
             attn_pdrop=0.0,
             use_cache=False,
+            bos_token_id=0,
+            eos_token_id=0,
             **common,
         )
         return _fastest(transformers.GPT2LMHeadModel, config)

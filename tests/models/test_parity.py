@@ -14,6 +14,8 @@ REASON = "needs PyTorch and transformers: pip install -e .[parity]"
 torch = pytest.importorskip("torch", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 
+pytestmark = pytest.mark.parity
+
 RANDOM = np.random.default_rng(0)
 TOKENS = RANDOM.integers(0, 90, (2, 11)).astype(np.int32)
 REPLY = RANDOM.integers(0, 90, (2, 6)).astype(np.int32)
