@@ -35,7 +35,7 @@ from training import config as configs
 from training import mesh as meshes
 from training import state as states
 from training.checkpoint import CheckpointConfig, Checkpoints, locate, params_metadata
-from training.config import Seeds
+from training.config import ConfigError, Seeds
 from training.logs import LoggingConfig
 from training.mesh import MeshConfig
 from training.optimizer import OptimizerConfig
@@ -140,14 +140,6 @@ class Config:
                 f"task.metric={self.task.metric!r} is of values, classification predicts classes; "
                 f"expected accuracy, macro_f1 or matthews"
             )
-        if self.evaluation.select == "best" and "never" in (
-            self.evaluation.every,
-            self.checkpoint.every,
-        ):
-            raise ValueError(
-                "evaluation.select='best' needs evaluation.every and checkpoint.every; "
-                "set select='last', or cadences"
-            )
 
 
 def run(config, workdir):
@@ -159,15 +151,16 @@ def run(config, workdir):
     # ---- configuration ---------------------------------------------------------------------------
     logs.banner("configuration")
     config = configs.resolve(Config, config)
-    if config.training.deterministic:
-        cli.deterministic()
-    source_run, source_step = locate(config.init_from)
-    folder = run_directory.open_run(workdir, configs.to_dict(config), "finetune")
-    record = run_directory.read_config(source_run)
-    model_config, lines = config.model.apply(ModelConfig(**record["model"]))
-    log.info(f"{model_config.architecture} of {source_run} at step {source_step}, "
-             f"transfer={config.transfer}, into {folder}")  # fmt: skip
-    for line in lines:
+    folder = run_directory.open_run(workdir, config, "finetune")
+    # A run that has begun is complete: it needs the pretrained one no more, wherever that has gone.
+    begun = run_directory.read_manifest(folder)
+    source = begun.get("init_from") or "{}@{}".format(*locate(config.init_from))
+    origin = folder if begun else locate(source)[0]
+    model_config, lines = config.model.apply(
+        ModelConfig(**run_directory.read_config(origin)["model"])
+    )
+    log.info(f"{model_config.architecture} of {source}, transfer={config.transfer}, into {folder}")
+    for line in [] if begun else lines:
         log.info(line)
 
     # ---- devices ---------------------------------------------------------------------------------
@@ -178,7 +171,7 @@ def run(config, workdir):
 
     # ---- labelled examples -----------------------------------------------------------------------
     logs.banner("labelled examples")
-    tokenizer = tokenizers.load(source_run / "tokenizer.json")
+    tokenizer = tokenizers.load(origin / "tokenizer.json")
     splits = labelled.load(
         config.task.source, config.task.text, config.task.text_pair, config.task.label,
         validation_fraction=config.task.validation_fraction, log=log.info,
@@ -192,6 +185,9 @@ def run(config, workdir):
     }  # fmt: skip
     chosen = batches.subset(encoded["train"].labels, config.task.examples, config.seed.order)
     meshes.agree(repr((configs.to_dict(config), splits.fingerprint)), "the config or the data")
+    run_directory.check_unchanged(
+        folder, data=splits.fingerprint, tokenizer=tokenizer.fingerprint, labels=list(names)
+    )
     log.info(f"{len(names)} labels; {len(chosen):,} of {len(encoded['train']):,} training examples, "
              + ", ".join(f"{len(encoded[s]):,} {s}" for s in encoded if s != "train"))  # fmt: skip
     for split, examples in encoded.items():
@@ -219,8 +215,15 @@ def run(config, workdir):
     # ---- optimizer and state ---------------------------------------------------------------------
     logs.banner("optimizer and state")
     clock = durations.Clock(batch_size, batch_size * config.task.length, len(chosen))
-    total = clock.steps(config.training.duration, "training.duration")
-    clock = dataclasses.replace(clock, total=total)
+    clock = clock.whole(config.training.duration, "training.duration")
+    total = clock.total
+    cadence = loop.cadence(clock, config)
+    best = config.evaluation.select == "best"
+    if best and not (cadence.evaluate and cadence.save):
+        raise ConfigError(
+            "config.evaluation.select='best' needs evaluation.every and checkpoint.every; "
+            "set select='last', or cadences"
+        )
     rates = optimizer.schedule(config.optimizer, clock)
     metric = config.task.metric
     table = optimizer.table(config.optimizer, params, frozen)
@@ -230,108 +233,116 @@ def run(config, workdir):
     tx = optimizer.build(config.optimizer, trainable)
     abstract = states.abstract(params, tx, frozen)
     placement = step.Placement(states.shardings(mesh, abstract))
-    saving = config.checkpoint.every != "never"
-    checkpoints = Checkpoints(
-        folder / "checkpoints", config.checkpoint,
-        clock.steps(config.checkpoint.keep_every, "checkpoint.keep_every"),
-        best=f"+{metric}" if config.evaluation.select == "best" else "",
-    )  # fmt: skip
-    with meshes.use(mesh):
-        state = checkpoints.restore(states.target(abstract, placement.tree))
-        resumed = state is not None
-        if resumed:
-            log.info(f"resumed from checkpoint {int(state.step)} of this run")
-        else:
-            report = transfer.plan(
-                flat, params_metadata(source_run, source_step), config.transfer,
-                config.restore.new, config.restore.drop, config.init_from,
-            )  # fmt: skip
-            fresh = states.compiled(init, step.Placement(placement.tree.params))
-            params = fresh(
-                step.stream_key(config.seed.init, "init"), step.stream_key(config.seed.head, "head")
+    with (
+        logs.Metrics(folder, config.logging.tensorboard) as metrics,
+        Checkpoints(
+            folder / "checkpoints",
+            config.checkpoint,
+            clock.steps(config.checkpoint.keep_every, "checkpoint.keep_every"),
+            best=f"+{metric}" if best else "",
+        ) as checkpoints,
+    ):
+        with meshes.use(mesh):
+            state = checkpoints.restore(states.target(abstract, placement.tree))
+            resumed = state is not None
+            if resumed:
+                log.info(f"resumed from checkpoint {int(state.step)} of this run")
+            else:
+                source_run, source_step = locate(source)
+                report = transfer.plan(
+                    flat, params_metadata(source_run, source_step), config.transfer,
+                    config.restore.new, config.restore.drop, config.init_from,
+                )  # fmt: skip
+                fresh = states.compiled(init, step.Placement(placement.tree.params))
+                params = fresh(
+                    step.stream_key(config.seed.init, "init"),
+                    step.stream_key(config.seed.head, "head"),
+                )
+                params = transfer.load(
+                    source_run, source_step, report, params, placement.tree.params
+                )
+                for line in report.lines(flat):
+                    log.info(line)
+                state = states.create(params, tx, frozen, placement.tree)
+        start = int(state.step)
+
+        # ---- training --------------------------------------------------------------------------------
+        logs.banner("training")
+        if meshes.main_process():
+            tokenizer.save(folder / "tokenizer.json")
+        resolved = configs.to_dict(config)
+        run_directory.record_run(folder, resolved, "finetune", model_config)
+        run_directory.write_manifest(
+            folder, resolved,
+            {"data": splits.fingerprint, "tokenizer": tokenizer.fingerprint, "labels": list(names),
+             "parameters": sizes, "total_steps": total,
+             "init_from": source, "rules": table},
+        )  # fmt: skip
+        program = step.compiled_update(
+            task, model, step.as_given, optimizer.static(config.optimizer), optimizer.build, frozen,
+            config.training.microbatches, mesh, placement,
+        )  # fmt: skip
+        judge = step.compiled_predictions(task, model, mesh, placement)
+        root = step.stream_key(config.seed.dropout, "dropout")
+        metrics.begin(start if resumed else -1)
+
+        def local(indices):
+            """This process's part of a global batch of examples."""
+            share = len(indices) // jax.process_count()
+            return indices[jax.process_index() * share :][:share]
+
+        def sources():
+            for number in range(start, total):
+                order = batches.indices_at(number, batch_size, len(chosen), config.seed.order)
+                rows = task.batch(encoded["train"], chosen[local(order)])
+                yield jax.tree.map(lambda x: meshes.global_array(mesh, x), rows)
+
+        def update(state, source, number, rate):
+            return program(state, source, no_rows, (root, root), rate)
+
+        def predict(params, split):
+            """Logits float[n, classes] of a whole split."""
+            size = -(-config.evaluation.batch_size // divisor) * divisor
+            parts = []
+            for indices in batches.evaluation_indices(len(encoded[split]), size):
+                rows = task.batch(encoded[split], local(indices))
+                parts.append(
+                    judge(params, jax.tree.map(lambda x: meshes.global_array(mesh, x), rows))
+                )
+            return np.concatenate(jax.device_get(parts))[: len(encoded[split])]
+
+        def evaluate(number, state):
+            values = scores.evaluate(
+                encoded["validation"].labels, predict(state.params, "validation")
             )
-            params = transfer.load(source_run, source_step, report, params, placement.tree.params)
-            for line in report.lines(flat):
-                log.info(line)
-            state = states.create(params, tx, frozen, placement.tree)
-    start = int(state.step)
+            metrics.write(number, "validation", values)
+            log.info(f"step {number:>7,}  validation: {loop.words_of(values, {})}")
+            return values
 
-    # ---- training --------------------------------------------------------------------------------
-    logs.banner("training")
-    if meshes.main_process():
-        tokenizer.save(folder / "tokenizer.json")
-    resolved = configs.to_dict(config)
-    run_directory.record_run(folder, resolved, "finetune", model_config)
-    run_directory.write_manifest(
-        folder, resolved,
-        {"data": splits.fingerprint, "tokenizer": tokenizer.fingerprint, "labels": list(names),
-         "parameters": sizes, "total_steps": total,
-         "init_from": f"{source_run}@{source_step}", "rules": table},
-    )  # fmt: skip
-    program = step.compiled_update(
-        task, model, step.as_given, optimizer.static(config.optimizer), optimizer.build, frozen,
-        config.training.microbatches, mesh, placement,
-    )  # fmt: skip
-    judge = step.compiled_predictions(task, model, mesh, placement)
-    root = step.stream_key(config.seed.dropout, "dropout")
-    metrics = logs.Metrics(folder, start if resumed else -1, config.logging.tensorboard)
-
-    def local(indices):
-        """This process's part of a global batch of examples."""
-        share = len(indices) // jax.process_count()
-        return indices[jax.process_index() * share :][:share]
-
-    def sources():
-        for number in range(start, total):
-            order = batches.indices_at(number, batch_size, len(chosen), config.seed.order)
-            rows = task.batch(encoded["train"], chosen[local(order)])
-            yield jax.tree.map(lambda x: meshes.global_array(mesh, x), rows)
-
-    def update(state, source, number, rate):
-        return program(state, source, no_rows, (root, root), rate)
-
-    def predict(params, split):
-        """Logits float[n, classes] of a whole split."""
-        size = -(-config.evaluation.batch_size // divisor) * divisor
-        parts = []
-        for indices in batches.evaluation_indices(len(encoded[split]), size):
-            rows = task.batch(encoded[split], local(indices))
-            parts.append(judge(params, jax.tree.map(lambda x: meshes.global_array(mesh, x), rows)))
-        return np.concatenate(jax.device_get(parts))[: len(encoded[split])]
-
-    def evaluate(number, state):
-        values = scores.evaluate(encoded["validation"].labels, predict(state.params, "validation"))
-        metrics.write(number, "validation", values)
-        log.info(f"step {number:>7,}  validation: {loop.words_of(values, {})}")
-        return values
-
-    divisor = meshes.row_divisor(mesh)
-    no_rows = step.no_rows(mesh, batch_size)
-    cadence = loop.Cadence(
-        total=total,
-        log=clock.steps(config.logging.every, "logging.every") or total,
-        evaluate=clock.steps(config.evaluation.every, "evaluation.every"),
-        save=clock.steps(config.checkpoint.every, "checkpoint.every"),
-    )
-    tokens = batch_size * config.task.length
-    rate = logs.Rate(
-        start, total, tokens, batch_size * flops.per_row(model_config, params, batch), flops.peak()
-    )
-    result = {}
-    try:
+        divisor = meshes.row_divisor(mesh)
+        no_rows = step.no_rows(mesh, batch_size)
+        tokens = batch_size * config.task.length
+        rate = logs.Rate(
+            start,
+            total,
+            tokens,
+            batch_size * flops.per_row(model_config, params, batch, 0),
+            flops.peak(),
+        )
+        result = {}
         with meshes.use(mesh):
             state = loop.run(
                 state, start, sources(), update, cadence, rates=rates, metrics=metrics, rate=rate,
                 coefficients=task.coefficients(), resumed=resumed,
                 evaluate=evaluate if cadence.evaluate else None,
-                save=checkpoints.save if saving else None,
+                save=checkpoints.save if cadence.save else None, save_measured=best,
             )  # fmt: skip
             checkpoints.wait()
 
             # ---- scores --------------------------------------------------------------------------
             logs.banner("scores")
             params, at = state.params, total
-            if config.evaluation.select == "best":
+            if best:
                 at = checkpoints.best_step()
                 target = states.target(abstract, placement.tree).params
                 params = checkpoints.restore_params(at, target)
@@ -347,9 +358,6 @@ def run(config, workdir):
                         values = scores.evaluate(labels, logits)
                         result |= {f"{split}/{name}": value for name, value in values.items()}
                         log.info(f"{split} at step {at:,}: {loop.words_of(values, {})}")
-    finally:
-        metrics.close()
-        checkpoints.close()
     if meshes.main_process():
         run_directory.write_json(folder / "scores.json", {"step": at, **result})
     return Result(int(state.step), result, str(folder))
@@ -362,6 +370,8 @@ def main(argv):
     if given.print_config:
         print("\n".join(configs.describe(configs.resolve(Config, config), config)))
         return
+    if configs.resolve(Config, config).training.deterministic:
+        cli.deterministic()
     cli.start_processes()
     cli.compilation_cache()
     run(config, given.workdir)

@@ -103,9 +103,7 @@ def run(config, workdir):
     config = configs.resolve(Config, config)
     objectives.check(config.objective, config.model.architecture)
     resolved = configs.to_dict(config)
-    if config.training.deterministic:
-        cli.deterministic()
-    folder = run_directory.open_run(workdir, resolved, "pretrain")
+    folder = run_directory.open_run(workdir, config, "pretrain")
     log.info(f"{config.model.architecture} with {config.objective.name} in {folder}")
 
     # ---- devices ---------------------------------------------------------------------------------
@@ -122,9 +120,8 @@ def run(config, workdir):
         config.data, config.tokenizer, build=jax.process_count() == 1, log=log.info
     )
     tokenizer = corpus.tokenizer
-    if meshes.main_process():
-        tokenizer.save(folder / "tokenizer.json")
     meshes.agree(repr((resolved, corpus.fingerprint)), "the config or the data")
+    run_directory.check_unchanged(folder, data=corpus.fingerprint, tokenizer=tokenizer.fingerprint)
     model_config = models.config.completed(config.model, tokenizer.size, config.training.length)
     vocabulary = Vocabulary(**tokenizer.special_ids())
     setting = Setting(model_config.architecture, vocabulary, config.training.length)
@@ -133,7 +130,8 @@ def run(config, workdir):
     train_rows = [s.rows(shapes.raw, shapes.overlap, frame) for s in corpus.train]
     held_rows = [s.rows(shapes.raw, shapes.overlap, frame) for s in corpus.validation]
     epoch = sum(map(len, train_rows))
-    unigram = unigram_entropy(sum(s.unigram for s in corpus.train))
+    shares = zip(corpus.weights, (s.unigram for s in corpus.train), strict=True)
+    unigram = unigram_entropy(sum(weight * n / n.sum() for weight, n in shares))
     log.info(f"{sum(s.tokens for s in corpus.train):,} tokens of {sum(s.documents for s in corpus.train):,} "
              f"documents in {epoch:,} rows of {shapes.raw}; fingerprint {corpus.fingerprint}")  # fmt: skip
     log.info(f"unigram entropy {unigram:.3f} nats: a loss that stays there has learned word "
@@ -159,8 +157,8 @@ def run(config, workdir):
     logs.banner("optimizer and state")
     tokens = batch_size * (shapes.inputs + (shapes.targets if batch.decoder is not None else 0))
     clock = durations.Clock(batch_size, tokens, epoch)
-    total = clock.steps(config.training.duration, "training.duration")
-    clock = dataclasses.replace(clock, total=total)
+    clock = clock.whole(config.training.duration, "training.duration")
+    total = clock.total
     rates = optimizer.schedule(config.optimizer, clock)
     table = optimizer.table(config.optimizer, params, frozenset())
     for line in table:
@@ -168,94 +166,100 @@ def run(config, workdir):
     tx = optimizer.build(config.optimizer, params)
     abstract = states.abstract(params, tx, frozenset())
     placement = step.Placement(states.shardings(mesh, abstract))
-    checkpoints = Checkpoints(
-        folder / "checkpoints", config.checkpoint,
-        clock.steps(config.checkpoint.keep_every, "checkpoint.keep_every"), best="-loss",
-    )  # fmt: skip
-    with meshes.use(mesh):
-        state = checkpoints.restore(states.target(abstract, placement.tree))
-        resumed = state is not None
-        if resumed:
-            log.info(f"resumed from checkpoint {int(state.step)} of this run")
-        else:
-            init_placement = step.Placement(placement.tree.params)
-            params = states.compiled(init, init_placement)(
-                step.stream_key(config.seed.init, "init")
-            )
-            if config.init_from:
-                params = continued(config.init_from, params, placement.tree.params, tokenizer)
+    with (
+        logs.Metrics(folder, config.logging.tensorboard) as metrics,
+        Checkpoints(
+            folder / "checkpoints",
+            config.checkpoint,
+            clock.steps(config.checkpoint.keep_every, "checkpoint.keep_every"),
+            best="-loss",
+        ) as checkpoints,
+    ):
+        with meshes.use(mesh):
+            state = checkpoints.restore(states.target(abstract, placement.tree))
+            resumed = state is not None
+            if resumed:
+                log.info(f"resumed from checkpoint {int(state.step)} of this run")
             else:
-                log.info("fresh parameters")
-            state = states.create(params, tx, frozenset(), placement.tree)
-    start = int(state.step)
+                init_placement = step.Placement(placement.tree.params)
+                params = states.compiled(init, init_placement)(
+                    step.stream_key(config.seed.init, "init")
+                )
+                if config.init_from:
+                    params = continued(config.init_from, params, placement.tree.params, tokenizer)
+                else:
+                    log.info("fresh parameters")
+                state = states.create(params, tx, frozenset(), placement.tree)
+        start = int(state.step)
 
-    # ---- training --------------------------------------------------------------------------------
-    logs.banner("training")
-    run_directory.record_run(folder, resolved, "pretrain", model_config)
-    step_flops = batch_size * flops.per_row(model_config, params, batch)
-    run_directory.write_manifest(
-        folder, resolved,
-        {"data": corpus.fingerprint, "contents": corpus.contents,
-         "tokenizer": tokenizer.fingerprint, "parameters": sizes,
-         "unigram_entropy": unigram, "tokens_per_step": tokens, "total_steps": total,
-         "targets_per_step": batch_size * config.objective.targets_expected(setting),
-         "flops_per_step": step_flops, "rules": table},
-    )  # fmt: skip
-    program = step.compiled_update(
-        config.objective, model, make_batch, optimizer.static(config.optimizer), optimizer.build,
-        frozenset(), config.training.microbatches, mesh, placement,
-    )  # fmt: skip
-    judge = step.compiled_evaluation(config.objective, model, make_batch, mesh, placement)
-    roots = (
-        step.stream_key(config.seed.order, "corruption"),
-        step.stream_key(config.seed.dropout, "dropout"),
-    )
-    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    stream = loader.batches(
-        train_rows, corpus.weights, seed=config.seed.order, global_batch=batch_size, start_step=start,
-        threads=config.data.threads, prefetch=config.data.prefetch, **process,
-    )  # fmt: skip
-    metrics = logs.Metrics(folder, start if resumed else -1, config.logging.tensorboard)
-    coefficients = config.objective.coefficients()
-
-    def sources():
-        for number, rows in stream:
-            yield (
-                meshes.global_array(mesh, rows),
-                numbered(mesh, number * batch_size, rows.shape[0]),
-            )
-
-    def update(state, source, number, rate):
-        rows, numbers = source
-        return program(state, rows, numbers, roots, rate)
-
-    def evaluate(number, state):
-        totals = {}
-        held = loader.evaluation_batches(
-            held_rows, batch_size, limit=config.evaluation.batches, **process
+        # ---- training --------------------------------------------------------------------------------
+        logs.banner("training")
+        if meshes.main_process():
+            tokenizer.save(folder / "tokenizer.json")
+        run_directory.record_run(folder, resolved, "pretrain", model_config)
+        step_flops = batch_size * flops.per_row(
+            model_config,
+            params,
+            batch,
+            model_config.vocab_size if model_config.tied_embeddings else 0,
         )
-        for index, rows in enumerate(held):
-            numbers = numbered(mesh, index * batch_size, rows.shape[0])
-            root = step.stream_key(config.seed.order, "evaluation")
-            sums = judge(state.params, meshes.global_array(mesh, rows), numbers, root)
-            loop.add(totals, jax.device_get(sums))
-        values = loop.summary(totals, coefficients)
-        if config.objective.likelihood:
-            scale = targets_per_byte(corpus.validation) / math.log(2)
-            values["bits_per_byte"] = values["loss"] * scale
-        metrics.write(number, "validation", values)
-        log.info(f"step {number:>7,}  held out: {loop.words_of(values, coefficients)}"
-                 + (f"  (unigram entropy {unigram:.3f})" if number == 0 else ""))  # fmt: skip
-        return values
+        run_directory.write_manifest(
+            folder, resolved,
+            {"data": corpus.fingerprint, "contents": corpus.contents,
+             "tokenizer": tokenizer.fingerprint, "parameters": sizes,
+             "unigram_entropy": unigram, "tokens_per_step": tokens, "total_steps": total,
+             "targets_per_step": batch_size * config.objective.targets_expected(setting),
+             "flops_per_step": step_flops, "rules": table},
+        )  # fmt: skip
+        program = step.compiled_update(
+            config.objective, model, make_batch, optimizer.static(config.optimizer), optimizer.build,
+            frozenset(), config.training.microbatches, mesh, placement,
+        )  # fmt: skip
+        judge = step.compiled_evaluation(config.objective, model, make_batch, mesh, placement)
+        roots = (
+            step.stream_key(config.seed.order, "corruption"),
+            step.stream_key(config.seed.dropout, "dropout"),
+        )
+        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        stream = loader.batches(
+            train_rows, corpus.weights, seed=config.seed.order, global_batch=batch_size, start_step=start,
+            threads=config.data.threads, prefetch=config.data.prefetch, **process,
+        )  # fmt: skip
+        metrics.begin(start if resumed else -1)
+        coefficients = config.objective.coefficients()
 
-    cadence = loop.Cadence(
-        total=total,
-        log=clock.steps(config.logging.every, "logging.every") or total,
-        evaluate=clock.steps(config.evaluation.every, "evaluation.every"),
-        save=clock.steps(config.checkpoint.every, "checkpoint.every"),
-    )
-    rate = logs.Rate(start, total, tokens, step_flops, flops.peak())
-    try:
+        def sources():
+            for number, rows in stream:
+                yield (
+                    meshes.global_array(mesh, rows),
+                    numbered(mesh, number * batch_size, rows.shape[0]),
+                )
+
+        def update(state, source, number, rate):
+            rows, numbers = source
+            return program(state, rows, numbers, roots, rate)
+
+        def evaluate(number, state):
+            totals = {}
+            held = loader.evaluation_batches(
+                held_rows, batch_size, limit=config.evaluation.batches, **process
+            )
+            for index, rows in enumerate(held):
+                numbers = numbered(mesh, index * batch_size, rows.shape[0])
+                root = step.stream_key(config.seed.order, "evaluation")
+                sums = judge(state.params, meshes.global_array(mesh, rows), numbers, root)
+                loop.add(totals, jax.device_get(sums))
+            values = loop.summary(totals, coefficients)
+            if config.objective.likelihood:
+                scale = targets_per_byte(corpus.validation) / math.log(2)
+                values["bits_per_byte"] = values["loss"] * scale
+            metrics.write(number, "validation", values)
+            log.info(f"step {number:>7,}  held out: {loop.words_of(values, coefficients)}"
+                     + (f"  (unigram entropy {unigram:.3f})" if number == 0 else ""))  # fmt: skip
+            return values
+
+        cadence = loop.cadence(clock, config)
+        rate = logs.Rate(start, total, tokens, step_flops, flops.peak())
         with meshes.use(mesh):
             state = loop.run(
                 state, start, sources(), update, cadence, rates=rates, metrics=metrics, rate=rate,
@@ -263,9 +267,6 @@ def run(config, workdir):
                 coefficients=coefficients, resumed=resumed,
             )  # fmt: skip
         checkpoints.wait()
-    finally:
-        metrics.close()
-        checkpoints.close()
 
     # ---- finished --------------------------------------------------------------------------------
     logs.banner("finished")
@@ -308,6 +309,8 @@ def main(argv):
     if given.print_config:
         print("\n".join(configs.describe(configs.resolve(Config, config), config)))
         return
+    if configs.resolve(Config, config).training.deterministic:
+        cli.deterministic()
     cli.start_processes()
     cli.compilation_cache()
     run(config, given.workdir)

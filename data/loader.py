@@ -156,7 +156,7 @@ def evaluation_batches(
     """Every row once, in order: int32[global_batch / process_count, length] each time.
 
     The last batch is filled up with rows that are all padding, so that every batch has one shape.
-    `limit` > 0 stops after that many batches.
+    `limit` > 0 stops after that many batches, of rows spread evenly over all sources.
     """
     if global_batch % process_count:
         raise ValueError(
@@ -167,8 +167,11 @@ def evaluation_batches(
     sizes = np.array([len(each) for each in rows], np.int64)
     ends = np.cumsum(sizes)
     count = -(-int(ends[-1]) // global_batch) if len(rows) else 0
-    for step in range(min(count, limit) if limit else count):
+    steps = min(count, limit) if limit else count
+    for step in range(steps):
         places = step * global_batch + process_index * local + np.arange(local)
+        if steps < count:
+            places = places * int(ends[-1]) // (steps * global_batch)
         out = np.full((local, rows[0].length), rows[0].pad, np.int32)
         for source, each in enumerate(rows):
             mine = (places >= ends[source] - sizes[source]) & (places < ends[source])

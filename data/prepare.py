@@ -128,6 +128,7 @@ def _tokenizer(found, identities, weights, data, config, cache, log, build) -> t
                     lowercase=config.lowercase,
                     min_frequency=config.min_frequency,
                     log=log,
+                    what=data.source,
                 )
                 made.save(file)
                 log(

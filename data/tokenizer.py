@@ -172,6 +172,7 @@ def train(
     lowercase: bool = False,
     min_frequency: int = 2,
     log=lambda line: None,
+    what: str = "the corpus",
 ) -> Tokenizer:
     """Trains byte-level BPE, WordPiece or Unigram of at most `vocab_size` pieces, specials too.
 
@@ -199,7 +200,7 @@ def train(
         else:
             os.environ["TOKENIZERS_PARALLELISM"] = before
     if not seen:
-        raise ValueError("the corpus holds no document to train a tokenizer on: check data.source")
+        raise ValueError(f"{what} holds no document to train a tokenizer on: check data.source")
     result = Tokenizer(inner)
     got = [result._plain.id_to_token(i) for i in range(len(SPECIALS))]
     if got != list(SPECIALS):

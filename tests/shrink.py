@@ -91,6 +91,11 @@ def finetuning(folder, run, config="configs/finetune/classification.py", **overr
     return ml_collections.ConfigDict(given.to_dict(), type_safe=False)
 
 
+def flags(config):
+    """The leaves of a config as words of a command line."""
+    return [f"--config.{key}={value}" for key, value in configs.flatten(config.to_dict()).items()]
+
+
 def metrics(run):
     """Lines of metrics.jsonl without timings."""
     lines = (pathlib.Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

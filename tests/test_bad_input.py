@@ -12,7 +12,7 @@ import pytest
 import shrink
 
 import train
-from training import cli
+from training import checkpoint, cli, logs
 from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -93,6 +93,36 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference_and_untouche
     assert contents(folder / "good") == before
 
 
+def test_text_that_changed_since_the_run_began_is_refused_and_nothing_is_overwritten(tmp_path):
+    config = shrink.pretraining(tmp_path)
+    train.run(config, str(tmp_path / "run"))
+    before = contents(tmp_path / "run")
+    with (tmp_path / "corpus.txt").open("a") as file:
+        file.write("\n\none more document about a river\n")
+    words = refused(train.run, config, str(tmp_path / "run"))
+    assert "changed since it began" in words
+    assert contents(tmp_path / "run") == before
+
+
+def test_two_programs_in_one_workdir_are_refused(folder):
+    with logs.Metrics(folder / "good", tensorboard=False):
+        words = refused(train.run, shrink.pretraining(folder), str(folder / "good"))
+    assert "another program is at work" in words
+
+
+def test_storage_trouble_sets_no_checkpoint_aside(folder, monkeypatch):
+    """Only what says that a file is torn does; a device that cannot be read is reported."""
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "_read_tree", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        train.run(shrink.pretraining(folder), str(folder / "good"))
+    monkeypatch.undo()
+    assert train.run(shrink.pretraining(folder), str(folder / "good")).step == 2
+
+
 def test_a_cadence_may_change_between_starts(folder):
     config = shrink.pretraining(folder, logging__every="2 steps", checkpoint__keep=3)
     assert train.run(config, str(folder / "good")).step == 2
@@ -156,9 +186,13 @@ def test_a_full_disk_is_one_line_and_what_was_saved_stays(folder):
     run = folder / "full"
     config = shrink.pretraining(folder, training__duration="4 steps", model__width=128,
                                 model__mlp_size=512)  # fmt: skip
-    flat = shrink.configs.flatten(config.to_dict())
-    flags = [f"--config.{k}={v}" for k, v in flat.items() if not isinstance(v, tuple)]
-    words = [sys.executable, "train.py", "--config=configs/decoder.py", f"--workdir={run}", *flags]
+    words = [
+        sys.executable,
+        "train.py",
+        "--config=configs/decoder.py",
+        f"--workdir={run}",
+        *shrink.flags(config),
+    ]
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
 
     def limit():

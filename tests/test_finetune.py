@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -10,7 +11,8 @@ import shrink
 
 import finetune
 import train
-from training import checkpoint, rules
+from tasks import metrics as scores
+from training import checkpoint, loop, rules
 from training import mesh as meshes
 from training.config import ConfigError
 
@@ -94,6 +96,57 @@ def test_a_finished_run_started_again_gives_the_same_scores(folder):
     assert shrink.metrics(folder / "again") == lines
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+def test_the_best_parameters_are_kept_and_scored_and_not_the_last(folder, monkeypatch, cut):
+    """The validation metric is made to peak at update 3 of 6; a crash after update 4 changes nothing."""
+    peak, evaluate, loop_run = [0.1, 0.2, 0.3, 0.9, 0.4, 0.2, 0.1], scores.evaluate, loop.run
+    run = folder / f"best-{cut}"
+    config = shrink.finetuning(folder, folder / "decoder", training__duration="6 steps",
+                               checkpoint__every="6 steps", optimizer__warmup="1 step")  # fmt: skip
+
+    def told(labels, logits):
+        return evaluate(labels, logits) | {"accuracy": peak.pop(0) if peak else 0.0}
+
+    def crashing(*arguments, save, **keywords):
+        def save_then_crash(state, measured):
+            save(state, measured)
+            if int(state.step) == 4:
+                raise RuntimeError("crash")
+
+        return loop_run(*arguments, save=save_then_crash, **keywords)
+
+    monkeypatch.setattr(scores, "evaluate", told)
+    if cut:
+        monkeypatch.setattr(loop, "run", crashing)
+        with pytest.raises(RuntimeError, match="crash"):
+            finetune.run(config, str(run))
+        monkeypatch.setattr(loop, "run", loop_run)
+    finetune.run(config, str(run))
+    assert json.loads((run / "scores.json").read_text())["step"] == 3
+    kept = {int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit()}
+    assert {0, 3, 6} <= kept
+
+
+def test_a_begun_run_needs_the_pretrained_one_no_more(folder, tmp_path):
+    shutil.copytree(folder / "decoder", tmp_path / "source")
+    config = shrink.finetuning(folder, tmp_path / "source")
+    first = finetune.run(config, str(tmp_path / "run"))
+    shutil.rmtree(tmp_path / "source")
+    assert finetune.run(config, str(tmp_path / "run")).metrics == first.metrics
+
+
+def test_labels_that_changed_since_the_run_began_are_refused(folder, tmp_path):
+    shrink.labelled(tmp_path)
+    source = f"files:{tmp_path}/{{train,validation,test}}.tsv"
+    config = shrink.finetuning(folder, folder / "decoder", task__source=source)
+    finetune.run(config, str(tmp_path / "run"))
+    for split in ("train", "validation", "test"):
+        text = (tmp_path / f"{split}.tsv").read_text()
+        (tmp_path / f"{split}.tsv").write_text(text.replace("wet", "moist"))
+    with pytest.raises(ConfigError, match="the data of .* changed since it began"):
+        finetune.run(config, str(tmp_path / "run"))
+
+
 def test_predictions_are_written_and_agree_with_the_score(folder):
     result = finetune.run(shrink.finetuning(folder, folder / "encoder"), str(folder / "written"))
     rows = (folder / "written/predictions_test.tsv").read_text().splitlines()
@@ -115,7 +168,9 @@ def test_predictions_are_written_and_agree_with_the_score(folder):
         ({"freeze": "('encodr/.*',)"}, "config.freeze='encodr/.*' matches no parameter"),
         ({"task__examples": 5000}, "task.examples=5000 with 120 labelled examples"),
         ({"task__metric": "pearson"}, "classification predicts classes"),
-        ({"checkpoint__every": "never"}, "select='best' needs"),
+        ({"checkpoint__every": "0 steps"}, "select='best' needs"),
+        ({"freeze": "('.*',)"}, "freezes every parameter"),
+        ({"training__duration": "0 steps"}, "is no update at all"),
         ({"restore__new": "()"}, "heads/classification/output/bias is missing there"),
     ],
 )

@@ -25,12 +25,8 @@ def launch(folder, name, architecture, processes, devices, **overrides):
         folder, f"configs/{architecture}.py", training__duration="10 steps",
         evaluation__every="10 steps", checkpoint__every="5 steps", **overrides,
     )  # fmt: skip
-    flat = shrink.configs.flatten(config.to_dict())
-    flags = [
-        f"--config.{key}={value}" for key, value in flat.items() if not isinstance(value, tuple)
-    ]
     words = [sys.executable, "train.py", f"--config=configs/{architecture}.py",
-             f"--workdir={folder}/{name}", *flags]  # fmt: skip
+             f"--workdir={folder}/{name}", *shrink.flags(config)]  # fmt: skip
     environment = {**os.environ, "JAX_PLATFORMS": "cpu",
                    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}  # fmt: skip
     if processes > 1:
@@ -86,15 +82,13 @@ def test_processes_with_different_configs_fail_within_seconds(folder):
     running = []
     for i in range(2):
         config = shrink.pretraining(folder, "configs/decoder.py", seed__order=i)
-        flat = shrink.configs.flatten(config.to_dict())
-        flags = [f"--config.{k}={v}" for k, v in flat.items() if not isinstance(v, tuple)]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "",
                        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2",
                        "JAX_PROCESS_ID": str(i)}  # fmt: skip
         running.append(
             subprocess.Popen(
                 [sys.executable, "train.py", "--config=configs/decoder.py",
-                 f"--workdir={folder}/different-{i}", *flags],
+                 f"--workdir={folder}/different-{i}", *shrink.flags(config)],
                 cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )
         )  # fmt: skip

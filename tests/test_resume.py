@@ -26,12 +26,8 @@ def command(folder, name, architecture="decoder", **overrides):
         checkpoint__every=f"{EVERY} steps", evaluation__every="40 steps", model__dropout=0.1,
         **overrides,
     )  # fmt: skip
-    flat = shrink.configs.flatten(config.to_dict())
-    flags = [
-        f"--config.{key}={value}" for key, value in flat.items() if not isinstance(value, tuple)
-    ]
     return [sys.executable, "train.py", f"--config=configs/{architecture}.py",
-            f"--workdir={folder}/{name}", *flags]  # fmt: skip
+            f"--workdir={folder}/{name}", *shrink.flags(config)]  # fmt: skip
 
 
 def environment():
@@ -135,10 +131,8 @@ def test_law_2_a_stopped_finetuning_goes_on_as_if_nothing_had_happened(folder, u
             checkpoint__every="20 steps",
             evaluation__every="50 steps",
         )
-        flat = shrink.configs.flatten(config.to_dict())
-        flags = [f"--config.{k}={v}" for k, v in flat.items() if not isinstance(v, tuple)]
         return [sys.executable, "finetune.py", "--config=configs/finetune/classification.py",
-                f"--workdir={folder}/{name}", *flags]  # fmt: skip
+                f"--workdir={folder}/{name}", *shrink.flags(config)]  # fmt: skip
 
     run_to_the_end(words("tuned"))
     assert interrupt(words("tuned-cut"), 70, signal.SIGTERM)[0] == 143

@@ -12,6 +12,7 @@ import shutil
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from training import mesh as meshes
@@ -19,9 +20,14 @@ from training.config import ConfigError
 
 log = logging.getLogger("triptych")
 
-# What Orbax and TensorStore raise for a file that is missing, cut short or altered. Running out of
-# memory is none of these: such a checkpoint is not set aside.
-TORN = (ValueError, KeyError, OSError, TypeError, AttributeError, IndexError)
+
+def torn(error):
+    """True for what Orbax and TensorStore raise for a file that is missing, cut short or altered.
+
+    Trouble with the storage or the memory, or a mistake of our own, is none of these: a checkpoint
+    is not set aside for it.
+    """
+    return type(error) is Exception or isinstance(error, (ValueError, KeyError, FileNotFoundError))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,25 +50,28 @@ class Checkpoints:
       config: CheckpointConfig.
       keep_every: updates between checkpoints kept for good (0 = none).
       best: name of the metric whose best checkpoint is kept, with sign '+' (larger) or '-' in front;
-        '' keeps none.
+        '' keeps none. Of equals the newest is the best.
     """
 
     def __init__(self, directory, config, keep_every=0, best=""):
         kept = [policies.LatestN(config.keep), policies.CustomSteps([0])]
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
+        self._score = None
         if best:
             sign, name = (-1.0 if best[0] == "-" else 1.0), best[1:]
+            self._score = lambda metrics: sign * metrics[name]
             kept.append(
-                policies.BestN(get_metric_fn=lambda metrics: sign * metrics[name], n=1,
-                               keep_checkpoints_without_metrics=False)
-            )  # fmt: skip
+                policies.BestN(
+                    get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
+                )
+            )
         self.directory = pathlib.Path(directory).absolute()
-        self.best = best
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(kept),
+                best_fn=self._score,  # without it Orbax writes no metrics
                 enable_async_checkpointing=config.asynchronous,
                 cleanup_tmp_directories=True,
             ),
@@ -107,19 +116,26 @@ class Checkpoints:
 
         Args:
           target: TrainState of ShapeDtypeStructs with shardings.
+
+        Raises:
+          ConfigError: a readable checkpoint that does not fit, or none of several can be read.
         """
-        for step in reversed(self.steps()):
-            problem = self._unreadable(step)
+        steps = self.steps()
+        for step in reversed(steps):
+            shapes, problem = self._attempt(self._shapes, step)
             if not meshes.any_process(problem):
-                try:
-                    state = self._read(step, target)
-                except ConfigError:
-                    raise
-                except TORN as error:
-                    problem, state = error, None
+                for item, found in shapes.items():
+                    wanted = getattr(target, item)
+                    compare(found, wanted, f"checkpoint {self.directory / str(step) / item}")
+                state, problem = self._attempt(self._read, step, target)
                 if not meshes.any_process(problem):
                     return state
             self._set_aside(step, problem)
+        if steps:
+            raise ConfigError(
+                f"none of the checkpoints {steps} in {self.directory} can be read; they are renamed "
+                f"*.broken: bring one back, or start anew in another --workdir"
+            )
         return None
 
     def restore_params(self, step, target):
@@ -128,43 +144,45 @@ class Checkpoints:
 
     def best_step(self):
         """Step of the best checkpoint by the metric, or the newest if none has metrics."""
-        best = self._best_from_metrics()
-        return self.steps()[-1] if best is None else best
+        steps = self.steps()
+        measured = {step: self._manager.metrics(step) for step in steps}
+        scored = [(self._score(metrics), step) for step, metrics in measured.items() if metrics]
+        return max(scored)[1] if scored else steps[-1]
 
     def wait(self):
         """Blocks until asynchronous saves are on disk; raises what they failed with."""
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
     def close(self):
         """Waits and releases the threads."""
         self._manager.close()
 
-    def _best_from_metrics(self):
-        sign, name = (-1.0 if self.best[0] == "-" else 1.0), self.best[1:]
-        scored = []
-        for step in self.steps():
-            metrics = self._manager.metrics(step)
-            if metrics and name in metrics:
-                scored.append((sign * metrics[name], -step))
-        return -max(scored)[1] if scored else None
-
-    def _unreadable(self, step):
+    def _attempt(self, read, *arguments):
+        """(result, None), or (None, the error) if it says that a file is torn."""
         try:
-            for item in ("params", "optimizer"):
-                _metadata(self.directory / str(step) / item)
-        except TORN as error:
-            return error
-        return None
+            return read(*arguments), None
+        except Exception as error:
+            if not torn(error):
+                raise
+            return None, error
+
+    def _shapes(self, step):
+        folder = self.directory / str(step)
+        return {item: _metadata(folder / item) for item in ("params", "optimizer")}
 
     def _read(self, step, target):
         folder = self.directory / str(step)
-        for item, tree in (("params", target.params), ("optimizer", target.optimizer)):
-            compare(_metadata(folder / item), tree, f"checkpoint {folder}/{item}")
-        clock = self._manager.restore(
+        restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.JsonRestore())
-        ).state
-        whole = target.step.sharding
+        )
+        clock, whole = restored.state, target.step.sharding
         return target.replace(
             step=jax.device_put(np.int32(clock["step"]), whole),
             nonfinite=jax.device_put(np.int32(clock["nonfinite"]), whole),
@@ -189,7 +207,9 @@ def locate(run, step=""):
 
     Raises ConfigError when there is no such run or step; names the steps that there are.
     """
-    path, _, at = str(run).partition("@")
+    path, at = str(run), ""
+    if path.rpartition("@")[2].isdigit():
+        path, _, at = path.rpartition("@")
     folder = pathlib.Path(path)
     found = folder / "checkpoints"
     if not found.is_dir():
@@ -208,25 +228,24 @@ def params_metadata(run, step):
     """{path: ShapeDtypeStruct} of the parameters in checkpoint `step`, without reading an array.
 
     Raises ConfigError naming the folder when it is torn."""
-    folder = pathlib.Path(run) / "checkpoints" / str(step) / "params"
-    try:
-        return _flat(_metadata(folder.absolute()))
-    except TORN as error:
-        raise ConfigError(
-            f"checkpoint {folder} cannot be read ({' '.join(str(error).split())[:160]}); "
-            f"choose another step with init_from={run}@STEP"
-        ) from error
+    return _flat(_or_say(_metadata, pathlib.Path(run) / "checkpoints" / str(step) / "params"))
 
 
 def read_params(checkpoints, step, target):
     """Reads the subtree `target` (ShapeDtypeStructs with shardings) of a checkpoint's parameters."""
-    folder = pathlib.Path(checkpoints).absolute() / str(step) / "params"
+    folder = pathlib.Path(checkpoints) / str(step) / "params"
+    return _or_say(_read_tree, folder, target, True)
+
+
+def _or_say(read, folder, *arguments):
     try:
-        return _read_tree(folder, target, partial=True)
-    except TORN as error:
+        return read(folder.absolute(), *arguments)
+    except Exception as error:
+        if not torn(error):
+            raise
+        words = " ".join(str(error).split())[:160]
         raise ConfigError(
-            f"checkpoint {folder} cannot be read ({' '.join(str(error).split())[:160]}); "
-            f"choose another step with @STEP"
+            f"checkpoint {folder} cannot be read ({words}); use another step of that run (RUN@STEP)"
         ) from error
 
 
@@ -257,19 +276,17 @@ def _name(key):
     return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
+# The handler itself, without Orbax's Checkpointer around it: that waits for all processes, and would
+# wait for ever if a file is torn for one of them alone.
 def _metadata(folder):
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(folder).item_metadata.tree
+    tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(tuple(m.shape), m.dtype), tree)
 
 
 def _read_tree(folder, target, partial=False):
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(
-            folder,
-            args=ocp.args.PyTreeRestore(
-                item=target,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-                partial_restore=partial,
-            ),
-        )
+    arguments = ocp.args.PyTreeRestore(
+        item=target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=partial,
+    )
+    return ocp.PyTreeCheckpointHandler().restore(epath.Path(folder), args=arguments)

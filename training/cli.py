@@ -52,7 +52,7 @@ def main(run, argv=None):
     except preemption.Preempted as stop:
         _leave(stop.code)
     except KeyboardInterrupt:
-        _say("interrupted before the first update; nothing is lost, run the same command again")
+        _say("interrupted; what was saved is intact, run the same command again")
         _leave(1)
     except Exception as error:  # noqa: BLE001  every error ends here, as one line
         if "--debug" in argv:
@@ -105,7 +105,7 @@ def compilation_cache():
 
 
 def deterministic():
-    """Bit-equal reruns on a GPU; has to come before the first device is touched."""
+    """Bit-equal reruns on a GPU; has an effect only before the first device is touched."""
     flag = "--xla_gpu_deterministic_ops=true"
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
@@ -149,4 +149,6 @@ def _say(words):
 
 def _leave(status):
     sys.stdout.flush()
+    if status == 1 and jax.distributed.is_initialized() and jax.process_count() > 1:
+        os._exit(status)  # the others would wait for this process to take leave
     sys.exit(status)

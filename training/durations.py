@@ -36,13 +36,13 @@ class Clock:
         if words == ["never"] or not words:
             return 0
         try:
-            number, unit = float(words[0]), words[1].rstrip("s") if words[1] != "%" else "%"
+            number, unit = float(words[0]), words[1].removesuffix("s")
             if len(words) != 2 or not math.isfinite(number) or number < 0:
                 raise ValueError
         except (ValueError, IndexError):
             raise ConfigError(
                 f"config.{name}={duration!r} is not a duration; expected a number and one of "
-                f"{', '.join(UNITS)}, such as '2000 steps', '3e9 tokens' or '6 %'"
+                f"{', '.join(UNITS)} (or 'never'), such as '2000 steps', '3e9 tokens' or '6 %'"
             ) from None
         worth = {"step": 1.0, "example": 1 / self.batch, "token": 1 / self.tokens,
                  "epoch": self.epoch / self.batch, "%": self.total / 100}  # fmt: skip
@@ -56,3 +56,14 @@ class Clock:
                 f"expected one of {', '.join(UNITS)}"
             )
         return max(1, round(number * worth[unit])) if number else 0
+
+    def whole(self, duration, name):
+        """This clock with `total` set to the run's duration.
+
+        Raises ConfigError for a run of no updates."""
+        total = self.steps(duration, name)
+        if not total:
+            raise ConfigError(
+                f"config.{name}={duration!r} is no update at all; expected at least '1 step'"
+            )
+        return dataclasses.replace(self, total=total)

@@ -34,13 +34,14 @@ def count(params):
     return {"total": total, "embedding": tables, "non_embedding": total - tables, "trunk": trunk}
 
 
-def per_row(config, params, batch):
+def per_row(config, params, batch, scored):
     """Model FLOPs of one training update per row of the batch.
 
     Args:
       config: ModelConfig.
       params: parameter tree (shapes suffice).
       batch: abstract Batch (leaves with shapes [B, ...]).
+      scored: ids that every target is scored against with the tied table (0 = none).
     """
     read = batch.inputs.tokens.shape[1]
     written = batch.decoder.tokens.shape[1] if batch.decoder is not None else read
@@ -67,7 +68,5 @@ def per_row(config, params, batch):
     else:
         causal = 2 if batch.inputs.visibility == "causal" else 1
         scores = config.layers * read**2 / causal
-    head = 0
-    if config.tied_embeddings:
-        head = batch.targets.shape[1] * config.vocab_size * config.width
+    head = batch.targets.shape[1] * scored * config.width
     return 3 * (2 * products + 2 * head + 4 * scores * width)

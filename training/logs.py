@@ -6,6 +6,7 @@ lies beyond the restored step is cut off before anything is appended.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import sys
 import time
 
 from training import mesh as meshes
+from training.config import ConfigError
 
 log = logging.getLogger("triptych")
 
@@ -52,24 +54,41 @@ def banner(words):
 class Metrics:
     """Writer of one run's metrics; does nothing on processes other than the main one.
 
+    Holds the run's lock from its making to `close`: two processes of one run would ruin it.
+
     Args:
       folder: run directory.
-      step: restored step, -1 for a fresh run; lines of later steps are removed.
       tensorboard: also write event files.
+
+    Raises ConfigError if another program is at work in the folder.
     """
 
-    def __init__(self, folder, step, tensorboard):
+    def __init__(self, folder, tensorboard):
         self.path = pathlib.Path(folder) / "metrics.jsonl"
-        self._file = self._events = None
+        self._lock = self._file = self._events = None
         if not meshes.main_process():
+            return
+        self._folder, self._tensorboard = folder, tensorboard
+        self._lock = (pathlib.Path(folder) / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ConfigError(
+                f"another program is at work in {str(folder)!r}; wait for it, or choose another --workdir"
+            ) from None
+
+    def begin(self, step):
+        """Goes on after `step`, -1 for a fresh run; lines of later steps are removed."""
+        if self._lock is None:
             return
         if self.path.exists():
             _cut(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
-        if tensorboard:
+        if self._tensorboard:
             from tensorboardX import SummaryWriter  # a second to import: only where asked for
 
-            self._events = SummaryWriter(str(folder), purge_step=step + 1)
+            self._events = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def write(self, step, split, values):
         """Appends one line {'step', 'split', **values}; flushed by `flush`."""
@@ -89,6 +108,12 @@ class Metrics:
         if self._events is not None:
             self._events.flush()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
     def close(self):
         """Flushes and closes."""
         if self._file is not None:
@@ -96,6 +121,8 @@ class Metrics:
                 self._file.close()
         if self._events is not None:
             self._events.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def _cut(path, step):

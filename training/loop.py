@@ -8,7 +8,6 @@ import dataclasses
 import logging
 
 import jax
-import numpy as np
 
 from training import mesh as meshes
 from training import preemption
@@ -26,6 +25,16 @@ class Cadence:
     save: int
 
 
+def cadence(clock, config):
+    """The Cadence of a config with the sections `logging`, `evaluation` and `checkpoint`."""
+    return Cadence(
+        total=clock.total,
+        log=clock.steps(config.logging.every, "logging.every") or clock.total,
+        evaluate=clock.steps(config.evaluation.every, "evaluation.every"),
+        save=clock.steps(config.checkpoint.every, "checkpoint.every"),
+    )
+
+
 def due(step, every, total):
     """Cadenced events happen at multiples and at the end; `every` = 0 means never."""
     return bool(every) and (step % every == 0 or step == total)
@@ -33,7 +42,7 @@ def due(step, every, total):
 
 def run(
     state, start, batches, update, cadence, *, evaluate, save, rates, metrics, rate, coefficients,
-    resumed=False,
+    resumed=False, save_measured=False,
 ):  # fmt: skip
     """Runs updates start .. total - 1 and returns the last state.
 
@@ -48,6 +57,7 @@ def run(
       rates: float32[total], learning rate of each update.
       metrics: logs.Metrics.
       rate: logs.Rate.
+      save_measured: save at every evaluation too, so that the best one can be gone back to.
       resumed: `state` comes from a checkpoint of this run: what was due at `start` has been done.
       coefficients: {loss name: coefficient} of the minimised losses.
 
@@ -67,16 +77,16 @@ def run(
                 measured = evaluate(step, state)
                 rate.start(step)
             stopping = _stopping(stop, step, cadence)
-            if save and (
-                (fresh and (step == 0 or due(step, cadence.save, cadence.total)))
-                or (stopping and step > start)
-            ):
+            planned = step == 0 or due(step, cadence.save, cadence.total)
+            planned = planned or (save_measured and measured is not None)
+            if save and ((fresh and planned) or (stopping and step > start)):
                 _report(pending, state, metrics, rate, cadence, step, coefficients)
                 metrics.flush()
                 save(state, measured)
             measured = None
             if stopping:
-                log.info(f"stopped by a signal at step {step}; the same command goes on from here")
+                kept = "goes on from here" if save else "starts anew: no checkpoints are kept"
+                log.info(f"stopped by a signal at step {step}; the same command {kept}")
                 raise preemption.Preempted
             if step == cadence.total:
                 break
@@ -94,10 +104,10 @@ def run(
 
 
 def _stopping(stop, step, cadence):
-    """True where all processes stop. They agree at log steps, where the host looks anyway."""
+    """True where all processes stop. To agree they have to wait for each other: every tenth step."""
     if jax.process_count() == 1:
         return bool(stop)
-    return due(step, cadence.log, cadence.total) and meshes.any_process(stop)
+    return due(step, min(cadence.log, 10), cadence.total) and meshes.any_process(stop)
 
 
 def _report(pending, state, metrics, rate, cadence, step, coefficients):
@@ -120,8 +130,11 @@ def _report(pending, state, metrics, rate, cadence, step, coefficients):
     words, values = rate.words(step)
     if values:
         metrics.write(step, "speed", values)
-    mean = {name: np.mean([line[name] for line in lines]) for name in lines[0]}
-    log.info(f"step {step:>7,}/{cadence.total:,}  {words_of(mean, coefficients)}  {words}")
+    totals = {}
+    for one in fetched:
+        add(totals, one)
+    mean = words_of(summary(totals, coefficients), coefficients)
+    log.info(f"step {step:>7,}/{cadence.total:,}  {mean}  {words}")
 
 
 def divide(sums):

@@ -62,6 +62,8 @@ def frozen_paths(patterns, names, what="config.freeze"):
                 f"{what}={pattern!r} matches no parameter; the paths look like {next(iter(names))!r}"
             )
         frozen.update(hits)
+    if frozen and len(frozen) == len(names):
+        raise ConfigError(f"{what}={patterns!r} freezes every parameter; leave some to train")
     return frozenset(frozen)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -19,6 +20,8 @@ from training import config as configs
 from training import mesh as meshes
 from training.config import ConfigError
 
+log = logging.getLogger("triptych")
+
 # Keys that may change between a stop and the next start: none of them changes a parameter.
 CHANGEABLE = ("checkpoint.", "logging.", "evaluation.", "mesh.", "data.cache_dir", "data.workers",
               "data.threads", "data.prefetch")  # fmt: skip
@@ -26,20 +29,24 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "toke
             "tensorflow-datasets", "numpy")  # fmt: skip
 
 
-def open_run(workdir, resolved, kind):
+def open_run(workdir, config, kind):
     """Makes the directory, or refuses one that holds a run of another config.
 
     Nothing is written yet: a start that fails leaves no config behind to be refused by.
 
     Args:
       workdir: path of the run.
-      resolved: config as nested dicts (`training.config.to_dict`).
+      config: the resolved config, a tree of dataclasses.
       kind: 'pretrain' or 'finetune'.
 
     Raises:
       ConfigError: the path cannot be a directory, or holds a run whose config differs in a key that
         changes results (the difference is in the message).
     """
+    if "://" in str(workdir):
+        raise ConfigError(
+            f"--workdir={workdir!r} is a URL; expected a path, such as a mounted network folder"
+        )
     folder = pathlib.Path(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,9 +57,14 @@ def open_run(workdir, resolved, kind):
         ) from error
     existing = read_config(folder, missing_ok=True)
     if existing is not None:
+        resolved, before = configs.to_dict(config), existing["config"]
+        try:  # a leaf that is newer than the run has its default there
+            before = configs.to_dict(configs.resolve(type(config), before))
+        except ConfigError:
+            log.warning(f"{folder}/config.json is of another version: compared as it stands")
         changed = [
             f"{key}: {was!r} -> {now!r}"
-            for key, was, now in configs.difference(existing["config"], resolved)
+            for key, was, now in configs.difference(before, resolved)
             if not key.startswith(CHANGEABLE)
         ]
         if existing["kind"] != kind:
@@ -86,13 +98,44 @@ def read_config(run, missing_ok=False):
         ) from error
 
 
+def read_manifest(folder):
+    """The manifest of a run, {} where it has none yet."""
+    path = pathlib.Path(folder) / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def check_unchanged(folder, **identities):
+    """Raises ConfigError if the run began with other data, tokenizer or labels than it has now.
+
+    A config names a source; what the source holds may have changed since."""
+    before = read_manifest(folder)
+    for name, value in identities.items():
+        if before and before[name] != value:
+            raise ConfigError(
+                f"the {name} of {str(folder)!r} changed since it began ({str(before[name])[:40]} -> "
+                f"{str(value)[:40]}): a file, a source or Python itself is another one; bring it back, "
+                f"or choose another --workdir"
+            )
+
+
 def write_manifest(folder, resolved, extra):
-    """What produced this run: code, versions, devices, command line, fingerprints (`extra`)."""
+    """What produced this run: code, versions, devices, command line, fingerprints (`extra`).
+
+    A later start of the same run adds itself to `starts` and leaves the rest as it was."""
     if not meshes.main_process():
+        return
+    start = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD"),
+        "processes": jax.process_count(),
+    }
+    before = read_manifest(folder)
+    if before:
+        write_json(folder / "manifest.json", {**before, "starts": [*before["starts"], start]})
         return
     devices = jax.devices()
     manifest = {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "starts": [start],
         "command": [sys.executable, *sys.argv],
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted": _git("diff", "HEAD"),

@@ -101,6 +101,8 @@ def update(objective, model, tx, frozen, count, state, batch, key, rate):
         squares = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
         directions, optimizer = tx.update(grads, state.optimizer, trainable)
         finite = jnp.isfinite(squares)
+        for name in objective.coefficients():
+            finite &= jnp.isfinite(sums[name][0])
         stepped = jax.tree.map(
             lambda p, d: jnp.where(finite, p - rate * d, p), trainable, directions
         )
@@ -192,13 +194,22 @@ class Placement:
 
 
 def check_batch(batch_size, count, mesh):
-    """Raises ConfigError unless the batch divides into microbatches and device shards."""
+    """Raises ConfigError unless the batch divides into microbatches and device shards, and each
+    process holds a part of its own, in order: the data room gives process p the p-th part."""
     shards = meshes.row_divisor(mesh)
     if batch_size % (count * shards):
         raise ConfigError(
             f"config.training.batch_size={batch_size} does not divide into {count} microbatches on "
             f"{shards} device shards; choose a multiple of {count * shards}"
         )
+    share = shards // jax.process_count()
+    for device, (part,) in meshes.rows(mesh).devices_indices_map((shards,)).items():
+        if not share or (part.start or 0) // share != device.process_index:
+            raise ConfigError(
+                f"config.mesh={dict(mesh.shape)} lays rows of one process on devices of another; "
+                f"give data and fsdp together a multiple of {jax.process_count()} (the processes), "
+                f"and keep tensor within a process"
+            )
 
 
 @functools.lru_cache(maxsize=64)
