@@ -25,5 +25,17 @@ def get_config():
         "checkpoint.every=never",
         "logging.tensorboard=false",
     )
+    config.grid = (1e-4, 3e-4, 1e-3, 3e-3)
     config.tune_seeds = (1000,)
+    config.rates = (
+        ("encoder", "none", 0, 3e-4),
+        ("encoder", "embeddings", 0, 3e-4),
+        ("encoder", "all", 0, 1e-3),
+        ("decoder", "none", 0, 3e-4),
+        ("decoder", "embeddings", 0, 3e-4),
+        ("decoder", "all", 0, 1e-3),
+        ("encoder_decoder", "none", 0, 3e-4),
+        ("encoder_decoder", "embeddings", 0, 3e-4),
+        ("encoder_decoder", "all", 0, 1e-3),
+    )
     return config
