@@ -17,6 +17,8 @@ PINS := $(wildcard constraints/python$(VERSION).txt)
 CORE := $(VENV)/.core-$(VERSION)
 TEST := $(VENV)/.test-$(VERSION)
 PARITY := $(VENV)/.parity-$(VERSION)
+# A comma in an argument of $(call) would end it.
+comma := ,
 DECLARED := setup.cfg setup.py pyproject.toml $(PINS)
 
 .DEFAULT_GOAL := help
@@ -95,4 +97,4 @@ $(TEST): $(CORE)
 	$(call install,what the tests need,[test])
 
 $(PARITY): $(TEST)
-	$(call install,PyTorch and transformers for comparison,[test,parity])
+	$(call install,PyTorch and transformers for comparison,[test$(comma)parity])
