@@ -4,6 +4,20 @@ import ml_collections
 
 from models.config import sized
 
+# (architecture, arm, labels (0: any), learning rate) of the studies: found by studies.tune at 200 labels
+# with the plan of configs/studies/study.py (docs/log.md).
+RATES = (
+    ("encoder", "none", 0, 3e-4),
+    ("encoder", "embeddings", 0, 3e-4),
+    ("encoder", "all", 0, 1e-3),
+    ("decoder", "none", 0, 3e-4),
+    ("decoder", "embeddings", 0, 3e-4),
+    ("decoder", "all", 0, 1e-3),
+    ("encoder_decoder", "none", 0, 3e-4),
+    ("encoder_decoder", "embeddings", 0, 3e-4),
+    ("encoder_decoder", "all", 0, 3e-3),
+)
+
 
 def parse(arg, **defaults):
     """'size=small,objective=prefix_lm' -> the defaults with these replaced; unknown names refused."""

@@ -5,6 +5,8 @@ python -m studies.three_ways --config=configs/studies/quickstart.py --workdir=ru
 
 import ml_collections
 
+from configs import base
+
 
 def get_config():
     """Plan of the quickstart; its rates are those that studies.tune found for the study."""
@@ -21,15 +23,5 @@ def get_config():
         "checkpoint.every=never",
         "logging.tensorboard=false",
     )
-    config.rates = (
-        ("encoder", "none", 0, 3e-4),
-        ("encoder", "embeddings", 0, 3e-4),
-        ("encoder", "all", 0, 1e-3),
-        ("decoder", "none", 0, 3e-4),
-        ("decoder", "embeddings", 0, 3e-4),
-        ("decoder", "all", 0, 1e-3),
-        ("encoder_decoder", "none", 0, 3e-4),
-        ("encoder_decoder", "embeddings", 0, 3e-4),
-        ("encoder_decoder", "all", 0, 3e-3),
-    )
+    config.rates = base.RATES
     return config

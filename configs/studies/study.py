@@ -5,6 +5,8 @@ python -m studies.three_ways --config=configs/studies/study.py --workdir=runs/st
 
 import ml_collections
 
+from configs import base
+
 
 def get_config():
     """Plan of the study; the rates come from studies.tune (docs/log.md)."""
@@ -27,15 +29,5 @@ def get_config():
     )
     config.grid = (1e-4, 3e-4, 1e-3, 3e-3)
     config.tune_seeds = (1000,)
-    config.rates = (
-        ("encoder", "none", 0, 3e-4),
-        ("encoder", "embeddings", 0, 3e-4),
-        ("encoder", "all", 0, 1e-3),
-        ("decoder", "none", 0, 3e-4),
-        ("decoder", "embeddings", 0, 3e-4),
-        ("decoder", "all", 0, 1e-3),
-        ("encoder_decoder", "none", 0, 3e-4),
-        ("encoder_decoder", "embeddings", 0, 3e-4),
-        ("encoder_decoder", "all", 0, 3e-3),
-    )
+    config.rates = base.RATES
     return config
