@@ -151,6 +151,7 @@ def run(config, workdir):
     # ---- configuration ---------------------------------------------------------------------------
     logs.banner("configuration")
     config = configs.resolve(Config, config)
+    resolved = configs.to_dict(config)
     folder = run_directory.open_run(workdir, config, "finetune")
     # A run that has begun is complete: it needs the pretrained one no more, wherever that has gone.
     begun = run_directory.read_manifest(folder)
@@ -184,7 +185,7 @@ def run(config, workdir):
         for split, examples in splits.items()
     }  # fmt: skip
     chosen = batches.subset(encoded["train"].labels, config.task.examples, config.seed.order)
-    meshes.agree(repr((configs.to_dict(config), splits.fingerprint)), "the config or the data")
+    meshes.agree(repr((resolved, splits.fingerprint)), "the config or the data")
     run_directory.check_unchanged(
         folder, data=splits.fingerprint, tokenizer=tokenizer.fingerprint, labels=list(names)
     )
@@ -270,7 +271,6 @@ def run(config, workdir):
         logs.banner("training")
         if meshes.main_process():
             tokenizer.save(folder / "tokenizer.json")
-        resolved = configs.to_dict(config)
         run_directory.record_run(folder, resolved, "finetune", model_config)
         run_directory.write_manifest(
             folder, resolved,
@@ -365,16 +365,7 @@ def run(config, workdir):
 
 def main(argv):
     """Command line of this file."""
-    flags = (("--workdir", {"required": True, "help": "run directory"}),)
-    given, config = cli.arguments(argv, __doc__.splitlines()[0], flags)
-    if given.print_config:
-        print("\n".join(configs.describe(configs.resolve(Config, config), config)))
-        return
-    if configs.resolve(Config, config).training.deterministic:
-        cli.deterministic()
-    cli.start_processes()
-    cli.compilation_cache()
-    run(config, given.workdir)
+    cli.enter(argv, __doc__.splitlines()[0], Config, run)
 
 
 if __name__ == "__main__":

@@ -304,16 +304,7 @@ def continued(init_from, params, shardings, tokenizer):
 
 def main(argv):
     """Command line of this file."""
-    flags = (("--workdir", {"required": True, "help": "run directory"}),)
-    given, config = cli.arguments(argv, __doc__.splitlines()[0], flags)
-    if given.print_config:
-        print("\n".join(configs.describe(configs.resolve(Config, config), config)))
-        return
-    if configs.resolve(Config, config).training.deterministic:
-        cli.deterministic()
-    cli.start_processes()
-    cli.compilation_cache()
-    run(config, given.workdir)
+    cli.enter(argv, __doc__.splitlines()[0], Config, run)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from training import mesh as meshes
+from training import rules
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
@@ -269,11 +270,7 @@ def compare(found, target, what):
 
 def _flat(tree):
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(_name(key) for key in path): leaf for path, leaf in leaves}
-
-
-def _name(key):
-    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+    return {"/".join(rules.key_name(key) for key in path): leaf for path, leaf in leaves}
 
 
 # The handler itself, without Orbax's Checkpointer around it: that waits for all processes, and would

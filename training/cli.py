@@ -69,6 +69,24 @@ def main(run, argv=None):
         _leave(1)
 
 
+def enter(argv, description, schema, run):
+    """What the entry files' command lines do: parse, check, set the process up, `run(config, workdir)`.
+
+    The config is checked before processes join, so that a bad one fails at once everywhere.
+    """
+    flags = (("--workdir", {"required": True, "help": "run directory"}),)
+    given, config = arguments(argv, description, flags)
+    resolved = configs.resolve(schema, config)
+    if given.print_config:
+        print("\n".join(configs.describe(resolved, config)))
+        return
+    if resolved.training.deterministic:
+        deterministic()
+    start_processes()
+    compilation_cache()
+    run(config, given.workdir)
+
+
 def start_processes():
     """Joins the processes of a multi-host run; a single process needs nothing.
 

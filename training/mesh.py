@@ -114,9 +114,7 @@ def like_parameters(mesh, tree, params_shardings):
     by_path = {tuple(path.split("/")): s for path, s in rules.paths(params_shardings).items()}
 
     def sharding(keypath, leaf):
-        names = tuple(
-            str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keypath
-        )
+        names = tuple(rules.key_name(key) for key in keypath)
         for start in range(len(names)):
             found = by_path.get(names[start:])
             if found is not None and leaf.ndim == len(found.spec):

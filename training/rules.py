@@ -15,6 +15,11 @@ def paths(params):
     return dict(sorted(traverse_util.flatten_dict(params, sep="/").items()))
 
 
+def key_name(key):
+    """One step of a JAX key path as a word: a dict key, a field's name or an index."""
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+
 def resolve(rules, names, what):
     """{path: value} by the first rule `(regex, value)` that matches from the path's start.
 
