@@ -22,7 +22,8 @@ class Attention(nn.Module):
     """x[B,T,D] attends to y[B,S,D] (self-attention: y is x) -> [B,T,D].
 
     Parameters: query [D,HK], key and value [D,GK], out [HK,D] (G key heads serve H query heads;
-    Ainslie et al. 2023).
+    Ainslie et al. 2023). Rotary positions turn cross-attention too, each side by its own positions:
+    what is typed lies near what is read, and without that a decoder has to find it by content.
     """
 
     config: ModelConfig
@@ -47,7 +48,7 @@ class Attention(nn.Module):
         q = q.reshape(*q.shape[:2], config.heads, size)  # [B,T,H,K]
         k = k.reshape(*k.shape[:2], groups, size)  # [B,S,G,K]
         v = v.reshape(*v.shape[:2], groups, size)
-        if config.positions == "rotary" and not self.cross:
+        if config.positions == "rotary":
             q = rotate(q, queries.positions, config.rotary_base)
             k = rotate(k, keys.positions, config.rotary_base)
         mask = allowed(
