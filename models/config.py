@@ -58,6 +58,10 @@ class ModelConfig:
     readout_scale: bool = _field(False, "scale the output's features by their size^-1/2 (T5 v1.0)")
     attention_scale: bool = _field(True, "scale scores by head_size^-1/2 (False: T5)")
     token_types: int = _field(0, "rows of the token type table (BERT: 2); 0: none", min=0)
+    qk_norm: bool = _field(False, "normalise each head's query and key (Henry et al. 2020)")
+    shared_stacks: bool = _field(
+        False, "an encoder-decoder's decoder has the encoder's layers, and cross-attention (T5's P)"
+    )
     window: int = _field(0, "self-attention sees |q - k| < window; 0: everything", min=0)
     dropout: float = _field(0.0, "of embeddings and sublayer outputs", min=0.0, max=0.99)
     attention_dropout: float = _field(0.0, "of attention probabilities", min=0.0, max=0.99)
@@ -100,6 +104,14 @@ class ModelConfig:
             raise ValueError(
                 f"model.decoder_layers={self.decoder_layers} with architecture="
                 f"{self.architecture!r}: only an encoder_decoder has them; set it to 0"
+            )
+        if self.shared_stacks and (
+            self.architecture != "encoder_decoder" or self.decoder_layers not in (0, self.layers)
+        ):
+            raise ValueError(
+                f"model.shared_stacks=True with architecture={self.architecture!r}, layers="
+                f"{self.layers}, decoder_layers={self.decoder_layers}: expected an encoder_decoder "
+                "with two stacks of equal depth; set it to False, or decoder_layers to 0"
             )
         if self.readout_scale and not self.tied_embeddings:
             raise ValueError(

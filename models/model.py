@@ -148,7 +148,8 @@ class Transformer(nn.Module):
         if both or config.architecture == "encoder":
             self.encoder = Stack(config, "encoder")
         if both or config.architecture == "decoder":
-            self.decoder = Stack(config, "decoder", cross=both)
+            shared = self.encoder if config.shared_stacks else None
+            self.decoder = Stack(config, "decoder", cross=both, shared=shared)
 
     def __call__(
         self, inputs: Sequence, decoder: Sequence | None = None, *, deterministic: bool = True

@@ -53,6 +53,8 @@ def per_row(config, params, batch, scored):
             length = batch.targets.shape[1]
         elif path.startswith("projection/"):  # of embeddings, in front of both stacks
             length = read if batch.decoder is None else read + written
+        elif config.shared_stacks and path.startswith("encoder/"):
+            length = read + written
         elif path.startswith("encoder/") or batch.decoder is None:
             length = read
         else:
