@@ -215,7 +215,9 @@ def run(config, workdir):
             config.objective, model, make_batch, optimizer.static(config.optimizer), optimizer.build,
             frozenset(), config.training.microbatches, mesh, placement,
         )  # fmt: skip
-        judge = step.compiled_evaluation(config.objective, model, make_batch, mesh, placement)
+        judge = step.compiled_evaluation(
+            config.objective.measured(), model, make_batch, mesh, placement
+        )
         roots = (
             step.stream_key(config.seed.order, "corruption"),
             step.stream_key(config.seed.dropout, "dropout"),

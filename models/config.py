@@ -1,4 +1,4 @@
-"""ModelConfig: every choice that shapes the network, checked when it is made; and the sizes by name.
+"""ModelConfig: every choice that shapes the network, checked when it is made.
 Read by every module of models/; filled from a run's config by the entry files.
 The range and the choices of a field are metadata, which training/config.py checks and names.
 """
@@ -147,26 +147,6 @@ class ModelConfig:
         if stack == "decoder" and self.decoder_layers:
             return self.decoder_layers
         return self.layers
-
-
-# name: (layers, width, heads, mlp_size, published counterpart)
-SIZES = {
-    "tiny": (2, 128, 2, 512, "BERT-Tiny (Turc et al. 2019)"),
-    "mini": (4, 256, 4, 1024, "BERT-Mini (Turc et al. 2019)"),
-    "small": (4, 512, 8, 2048, "BERT-Small (Turc et al. 2019)"),
-    "medium": (8, 512, 8, 2048, "BERT-Medium (Turc et al. 2019)"),
-    "base": (12, 768, 12, 3072, "BERT-Base (Devlin et al. 2019), GPT-2 124M, T5-Base"),
-    "large": (24, 1024, 16, 4096, "BERT-Large (Devlin et al. 2019), GPT-2 355M, T5-Large"),
-    "xl": (48, 1600, 25, 6400, "GPT-2 XL (Radford et al. 2019)"),
-}
-
-
-def sized(name: str) -> dict:
-    """The ModelConfig fields of a size: {layers, width, heads, mlp_size}."""
-    if name not in SIZES:
-        raise ValueError(f"size {name!r} is not in the table: expected one of {', '.join(SIZES)}")
-    layers, width, heads, mlp_size, _ = SIZES[name]
-    return {"layers": layers, "width": width, "heads": heads, "mlp_size": mlp_size}
 
 
 def completed(config: ModelConfig, vocab_size: int, length: int) -> ModelConfig:

@@ -360,5 +360,3 @@ def test_sequences_that_do_not_fit_the_network_are_refused():
     both = models.build(models.ModelConfig(**SMALL, architecture="encoder_decoder"))
     with pytest.raises(ValueError, match="without a decoder sequence"):
         both.init(jax.random.key(0), sequence)
-    with pytest.raises(ValueError, match="'nano' is not in the table"):
-        models.sized("nano")
