@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import functools
 import logging
 import math
 
@@ -22,6 +23,7 @@ from models.config import ModelConfig
 from objectives.base import Setting
 from objectives.vocabulary import Vocabulary
 from training import (
+    architectures,
     cli,
     durations,
     flops,
@@ -90,6 +92,10 @@ class Config:
     seed: Seeds
     init_from: str = dataclasses.field(
         default="", metadata={"help": "run directory[@step] to continue pretraining from"}
+    )
+    init_as: str = dataclasses.field(
+        default="same",
+        metadata={"choices": architectures.AS, "help": "stacks that init_from fills; same: all"},
     )
 
 
@@ -186,7 +192,8 @@ def run(config, workdir):
                     step.stream_key(config.seed.init, "init")
                 )
                 if config.init_from:
-                    params = continued(config.init_from, params, placement.tree.params, tokenizer)
+                    shardings = placement.tree.params
+                    params = continued(config, model_config, params, shardings, tokenizer)
                 else:
                     log.info("fresh parameters")
                 state = states.create(params, tx, frozenset(), placement.tree)
@@ -215,7 +222,9 @@ def run(config, workdir):
             config.objective, model, make_batch, optimizer.static(config.optimizer), optimizer.build,
             frozenset(), config.training.microbatches, mesh, placement,
         )  # fmt: skip
-        judge = step.compiled_evaluation(config.objective, model, make_batch, mesh, placement)
+        judge = step.compiled_evaluation(
+            config.objective.measured(), model, make_batch, mesh, placement
+        )
         roots = (
             step.stream_key(config.seed.order, "corruption"),
             step.stream_key(config.seed.dropout, "dropout"),
@@ -286,8 +295,10 @@ def targets_per_byte(stores):
     return sum(s.tokens + s.documents for s in stores) / max(1, sum(s.bytes for s in stores))
 
 
-def continued(init_from, params, shardings, tokenizer):
-    """Parameters of another run of the same shape and tokenizer, all of them or an error."""
+def continued(config, model_config, params, shardings, tokenizer):
+    """Parameters of another run of the same tokenizer: all of them or an error, or, where init_as
+    says so, those of the stacks that a network of another architecture has too."""
+    init_from = config.init_from
     run_folder, at = locate(init_from)
     theirs = tokenizers.load(run_folder / "tokenizer.json").fingerprint
     if theirs != tokenizer.fingerprint:
@@ -295,11 +306,15 @@ def continued(init_from, params, shardings, tokenizer):
             f"config.init_from={init_from!r} was trained with another tokenizer ({theirs}, here "
             f"{tokenizer.fingerprint}); set config.tokenizer.path={run_folder}/tokenizer.json"
         )
-    report = transfer.plan(
-        rules.paths(params), params_metadata(run_folder, at), "all", what=init_from
-    )
-    log.info(f"parameters of {run_folder} at step {at}: {report.lines(rules.paths(params))[0]}")
-    return transfer.load(run_folder, at, report, params, shardings)
+    there = ModelConfig(**run_directory.read_config(run_folder)["model"])
+    flat, found = rules.paths(params), params_metadata(run_folder, at)
+    plan = architectures.plan(there, model_config, found, flat, config.init_as, init_from)
+    report = transfer.plan(flat, plan.renamed(found), "all", plan.new(), what=init_from)
+    log.info(f"parameters of {run_folder} at step {at}:")
+    for line in plan.lines(flat):
+        log.info(f"  {line}")
+    read = functools.partial(transfer.load, run_folder, at)
+    return architectures.load(read, plan, report, params, shardings)
 
 
 def main(argv):

@@ -34,7 +34,12 @@ def build(name: str, hyperparameters: dict | None = None) -> Objective:
 
 
 def check(objective: Objective, architecture: str) -> None:
-    """Raises ValueError unless the objective makes sense for the architecture."""
+    """Raises ValueError unless the objective makes sense, and that for the architecture."""
+    if objective.z_loss and "lm" not in objective.coefficients():
+        raise ValueError(
+            f"objective.z_loss={objective.z_loss} is of a softmax over the vocabulary, which "
+            f"{objective.name} has not: set it to 0"
+        )
     if architecture in objective.architectures:
         return
     pairs = "; ".join(f"{a}: {', '.join(names)}" for a, names in pairs_by_architecture().items())

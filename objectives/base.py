@@ -3,7 +3,7 @@ The step vmaps `corrupt` over raw rows, then minimises `losses`; entry files rea
 An objective is a frozen dataclass of its hyperparameters: it hashes, and it holds no array.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import jax
@@ -17,9 +17,9 @@ from objectives.vocabulary import Vocabulary
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
 
 
-def knob(default, help, **metadata):
+def knob(default, help, kw_only=False, **metadata):
     """A hyperparameter: its default, a line of help, and choices=, min= or max= for the checker."""
-    return field(default=default, metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Shapes:
     overlap: int  # tokens that a raw row shares with the one before it
 
 
+@dataclass(frozen=True)
 class Objective:
     """A way of learning from plain text. Subclasses give `name`, `architectures`, `shapes` and
     `corrupt`, and what of the rest they do otherwise.
@@ -76,6 +77,13 @@ class Objective:
     architectures: ClassVar[tuple[str, ...]]
     unfit: ClassVar[dict[str, str]] = {}  # architecture -> why this objective makes no sense there
     likelihood: ClassVar[bool] = False  # the loss is that of the text itself: bits per byte
+
+    z_loss: float = knob(
+        0.0,
+        "times log(Z)^2, added to the loss of each target while training",
+        min=0.0,
+        kw_only=True,
+    )
 
     def shapes(self, setting: Setting) -> Shapes:
         """The lengths of a row. Raises ValueError where `setting.length` allows none."""
@@ -105,6 +113,10 @@ class Objective:
         """The losses that are minimised; what else `losses` returns is a metric."""
         return {"lm": 1.0}
 
+    def measured(self) -> "Objective":
+        """The objective as held-out text is measured by: the loss without what regularises it."""
+        return replace(self, z_loss=0.0)
+
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The denominator of each minimised loss, from the batch alone. The step takes them of the
         whole batch, so that microbatches add up to it (law 4)."""
@@ -116,7 +128,13 @@ class Objective:
         features = model.apply({"params": params}, hidden, method="readout")
         table, bias = model.apply({"params": params}, method="unembedding")
         total, weight, correct = chunked_cross_entropy(
-            features, table, bias, batch.targets, batch.weights, model.config.vocab_size
+            features,
+            table,
+            bias,
+            batch.targets,
+            batch.weights,
+            model.config.vocab_size,
+            self.z_loss,
         )
         return {"lm": (total, weight), "accuracy": (correct, weight)}
 

@@ -51,6 +51,10 @@ def per_row(config, params, batch, scored):
     for path, leaf in kernels.items():
         if path.startswith("heads/"):
             length = batch.targets.shape[1]
+        elif path.startswith("projection/"):  # of embeddings, in front of both stacks
+            length = read if batch.decoder is None else read + written
+        elif config.shared_stacks and path.startswith("encoder/"):
+            length = read + written
         elif path.startswith("encoder/") or batch.decoder is None:
             length = read
         else:
@@ -68,5 +72,9 @@ def per_row(config, params, batch, scored):
     else:
         causal = 2 if batch.inputs.visibility == "causal" else 1
         scores = config.layers * read**2 / causal
-    head = batch.targets.shape[1] * scored * config.width
+    head = (
+        batch.targets.shape[1]
+        * scored
+        * (config.size_of_embedding if config.tied_embeddings else config.width)
+    )
     return 3 * (2 * products + 2 * head + 4 * scores * width)

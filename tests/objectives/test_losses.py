@@ -1,5 +1,6 @@
 """Laws 3, 4 and 5 of the default losses, on one small network per architecture."""
 
+import dataclasses
 import functools
 
 import jax
@@ -131,3 +132,27 @@ def test_dropout_is_driven_by_the_key():
     keys = jax.random.split(jax.random.key(0))
     first, again, second = (run(losses, params, batch, k)["lm"][0] for k in (keys[0], *keys))
     assert first == again != second and first != run(losses, params, batch, None)["lm"][0]
+
+
+def test_z_loss_is_added_while_training_and_left_out_of_what_is_measured():
+    objective, model, params, _, batch, losses = made("decoder", "causal_lm")
+    regularised = dataclasses.replace(objective, z_loss=0.5)
+    assert regularised.measured() == objective and regularised != objective
+    sums = run(losses, params, batch, None)
+    more = run(functools.partial(regularised.losses, model), params, batch, None)
+    hidden = hidden_states(model, params, batch, None)
+    table = model.apply({"params": params}, method="unembedding")[0][: VOCABULARY.size]
+    log_z = np.log(np.exp(np.asarray(hidden @ table.T, np.float64)).sum(-1))
+    added = 0.5 * (log_z**2 * np.asarray(batch.weights)).sum()
+    np.testing.assert_allclose(more["lm"][0] - sums["lm"][0], added, rtol=1e-4)
+    assert added > 1 and more["accuracy"] == sums["accuracy"]
+
+
+def test_z_loss_of_an_objective_without_a_softmax_is_refused():
+    class Pairs(type(objectives.build("causal_lm"))):
+        def coefficients(self):
+            return {"pair": 1.0}
+
+    with pytest.raises(ValueError, match="z_loss=0.1 is of a softmax over the vocabulary"):
+        objectives.check(Pairs(z_loss=0.1), "decoder")
+    objectives.check(Pairs(), "decoder")

@@ -29,13 +29,28 @@ VOCABULARY = Vocabulary(
     infill=(10, 11, 12), sentinels=tuple(range(13, 113)), ordinary=((113, 200),),
 )  # fmt: skip
 PAIRS = [("encoder", "masked_lm"), ("decoder", "causal_lm"), ("encoder_decoder", "span_corruption")]
+# The newer choices of the network ride along, one or two with each architecture.
+CHOICES = {
+    "encoder": {"embedding_size": 8, "qk_norm": True},
+    "decoder": {"kv_heads": 1},
+    "encoder_decoder": {"shared_stacks": True},
+}
 BATCH = 8
 
 
 @functools.cache
 def setup(architecture, name, dropout=0.0):
-    config = ModelConfig(architecture=architecture, vocab_size=200, max_length=24, layers=1, width=16,
-                         heads=2, mlp_size=32, positions="rotary", dropout=dropout)  # fmt: skip
+    size = {
+        "vocab_size": 200,
+        "max_length": 24,
+        "layers": 1,
+        "width": 16,
+        "heads": 2,
+        "mlp_size": 32,
+    }
+    config = ModelConfig(
+        architecture, **size, positions="rotary", dropout=dropout, **CHOICES[architecture]
+    )
     model = models.build(config)
     objective = objectives.build(name, {})
     make_batch = step.Corruption(objective, Setting(architecture, VOCABULARY, 24))
