@@ -54,7 +54,9 @@ class ModelConfig:
     readout_transform: bool = _field(False, "dense, activation, norm before the output (BERT)")
     readout_scale: bool = _field(False, "scale by width^-1/2 before the output (T5 v1.0)")
     attention_scale: bool = _field(True, "scale scores by head_size^-1/2 (False: T5)")
-    token_types: int = _field(0, "rows of the token type table (BERT: 2); 0: none", min=0)
+    token_types: int = _field(
+        0, "rows of the token type table (BERT: 2); 0: as many as the objective tells apart", min=0
+    )
     window: int = _field(0, "self-attention sees |q - k| < window; 0: everything", min=0)
     dropout: float = _field(0.0, "of embeddings and sublayer outputs", min=0.0, max=0.99)
     attention_dropout: float = _field(0.0, "of attention probabilities", min=0.0, max=0.99)
@@ -144,10 +146,14 @@ def sized(name: str) -> dict:
     return {"layers": layers, "width": width, "heads": heads, "mlp_size": mlp_size}
 
 
-def completed(config: ModelConfig, vocab_size: int, length: int) -> ModelConfig:
-    """The config with its zeros filled in: the tokenizer's vocabulary, the rows' length.
+def completed(
+    config: ModelConfig, vocab_size: int, length: int, token_types: int = 0
+) -> ModelConfig:
+    """The config with its zeros filled in: the tokenizer's vocabulary, the rows' length, the token
+    types that the objective tells apart.
 
-    Raises ValueError when a given vocabulary is smaller than the tokenizer's or rows are too long.
+    Raises ValueError when a given vocabulary is smaller than the tokenizer's, rows are too long or
+    types too few.
     """
     if 0 < config.vocab_size < vocab_size:
         raise ValueError(
@@ -159,8 +165,14 @@ def completed(config: ModelConfig, vocab_size: int, length: int) -> ModelConfig:
             f"model.max_length={config.max_length} positions are learned, but rows have {length} "
             "tokens: set it to 0, and it is as long as the rows"
         )
+    if 0 < config.token_types < token_types:
+        raise ValueError(
+            f"model.token_types={config.token_types}, but the objective tells {token_types} types of "
+            "token apart: set it to 0, and it is as many"
+        )
     return replace(
         config,
         vocab_size=config.vocab_size or vocab_size,
         max_length=config.max_length or length,
+        token_types=config.token_types or token_types,
     )
