@@ -24,6 +24,9 @@ class ModelConfig:
     layers: int = _field(4, "layers of the (encoder) stack", min=1)
     decoder_layers: int = _field(0, "layers of an encoder-decoder's decoder; 0: as layers", min=0)
     width: int = _field(256, "size of a hidden state", min=1)
+    embedding_size: int = _field(
+        0, "width of the tables, projected to width where it differs (ALBERT); 0: as width", min=0
+    )
     heads: int = _field(4, "query heads", min=1)
     kv_heads: int = _field(0, "key and value heads (grouped-query); 0: as heads", min=0)
     head_size: int = _field(0, "size of a head; 0: width / heads", min=0)
@@ -52,7 +55,7 @@ class ModelConfig:
     biases: bool = _field(True, "biases in dense layers and in LayerNorm")
     output_bias: bool = _field(False, "a bias per piece on the logits (BERT)")
     readout_transform: bool = _field(False, "dense, activation, norm before the output (BERT)")
-    readout_scale: bool = _field(False, "scale by width^-1/2 before the output (T5 v1.0)")
+    readout_scale: bool = _field(False, "scale the output's features by their size^-1/2 (T5 v1.0)")
     attention_scale: bool = _field(True, "scale scores by head_size^-1/2 (False: T5)")
     token_types: int = _field(
         0, "rows of the token type table (BERT: 2); 0: as many as the objective tells apart", min=0
@@ -79,10 +82,10 @@ class ModelConfig:
                 f"rotary positions turn pairs, but a head has {self.size_of_head} entries: "
                 "choose an even model.head_size"
             )
-        if self.positions == "sinusoidal" and self.width % 2:
+        if self.positions == "sinusoidal" and self.size_of_embedding % 2:
             raise ValueError(
-                f"sinusoidal positions come in pairs, but model.width={self.width} is odd: "
-                "choose an even width"
+                "sinusoidal positions come in pairs, but embeddings have "
+                f"{self.size_of_embedding} entries: choose an even model.width or embedding_size"
             )
         if self.positions == "relative":
             # In an encoder half of the buckets are for each direction, half of those exact.
@@ -113,6 +116,16 @@ class ModelConfig:
     @property
     def size_of_head(self) -> int:
         return self.head_size or self.width // self.heads
+
+    @property
+    def size_of_embedding(self) -> int:
+        """E, the width of the tables."""
+        return self.embedding_size or self.width
+
+    @property
+    def factorised(self) -> bool:
+        """Embeddings have a width of their own, and a projection (Lan et al. 2020, section 3.1)."""
+        return self.size_of_embedding != self.width
 
     @property
     def padded_vocab_size(self) -> int:

@@ -66,6 +66,8 @@ def of_network(config, params, batch, heads):
     for path, leaf in kernels.items():
         if path.startswith("heads/"):
             length = heads[path.split("/")[1]]
+        elif path.startswith("projection/"):  # of embeddings, in front of both stacks
+            length = read if batch.decoder is None else read + written
         elif path.startswith("encoder/") or batch.decoder is None:
             length = read
         else:
@@ -83,6 +85,6 @@ def of_network(config, params, batch, heads):
     else:
         causal = 2 if batch.inputs.visibility == "causal" else 1
         scores = config.layers * read**2 / causal
-    scored = config.vocab_size if config.tied_embeddings else 0
-    head = heads.get("lm", 0) * scored * config.width
+    scored = config.vocab_size if config.tied_embeddings else 0  # untied, it is a kernel above
+    head = heads.get("lm", 0) * scored * config.size_of_embedding
     return 3 * (2 * products + 2 * head + 4 * scores * width)

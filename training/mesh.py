@@ -26,7 +26,7 @@ LETTERS = {"B": ("data", "fsdp"), "H": "tensor", "F": "tensor", "V": "tensor"}
 # whole (said in the table that the log prints).
 PARAMETERS = (
     (r".*embed/tokens/embedding", ("tensor", "fsdp")),
-    (r".*(query|key|value|in|gate)/kernel", ("fsdp", "tensor")),
+    (r".*(query|key|value|in|gate|projection)/kernel", ("fsdp", "tensor")),
     (r".*(out)/kernel", ("tensor", "fsdp")),
     (r".*", ()),
 )

@@ -16,6 +16,7 @@ KINDS = {
     "rotary": {"positions": "rotary", "norm": "rmsnorm", "gated": True, "kv_heads": 2},
     "relative": {"positions": "relative", "attention_scale": False, "biases": False},
     "none": {"positions": "none", "window": 3},
+    "factorised": {"embedding_size": 8, "embedding_norm": True},
 }
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
 RANDOM = np.random.default_rng(0)
