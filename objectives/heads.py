@@ -34,7 +34,9 @@ class DiscriminatorHead(nn.Module):
     def __call__(self, states: jax.Array) -> jax.Array:
         config, states = self.config, states.astype(jnp.float32)
         dense = Dense(config, states.shape[-1], name="dense")
-        return Dense(config, 1, name="output")(ACTIVATIONS[config.activation](dense(states)))[..., 0]
+        return Dense(config, 1, name="output")(ACTIVATIONS[config.activation](dense(states)))[
+            ..., 0
+        ]
 
 
 def with_head(params: dict, name: str, head: nn.Module, key: jax.Array) -> dict:
