@@ -205,7 +205,7 @@ def run(config, workdir):
     )  # fmt: skip
     model = models.build(model_config)
     batch = task.batch(encoded["train"], np.zeros(batch_size, np.int64))
-    init = states.with_head(states.initialiser(model, batch, "__call__"), task)
+    init = states.with_head(states.initialiser(task, model, batch), task)
     with meshes.use(mesh):
         key = jax.eval_shape(lambda: step.stream_key(0, "init"))
         params = jax.eval_shape(init, key, key)
@@ -327,7 +327,7 @@ def run(config, workdir):
             start,
             total,
             tokens,
-            batch_size * flops.per_row(model_config, params, batch, 0),
+            batch_size * flops.per_row(task, model_config, params, batch),
             flops.peak(),
         )
         result = {}

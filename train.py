@@ -128,7 +128,9 @@ def run(config, workdir):
     tokenizer = corpus.tokenizer
     meshes.agree(repr((resolved, corpus.fingerprint)), "the config or the data")
     run_directory.check_unchanged(folder, data=corpus.fingerprint, tokenizer=tokenizer.fingerprint)
-    model_config = models.config.completed(config.model, tokenizer.size, config.training.length)
+    model_config = models.config.completed(
+        config.model, tokenizer.size, config.training.length, config.objective.token_types
+    )
     vocabulary = Vocabulary(**tokenizer.special_ids())
     setting = Setting(model_config.architecture, vocabulary, config.training.length)
     shapes = config.objective.shapes(setting)
@@ -152,7 +154,7 @@ def run(config, workdir):
         lambda: jax.random.split(jax.random.key(0, impl="threefry2x32"), batch_size)
     )
     batch = jax.eval_shape(make_batch, keys, source)
-    init = states.initialiser(model, batch, "initialise")
+    init = states.initialiser(config.objective, model, batch)
     with meshes.use(mesh):
         params = jax.eval_shape(init, jax.eval_shape(lambda: step.stream_key(0, "init")))
     sizes = flops.count(params)
@@ -204,12 +206,7 @@ def run(config, workdir):
         if meshes.main_process():
             tokenizer.save(folder / "tokenizer.json")
         run_directory.record_run(folder, resolved, "pretrain", model_config)
-        step_flops = batch_size * flops.per_row(
-            model_config,
-            params,
-            batch,
-            model_config.vocab_size if model_config.tied_embeddings else 0,
-        )
+        step_flops = batch_size * flops.per_row(config.objective, model_config, params, batch)
         run_directory.write_manifest(
             folder, resolved,
             {"data": corpus.fingerprint, "contents": corpus.contents,

@@ -57,7 +57,9 @@ class ModelConfig:
     readout_transform: bool = _field(False, "dense, activation, norm before the output (BERT)")
     readout_scale: bool = _field(False, "scale the output's features by their size^-1/2 (T5 v1.0)")
     attention_scale: bool = _field(True, "scale scores by head_size^-1/2 (False: T5)")
-    token_types: int = _field(0, "rows of the token type table (BERT: 2); 0: none", min=0)
+    token_types: int = _field(
+        0, "rows of the token type table (BERT: 2); 0: as many as the objective tells apart", min=0
+    )
     qk_norm: bool = _field(False, "normalise each head's query and key (Henry et al. 2020)")
     shared_stacks: bool = _field(
         False, "an encoder-decoder's decoder has the encoder's layers, and cross-attention (T5's P)"
@@ -149,10 +151,14 @@ class ModelConfig:
         return self.layers
 
 
-def completed(config: ModelConfig, vocab_size: int, length: int) -> ModelConfig:
-    """The config with its zeros filled in: the tokenizer's vocabulary, the rows' length.
+def completed(
+    config: ModelConfig, vocab_size: int, length: int, token_types: int = 0
+) -> ModelConfig:
+    """The config with its zeros filled in: the tokenizer's vocabulary, the rows' length, the token
+    types that the objective tells apart.
 
-    Raises ValueError when a given vocabulary is smaller than the tokenizer's or rows are too long.
+    Raises ValueError when a given vocabulary is smaller than the tokenizer's, rows are too long or
+    types too few.
     """
     if 0 < config.vocab_size < vocab_size:
         raise ValueError(
@@ -164,8 +170,14 @@ def completed(config: ModelConfig, vocab_size: int, length: int) -> ModelConfig:
             f"model.max_length={config.max_length} positions are learned, but rows have {length} "
             "tokens: set it to 0, and it is as long as the rows"
         )
+    if 0 < config.token_types < token_types:
+        raise ValueError(
+            f"model.token_types={config.token_types}, but the objective tells {token_types} types of "
+            "token apart: set it to 0, and it is as many"
+        )
     return replace(
         config,
         vocab_size=config.vocab_size or vocab_size,
         max_length=config.max_length or length,
+        token_types=config.token_types or token_types,
     )

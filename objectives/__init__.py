@@ -10,9 +10,22 @@ from objectives.base import ARCHITECTURES, Objective
 from objectives.causal_lm import CausalLM
 from objectives.masked_lm import MaskedLM
 from objectives.prefix_lm import PrefixLM
+from objectives.replaced_token_detection import ReplacedTokenDetection
+from objectives.sentence_pairs import NextSentence, SentenceOrder
 from objectives.span_corruption import SpanCorruption
 
-REGISTRY = {cls.name: cls for cls in (MaskedLM, CausalLM, PrefixLM, SpanCorruption)}
+REGISTRY = {
+    cls.name: cls
+    for cls in (
+        MaskedLM,
+        CausalLM,
+        PrefixLM,
+        SpanCorruption,
+        NextSentence,
+        SentenceOrder,
+        ReplacedTokenDetection,
+    )
+}
 
 
 def build(name: str, hyperparameters: dict | None = None) -> Objective:

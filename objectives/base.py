@@ -76,6 +76,7 @@ class Objective:
     name: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
     unfit: ClassVar[dict[str, str]] = {}  # architecture -> why this objective makes no sense there
+    token_types: ClassVar[int] = 0  # that its sequences tell apart (BERT: 2, for pairs of texts)
     likelihood: ClassVar[bool] = False  # the loss is that of the text itself: bits per byte
 
     z_loss: float = knob(
@@ -109,6 +110,18 @@ class Objective:
             f"{expected:.4g} predicted ({expected / shapes.raw:.1%}) in {shapes.targets} slots"
         )
 
+    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
+        """Fresh parameters: those of the network with its language head. Of `batch` only shapes
+        matter. An objective with networks or heads of its own adds them, as `generator/...` and
+        `heads/NAME/...`, which finetuning lets go."""
+        inputs = batch.inputs, batch.decoder
+        return model.init(key, *inputs, method="initialise")["params"]
+
+    def networks(self, config, params, batch: Batch) -> tuple:
+        """What runs on a row, for counting its work: for each network (ModelConfig, its parameters,
+        {head: positions that the head reads}); shapes suffice."""
+        return ((config, params, {"lm": batch.targets.shape[-1]}),)
+
     def coefficients(self) -> dict[str, float]:
         """The losses that are minimised; what else `losses` returns is a metric."""
         return {"lm": 1.0}
@@ -124,7 +137,11 @@ class Objective:
 
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
         """{name: (sum, weight)}; key drives dropout, None is deterministic."""
-        hidden = hidden_states(model, params, batch, key)
+        return self.scores(model, params, hidden_states(model, params, batch, key), batch)
+
+    def scores(self, model, params, hidden: jax.Array, batch: Batch) -> dict:
+        """{name: (sum, weight)} of the targets, out of the hidden states [B,N,D] that predict
+        them."""
         features = model.apply({"params": params}, hidden, method="readout")
         table, bias = model.apply({"params": params}, method="unembedding")
         total, weight, correct = chunked_cross_entropy(
@@ -141,13 +158,22 @@ class Objective:
 
 def hidden_states(model, params, batch: Batch, key: jax.Array | None) -> jax.Array:
     """Hidden states [B,N,D] at the predicted positions, so that a head runs on those alone."""
-    hidden = model.apply(
+    return predicting(all_states(model, params, batch, key), batch)
+
+
+def all_states(model, params, batch: Batch, key: jax.Array | None) -> jax.Array:
+    """Hidden states [B,T,D] of the sequence that is predicted, the decoder's if there is one."""
+    return model.apply(
         {"params": params},
         batch.inputs,
         batch.decoder,
         deterministic=key is None,
         rngs={} if key is None else {"dropout": key},
     )
+
+
+def predicting(hidden: jax.Array, batch: Batch) -> jax.Array:
+    """Of the states [B,T,D] those [B,N,D] that predict a target."""
     if batch.indices is None:
         return hidden
     return jnp.take_along_axis(hidden, batch.indices[:, :, None], axis=1, mode="clip")

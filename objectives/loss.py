@@ -1,12 +1,14 @@
-"""The cross entropy over the vocabulary, made in chunks, so that [B,N,V] never exists.
-Objectives call it with features and unembedding of a model; it gives sums and weights.
-Its gradient is made beside its value: each chunk's product with the vocabulary is run once.
+"""Scores of the vocabulary, made in chunks, so that [B,N,V] never exists: cross entropy, samples.
+Objectives call it with features and unembedding of a model; it gives sums and weights, or pieces.
+The loss's gradient is made beside its value: each chunk's product with the table is run once.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+from objectives.segments import within
 
 MASKED = -1e30  # the logit of an id beyond the vocabulary: finite, so that nothing is 0 x inf
 # Logits of a chunk on one device: 16 MB of float32, near the caches of a CPU; but not fewer than
@@ -185,3 +187,50 @@ def _loop(step, carry, pieces):
         carry, out = step(carry, tuple(x[0] for x in pieces))
         return carry, jax.tree.map(lambda x: x[None], out)
     return jax.lax.scan(step, carry, pieces)
+
+
+def sampled_pieces(
+    features: jax.Array,
+    table: jax.Array,
+    bias: jax.Array | None,
+    draws: jax.Array,
+    ordinary: tuple[tuple[int, int], ...],
+) -> jax.Array:
+    """int32[B,N]: a piece for each position, from the softmax over the ordinary pieces; no gradient.
+
+    features, table and bias as above; draws float32[B,N] in [0, 1), one uniform number a sample;
+    ordinary: half-open ranges of ids. A sample is the piece at which the cumulated probability
+    passes its number, found among sums of 128 pieces and then within one: the same whatever the
+    chunks and the other rows are, and a V-th of the random numbers that Gumbel noise would take.
+    """
+    features, table, bias = jax.lax.stop_gradient((features, table, bias))
+    kernel = table.astype(features.dtype)
+    allowed = within(jnp.arange(table.shape[0], dtype=jnp.int32), ordinary)[None, None]
+    lanes = 128 if table.shape[0] % 128 == 0 else table.shape[0]
+
+    def step(carry, cut):
+        features, draws = cut
+        logits = jnp.einsum("BNE,VE->BNV", features, kernel, preferred_element_type=jnp.float32)
+        if bias is not None:
+            logits = logits + bias.astype(jnp.float32)[None, None]
+        logits = jnp.where(allowed, logits, jnp.float32(MASKED))
+        p = jnp.exp(logits - logits.max(-1, keepdims=True))
+        p = p.reshape(*draws.shape, -1, lanes)
+        blocks = p.sum(-1).cumsum(-1)
+        passed, block = _passed(blocks, draws * blocks[..., -1])
+        within = jnp.take_along_axis(p, block[..., None, None], axis=2)[:, :, 0].cumsum(-1)
+        _, place = _passed(within, draws * blocks[..., -1] - passed)
+        return carry, block * lanes + place
+
+    chunks = number_of_chunks(*draws.shape, table.shape[0])
+    _, pieces = _loop(step, None, _cut(chunks, features, draws))
+    return _join(pieces, draws.shape[1])
+
+
+def _passed(sums, mark):
+    """Of ascending sums [B,N,K]: the last one at or below mark [B,N] (0 if there is none), and the
+    index behind it, at which something was added. The mark counts as just below the last sum."""
+    last = sums[..., -1] * jnp.float32(1 - 2**-23)
+    below = sums <= jnp.clip(mark, jnp.zeros_like(last), last)[..., None]
+    index = below.sum(-1, dtype=jnp.int32)
+    return jnp.where(below, sums, jnp.zeros_like(sums)).max(-1), index

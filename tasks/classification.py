@@ -130,6 +130,14 @@ class Classification:
         """Fresh parameters of the head, float32."""
         return self.head().init(key, jnp.zeros((1, self.width), jnp.float32))["params"]
 
+    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
+        """Fresh parameters of the network alone: its language head is not part of the task."""
+        return model.init(key, batch.inputs, batch.decoder)["params"]
+
+    def networks(self, config, params, batch: Batch) -> tuple:
+        """What runs on a row: as an objective's."""
+        return ((config, params, {self.name: 1}),)
+
     def batch(self, encoded: Encoded, indices: np.ndarray) -> Batch:
         """The examples int[B] as a Batch of NumPy arrays; PADDING gives a row of weight 0."""
         real = np.asarray(indices) != PADDING

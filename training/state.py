@@ -73,25 +73,24 @@ def _make(tx, frozen, params):
     )
 
 
-def initialiser(model, batch, method):
-    """`key -> params` for a linen module, shared by all callers with the same model and shapes.
+def initialiser(objective, model, batch):
+    """`key -> params` of an objective or a task, shared by all callers with the same shapes.
 
     Args:
+      objective: what has `initialise(model, key, batch) -> params`; hashable.
       model: linen module with hashable fields.
       batch: (abstract) Batch; only shapes matter.
-      method: name of the method that touches every parameter, called as (inputs, decoder).
     """
-    leaves, structure = jax.tree.flatten((batch.inputs, batch.decoder))
+    leaves, structure = jax.tree.flatten(batch)
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-    return _initialiser(model, shapes, structure, method)
+    return _initialiser(objective, model, shapes, structure)
 
 
 @functools.lru_cache(maxsize=64)
-def _initialiser(model, shapes, structure, method):
+def _initialiser(objective, model, shapes, structure):
     def init(key):
         zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
-        inputs, decoder = jax.tree.unflatten(structure, zeros)
-        return model.init(key, inputs, decoder, method=method)["params"]
+        return objective.initialise(model, key, jax.tree.unflatten(structure, zeros))
 
     return init
 

@@ -24,7 +24,7 @@ class RestoreConfig:
         default=(r"heads/classification/.*",), metadata={"help": "not in the checkpoint, made new"}
     )
     drop: tuple = dataclasses.field(
-        default=(r"heads/lm/.*",), metadata={"help": "in the checkpoint, not wanted"}
+        default=(r"heads/.*", r"generator/.*"), metadata={"help": "in the checkpoint, not wanted"}
     )
 
 

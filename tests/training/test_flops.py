@@ -36,7 +36,7 @@ def test_an_encoder_with_factorised_embeddings():
     layer = 4 * D * D + 2 * D * F
     products = 2 * layer * T + E * D * T + D * E * N + N * V * E
     scores = 2 * T * T * D  # layers x queries x keys x width, and the same for the values
-    assert flops.per_row(made, params, batch, V) == 3 * (2 * products + 2 * 2 * scores)
+    assert flops.of_network(made, params, batch, {"lm": N}) == 3 * (2 * products + 2 * 2 * scores)
     counted = flops.count(params)
     assert counted["embedding"] == (V + T) * E
     norms, biases = 2 * 2 * 2 * D + 2 * D, 2 * (4 * D + F + D)
@@ -52,4 +52,4 @@ def test_an_encoder_decoder_embeds_what_it_reads_and_what_it_writes():
     products = 2 * layer * T + layer * U + attention // 2 * (T + U)
     products += E * D * (T + U) + D * E * U + U * V * E
     scores = (2 * T * T + U * U / 2 + U * T) * D
-    assert flops.per_row(made, params, batch, V) == 3 * (2 * products + 2 * 2 * scores)
+    assert flops.of_network(made, params, batch, {"lm": U}) == 3 * (2 * products + 2 * 2 * scores)

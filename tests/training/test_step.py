@@ -57,7 +57,7 @@ def setup(architecture, name, dropout=0.0):
     raw = objective.shapes(make_batch.setting).raw
     rows = documents(architecture, raw)
     batch = jax.eval_shape(make_batch, keys(), rows)
-    params = states.initialiser(model, batch, "initialise")(step.stream_key(0, "init"))
+    params = states.initialiser(objective, model, batch)(step.stream_key(0, "init"))
     return model, objective, make_batch, rows, params
 
 
