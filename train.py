@@ -36,11 +36,11 @@ from training import (
 from training import config as configs
 from training import mesh as meshes
 from training import state as states
+from training.algorithms import OPTIMIZERS, OptimizerConfig
 from training.checkpoint import CheckpointConfig, Checkpoints, locate, params_metadata
 from training.config import ConfigError, Seeds
 from training.logs import LoggingConfig
 from training.mesh import MeshConfig
-from training.optimizer import OptimizerConfig
 from training.run_directory import Result
 
 log = logging.getLogger("triptych")
@@ -56,6 +56,10 @@ class TrainingConfig:
         default=128, metadata={"min": 4, "help": "tokens the model reads"}
     )
     microbatches: int = dataclasses.field(default=1, metadata={"min": 1, "help": "accumulation"})
+    ema: float = dataclasses.field(
+        default=0.0,
+        metadata={"min": 0.0, "max": 0.999999, "help": "decay of averaged parameters; 0 = none"},
+    )
     deterministic: bool = dataclasses.field(
         default=False, metadata={"help": "bit-equal reruns on a GPU, at some speed"}
     )
@@ -82,7 +86,9 @@ class Config:
     data: DataConfig
     tokenizer: TokenizerConfig
     training: TrainingConfig
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = dataclasses.field(
+        metadata={"variants": OPTIMIZERS, "default": "adamw"}
+    )
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     logging: LoggingConfig
@@ -90,6 +96,10 @@ class Config:
     seed: Seeds
     init_from: str = dataclasses.field(
         default="", metadata={"help": "run directory[@step] to continue pretraining from"}
+    )
+    init_weights: str = dataclasses.field(
+        default="average",
+        metadata={"choices": transfer.WEIGHTS, "help": "average: raw where the run kept none"},
     )
 
 
@@ -164,7 +174,7 @@ def run(config, workdir):
     for line in table:
         log.info(f"  {line}")
     tx = optimizer.build(config.optimizer, params)
-    abstract = states.abstract(params, tx, frozenset())
+    abstract = states.abstract(params, tx, frozenset(), config.training.ema)
     placement = step.Placement(states.shardings(mesh, abstract))
     with (
         logs.Metrics(folder, config.logging.tensorboard) as metrics,
@@ -186,7 +196,7 @@ def run(config, workdir):
                     step.stream_key(config.seed.init, "init")
                 )
                 if config.init_from:
-                    params = continued(config.init_from, params, placement.tree.params, tokenizer)
+                    params = continued(config, params, placement.tree.params, tokenizer)
                 else:
                     log.info("fresh parameters")
                 state = states.create(params, tx, frozenset(), placement.tree)
@@ -213,7 +223,7 @@ def run(config, workdir):
         )  # fmt: skip
         program = step.compiled_update(
             config.objective, model, make_batch, optimizer.static(config.optimizer), optimizer.build,
-            frozenset(), config.training.microbatches, mesh, placement,
+            frozenset(), config.training.microbatches, mesh, placement, config.training.ema,
         )  # fmt: skip
         judge = step.compiled_evaluation(config.objective, model, make_batch, mesh, placement)
         roots = (
@@ -240,14 +250,14 @@ def run(config, workdir):
             return program(state, rows, numbers, roots, rate)
 
         def evaluate(number, state):
-            totals = {}
+            totals, weights = {}, states.averaged(state)
             held = loader.evaluation_batches(
                 held_rows, batch_size, limit=config.evaluation.batches, **process
             )
             for index, rows in enumerate(held):
                 numbers = numbered(mesh, index * batch_size, rows.shape[0])
                 root = step.stream_key(config.seed.order, "evaluation")
-                sums = judge(state.params, meshes.global_array(mesh, rows), numbers, root)
+                sums = judge(weights, meshes.global_array(mesh, rows), numbers, root)
                 loop.add(totals, jax.device_get(sums))
             values = loop.summary(totals, coefficients)
             if config.objective.likelihood:
@@ -286,8 +296,9 @@ def targets_per_byte(stores):
     return sum(s.tokens + s.documents for s in stores) / max(1, sum(s.bytes for s in stores))
 
 
-def continued(init_from, params, shardings, tokenizer):
+def continued(config, params, shardings, tokenizer):
     """Parameters of another run of the same shape and tokenizer, all of them or an error."""
+    init_from = config.init_from
     run_folder, at = locate(init_from)
     theirs = tokenizers.load(run_folder / "tokenizer.json").fingerprint
     if theirs != tokenizer.fingerprint:
@@ -298,8 +309,9 @@ def continued(init_from, params, shardings, tokenizer):
     report = transfer.plan(
         rules.paths(params), params_metadata(run_folder, at), "all", what=init_from
     )
-    log.info(f"parameters of {run_folder} at step {at}: {report.lines(rules.paths(params))[0]}")
-    return transfer.load(run_folder, at, report, params, shardings)
+    words = transfer.origin(run_folder, at, config.init_weights)
+    log.info(f"{words}: {report.lines(rules.paths(params))[0]}")
+    return transfer.load(run_folder, at, report, params, shardings, config.init_weights)
 
 
 def main(argv):

@@ -1,7 +1,7 @@
 """Orbax checkpoints of a run: what is kept, how a save is checked, how a broken one is stepped over.
 
-Used by the loop (save) and by the entry points (restore). Items `params`, `optimizer` and `state` lie
-apart, so that finetuning reads no moments.
+Used by the loop (save) and by the entry points (restore). Items `params`, `average` (of runs that keep
+one), `optimizer` and `state` lie apart, so that finetuning reads no moments.
 """
 
 import dataclasses
@@ -93,13 +93,10 @@ class Checkpoints:
             raise FloatingPointError(
                 f"update {clock['nonfinite']} was not finite; this state is not saved as good"
             )
+        trees = {item: ocp.args.PyTreeSave(getattr(state, item)) for item in items(state)}
         saved = self._manager.save(
             step,
-            args=ocp.args.Composite(
-                params=ocp.args.PyTreeSave(state.params),
-                optimizer=ocp.args.PyTreeSave(state.optimizer),
-                state=ocp.args.JsonSave(clock),
-            ),
+            args=ocp.args.Composite(**trees, state=ocp.args.JsonSave(clock)),
             metrics=metrics,
         )
         if not saved:
@@ -123,7 +120,7 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in reversed(steps):
-            shapes, problem = self._attempt(self._shapes, step)
+            shapes, problem = self._attempt(self._shapes, step, items(target))
             if not meshes.any_process(problem):
                 for item, found in shapes.items():
                     wanted = getattr(target, item)
@@ -140,7 +137,7 @@ class Checkpoints:
         return None
 
     def restore_params(self, step, target):
-        """Parameters of one step of this run, for the best one after training."""
+        """Parameters that were evaluated at one step of this run, for the best one after training."""
         return read_params(self.directory, step, target)
 
     def best_step(self):
@@ -174,9 +171,9 @@ class Checkpoints:
                 raise
             return None, error
 
-    def _shapes(self, step):
+    def _shapes(self, step, names):
         folder = self.directory / str(step)
-        return {item: _metadata(folder / item) for item in ("params", "optimizer")}
+        return {item: _metadata(folder / item) for item in names}
 
     def _read(self, step, target):
         folder = self.directory / str(step)
@@ -187,8 +184,7 @@ class Checkpoints:
         return target.replace(
             step=jax.device_put(np.int32(clock["step"]), whole),
             nonfinite=jax.device_put(np.int32(clock["nonfinite"]), whole),
-            params=_read_tree(folder / "params", target.params),
-            optimizer=_read_tree(folder / "optimizer", target.optimizer),
+            **{item: _read_tree(folder / item, getattr(target, item)) for item in items(target)},
         )
 
     def _set_aside(self, step, problem):
@@ -201,6 +197,11 @@ class Checkpoints:
                     f"the one before it is used")  # fmt: skip
         meshes.any_process(False)  # nobody lists the directory before it is renamed
         self._manager.reload()
+
+
+def items(state):
+    """Names of the trees that a checkpoint of `state` holds: `average` is there if it is kept."""
+    return ("params", "optimizer", "average")[: 3 if state.average else 2]
 
 
 def locate(run, step=""):
@@ -232,10 +233,26 @@ def params_metadata(run, step):
     return _flat(_or_say(_metadata, pathlib.Path(run) / "checkpoints" / str(step) / "params"))
 
 
-def read_params(checkpoints, step, target):
-    """Reads the subtree `target` (ShapeDtypeStructs with shardings) of a checkpoint's parameters."""
-    folder = pathlib.Path(checkpoints) / str(step) / "params"
-    return _or_say(_read_tree, folder, target, True)
+def averaged_paths(run, step):
+    """Paths of the parameters that checkpoint `step` keeps an average of, as a frozenset."""
+    return _averages(pathlib.Path(run) / "checkpoints" / str(step))
+
+
+def _averages(folder):
+    kept = (folder / "average").exists()
+    return frozenset(_flat(_or_say(_metadata, folder / "average")) if kept else ())
+
+
+def read_params(checkpoints, step, target, weights="average"):
+    """Reads the subtree `target` (ShapeDtypeStructs with shardings) of a checkpoint's parameters.
+
+    weights: 'average' reads the averaged ones where the run kept them, 'raw' those of the step."""
+    folder = pathlib.Path(checkpoints) / str(step)
+    parts = rules.split(target, _averages(folder) if weights == "average" else ())
+    return rules.merge(*(
+        _or_say(_read_tree, folder / item, part, True) if part else {}
+        for item, part in zip(("params", "average"), parts, strict=True)
+    ))  # fmt: skip
 
 
 def _or_say(read, folder, *arguments):
