@@ -119,7 +119,7 @@ def test_adafactor_factors_from_128_on_and_clips_what_is_new():
     )
     assert moments == {"a/kernel": (1,), "b/kernel": (127, 130), "c/bias": (200,)}
     assert state[0].v_row["a"]["kernel"].size + state[0].v_col["a"]["kernel"].size == 258
-    assert Adafactor().methods({p: leaf for p, leaf in params.items()}) == {
+    assert Adafactor().methods(params) == {
         "a/kernel": "adafactor, factored", "b/kernel": "adafactor", "c/bias": "adafactor",
     }  # fmt: skip
 
@@ -223,7 +223,7 @@ def test_the_printed_table_says_which_optimizer_each_leaf_gets():
     table = optimizer.table(
         Muon(), rules.merge(leaves(0), {}), frozenset({"heads/lm/transform/kernel"})
     )
-    fates = {line.split()[0]: line.split("  ")[-1] for line in table}
+    fates = {line.split()[0]: line.split("  ")[-1].strip() for line in table}
     assert fates["encoder/layer_*/mlp/in/kernel"] == "muon"
     assert fates["encoder/layer_*/mlp/in/bias"] == "adamw"
     assert fates["embed/tokens/embedding"] == "adamw"
