@@ -6,8 +6,6 @@ one), `optimizer` and `state` lie apart, so that finetuning reads no moments.
 
 import dataclasses
 import logging
-import pathlib
-import shutil
 
 import jax
 import numpy as np
@@ -16,7 +14,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from training import mesh as meshes
-from training import rules
+from training import paths, rules
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
@@ -67,7 +65,7 @@ class Checkpoints:
                     get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
                 )
             )
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = paths.absolute(directory)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -190,7 +188,7 @@ class Checkpoints:
     def _set_aside(self, step, problem):
         broken = self.directory / f"{step}.broken"
         if meshes.main_process():
-            shutil.rmtree(broken, ignore_errors=True)
+            epath.Path(broken).rmtree(missing_ok=True)
             (self.directory / str(step)).rename(broken)
         words = " ".join(str(problem).split())[:200]
         log.warning(f"checkpoint {step} cannot be restored ({words}); renamed {broken.name}, "
@@ -212,7 +210,7 @@ def locate(run, step=""):
     path, at = str(run), ""
     if path.rpartition("@")[2].isdigit():
         path, _, at = path.rpartition("@")
-    folder = pathlib.Path(path)
+    folder = paths.of(path)
     found = folder / "checkpoints"
     if not found.is_dir():
         raise ConfigError(
@@ -230,12 +228,12 @@ def params_metadata(run, step):
     """{path: ShapeDtypeStruct} of the parameters in checkpoint `step`, without reading an array.
 
     Raises ConfigError naming the folder when it is torn."""
-    return _flat(_or_say(_metadata, pathlib.Path(run) / "checkpoints" / str(step) / "params"))
+    return _flat(_or_say(_metadata, paths.of(run) / "checkpoints" / str(step) / "params"))
 
 
 def averaged_paths(run, step):
     """Paths of the parameters that checkpoint `step` keeps an average of, as a frozenset."""
-    return _averages(pathlib.Path(run) / "checkpoints" / str(step))
+    return _averages(paths.of(run) / "checkpoints" / str(step))
 
 
 def _averages(folder):
@@ -247,7 +245,7 @@ def read_params(checkpoints, step, target, weights="average"):
     """Reads the subtree `target` (ShapeDtypeStructs with shardings) of a checkpoint's parameters.
 
     weights: 'average' reads the averaged ones where the run kept them, 'raw' those of the step."""
-    folder = pathlib.Path(checkpoints) / str(step)
+    folder = paths.of(checkpoints) / str(step)
     parts = rules.split(target, _averages(folder) if weights == "average" else ())
     return rules.merge(*(
         _or_say(_read_tree, folder / item, part, True) if part else {}
@@ -257,7 +255,7 @@ def read_params(checkpoints, step, target, weights="average"):
 
 def _or_say(read, folder, *arguments):
     try:
-        return read(folder.absolute(), *arguments)
+        return read(paths.absolute(folder), *arguments)
     except Exception as error:
         if not torn(error):
             raise
