@@ -217,7 +217,12 @@ def locate(run, step=""):
             f"{path!r} is not a run directory (no checkpoints/ in it); expected the --workdir of a "
             f"train.py run, such as runs/enc or runs/enc@2000"
         )
-    steps = sorted(int(p.name) for p in found.iterdir() if p.name.isdigit())
+    # In a bucket an unfinished save lies under its final name.
+    steps = sorted(
+        int(p.name)
+        for p in found.iterdir()
+        if p.name.isdigit() and ocp.utils.is_checkpoint_finalized(epath.Path(p))
+    )
     at = str(step) or at
     if not steps or (at and (not at.isdigit() or int(at) not in steps)):
         raise ConfigError(f"{path!r} has no checkpoint {at or 'at all'}; it has {steps or 'none'}")
