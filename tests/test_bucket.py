@@ -105,9 +105,8 @@ def test_law_2_a_run_in_a_bucket_resumes_and_writes_what_a_local_one_writes(
     scores = json.loads((bucket / "bucket/tuned/scores.json").read_text())
     assert scores == json.loads((folder / "tuned/scores.json").read_text())
     # A torn checkpoint is set aside there too.
-    files = (bucket / "bucket/runs/enc/checkpoints/4/params").rglob("*")
-    largest = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    for file in (bucket / "bucket/runs/enc/checkpoints/4/params").rglob("_METADATA"):
+        file.write_text(file.read_text()[:40])
     assert train.run(config(folder), run).step == 4
     assert (bucket / "bucket/runs/enc/checkpoints/4.broken").is_dir()
     assert shrink.metrics(bucket / "bucket/runs/enc") == shrink.metrics(folder / "local")
