@@ -38,11 +38,11 @@ from training import (
 from training import config as configs
 from training import mesh as meshes
 from training import state as states
+from training.algorithms import OPTIMIZERS, OptimizerConfig
 from training.checkpoint import CheckpointConfig, Checkpoints, locate, params_metadata
 from training.config import ConfigError, Seeds
 from training.logs import LoggingConfig
 from training.mesh import MeshConfig
-from training.optimizer import OptimizerConfig
 from training.run_directory import Result
 
 log = logging.getLogger("triptych")
@@ -58,6 +58,10 @@ class TrainingConfig:
         default=128, metadata={"min": 4, "help": "tokens the model reads"}
     )
     microbatches: int = dataclasses.field(default=1, metadata={"min": 1, "help": "accumulation"})
+    ema: float = dataclasses.field(
+        default=0.0,
+        metadata={"min": 0.0, "max": 0.999999, "help": "decay of averaged parameters; 0 = none"},
+    )
     deterministic: bool = dataclasses.field(
         default=False, metadata={"help": "bit-equal reruns on a GPU, at some speed"}
     )
@@ -84,7 +88,9 @@ class Config:
     data: DataConfig
     tokenizer: TokenizerConfig
     training: TrainingConfig
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = dataclasses.field(
+        metadata={"variants": OPTIMIZERS, "default": "adamw"}
+    )
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     logging: LoggingConfig
@@ -96,6 +102,10 @@ class Config:
     init_as: str = dataclasses.field(
         default="same",
         metadata={"choices": architectures.AS, "help": "stacks that init_from fills; same: all"},
+    )
+    init_weights: str = dataclasses.field(
+        default="average",
+        metadata={"choices": transfer.WEIGHTS, "help": "average: raw where the run kept none"},
     )
 
 
@@ -172,7 +182,7 @@ def run(config, workdir):
     for line in table:
         log.info(f"  {line}")
     tx = optimizer.build(config.optimizer, params)
-    abstract = states.abstract(params, tx, frozenset())
+    abstract = states.abstract(params, tx, frozenset(), config.training.ema)
     placement = step.Placement(states.shardings(mesh, abstract))
     with (
         logs.Metrics(folder, config.logging.tensorboard) as metrics,
@@ -217,7 +227,7 @@ def run(config, workdir):
         )  # fmt: skip
         program = step.compiled_update(
             config.objective, model, make_batch, optimizer.static(config.optimizer), optimizer.build,
-            frozenset(), config.training.microbatches, mesh, placement,
+            frozenset(), config.training.microbatches, mesh, placement, config.training.ema,
         )  # fmt: skip
         judge = step.compiled_evaluation(
             config.objective.measured(), model, make_batch, mesh, placement
@@ -246,14 +256,14 @@ def run(config, workdir):
             return program(state, rows, numbers, roots, rate)
 
         def evaluate(number, state):
-            totals = {}
+            totals, weights = {}, states.averaged(state)
             held = loader.evaluation_batches(
                 held_rows, batch_size, limit=config.evaluation.batches, **process
             )
             for index, rows in enumerate(held):
                 numbers = numbered(mesh, index * batch_size, rows.shape[0])
                 root = step.stream_key(config.seed.order, "evaluation")
-                sums = judge(state.params, meshes.global_array(mesh, rows), numbers, root)
+                sums = judge(weights, meshes.global_array(mesh, rows), numbers, root)
                 loop.add(totals, jax.device_get(sums))
             values = loop.summary(totals, coefficients)
             if config.objective.likelihood:
@@ -307,10 +317,10 @@ def continued(config, model_config, params, shardings, tokenizer):
     flat, found = rules.paths(params), params_metadata(run_folder, at)
     plan = architectures.plan(there, model_config, found, flat, config.init_as, init_from)
     report = transfer.plan(flat, plan.renamed(found), "all", plan.new(), what=init_from)
-    log.info(f"parameters of {run_folder} at step {at}:")
+    log.info(f"{transfer.origin(run_folder, at, config.init_weights)}:")
     for line in plan.lines(flat):
         log.info(f"  {line}")
-    read = functools.partial(transfer.load, run_folder, at)
+    read = functools.partial(transfer.load, run_folder, at, weights=config.init_weights)
     return architectures.load(read, plan, report, params, shardings)
 
 
