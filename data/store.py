@@ -246,9 +246,3 @@ class Rows:
             (d, names[int(files[d])], int(numbers[d]))
             for d in range(int(first[0]), int(last[0]) + 1)
         ]
-
-
-def unigram_entropy(counts: np.ndarray) -> float:
-    """Nats per token of a model that knows only how often each piece occurs: the line to beat first."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
