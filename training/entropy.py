@@ -19,10 +19,16 @@ def sample(tokens: int, total: int) -> int:
 def tally(objective, model, params, batch, key, classes: int) -> dict:
     """{loss: (float32[classes] weight of each answer, the loss's own weight)} of one batch.
 
-    Sums, as everything that leaves a step: those of many batches add up to those of all.
+    Sums, as everything that leaves a step: those of many batches add up to those of all. Raises
+    ValueError where the objective gives answers of other losses than it minimises.
     """
     weights = objective.weights(batch)
     answers = objective.answers(model, params, batch, key)
+    if answers.keys() != weights.keys():
+        raise ValueError(
+            f"{objective.name}.answers speaks of the losses {', '.join(answers)}, but those that are "
+            f"minimised are {', '.join(weights)}: give what each of these asks for"
+        )
     return {
         name: (
             jnp.zeros(classes, jnp.float32).at[answer.reshape(-1)].add(weight.reshape(-1)),
