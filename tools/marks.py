@@ -61,7 +61,7 @@ class Pieces:
         if not text or "\N{REPLACEMENT CHARACTER}" in text:  # part of a character
             return written, True
         joined = not text.startswith(" ")
-        return _visible(text if joined or len(text) == 1 else text[1:]), joined
+        return _visible(text if joined else text[1:] or "␣"), joined
 
 
 def on_host(batch):

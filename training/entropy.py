@@ -59,7 +59,9 @@ def of_targets(tallies, coefficients: dict[str, float]) -> dict[str, float]:
     counts = dict.fromkeys(coefficients, np.float64(0))
     weights = dict.fromkeys(coefficients, 0.0)
     for one in tallies:
-        for name, (count, weight) in jax.device_get(one).items():
+        one = jax.device_get(one)
+        for name in coefficients:
+            count, weight = one[name]
             counts[name] = counts[name] + np.asarray(count, np.float64)
             weights[name] += float(weight)
     nats = {
