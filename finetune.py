@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 import models
-from data import framing, labelled
 from data import tokenizer as tokenizers
 from models.config import ModelConfig
-from tasks import batches, classification, predictions
+from tasks import batches, predictions
 from tasks import metrics as scores
 from tasks.config import TaskConfig
+from tasks.examples import open_examples
 from training import (
     cli,
     durations,
@@ -183,36 +183,22 @@ def run(config, workdir):
     # ---- labelled examples -----------------------------------------------------------------------
     logs.banner("labelled examples")
     tokenizer = tokenizers.load(origin / "tokenizer.json")
-    splits = labelled.load(
-        config.task.source, config.task.text, config.task.text_pair, config.task.label,
-        validation_fraction=config.task.validation_fraction, log=log.info,
-    )  # fmt: skip
-    names, ids = splits.label_names, tokenizer.special_ids()
-    frame = framing.frame_for(model_config.architecture, ids)
-    encoded = {
-        split: classification.encode(examples.text, examples.text_pair, examples.label, tokenizer,
-                                     frame, config.task.length, names, ids["pad"])
-        for split, examples in splits.items()
-    }  # fmt: skip
-    chosen = batches.subset(encoded["train"].labels, config.task.examples, config.seed.order)
-    meshes.agree(repr((resolved, splits.fingerprint)), "the config or the data")
+    examples = open_examples(config.task, model_config, tokenizer, config.seed.order, log.info)
+    names, encoded, chosen = examples.names, examples.encoded, examples.chosen
+    meshes.agree(repr((resolved, examples.fingerprint)), "the config or the data")
     run_directory.check_unchanged(
-        folder, data=splits.fingerprint, tokenizer=tokenizer.fingerprint, labels=list(names)
+        folder, data=examples.fingerprint, tokenizer=tokenizer.fingerprint, labels=list(names)
     )
     log.info(f"{len(names)} labels; {len(chosen):,} of {len(encoded['train']):,} training examples, "
              + ", ".join(f"{len(encoded[s]):,} {s}" for s in encoded if s != "train"))  # fmt: skip
-    for split, examples in encoded.items():
-        if examples.cut:
-            log.info(f"{examples.cut:,} of {len(examples):,} {split} examples were cut to "
+    for split, each in encoded.items():
+        if each.cut:
+            log.info(f"{each.cut:,} of {len(each):,} {split} examples were cut to "
                      f"{config.task.length} tokens")  # fmt: skip
 
     # ---- model and head --------------------------------------------------------------------------
     logs.banner("model and head")
-    task = classification.Classification(
-        model_config.architecture, len(names), model_config.width, ids["pad"], ids["start"],
-        config.task.head_dropout, config.task.pooler, bool(model_config.token_types),
-        config.task.decoder_input,
-    )  # fmt: skip
+    task = examples.task
     model = models.build(model_config)
     batch = task.batch(encoded["train"], np.zeros(batch_size, np.int64))
     init = states.with_head(states.initialiser(task, model, batch), task)
@@ -226,8 +212,7 @@ def run(config, workdir):
 
     # ---- optimizer and state ---------------------------------------------------------------------
     logs.banner("optimizer and state")
-    clock = durations.Clock(batch_size, batch_size * config.task.length, len(chosen))
-    clock = clock.whole(config.training.duration, "training.duration")
+    clock = clock_of(config, examples)
     total = clock.total
     cadence = loop.cadence(clock, config)
     best = config.evaluation.select == "best"
@@ -288,7 +273,7 @@ def run(config, workdir):
         run_directory.record_run(folder, resolved, "finetune", model_config)
         run_directory.write_manifest(
             folder, resolved,
-            {"data": splits.fingerprint, "tokenizer": tokenizer.fingerprint, "labels": list(names),
+            {"data": examples.fingerprint, "tokenizer": tokenizer.fingerprint, "labels": list(names),
              "parameters": sizes, "total_steps": total,
              "init_from": source, "rules": table},
         )  # fmt: skip
@@ -307,8 +292,9 @@ def run(config, workdir):
 
         def sources():
             for number in range(start, total):
-                order = batches.indices_at(number, batch_size, len(chosen), config.seed.order)
-                rows = task.batch(encoded["train"], chosen[local(order)])
+                rows = task.batch(
+                    encoded["train"], local(examples.at(number, batch_size, config.seed.order))
+                )
                 yield jax.tree.map(lambda x: meshes.global_array(mesh, x), rows)
 
         def update(state, source, number, rate):
@@ -375,6 +361,13 @@ def run(config, workdir):
     if meshes.main_process():
         run_directory.write_json(folder / "scores.json", {"step": at, **result})
     return Result(int(state.step), result, str(folder))
+
+
+def clock_of(config, examples):
+    """The run's length and the worth of an update, a durations.Clock."""
+    size = config.training.batch_size
+    clock = durations.Clock(size, size * config.task.length, len(examples.chosen))
+    return clock.whole(config.training.duration, "training.duration")
 
 
 def main(argv):

@@ -18,14 +18,16 @@ import objectives
 from data import framing, loader, prepare
 from data import tokenizer as tokenizers
 from data.config import DataConfig, TokenizerConfig
-from data.store import unigram_entropy
+from data.store import Rows
 from models.config import ModelConfig
-from objectives.base import Setting
+from objectives.base import Setting, Shapes
+from objectives.batch import Batch
 from objectives.vocabulary import Vocabulary
 from training import (
     architectures,
     cli,
     durations,
+    entropy,
     flops,
     logs,
     loop,
@@ -109,6 +111,39 @@ class Config:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A config's text, opened: all that decides what a step reads. `tools.inspect` reads the same."""
+
+    corpus: prepare.Prepared
+    model: ModelConfig  # the config's, with its zeros filled in
+    setting: Setting
+    shapes: Shapes
+    train: list[Rows]  # one for each source
+    validation: list[Rows]
+    make_batch: step.Corruption  # (keys of rows, rows) -> Batch
+    batch: Batch  # abstract: shapes and dtypes
+
+    @property
+    def epoch(self):
+        """Rows in one pass over the training text."""
+        return sum(map(len, self.train))
+
+    def clock(self, config):
+        """The run's length and the worth of an update, a durations.Clock."""
+        rows, decoder = config.training.batch_size, self.batch.decoder is not None
+        tokens = rows * (self.shapes.inputs + (self.shapes.targets if decoder else 0))
+        clock = durations.Clock(rows, tokens, self.epoch)
+        return clock.whole(config.training.duration, "training.duration")
+
+    def order(self, config, **process):
+        """Every batch of the run by its number, a loader.Batches; `process`: which part of it."""
+        return loader.Batches(
+            self.train, self.corpus.weights, seed=config.seed.order,
+            global_batch=config.training.batch_size, **process,
+        )  # fmt: skip
+
+
 def run(config, workdir):
     """Pretrains as `config` (ConfigDict or mapping) says, in `workdir`; resumes what is there.
 
@@ -132,51 +167,29 @@ def run(config, workdir):
 
     # ---- text ------------------------------------------------------------------------------------
     logs.banner("text")
-    corpus = prepare.prepare(
-        config.data, config.tokenizer, build=jax.process_count() == 1, log=log.info
-    )
-    tokenizer = corpus.tokenizer
+    text = open_text(config, log.info)
+    corpus, tokenizer = text.corpus, text.corpus.tokenizer
     meshes.agree(repr((resolved, corpus.fingerprint)), "the config or the data")
     run_directory.check_unchanged(folder, data=corpus.fingerprint, tokenizer=tokenizer.fingerprint)
-    model_config = models.config.completed(
-        config.model, tokenizer.size, config.training.length, config.objective.token_types
-    )
-    vocabulary = Vocabulary(**tokenizer.special_ids())
-    setting = Setting(model_config.architecture, vocabulary, config.training.length)
-    shapes = config.objective.shapes(setting)
-    frame = framing.frame_for(model_config.architecture, tokenizer.special_ids())
-    train_rows = [s.rows(shapes.raw, shapes.overlap, frame) for s in corpus.train]
-    held_rows = [s.rows(shapes.raw, shapes.overlap, frame) for s in corpus.validation]
-    epoch = sum(map(len, train_rows))
-    shares = zip(corpus.weights, (s.unigram for s in corpus.train), strict=True)
-    unigram = unigram_entropy(sum(weight * n / n.sum() for weight, n in shares))
-    log.info(f"{sum(s.tokens for s in corpus.train):,} tokens of {sum(s.documents for s in corpus.train):,} "
-             f"documents in {epoch:,} rows of {shapes.raw}; fingerprint {corpus.fingerprint}")  # fmt: skip
-    log.info(f"unigram entropy {unigram:.3f} nats: a loss that stays there has learned word "
-             f"frequencies and nothing else")  # fmt: skip
+    log.info(f"{sum(s.tokens for s in corpus.train):,} tokens of "
+             f"{sum(s.documents for s in corpus.train):,} documents in {text.epoch:,} rows of "
+             f"{text.shapes.raw}; fingerprint {corpus.fingerprint}")  # fmt: skip
 
     # ---- model and objective ---------------------------------------------------------------------
     logs.banner("model and objective")
+    model_config, batch = text.model, text.batch
     model = models.build(model_config)
-    make_batch = step.Corruption(config.objective, setting)
-    source = jax.ShapeDtypeStruct((batch_size, shapes.raw), np.int32)
-    keys = jax.eval_shape(
-        lambda: jax.random.split(jax.random.key(0, impl="threefry2x32"), batch_size)
-    )
-    batch = jax.eval_shape(make_batch, keys, source)
     init = states.initialiser(config.objective, model, batch)
     with meshes.use(mesh):
         params = jax.eval_shape(init, jax.eval_shape(lambda: step.stream_key(0, "init")))
     sizes = flops.count(params)
     log.info(f"{sizes['total']:,} parameters, {sizes['non_embedding']:,} outside embeddings")
-    log.info(config.objective.describe(setting))
+    log.info(config.objective.describe(text.setting))
 
     # ---- optimizer and state ---------------------------------------------------------------------
     logs.banner("optimizer and state")
-    tokens = batch_size * (shapes.inputs + (shapes.targets if batch.decoder is not None else 0))
-    clock = durations.Clock(batch_size, tokens, epoch)
-    clock = clock.whole(config.training.duration, "training.duration")
-    total = clock.total
+    clock = text.clock(config)
+    total, tokens = clock.total, clock.tokens
     rates = optimizer.schedule(config.optimizer, clock)
     table = optimizer.table(config.optimizer, params, frozenset())
     for line in table:
@@ -216,40 +229,53 @@ def run(config, workdir):
         if meshes.main_process():
             tokenizer.save(folder / "tokenizer.json")
         run_directory.record_run(folder, resolved, "pretrain", model_config)
+        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        order = text.order(config, **process)
+        roots = (
+            step.stream_key(config.seed.order, "corruption"),
+            step.stream_key(config.seed.dropout, "dropout"),
+        )
+        coefficients = config.objective.coefficients()
+
+        def source(number, rows):
+            """Batch `number`: its rows and their global numbers, spread over the mesh."""
+            first = number * batch_size
+            return meshes.global_array(mesh, rows), numbered(mesh, first, rows.shape[0])
+
+        chance = {}
+        if not resumed:
+            count = entropy.sample(tokens, total)
+            tally = step.compiled_tally(config.objective, model, text.make_batch, mesh, placement)
+            with meshes.use(mesh):
+                chance = entropy.of_targets(
+                    (tally(state.params, *source(n, order.batch_at(n)), roots[0]) for n in range(count)),
+                    coefficients,
+                )  # fmt: skip
+            log.info(f"entropy of the targets of {count:,} batches: "
+                     f"{loop.words_of(chance, coefficients)} nats; a loss that stays there has "
+                     f"learned how often each occurs and nothing else")  # fmt: skip
         step_flops = batch_size * flops.per_row(config.objective, model_config, params, batch)
         run_directory.write_manifest(
             folder, resolved,
             {"data": corpus.fingerprint, "contents": corpus.contents,
              "tokenizer": tokenizer.fingerprint, "parameters": sizes,
-             "unigram_entropy": unigram, "tokens_per_step": tokens, "total_steps": total,
-             "targets_per_step": batch_size * config.objective.targets_expected(setting),
+             "target_entropy": chance, "tokens_per_step": tokens, "total_steps": total,
+             "targets_per_step": batch_size * config.objective.targets_expected(text.setting),
              "flops_per_step": step_flops, "rules": table},
         )  # fmt: skip
         program = step.compiled_update(
-            config.objective, model, make_batch, optimizer.static(config.optimizer), optimizer.build,
-            frozenset(), config.training.microbatches, mesh, placement, config.training.ema,
+            config.objective, model, text.make_batch, optimizer.static(config.optimizer),
+            optimizer.build, frozenset(), config.training.microbatches, mesh, placement,
+            config.training.ema,
         )  # fmt: skip
         judge = step.compiled_evaluation(
-            config.objective.measured(), model, make_batch, mesh, placement
+            config.objective.measured(), model, text.make_batch, mesh, placement
         )
-        roots = (
-            step.stream_key(config.seed.order, "corruption"),
-            step.stream_key(config.seed.dropout, "dropout"),
-        )
-        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        stream = loader.batches(
-            train_rows, corpus.weights, seed=config.seed.order, global_batch=batch_size, start_step=start,
-            threads=config.data.threads, prefetch=config.data.prefetch, **process,
-        )  # fmt: skip
         metrics.begin(start if resumed else -1)
-        coefficients = config.objective.coefficients()
 
         def sources():
-            for number, rows in stream:
-                yield (
-                    meshes.global_array(mesh, rows),
-                    numbered(mesh, number * batch_size, rows.shape[0]),
-                )
+            for number, rows in order.iterate(start, config.data.threads, config.data.prefetch):
+                yield source(number, rows)
 
         def update(state, source, number, rate):
             rows, numbers = source
@@ -258,12 +284,11 @@ def run(config, workdir):
         def evaluate(number, state):
             totals, weights = {}, states.averaged(state)
             held = loader.evaluation_batches(
-                held_rows, batch_size, limit=config.evaluation.batches, **process
+                text.validation, batch_size, limit=config.evaluation.batches, **process
             )
+            root = step.stream_key(config.seed.order, "evaluation")
             for index, rows in enumerate(held):
-                numbers = numbered(mesh, index * batch_size, rows.shape[0])
-                root = step.stream_key(config.seed.order, "evaluation")
-                sums = judge(weights, meshes.global_array(mesh, rows), numbers, root)
+                sums = judge(weights, *source(index, rows), root)
                 loop.add(totals, jax.device_get(sums))
             values = loop.summary(totals, coefficients)
             if config.objective.likelihood:
@@ -271,7 +296,7 @@ def run(config, workdir):
                 values["bits_per_byte"] = values["loss"] * scale
             metrics.write(number, "validation", values)
             log.info(f"step {number:>7,}  held out: {loop.words_of(values, coefficients)}"
-                     + (f"  (unigram entropy {unigram:.3f})" if number == 0 else ""))  # fmt: skip
+                     + (f"  (entropy {chance['loss']:.3f})" if number == 0 else ""))  # fmt: skip
             return values
 
         cadence = loop.cadence(clock, config)
@@ -279,8 +304,8 @@ def run(config, workdir):
         with meshes.use(mesh):
             state = loop.run(
                 state, start, sources(), update, cadence, rates=rates, metrics=metrics, rate=rate,
-                evaluate=evaluate if held_rows else None, save=checkpoints.save if cadence.save else None,
-                coefficients=coefficients, resumed=resumed,
+                evaluate=evaluate if text.validation else None,
+                save=checkpoints.save if cadence.save else None, coefficients=coefficients, resumed=resumed,
             )  # fmt: skip
         checkpoints.wait()
 
@@ -289,6 +314,29 @@ def run(config, workdir):
     log.info(f"{total:,} updates in {folder}; finetune with --config.init_from={folder}")
     final = {f"validation/{name}": value for name, value in logs.last(folder, "validation").items()}
     return Result(int(state.step), final, str(folder))
+
+
+def open_text(config, say):
+    """The Text of a resolved Config; `say(line)` hears of what has to be made first."""
+    corpus = prepare.prepare(config.data, config.tokenizer, build=jax.process_count() == 1, log=say)
+    tokenizer, length = corpus.tokenizer, config.training.length
+    model = models.config.completed(
+        config.model, tokenizer.size, length, config.objective.token_types
+    )
+    setting = Setting(model.architecture, Vocabulary(**tokenizer.special_ids()), length)
+    shapes = config.objective.shapes(setting)
+    frame = framing.frame_for(model.architecture, tokenizer.special_ids())
+    make_batch = step.Corruption(config.objective, setting)
+    rows = jax.ShapeDtypeStruct((config.training.batch_size, shapes.raw), np.int32)
+    keys = jax.eval_shape(
+        lambda: jax.random.split(jax.random.key(0, impl="threefry2x32"), rows.shape[0])
+    )
+    return Text(
+        corpus, model, setting, shapes,
+        [s.rows(shapes.raw, shapes.overlap, frame) for s in corpus.train],
+        [s.rows(shapes.raw, shapes.overlap, frame) for s in corpus.validation],
+        make_batch, jax.eval_shape(make_batch, keys, rows),
+    )  # fmt: skip
 
 
 def numbered(mesh, first, local_rows):

@@ -56,11 +56,16 @@ def check(objective: Objective, architecture: str) -> None:
     if architecture in objective.architectures:
         return
     pairs = "; ".join(f"{a}: {', '.join(names)}" for a, names in pairs_by_architecture().items())
-    why = objective.unfit.get(architecture)
+    why = reason(objective, architecture)
     raise ValueError(
         f"objective {objective.name} does not fit architecture {architecture!r}"
         f"{f' ({why})' if why else ''}: expected one of these: {pairs}"
     )
+
+
+def reason(objective: Objective | type[Objective], architecture: str) -> str:
+    """Why an objective makes no sense for an architecture; '' where nobody has said."""
+    return objective.unfit.get(architecture, "")
 
 
 def pairs_by_architecture() -> dict[str, list[str]]:

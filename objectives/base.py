@@ -135,6 +135,14 @@ class Objective:
         whole batch, so that microbatches add up to it (law 4)."""
         return {"lm": batch.weights.sum()}
 
+    def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
+        """What each minimised loss asks for: {name: (class int32[...], weight float32[...])}.
+
+        The entropy of these classes is what a model gets that knows no more than how often each
+        occurs (training/entropy.py). Most are in the batch; where the model's own guesses are part of the
+        question, they come from `params`, as in `losses`."""
+        return {"lm": (batch.targets, batch.weights)}
+
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
         """{name: (sum, weight)}; key drives dropout, None is deterministic."""
         return self.scores(model, params, hidden_states(model, params, batch, key), batch)

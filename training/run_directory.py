@@ -111,7 +111,7 @@ def check_unchanged(folder, **identities):
             raise ConfigError(
                 f"the {name} of {str(folder)!r} changed since it began ({str(before[name])[:40]} -> "
                 f"{str(value)[:40]}): a file, a source or Python itself is another one; bring it back, "
-                f"or choose another --workdir"
+                f"or start a run of its own"
             )
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from objectives.base import Objective, Setting
+from training import entropy, rules
 from training import mesh as meshes
-from training import rules
 from training import state as states
 from training.config import ConfigError
 
@@ -141,6 +141,27 @@ class Corruption:
 def as_given(keys, batch):
     """Labelled examples are a Batch already."""
     return batch
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_batch(make_batch):
+    """Jitted `(source, numbers, root) -> Batch`: what `compiled_update` makes of its rows, alone."""
+    return jax.jit(lambda source, numbers, root: make_batch(row_keys(root, numbers), source))
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_tally(objective, model, make_batch, mesh, placement):
+    """Jitted `(params, source, numbers, root) -> entropy.tally` of a batch; drops what it need not
+    compute, which is all of the model unless its guesses are part of the question."""
+    classes = make_batch.setting.vocabulary.size
+
+    def tally(params, source, numbers, root):
+        batch = make_batch(row_keys(root, numbers), source)
+        return entropy.tally(objective, model, params, batch, None, classes)
+
+    whole, split = meshes.replicated(mesh), meshes.rows(mesh)
+    return jax.jit(tally, in_shardings=(placement.tree.params, split, split, whole),
+                   out_shardings=whole)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)
