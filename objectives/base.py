@@ -75,6 +75,7 @@ class Objective:
     name: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
     unfit: ClassVar[dict[str, str]] = {}  # architecture -> why this objective makes no sense there
+    irreversible: ClassVar[str] = ""  # why inputs and targets do not give the row back
     likelihood: ClassVar[bool] = False  # the loss is that of the text itself: bits per byte
 
     def shapes(self, setting: Setting) -> Shapes:
@@ -86,8 +87,10 @@ class Objective:
         raise NotImplementedError
 
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
-        """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost."""
-        raise NotImplementedError(f"{self.name} does not claim to restore its row")
+        """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost.
+        Raises NotImplementedError with the reason where the objective is `irreversible`."""
+        if self.irreversible:
+            raise NotImplementedError(f"{self.name} does not restore its row: {self.irreversible}")
 
     def targets_expected(self, setting: Setting) -> float:
         """How many targets a row full of one long document has, on average."""
