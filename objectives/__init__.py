@@ -6,10 +6,13 @@ Imports models/ alone; pure JAX inside the jitted step.
 from objectives.base import Objective
 from objectives.causal_lm import CausalLM
 from objectives.denoising import Denoising
+from objectives.fill_in_the_middle import FillInTheMiddle
+from objectives.mixture import UL2, Mixture
 from objectives.named import NAMED
 from objectives.prefix_lm import PrefixLM
 from objectives.registry import REGISTRY, build, check, pairs_by_architecture, parse
 
-REGISTRY |= {cls.name: cls for cls in (CausalLM, PrefixLM, Denoising, *NAMED.values())}
+_CLASSES = (CausalLM, PrefixLM, FillInTheMiddle, *NAMED.values(), Denoising, UL2, Mixture)
+REGISTRY |= {cls.name: cls for cls in _CLASSES}
 
 __all__ = ["REGISTRY", "Objective", "build", "check", "pairs_by_architecture", "parse"]

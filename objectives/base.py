@@ -3,6 +3,7 @@ The step vmaps `corrupt` over raw rows, then minimises `losses`; entry files rea
 An objective is a frozen dataclass of its hyperparameters: it hashes, and it holds no array.
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -85,6 +86,11 @@ class Objective:
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
         """row int32[raw] -> Batch of that one row (no batch axis), drawn by `key`."""
         raise NotImplementedError
+
+    def corrupt_batch(self, setting: Setting, keys: jax.Array, rows: jax.Array) -> Batch:
+        """keys [B], rows int32[B,raw] -> Batch [B,...]: each row by itself, unless the objective
+        draws something for the whole batch (by its first key, so that it is the same anywhere)."""
+        return jax.vmap(functools.partial(self.corrupt, setting))(keys, rows)
 
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
         """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost.

@@ -8,6 +8,7 @@ import difflib
 
 from objectives import grammar
 from objectives.base import ARCHITECTURES, Objective
+from objectives.denoising import Denoising
 
 REGISTRY: dict[str, type[Objective]] = {}
 
@@ -38,7 +39,7 @@ def parse(text: str) -> Objective:
     """
     name, _, settings = text.partition(":")
     values = {} if name in REGISTRY or "_" not in name else _spelled(name)
-    kind = "denoising" if values else name
+    kind = Denoising.name if values else name
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
         values[key.strip()] = value.strip()
