@@ -14,6 +14,8 @@ import tokenizers
 from etils import epath
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
+from data import words
+
 SPECIALS = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[EOS]", "[MASK]", "[BOS]"),
     *("[R]", "[S]", "[X]"),
@@ -60,6 +62,10 @@ class Tokenizer:
         added = self._plain.get_added_tokens_decoder()
         return {token.content: i for i, token in added.items() if token.special}
 
+    @functools.cached_property
+    def _joins(self) -> bytes:
+        return words.joins(self._plain, self.size)
+
     def special_ids(self) -> dict:
         """The fields of `objectives.vocabulary.Vocabulary`; -1 (or an empty tuple) where it has none."""
         special = self._special
@@ -82,6 +88,7 @@ class Tokenizer:
                 for key, names in groups.items()
             },
             "ordinary": tuple((a, b) for a, b in zip(starts, taken, strict=True) if a < b),
+            "joins": self._joins,
         }
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:

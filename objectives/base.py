@@ -3,6 +3,7 @@ The step vmaps `corrupt` over raw rows, then minimises `losses`; entry files rea
 An objective is a frozen dataclass of its hyperparameters: it hashes, and it holds no array.
 """
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -77,6 +78,7 @@ class Objective:
     architectures: ClassVar[tuple[str, ...]]
     unfit: ClassVar[dict[str, str]] = {}  # architecture -> why this objective makes no sense there
     token_types: ClassVar[int] = 0  # that its sequences tell apart (BERT: 2, for pairs of texts)
+    irreversible: ClassVar[str] = ""  # why inputs and targets do not give the row back
     likelihood: ClassVar[bool] = False  # the loss is that of the text itself: bits per byte
 
     z_loss: float = knob(
@@ -94,9 +96,16 @@ class Objective:
         """row int32[raw] -> Batch of that one row (no batch axis), drawn by `key`."""
         raise NotImplementedError
 
+    def corrupt_batch(self, setting: Setting, keys: jax.Array, rows: jax.Array) -> Batch:
+        """keys [B], rows int32[B,raw] -> Batch [B,...]: each row by itself, unless the objective
+        draws something for the whole batch (by its first key, so that it is the same anywhere)."""
+        return jax.vmap(functools.partial(self.corrupt, setting))(keys, rows)
+
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
-        """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost."""
-        raise NotImplementedError(f"{self.name} does not claim to restore its row")
+        """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost.
+        Raises NotImplementedError with the reason where the objective is `irreversible`."""
+        if self.irreversible:
+            raise NotImplementedError(f"{self.name} does not restore its row: {self.irreversible}")
 
     def targets_expected(self, setting: Setting) -> float:
         """How many targets a row full of one long document has, on average."""

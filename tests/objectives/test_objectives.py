@@ -300,24 +300,27 @@ def test_segments_agree_on_both_sides_and_positions_restart(architecture, name):
 
 
 def test_a_pair_that_makes_no_sense_is_refused_with_those_that_do():
-    for name, cls in objectives.REGISTRY.items():
+    for name in objectives.REGISTRY:
+        objective = objectives.build(name)
         for architecture in ARCHITECTURES:
-            if architecture in cls.architectures:
-                objectives.check(objectives.build(name), architecture)
+            if architecture in objective.architectures:
+                objectives.check(objective, architecture)
                 continue
             with pytest.raises(ValueError) as error:
-                objectives.check(objectives.build(name), architecture)
+                objectives.check(objective, architecture)
             message = str(error.value)
-            assert "\n" not in message and name in message and cls.unfit[architecture] in message
-            assert "encoder_decoder: prefix_lm, span_corruption" in message
+            assert (
+                "\n" not in message and name in message and objective.unfit[architecture] in message
+            )
+            assert "encoder_decoder: " in message and "span_corruption" in message
 
 
 def test_unknown_names_and_values_are_refused_in_one_line():
     for arguments, word in [
         (("maskd_lm",), "did you mean 'masked_lm'"),
-        (("masked_lm", {"rte": 0.2}), "did you mean 'rate'"),
-        (("causal_lm", {"rate": 0.2}), "none at all"),
-        (("masked_lm", {"mask": 0.5}), "expected 1"),
+        (("masked_lm", {"noise_densty": 0.2}), "did you mean 'noise_density'"),
+        (("causal_lm", {"noise_density": 0.2}), "none at all"),
+        (("masked_lm", {"random": 0.95}), "expected at most 1"),
     ]:
         with pytest.raises(ValueError, match=word) as error:
             objectives.build(*arguments)
