@@ -20,6 +20,7 @@ from data.config import DataConfig, TokenizerConfig
 from data.store import unigram_entropy
 from models.config import ModelConfig
 from objectives.base import Setting
+from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 from training import (
     cli,
@@ -124,14 +125,17 @@ def run(config, workdir):
     run_directory.check_unchanged(folder, data=corpus.fingerprint, tokenizer=tokenizer.fingerprint)
     model_config = models.config.completed(config.model, tokenizer.size, config.training.length)
     vocabulary = Vocabulary(**tokenizer.special_ids())
-    setting = Setting(model_config.architecture, vocabulary, config.training.length)
+    stores = zip(corpus.weights, (s.unigram for s in corpus.train), strict=True)
+    shares = sum(weight * n / n.sum() for weight, n in stores)
+    setting = Setting(
+        model_config.architecture, vocabulary, config.training.length, Unigram(shares)
+    )
     shapes = config.objective.shapes(setting)
     frame = framing.frame_for(model_config.architecture, tokenizer.special_ids())
     train_rows = [s.rows(shapes.raw, shapes.overlap, frame) for s in corpus.train]
     held_rows = [s.rows(shapes.raw, shapes.overlap, frame) for s in corpus.validation]
     epoch = sum(map(len, train_rows))
-    shares = zip(corpus.weights, (s.unigram for s in corpus.train), strict=True)
-    unigram = unigram_entropy(sum(weight * n / n.sum() for weight, n in shares))
+    unigram = unigram_entropy(shares)
     log.info(f"{sum(s.tokens for s in corpus.train):,} tokens of {sum(s.documents for s in corpus.train):,} "
              f"documents in {epoch:,} rows of {shapes.raw}; fingerprint {corpus.fingerprint}")  # fmt: skip
     log.info(f"unigram entropy {unigram:.3f} nats: a loss that stays there has learned word "

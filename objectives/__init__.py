@@ -6,13 +6,14 @@ Imports models/ alone; pure JAX inside the jitted step.
 import dataclasses
 import difflib
 
-from objectives.base import ARCHITECTURES, Objective
+from objectives.base import ARCHITECTURES, UNFIT, Objective
 from objectives.causal_lm import CausalLM
 from objectives.masked_lm import MaskedLM
 from objectives.prefix_lm import PrefixLM
+from objectives.skip_gram import SkipGram
 from objectives.span_corruption import SpanCorruption
 
-REGISTRY = {cls.name: cls for cls in (MaskedLM, CausalLM, PrefixLM, SpanCorruption)}
+REGISTRY = {cls.name: cls for cls in (MaskedLM, CausalLM, PrefixLM, SpanCorruption, SkipGram)}
 
 
 def build(name: str, hyperparameters: dict | None = None) -> Objective:
@@ -38,7 +39,7 @@ def check(objective: Objective, architecture: str) -> None:
     if architecture in objective.architectures:
         return
     pairs = "; ".join(f"{a}: {', '.join(names)}" for a, names in pairs_by_architecture().items())
-    why = objective.unfit.get(architecture)
+    why = {**UNFIT, **objective.unfit}.get(architecture)
     raise ValueError(
         f"objective {objective.name} does not fit architecture {architecture!r}"
         f"{f' ({why})' if why else ''}: expected one of these: {pairs}"

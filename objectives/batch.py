@@ -33,3 +33,4 @@ class Batch:
     indices: jax.Array | None = (
         None  # int32[B,N] whose hidden state predicts it; None: N = T (or U)
     )
+    noise: jax.Array | None = None  # int32[B,M] pieces that targets are told from (skip_gram)

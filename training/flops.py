@@ -44,6 +44,8 @@ def per_row(config, params, batch, scored):
       scored: ids that every target is scored against with the tied table (0 = none).
     """
     read = batch.inputs.tokens.shape[1]
+    if config.architecture == "embeddings":  # a product for each pair, and with each noise word
+        return 3 * 2 * config.width * (batch.targets.shape[1] + read * batch.noise.shape[1])
     written = batch.decoder.tokens.shape[1] if batch.decoder is not None else read
     kernels = {path: leaf for path, leaf in rules.paths(params).items() if path.endswith("/kernel")}
     width = config.width if not config.head_size else config.heads * config.head_size
