@@ -89,6 +89,10 @@ class Tokenizer:
         """Whether a piece is a word, and a word that is no piece is unknown."""
         return isinstance(self._plain.model, models.WordLevel)
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every piece, special ones too, and its number."""
+        return self._plain.get_vocab(with_added_tokens=True)
+
     def words(self, text: str) -> list[str]:
         """The words of a text as they are looked up, before any is cut into pieces."""
         inner = self._plain

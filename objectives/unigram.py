@@ -36,9 +36,9 @@ class Unigram:
         """float32[V]: how likely an occurrence of each piece survives subsampling, sqrt(t / share) at
         most 1 (Mikolov et al. 2013, section 2.3, equation 5); all 1 for a threshold of 0."""
         rare = self.shares <= threshold if threshold else np.ones(len(self.shares), bool)
-        return np.where(
-            rare, 1.0, np.sqrt(threshold / np.where(rare, 1.0, self.shares))
-        ).astype(np.float32)
+        return np.where(rare, 1.0, np.sqrt(threshold / np.where(rare, 1.0, self.shares))).astype(
+            np.float32
+        )
 
 
 def drawn(key: jax.Array, shape: tuple[int, ...], weights: np.ndarray) -> jax.Array:

@@ -238,6 +238,12 @@ def read_params(checkpoints, step, target):
     return _or_say(_read_tree, folder, target, True)
 
 
+def write_params(run, step, params):
+    """Writes checkpoint `step` of `run` with parameters alone, for what was not trained here."""
+    with ocp.CheckpointManager((pathlib.Path(run) / "checkpoints").absolute()) as manager:
+        manager.save(step, args=ocp.args.Composite(params=ocp.args.PyTreeSave(params)))
+
+
 def _or_say(read, folder, *arguments):
     try:
         return read(folder.absolute(), *arguments)

@@ -29,7 +29,7 @@ def arguments(argv, description, extra=()):
     Raises:
       ConfigError: a flag that does not exist (names the nearest), a missing --config, a bad file.
     """
-    parser = _Parser(description=description, allow_abbrev=False,
+    parser = Parser(description=description, allow_abbrev=False,
                      epilog="Any leaf of the config: --config.section.key=value")  # fmt: skip
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file")
     parser.add_argument("--debug", action="store_true", help="traceback instead of one line")
@@ -145,7 +145,9 @@ def _overrides(argv):
     return overrides, rest
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are ConfigErrors of one line; for programs around runs."""
+
     def error(self, message):
         flags = [s for action in self._actions for s in action.option_strings]
         wrong = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
