@@ -13,9 +13,10 @@ from objectives.prefix_lm import PrefixLM
 from objectives.registry import REGISTRY, build, check, pairs_by_architecture, parse, reason
 from objectives.replaced_token_detection import ReplacedTokenDetection
 from objectives.sentence_pairs import NextSentence, SentenceOrder
+from objectives.skip_gram import SkipGram
 
 _LANGUAGE_MODELS = (CausalLM, PrefixLM, FillInTheMiddle)
-_OF_THEIR_OWN = (NextSentence, SentenceOrder, ReplacedTokenDetection)
+_OF_THEIR_OWN = (NextSentence, SentenceOrder, ReplacedTokenDetection, SkipGram)
 _CLASSES = (*_LANGUAGE_MODELS, *NAMED.values(), Denoising, UL2, Mixture, *_OF_THEIR_OWN)
 REGISTRY |= {cls.name: cls for cls in _CLASSES}
 

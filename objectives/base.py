@@ -13,9 +13,13 @@ import numpy as np
 
 from objectives.batch import Batch
 from objectives.loss import chunked_cross_entropy
+from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 
-ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
+ARCHITECTURES = ("encoder", "decoder", "encoder_decoder", "embeddings")
+
+# Why most objectives make no sense for an architecture; an objective's own `unfit` comes first.
+UNFIT = {"embeddings": "vectors of single words have no hidden states; skip_gram trains them"}
 
 
 def knob(default, help, kw_only=False, **metadata):
@@ -30,12 +34,14 @@ class Setting:
     architecture: str  # one of ARCHITECTURES
     vocabulary: Vocabulary
     length: int  # T, tokens that the model reads in one row
+    unigram: Unigram | None = None  # how often pieces occur, for objectives that draw by it
 
     def __post_init__(self):
         needed = {
             "encoder": ("pad", "cls", "sep"),
             "decoder": ("pad", "eos"),
             "encoder_decoder": ("pad", "eos", "start"),
+            "embeddings": ("pad", "eos"),
         }
         if self.architecture not in needed:
             raise ValueError(

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 
 from objectives import grammar
-from objectives.base import ARCHITECTURES, Objective
+from objectives.base import ARCHITECTURES, UNFIT, Objective
 from objectives.denoising import Denoising
 
 REGISTRY: dict[str, type[Objective]] = {}
@@ -65,7 +65,7 @@ def check(objective: Objective, architecture: str) -> None:
 
 def reason(objective: Objective, architecture: str) -> str:
     """Why an objective makes no sense for an architecture; '' where nobody has said."""
-    return objective.unfit.get(architecture, "")
+    return {**UNFIT, **objective.unfit}.get(architecture, "")
 
 
 def pairs_by_architecture() -> dict[str, list[str]]:

@@ -52,10 +52,12 @@ def _gives(specification, name, architecture):
 def cells():
     """{(objective, architecture): (works, config specification or reason)}."""
     found = {}
-    for name, cls in objectives.REGISTRY.items():
+    for name in objectives.REGISTRY:
+        objective = objectives.build(name)
         for architecture in ARCHITECTURES:
-            works = architecture in cls.architectures
-            words = command(name, architecture) if works else objectives.reason(cls, architecture)
+            works = architecture in objective.architectures
+            why = "" if works else objectives.reason(objective, architecture)
+            words = command(name, architecture) if works else why
             found[name, architecture] = works, words
     return found
 
