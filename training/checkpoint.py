@@ -260,7 +260,7 @@ def read_params(checkpoints, step, target, weights="average"):
 
 def write_params(run, step, params):
     """Writes checkpoint `step` of `run` with parameters alone, for what was not trained here."""
-    with ocp.CheckpointManager(paths.of(run) / "checkpoints") as manager:
+    with ocp.CheckpointManager(paths.absolute(paths.of(run) / "checkpoints")) as manager:
         manager.save(step, args=ocp.args.Composite(params=ocp.args.PyTreeSave(params)))
 
 
