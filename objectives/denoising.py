@@ -46,6 +46,7 @@ class Denoising(Objective):
     max_span_length: int = knob(0, "of geometric and poisson; 0: no limit", min=0)
     random: float = knob(0.1, "inputs=bert: share of the noise that is random", min=0.0, max=1.0)
     keep: float = knob(0.1, "inputs=bert: share of the noise that is kept", min=0.0, max=1.0)
+    max_spans: int = knob(0, "inputs=sentinel: spans of a row, which is shorter then", min=0)
     closed_documents: int = knob(1, "documents of a row whose spans end in [EOS]", min=1)
 
     def __post_init__(self):
@@ -71,6 +72,11 @@ class Denoising(Objective):
     def describe(self, setting: Setting) -> str:
         return f"{super().describe(setting)}; {grammar.spell(self, Denoising)}"
 
+    @property
+    def _chances(self) -> np.ndarray:
+        zero = self.inputs == "mask_span"  # elsewhere a span of no length leaves no trace
+        return patterns.chances_of(self.pattern, self.mean, self.max_span_length, zero)
+
     # ---- How long a row may be -------------------------------------------------------------------
 
     def _noise(self, tokens: int) -> int:
@@ -84,7 +90,8 @@ class Denoising(Objective):
             return noise
         if self.pattern == "span":
             return max(1, round(noise / self.mean))
-        return min(noise, math.ceil(1.5 * noise / self.mean) + 3)  # three deviations and more
+        mean = np.arange(len(self._chances)) @ self._chances
+        return min(noise, math.ceil(2 * noise / mean) + 3)  # three deviations and more
 
     def _lengths(self, tokens: int) -> tuple[int, int]:
         """(inputs, targets) of a typed row of so many tokens: at most; exactly for T5's spans, as
@@ -124,7 +131,7 @@ class Denoising(Objective):
         if self.inputs == "sentinel" and spans > sentinels:
             raise ValueError(
                 f"length {T} has {spans} spans a row but the tokenizer has {sentinels} sentinels: "
-                "raise mean_span_length or shorten the rows"
+                f"raise mean_span_length, shorten the rows, or set max_spans={sentinels}"
             )
         inputs, targets = self._lengths(raw)
         whole = setting.architecture == "decoder" or self.targets == "spans"
@@ -132,6 +139,8 @@ class Denoising(Objective):
 
     def _fits(self, setting, tokens):
         inputs, targets = self._lengths(tokens)
+        if self._spans(tokens) > (self.max_spans or tokens):
+            return False
         if setting.architecture == "decoder":  # it reads all but the last token of both together
             return inputs + targets <= setting.length + 1
         return max(inputs, targets) <= setting.length
@@ -174,9 +183,7 @@ class Denoising(Objective):
             count = count_of(tokens, raw, self._spans)
             noise = patterns.spans(key, eligible, budget, count, most)
         elif self.pattern != "iid":
-            zero = self.inputs == "mask_span"  # elsewhere a span of no length leaves no trace
-            chances = patterns.chances_of(self.pattern, self.mean, self.max_span_length, zero)
-            noise = patterns.drawn(key, eligible, sizes, budget, chances, most)
+            noise = patterns.drawn(key, eligible, sizes, budget, self._chances, most)
         elif word is None:
             noise = patterns.single(key, eligible, budget)
         else:

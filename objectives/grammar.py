@@ -118,6 +118,8 @@ def _idle(d):
         found["max_span_length"] = f"pattern={d.pattern} does not draw lengths"
     if d.inputs != "bert":
         found |= dict.fromkeys(("random", "keep"), "inputs=bert alone mixes masks with others")
+    if d.inputs != "sentinel":
+        found["max_spans"] = "inputs=sentinel alone has a number of its own for each span"
     if d.targets != "spans":
         found["closed_documents"] = f"targets={d.targets} has the [EOS] that the text has"
     return found

@@ -130,7 +130,7 @@ class UL2(Mixture):
             (1.0, "span_0.15_sentinel_spans:mean_span_length=3", "R"),
             (1.0, "span_0.15_sentinel_spans:mean_span_length=8", "R"),
             (1.0, "prefix_lm:noise_density=0.25", "S"),
-            (1.0, "span_0.5_sentinel_spans:mean_span_length=3", "X"),
+            (1.0, "span_0.5_sentinel_spans:mean_span_length=3,max_spans=100", "X"),
             (1.0, "span_0.5_sentinel_spans:mean_span_length=8", "X"),
             (1.0, "span_0.15_sentinel_spans:mean_span_length=64", "X"),
             (1.0, "span_0.5_sentinel_spans:mean_span_length=64", "X"),

@@ -3,6 +3,7 @@ Called by objectives/denoising.py for one row: (key, row) -> Noise, static shape
 A pattern draws units, single pieces or whole words; a unit is noise as a whole or not at all.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -113,6 +114,7 @@ def drawn(
     return Noise(mask, owner, empty)
 
 
+@functools.lru_cache(maxsize=64)
 def chances_of(pattern: str, mean: float, longest: int, zero: bool) -> np.ndarray:
     """float64[longest + 1]: how likely a span of each length is.
 

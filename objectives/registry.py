@@ -81,7 +81,7 @@ def _spelled(name):
         return grammar.parse(name)
     except ValueError as error:
         near = _nearest(name, REGISTRY)
-        raise ValueError(f"objective {name!r} is unknown: {near}{error}") from None
+        raise ValueError(f"objective {name!r} is unknown: {near or error}") from None
 
 
 def _typed(name, key, value):
@@ -96,8 +96,8 @@ def _typed(name, key, value):
         raise ValueError(f"{name}:{key}={value!r}: expected {kind.__name__}") from None
     low, high = rules.get("min", value), rules.get("max", value)
     if value not in rules.get("choices", (value,)) or not low <= value <= high:
-        known = {rule: rules[rule] for rule in ("choices", "min", "max") if rule in rules}
-        raise ValueError(f"{name}:{key}={value!r}: expected {known}")
+        known = [f"{rule} {rules[rule]}" for rule in ("choices", "min", "max") if rule in rules]
+        raise ValueError(f"{name}:{key}={value!r} is out of range: expected {', '.join(known)}")
     return value
 
 
