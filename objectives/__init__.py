@@ -6,7 +6,7 @@ Imports models/ alone; pure JAX inside the jitted step.
 import dataclasses
 import difflib
 
-from objectives.base import ARCHITECTURES, UNFIT, Objective
+from objectives.base import ARCHITECTURES, EMBEDDINGS, NO_STATES, Objective
 from objectives.causal_lm import CausalLM
 from objectives.masked_lm import MaskedLM
 from objectives.prefix_lm import PrefixLM
@@ -39,7 +39,7 @@ def check(objective: Objective, architecture: str) -> None:
     if architecture in objective.architectures:
         return
     pairs = "; ".join(f"{a}: {', '.join(names)}" for a, names in pairs_by_architecture().items())
-    why = {**UNFIT, **objective.unfit}.get(architecture)
+    why = NO_STATES if architecture == EMBEDDINGS else objective.unfit.get(architecture)
     raise ValueError(
         f"objective {objective.name} does not fit architecture {architecture!r}"
         f"{f' ({why})' if why else ''}: expected one of these: {pairs}"
@@ -50,7 +50,7 @@ def pairs_by_architecture() -> dict[str, list[str]]:
     """Each architecture's objectives, by name."""
     return {
         architecture: [name for name, cls in REGISTRY.items() if architecture in cls.architectures]
-        for architecture in ARCHITECTURES
+        for architecture in (*ARCHITECTURES, EMBEDDINGS)
     }
 
 

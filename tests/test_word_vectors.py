@@ -90,7 +90,8 @@ def test_law_2_word_vectors_resume_bit_for_bit(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", [{"training__microbatches": 2}, {"mesh__fsdp": 2}, {"mesh__tensor": 2, "mesh__data": 2}]
+    "change",
+    [{"training__microbatches": 2}, {"mesh__fsdp": 2}, {"mesh__tensor": 2, "mesh__data": 2}],
 )
 def test_law_4_and_11_microbatches_and_devices_change_nothing(folder, change):
     config = shrink.pretraining(folder, "configs/skip_gram.py", **STEPS, **change)
@@ -216,7 +217,14 @@ def test_what_vectors_cannot_give_is_one_line(folder, foreign, tmp_path, source,
 
 # ---- scores ------------------------------------------------------------------------------------------
 
-PLANE = {"king": (3, 1), "man": (3, 0), "woman": (0, 3), "queen": (0, 4), "boy": (5, 1), "x": (1, 1)}
+PLANE = {
+    "king": (3, 1),
+    "man": (3, 0),
+    "woman": (0, 3),
+    "queen": (0, 4),
+    "boy": (5, 1),
+    "x": (1, 1),
+}
 
 
 @pytest.fixture
@@ -303,7 +311,9 @@ def test_the_command_lines_print_write_and_refuse(folder, tmp_path, capsys):
     questions = tmp_path / "questions.txt"
     questions.write_text("river stone water house\n")
     evaluate.main([f"--run={folder / 'pieces'}", "--suite=analogy", f"--data={questions}"])
-    assert "candidates 4" in capsys.readouterr().out  # pieces make words without end: the file's own
+    assert (
+        "candidates 4" in capsys.readouterr().out
+    )  # pieces make words without end: the file's own
     vectors.main(["coverage", str(folder / "words"), f"--data=text:{folder}/corpus.txt"])
     assert "tokens known (1" in capsys.readouterr().out  # all of them: 100 %
     for line, expected in (

@@ -35,7 +35,9 @@ def test_the_forms_of_other_programs_are_read(tmp_path):
     (tmp_path / "windows.txt").write_bytes(b"the 1 2 3\r\nof -1e-2 .5 6\r\n")
     (tmp_path / "tabs.txt").write_text("the\t1\t2\t3\nof\t-1e-2\t.5\t6")
     rows = np.array([[1, 2, 3], [-0.01, 0.5, 6]], "<f4")
-    bare = b"2 3\n" + b"".join(w + b" " + r.tobytes() for w, r in zip((b"the", b"of"), rows, strict=True))
+    bare = b"2 3\n" + b"".join(
+        w + b" " + r.tobytes() for w, r in zip((b"the", b"of"), rows, strict=True)
+    )
     (tmp_path / "google.bin").write_bytes(bare)  # no end of line after a vector
     for file in tmp_path.iterdir():
         read = vectors.read(str(file))

@@ -222,7 +222,9 @@ def test_drawing_by_weights_never_gives_what_has_none():
 
 
 def test_settings_of_the_same_counts_are_one_key_of_the_cache():
-    twin = Setting("embeddings", VOCABULARY, LENGTH, Unigram(COUNTS * 2))  # counts of twice the text
+    twin = Setting(
+        "embeddings", VOCABULARY, LENGTH, Unigram(COUNTS * 2)
+    )  # counts of twice the text
     assert hash(twin) == hash(SETTING) and twin == SETTING
     COPY = COUNTS.copy()
     COPY[8] += 1
@@ -232,7 +234,9 @@ def test_settings_of_the_same_counts_are_one_key_of_the_cache():
 def test_only_the_embeddings_architecture_takes_it_and_takes_nothing_else():
     with pytest.raises(ValueError, match="skip_gram does not fit architecture 'encoder'"):
         objectives.check(OBJECTIVE, "encoder")
-    with pytest.raises(ValueError, match="causal_lm does not fit architecture 'embeddings'.*skip_gram"):
+    with pytest.raises(
+        ValueError, match="causal_lm does not fit architecture 'embeddings'.*skip_gram"
+    ):
         objectives.check(objectives.build("causal_lm"), "embeddings")
     with pytest.raises(ValueError, match="Setting\\(unigram"):
         OBJECTIVE.shapes(dataclasses.replace(SETTING, unigram=None))
