@@ -16,10 +16,11 @@ from objectives.loss import chunked_cross_entropy
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 
-ARCHITECTURES = ("encoder", "decoder", "encoder_decoder", "embeddings")
+ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")  # of a Transformer
+EMBEDDINGS = "embeddings"  # a table alone
 
-# Why most objectives make no sense for an architecture; an objective's own `unfit` comes first.
-UNFIT = {"embeddings": "vectors of single words have no hidden states; skip_gram trains them"}
+# Why objectives of a Transformer make no sense for a table alone.
+NO_STATES = "vectors of single words have no hidden states; skip_gram trains them"
 
 
 def knob(default, help, kw_only=False, **metadata):
@@ -31,7 +32,7 @@ def knob(default, help, kw_only=False, **metadata):
 class Setting:
     """What an objective works on: all static."""
 
-    architecture: str  # one of ARCHITECTURES
+    architecture: str  # one of ARCHITECTURES, or EMBEDDINGS
     vocabulary: Vocabulary
     length: int  # T, tokens that the model reads in one row
     unigram: Unigram | None = None  # how often pieces occur, for objectives that draw by it
@@ -41,12 +42,12 @@ class Setting:
             "encoder": ("pad", "cls", "sep"),
             "decoder": ("pad", "eos"),
             "encoder_decoder": ("pad", "eos", "start"),
-            "embeddings": ("pad", "eos"),
+            EMBEDDINGS: ("pad", "eos"),
         }
         if self.architecture not in needed:
             raise ValueError(
                 f"architecture {self.architecture!r} is unknown: "
-                f"expected one of {', '.join(ARCHITECTURES)}"
+                f"expected one of {', '.join(needed)}"
             )
         self.require(*needed[self.architecture])
 

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 
 from objectives import grammar
-from objectives.base import ARCHITECTURES, UNFIT, Objective
+from objectives.base import ARCHITECTURES, EMBEDDINGS, NO_STATES, Objective
 from objectives.denoising import Denoising
 
 REGISTRY: dict[str, type[Objective]] = {}
@@ -65,14 +65,14 @@ def check(objective: Objective, architecture: str) -> None:
 
 def reason(objective: Objective, architecture: str) -> str:
     """Why an objective makes no sense for an architecture; '' where nobody has said."""
-    return {**UNFIT, **objective.unfit}.get(architecture, "")
+    return NO_STATES if architecture == EMBEDDINGS else objective.unfit.get(architecture, "")
 
 
 def pairs_by_architecture() -> dict[str, list[str]]:
     """Each architecture's objectives, by name, with their default hyperparameters."""
     return {
         architecture: [name for name in REGISTRY if architecture in build(name).architectures]
-        for architecture in ARCHITECTURES
+        for architecture in (*ARCHITECTURES, EMBEDDINGS)
     }
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.sequence import sequence_of
-from objectives.base import Objective, Setting, Shapes, knob
+from objectives.base import ARCHITECTURES, EMBEDDINGS, Objective, Setting, Shapes, knob
 from objectives.batch import Batch
 from objectives.noise import slots
 from objectives.segments import documents, ordinary
@@ -44,11 +44,11 @@ class SkipGram(Objective):
     power: float = knob(0.75, "of the frequency, for drawing noise words", min=0, max=1)
 
     name: ClassVar[str] = "skip_gram"
-    architectures: ClassVar[tuple[str, ...]] = ("embeddings",)
+    architectures: ClassVar[tuple[str, ...]] = (EMBEDDINGS,)
     unfit: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("encoder", "decoder", "encoder_decoder"),
-        "it scores single words by their dot product, without a network above them",
+        ARCHITECTURES, "it scores single words by their dot product, with no network above them"
     )
+    irreversible: ClassVar[str] = "what subsampling throws away is nowhere in the batch"
 
     def shapes(self, setting: Setting) -> Shapes:
         """T = setting.length pieces are left of as many raw ones as are needed on average; what

@@ -7,12 +7,13 @@ import pathlib
 
 import objectives
 import train
-from objectives.base import ARCHITECTURES
+from objectives.base import ARCHITECTURES, EMBEDDINGS
 from training import cli
 from training import config as configs
 from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
+COLUMNS = (*ARCHITECTURES, EMBEDDINGS)
 PAGE = ROOT / "docs" / "cube.md"
 HEAD = """\
 # The cube: objectives × architectures
@@ -54,7 +55,7 @@ def cells():
     found = {}
     for name in objectives.REGISTRY:
         objective = objectives.build(name)
-        for architecture in ARCHITECTURES:
+        for architecture in COLUMNS:
             works = architecture in objective.architectures
             why = "" if works else objectives.reason(objective, architecture)
             words = command(name, architecture) if works else why
@@ -67,11 +68,11 @@ def page():
     table = cells()
     lines = [
         HEAD.format(number=sum(works for works, _ in table.values())),
-        "| | " + " | ".join(name.replace("_", "-") for name in ARCHITECTURES) + " |",
-        "|---" * (1 + len(ARCHITECTURES)) + "|",
+        "| | " + " | ".join(name.replace("_", "-") for name in COLUMNS) + " |",
+        "|---" * (1 + len(COLUMNS)) + "|",
     ]
     for name in objectives.REGISTRY:
-        row = [table[name, architecture] for architecture in ARCHITECTURES]
+        row = [table[name, architecture] for architecture in COLUMNS]
         shown = [f"`{words}`" if works else f"*{words}*" for works, words in row]
         lines.append(f"| `{name}` | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
@@ -84,7 +85,7 @@ def main(argv):
     parser.parse_args(argv)
     text = page()
     PAGE.write_text(text, encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)}: {len(objectives.REGISTRY)} objectives, {len(ARCHITECTURES)} "
+    print(f"{PAGE.relative_to(ROOT)}: {len(objectives.REGISTRY)} objectives, {len(COLUMNS)} "
           f"architectures")  # fmt: skip
 
 
