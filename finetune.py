@@ -201,6 +201,7 @@ def run(config, workdir):
     task = classification.Classification(
         model_config.architecture, len(names), model_config.width, ids["pad"], ids["start"],
         config.task.head_dropout, config.task.pooler, bool(model_config.token_types),
+        config.task.decoder_input,
     )  # fmt: skip
     model = models.build(model_config)
     batch = task.batch(encoded["train"], np.zeros(batch_size, np.int64))

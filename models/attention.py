@@ -24,7 +24,9 @@ class Attention(nn.Module):
     Parameters: query [D,HK], key and value [D,GK], out [HK,D] (G key heads serve H query heads;
     Ainslie et al. 2023). With qk_norm each head's query and key are normalised over K before they
     are turned, so that scores cannot grow without bound (Henry et al. 2020; Dehghani et al. 2023,
-    section 2); the scales [K] are shared by the heads.
+    section 2); the scales [K] are shared by the heads. Rotary positions turn cross-attention too,
+    each side by its own positions: what is typed lies near what is read, and without that a decoder
+    has to find it by content.
     """
 
     config: ModelConfig
@@ -51,7 +53,7 @@ class Attention(nn.Module):
         v = v.reshape(*v.shape[:2], groups, size)
         if config.qk_norm:
             q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
-        if config.positions == "rotary" and not self.cross:
+        if config.positions == "rotary":
             q = rotate(q, queries.positions, config.rotary_base)
             k = rotate(k, keys.positions, config.rotary_base)
         mask = allowed(

@@ -181,3 +181,15 @@ def test_dropout_is_off_when_deterministic_and_follows_its_key():
     assert np.abs(hidden(1) - hidden(2)).max() > 0.01
     still = models.build(models.ModelConfig(**SIZE)).apply(params, sequence)
     np.testing.assert_array_equal(model.apply(params, sequence), still)
+
+
+def test_rotary_positions_reach_cross_attention_and_only_distances_count():
+    logits = network("encoder_decoder", positions="rotary")
+    read, typed = row([(0, 6)], "encoder_decoder"), row([(6, 5)], "decoder")
+
+    def later(sequence):
+        return sequence.replace(positions=sequence.positions + 3)
+
+    before = np.asarray(logits(read, typed))
+    np.testing.assert_allclose(logits(later(read), later(typed)), before, rtol=1e-3, atol=1e-3)
+    assert np.abs(np.asarray(logits(later(read), typed)) - before).max() > 1e-2
