@@ -45,7 +45,7 @@ def check(objective: Objective, architecture: str) -> None:
     )
 
 
-def reason(objective: Objective | type[Objective], architecture: str) -> str:
+def reason(objective: Objective, architecture: str) -> str:
     """Why an objective makes no sense for an architecture; '' where nobody has said."""
     return objective.unfit.get(architecture, "")
 
