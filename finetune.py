@@ -34,11 +34,11 @@ from training import (
 from training import config as configs
 from training import mesh as meshes
 from training import state as states
+from training.algorithms import OPTIMIZERS, OptimizerConfig
 from training.checkpoint import CheckpointConfig, Checkpoints, locate, params_metadata
 from training.config import ConfigError, Seeds
 from training.logs import LoggingConfig
 from training.mesh import MeshConfig
-from training.optimizer import OptimizerConfig
 from training.run_directory import Result
 from training.transfer import RestoreConfig
 
@@ -54,6 +54,10 @@ class TrainingConfig:
         default=16, metadata={"min": 1, "help": "examples per update"}
     )
     microbatches: int = dataclasses.field(default=1, metadata={"min": 1, "help": "accumulation"})
+    ema: float = dataclasses.field(
+        default=0.0,
+        metadata={"min": 0.0, "max": 0.999999, "help": "decay of averaged parameters; 0 = none"},
+    )
     deterministic: bool = dataclasses.field(
         default=False, metadata={"help": "bit-equal reruns on a GPU, at some speed"}
     )
@@ -114,7 +118,9 @@ class Config:
     task: TaskConfig
     model: InheritedConfig
     training: TrainingConfig
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = dataclasses.field(
+        metadata={"variants": OPTIMIZERS, "default": "adamw"}
+    )
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     restore: RestoreConfig
@@ -123,6 +129,10 @@ class Config:
     seed: Seeds
     init_from: str = dataclasses.field(
         default="", metadata={"help": "pretrained run directory[@step]"}
+    )
+    init_weights: str = dataclasses.field(
+        default="average",
+        metadata={"choices": transfer.WEIGHTS, "help": "average: raw where the run kept none"},
     )
     transfer: str = dataclasses.field(default="all", metadata={"choices": transfer.ARMS})
     freeze: tuple = dataclasses.field(
@@ -191,7 +201,7 @@ def run(config, workdir):
     task = examples.task
     model = models.build(model_config)
     batch = task.batch(encoded["train"], np.zeros(batch_size, np.int64))
-    init = states.with_head(states.initialiser(model, batch, "__call__"), task)
+    init = states.with_head(states.initialiser(task, model, batch), task)
     with meshes.use(mesh):
         key = jax.eval_shape(lambda: step.stream_key(0, "init"))
         params = jax.eval_shape(init, key, key)
@@ -218,7 +228,7 @@ def run(config, workdir):
         log.info(f"  {line}")
     trainable, _ = rules.split(params, frozen)
     tx = optimizer.build(config.optimizer, trainable)
-    abstract = states.abstract(params, tx, frozen)
+    abstract = states.abstract(params, tx, frozen, config.training.ema)
     placement = step.Placement(states.shardings(mesh, abstract))
     with (
         logs.Metrics(folder, config.logging.tensorboard) as metrics,
@@ -246,8 +256,11 @@ def run(config, workdir):
                     step.stream_key(config.seed.head, "head"),
                 )
                 params = transfer.load(
-                    source_run, source_step, report, params, placement.tree.params
-                )
+                    source_run, source_step, report, params, placement.tree.params,
+                    config.init_weights,
+                )  # fmt: skip
+                if report.loaded:
+                    log.info(transfer.origin(source_run, source_step, config.init_weights))
                 for line in report.lines(flat):
                     log.info(line)
                 state = states.create(params, tx, frozen, placement.tree)
@@ -266,7 +279,7 @@ def run(config, workdir):
         )  # fmt: skip
         program = step.compiled_update(
             task, model, step.as_given, optimizer.static(config.optimizer), optimizer.build, frozen,
-            config.training.microbatches, mesh, placement,
+            config.training.microbatches, mesh, placement, config.training.ema,
         )  # fmt: skip
         judge = step.compiled_predictions(task, model, mesh, placement)
         root = step.stream_key(config.seed.dropout, "dropout")
@@ -300,7 +313,7 @@ def run(config, workdir):
 
         def evaluate(number, state):
             values = scores.evaluate(
-                encoded["validation"].labels, predict(state.params, "validation")
+                encoded["validation"].labels, predict(states.averaged(state), "validation")
             )
             metrics.write(number, "validation", values)
             log.info(f"step {number:>7,}  validation: {loop.words_of(values, {})}")
@@ -313,7 +326,7 @@ def run(config, workdir):
             start,
             total,
             tokens,
-            batch_size * flops.per_row(model_config, params, batch, 0),
+            batch_size * flops.per_row(task, model_config, params, batch),
             flops.peak(),
         )
         result = {}
@@ -328,7 +341,7 @@ def run(config, workdir):
 
             # ---- scores --------------------------------------------------------------------------
             logs.banner("scores")
-            params, at = state.params, total
+            params, at = states.averaged(state), total
             if best:
                 at = checkpoints.best_step()
                 target = states.target(abstract, placement.tree).params

@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import functools
 import logging
 import math
 
@@ -23,6 +24,7 @@ from objectives.base import Setting, Shapes
 from objectives.batch import Batch
 from objectives.vocabulary import Vocabulary
 from training import (
+    architectures,
     cli,
     durations,
     entropy,
@@ -38,11 +40,11 @@ from training import (
 from training import config as configs
 from training import mesh as meshes
 from training import state as states
+from training.algorithms import OPTIMIZERS, OptimizerConfig
 from training.checkpoint import CheckpointConfig, Checkpoints, locate, params_metadata
 from training.config import ConfigError, Seeds
 from training.logs import LoggingConfig
 from training.mesh import MeshConfig
-from training.optimizer import OptimizerConfig
 from training.run_directory import Result
 
 log = logging.getLogger("triptych")
@@ -58,6 +60,10 @@ class TrainingConfig:
         default=128, metadata={"min": 4, "help": "tokens the model reads"}
     )
     microbatches: int = dataclasses.field(default=1, metadata={"min": 1, "help": "accumulation"})
+    ema: float = dataclasses.field(
+        default=0.0,
+        metadata={"min": 0.0, "max": 0.999999, "help": "decay of averaged parameters; 0 = none"},
+    )
     deterministic: bool = dataclasses.field(
         default=False, metadata={"help": "bit-equal reruns on a GPU, at some speed"}
     )
@@ -84,7 +90,9 @@ class Config:
     data: DataConfig
     tokenizer: TokenizerConfig
     training: TrainingConfig
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = dataclasses.field(
+        metadata={"variants": OPTIMIZERS, "default": "adamw"}
+    )
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     logging: LoggingConfig
@@ -92,6 +100,14 @@ class Config:
     seed: Seeds
     init_from: str = dataclasses.field(
         default="", metadata={"help": "run directory[@step] to continue pretraining from"}
+    )
+    init_as: str = dataclasses.field(
+        default="same",
+        metadata={"choices": architectures.AS, "help": "stacks that init_from fills; same: all"},
+    )
+    init_weights: str = dataclasses.field(
+        default="average",
+        metadata={"choices": transfer.WEIGHTS, "help": "average: raw where the run kept none"},
     )
 
 
@@ -163,7 +179,7 @@ def run(config, workdir):
     logs.banner("model and objective")
     model_config, batch = text.model, text.batch
     model = models.build(model_config)
-    init = states.initialiser(model, batch, "initialise")
+    init = states.initialiser(config.objective, model, batch)
     with meshes.use(mesh):
         params = jax.eval_shape(init, jax.eval_shape(lambda: step.stream_key(0, "init")))
     sizes = flops.count(params)
@@ -179,7 +195,7 @@ def run(config, workdir):
     for line in table:
         log.info(f"  {line}")
     tx = optimizer.build(config.optimizer, params)
-    abstract = states.abstract(params, tx, frozenset())
+    abstract = states.abstract(params, tx, frozenset(), config.training.ema)
     placement = step.Placement(states.shardings(mesh, abstract))
     with (
         logs.Metrics(folder, config.logging.tensorboard) as metrics,
@@ -201,7 +217,8 @@ def run(config, workdir):
                     step.stream_key(config.seed.init, "init")
                 )
                 if config.init_from:
-                    params = continued(config.init_from, params, placement.tree.params, tokenizer)
+                    shardings = placement.tree.params
+                    params = continued(config, model_config, params, shardings, tokenizer)
                 else:
                     log.info("fresh parameters")
                 state = states.create(params, tx, frozenset(), placement.tree)
@@ -237,12 +254,7 @@ def run(config, workdir):
             log.info(f"entropy of the targets of {count:,} batches: "
                      f"{loop.words_of(chance, coefficients)} nats; a loss that stays there has "
                      f"learned how often each occurs and nothing else")  # fmt: skip
-        step_flops = batch_size * flops.per_row(
-            model_config,
-            params,
-            batch,
-            model_config.vocab_size if model_config.tied_embeddings else 0,
-        )
+        step_flops = batch_size * flops.per_row(config.objective, model_config, params, batch)
         run_directory.write_manifest(
             folder, resolved,
             {"data": corpus.fingerprint, "contents": corpus.contents,
@@ -254,8 +266,11 @@ def run(config, workdir):
         program = step.compiled_update(
             config.objective, model, text.make_batch, optimizer.static(config.optimizer),
             optimizer.build, frozenset(), config.training.microbatches, mesh, placement,
+            config.training.ema,
         )  # fmt: skip
-        judge = step.compiled_evaluation(config.objective, model, text.make_batch, mesh, placement)
+        judge = step.compiled_evaluation(
+            config.objective.measured(), model, text.make_batch, mesh, placement
+        )
         metrics.begin(start if resumed else -1)
 
         def sources():
@@ -267,13 +282,13 @@ def run(config, workdir):
             return program(state, rows, numbers, roots, rate)
 
         def evaluate(number, state):
-            totals = {}
+            totals, weights = {}, states.averaged(state)
             held = loader.evaluation_batches(
                 text.validation, batch_size, limit=config.evaluation.batches, **process
             )
             root = step.stream_key(config.seed.order, "evaluation")
             for index, rows in enumerate(held):
-                sums = judge(state.params, *source(index, rows), root)
+                sums = judge(weights, *source(index, rows), root)
                 loop.add(totals, jax.device_get(sums))
             values = loop.summary(totals, coefficients)
             if config.objective.likelihood:
@@ -305,7 +320,9 @@ def open_text(config, say):
     """The Text of a resolved Config; `say(line)` hears of what has to be made first."""
     corpus = prepare.prepare(config.data, config.tokenizer, build=jax.process_count() == 1, log=say)
     tokenizer, length = corpus.tokenizer, config.training.length
-    model = models.config.completed(config.model, tokenizer.size, length)
+    model = models.config.completed(
+        config.model, tokenizer.size, length, config.objective.token_types
+    )
     setting = Setting(model.architecture, Vocabulary(**tokenizer.special_ids()), length)
     shapes = config.objective.shapes(setting)
     frame = framing.frame_for(model.architecture, tokenizer.special_ids())
@@ -333,8 +350,10 @@ def targets_per_byte(stores):
     return sum(s.tokens + s.documents for s in stores) / max(1, sum(s.bytes for s in stores))
 
 
-def continued(init_from, params, shardings, tokenizer):
-    """Parameters of another run of the same shape and tokenizer, all of them or an error."""
+def continued(config, model_config, params, shardings, tokenizer):
+    """Parameters of another run of the same tokenizer: all of them or an error, or, where init_as
+    says so, those of the stacks that a network of another architecture has too."""
+    init_from = config.init_from
     run_folder, at = locate(init_from)
     theirs = tokenizers.load(run_folder / "tokenizer.json").fingerprint
     if theirs != tokenizer.fingerprint:
@@ -342,11 +361,15 @@ def continued(init_from, params, shardings, tokenizer):
             f"config.init_from={init_from!r} was trained with another tokenizer ({theirs}, here "
             f"{tokenizer.fingerprint}); set config.tokenizer.path={run_folder}/tokenizer.json"
         )
-    report = transfer.plan(
-        rules.paths(params), params_metadata(run_folder, at), "all", what=init_from
-    )
-    log.info(f"parameters of {run_folder} at step {at}: {report.lines(rules.paths(params))[0]}")
-    return transfer.load(run_folder, at, report, params, shardings)
+    there = ModelConfig(**run_directory.read_config(run_folder)["model"])
+    flat, found = rules.paths(params), params_metadata(run_folder, at)
+    plan = architectures.plan(there, model_config, found, flat, config.init_as, init_from)
+    report = transfer.plan(flat, plan.renamed(found), "all", plan.new(), what=init_from)
+    log.info(f"{transfer.origin(run_folder, at, config.init_weights)}:")
+    for line in plan.lines(flat):
+        log.info(f"  {line}")
+    read = functools.partial(transfer.load, run_folder, at, weights=config.init_weights)
+    return architectures.load(read, plan, report, params, shardings)
 
 
 def main(argv):

@@ -2,12 +2,13 @@
 
 python train.py --config=configs/encoder.py --workdir=runs/encoder
 python train.py --config=configs/encoder.py:size=small --workdir=runs/encoder-small
+python train.py --config=configs/encoder.py:preset=bert-base --workdir=runs/bert-base
 """
 
 from configs import base
 
 
 def get_config(arg=""):
-    """`arg`: size=tiny|mini|small|medium|base|large|xl, objective=NAME."""
-    arg = base.parse(arg, size="mini", objective="masked_lm")
-    return base.pretraining("encoder", arg["objective"], arg["size"])
+    """`arg`: size=tiny|mini|small|medium|base|large|xl with recipe=classic|modern, or preset=NAME of
+    models/presets.py; objective=NAME."""
+    return base.pretraining("encoder", "masked_lm", arg)

@@ -2,12 +2,13 @@
 
 python train.py --config=configs/encoder_decoder.py --workdir=runs/encoder_decoder
 python train.py --config=configs/encoder_decoder.py:size=small --workdir=runs/encoder_decoder-small
+python train.py --config=configs/encoder_decoder.py:preset=t5-base --workdir=runs/t5-base
 """
 
 from configs import base
 
 
 def get_config(arg=""):
-    """`arg`: size=tiny|mini|small|medium|base|large|xl, objective=NAME."""
-    arg = base.parse(arg, size="mini", objective="span_corruption")
-    return base.pretraining("encoder_decoder", arg["objective"], arg["size"])
+    """`arg`: size=tiny|mini|small|medium|base|large|xl with recipe=classic|modern, or preset=NAME of
+    models/presets.py; objective=NAME."""
+    return base.pretraining("encoder_decoder", "span_corruption", arg)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
+from etils import epath
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 SPECIALS = (
@@ -117,7 +118,7 @@ class Tokenizer:
         """Writes tokenizer.json (`path` is the file)."""
         from data.files import write_atomically
 
-        write_atomically(Path(path), self._plain.to_str(pretty=True).encode())
+        write_atomically(path, self._plain.to_str(pretty=True).encode())
 
 
 def cut(text: str, limit: int = _CHUNK) -> list[str]:
@@ -148,7 +149,7 @@ def load(path: str | Path) -> Tokenizer:
 
     Raises FileNotFoundError or ValueError of one line when there is none or it cannot be read.
     """
-    path = Path(path).expanduser()
+    path = epath.Path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(
@@ -156,7 +157,7 @@ def load(path: str | Path) -> Tokenizer:
             "or '' to train one"
         )
     try:
-        return Tokenizer(tokenizers.Tokenizer.from_file(str(file)))
+        return Tokenizer(tokenizers.Tokenizer.from_buffer(file.read_bytes()))
     except Exception as error:  # tokenizers raises bare Exception
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -3,17 +3,19 @@
 Imports nothing of ours but this room; knows no objective, no task and no mesh.
 """
 
-from models.config import SIZES, ModelConfig, sized
+from models.config import ModelConfig
 from models.model import Transformer, build
+from models.presets import PRESETS, preset, sized
 from models.sequence import Sequence, allowed, sequence_of
 
 __all__ = [
-    "SIZES",
+    "PRESETS",
     "ModelConfig",
     "Sequence",
     "Transformer",
     "allowed",
     "build",
+    "preset",
     "sequence_of",
     "sized",
 ]

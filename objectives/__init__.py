@@ -10,9 +10,22 @@ from objectives.base import ARCHITECTURES, Objective
 from objectives.causal_lm import CausalLM
 from objectives.masked_lm import MaskedLM
 from objectives.prefix_lm import PrefixLM
+from objectives.replaced_token_detection import ReplacedTokenDetection
+from objectives.sentence_pairs import NextSentence, SentenceOrder
 from objectives.span_corruption import SpanCorruption
 
-REGISTRY = {cls.name: cls for cls in (MaskedLM, CausalLM, PrefixLM, SpanCorruption)}
+REGISTRY = {
+    cls.name: cls
+    for cls in (
+        MaskedLM,
+        CausalLM,
+        PrefixLM,
+        SpanCorruption,
+        NextSentence,
+        SentenceOrder,
+        ReplacedTokenDetection,
+    )
+}
 
 
 def build(name: str, hyperparameters: dict | None = None) -> Objective:
@@ -34,7 +47,12 @@ def build(name: str, hyperparameters: dict | None = None) -> Objective:
 
 
 def check(objective: Objective, architecture: str) -> None:
-    """Raises ValueError unless the objective makes sense for the architecture."""
+    """Raises ValueError unless the objective makes sense, and that for the architecture."""
+    if objective.z_loss and "lm" not in objective.coefficients():
+        raise ValueError(
+            f"objective.z_loss={objective.z_loss} is of a softmax over the vocabulary, which "
+            f"{objective.name} has not: set it to 0"
+        )
     if architecture in objective.architectures:
         return
     pairs = "; ".join(f"{a}: {', '.join(names)}" for a, names in pairs_by_architecture().items())

@@ -3,7 +3,7 @@ The step vmaps `corrupt` over raw rows, then minimises `losses`; entry files rea
 An objective is a frozen dataclass of its hyperparameters: it hashes, and it holds no array.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import jax
@@ -17,9 +17,9 @@ from objectives.vocabulary import Vocabulary
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
 
 
-def knob(default, help, **metadata):
+def knob(default, help, kw_only=False, **metadata):
     """A hyperparameter: its default, a line of help, and choices=, min= or max= for the checker."""
-    return field(default=default, metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Shapes:
     overlap: int  # tokens that a raw row shares with the one before it
 
 
+@dataclass(frozen=True)
 class Objective:
     """A way of learning from plain text. Subclasses give `name`, `architectures`, `shapes` and
     `corrupt`, and what of the rest they do otherwise.
@@ -75,7 +76,15 @@ class Objective:
     name: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
     unfit: ClassVar[dict[str, str]] = {}  # architecture -> why this objective makes no sense there
+    token_types: ClassVar[int] = 0  # that its sequences tell apart (BERT: 2, for pairs of texts)
     likelihood: ClassVar[bool] = False  # the loss is that of the text itself: bits per byte
+
+    z_loss: float = knob(
+        0.0,
+        "times log(Z)^2, added to the loss of each target while training",
+        min=0.0,
+        kw_only=True,
+    )
 
     def shapes(self, setting: Setting) -> Shapes:
         """The lengths of a row. Raises ValueError where `setting.length` allows none."""
@@ -101,9 +110,25 @@ class Objective:
             f"{expected:.4g} predicted ({expected / shapes.raw:.1%}) in {shapes.targets} slots"
         )
 
+    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
+        """Fresh parameters: those of the network with its language head. Of `batch` only shapes
+        matter. An objective with networks or heads of its own adds them, as `generator/...` and
+        `heads/NAME/...`, which finetuning lets go."""
+        inputs = batch.inputs, batch.decoder
+        return model.init(key, *inputs, method="initialise")["params"]
+
+    def networks(self, config, params, batch: Batch) -> tuple:
+        """What runs on a row, for counting its work: for each network (ModelConfig, its parameters,
+        {head: positions that the head reads}); shapes suffice."""
+        return ((config, params, {"lm": batch.targets.shape[-1]}),)
+
     def coefficients(self) -> dict[str, float]:
         """The losses that are minimised; what else `losses` returns is a metric."""
         return {"lm": 1.0}
+
+    def measured(self) -> "Objective":
+        """The objective as held-out text is measured by: the loss without what regularises it."""
+        return replace(self, z_loss=0.0)
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The denominator of each minimised loss, from the batch alone. The step takes them of the
@@ -120,24 +145,43 @@ class Objective:
 
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
         """{name: (sum, weight)}; key drives dropout, None is deterministic."""
-        hidden = hidden_states(model, params, batch, key)
+        return self.scores(model, params, hidden_states(model, params, batch, key), batch)
+
+    def scores(self, model, params, hidden: jax.Array, batch: Batch) -> dict:
+        """{name: (sum, weight)} of the targets, out of the hidden states [B,N,D] that predict
+        them."""
         features = model.apply({"params": params}, hidden, method="readout")
         table, bias = model.apply({"params": params}, method="unembedding")
         total, weight, correct = chunked_cross_entropy(
-            features, table, bias, batch.targets, batch.weights, model.config.vocab_size
+            features,
+            table,
+            bias,
+            batch.targets,
+            batch.weights,
+            model.config.vocab_size,
+            self.z_loss,
         )
         return {"lm": (total, weight), "accuracy": (correct, weight)}
 
 
 def hidden_states(model, params, batch: Batch, key: jax.Array | None) -> jax.Array:
     """Hidden states [B,N,D] at the predicted positions, so that a head runs on those alone."""
-    hidden = model.apply(
+    return predicting(all_states(model, params, batch, key), batch)
+
+
+def all_states(model, params, batch: Batch, key: jax.Array | None) -> jax.Array:
+    """Hidden states [B,T,D] of the sequence that is predicted, the decoder's if there is one."""
+    return model.apply(
         {"params": params},
         batch.inputs,
         batch.decoder,
         deterministic=key is None,
         rngs={} if key is None else {"dropout": key},
     )
+
+
+def predicting(hidden: jax.Array, batch: Batch) -> jax.Array:
+    """Of the states [B,T,D] those [B,N,D] that predict a target."""
     if batch.indices is None:
         return hidden
     return jnp.take_along_axis(hidden, batch.indices[:, :, None], axis=1, mode="clip")

@@ -13,8 +13,8 @@ import numpy as np
 from models.sequence import sequence_of
 from objectives.base import Objective, Setting, Shapes, knob
 from objectives.batch import Batch
-from objectives.noise import choose, count_of, random_ordinary, slots
-from objectives.segments import documents, ordinary
+from objectives.noise import masked_pieces
+from objectives.segments import documents
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,14 @@ class MaskedLM(Objective):
 
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
         """Exactly max(1, round(rate x pieces)) targets of `row` int32[T] (none without pieces)."""
-        vocabulary, shapes = setting.vocabulary, self.shapes(setting)
-        which_key, how_key, piece_key = jax.random.split(key, 3)
-        eligible = ordinary(row, vocabulary)
-        count = count_of(eligible.sum(dtype=jnp.int32), shapes.raw, self._count)
-        indices, filled = slots(choose(which_key, eligible, count), shapes.targets)
-
-        targets = row[indices]
-        how = jax.random.uniform(how_key, indices.shape)
-        drawn = random_ordinary(piece_key, indices.shape, vocabulary)
-        shown = jnp.where(how < self.mask + self.random, drawn, targets)
-        shown = jnp.where(how < self.mask, vocabulary.mask, shown)
-        unfilled = jnp.where(filled, indices, jnp.int32(shapes.raw))  # out of range: not written
+        vocabulary, size = setting.vocabulary, self.shapes(setting).targets
+        shown, targets, indices, filled = masked_pieces(
+            key, row, vocabulary, self._count, size, self.mask, self.random
+        )
         return Batch(
-            inputs=sequence_of(
-                row.at[unfilled].set(shown, mode="drop"),
-                documents(row, vocabulary, setting.architecture),
-            ),
+            inputs=sequence_of(shown, documents(row, vocabulary, setting.architecture)),
             decoder=None,
-            targets=jnp.where(filled, targets, jnp.zeros_like(targets)),
+            targets=targets,
             weights=filled.astype(jnp.float32),
             indices=indices,
         )

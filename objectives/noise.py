@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from objectives.segments import ordinary
 from objectives.vocabulary import Vocabulary
 
 
@@ -52,6 +53,36 @@ def random_ordinary(key: jax.Array, shape: tuple[int, ...], vocabulary: Vocabula
         pieces = jnp.where(drawn >= before, drawn - before + low, pieces)
         before += high - low
     return pieces
+
+
+def masked_pieces(
+    key: jax.Array,
+    tokens: jax.Array,
+    vocabulary: Vocabulary,
+    rule: Callable[[int], int],
+    size: int,
+    mask: float,
+    random: float,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """rule(number of ordinary pieces) of the ordinary pieces of tokens int32[L] become targets.
+
+    -> (what is shown int32[L], and in `size` slots: targets, indices int32[size], filled
+    bool[size]). A target shows [MASK] with probability `mask`, a random ordinary piece with
+    probability `random`, and else itself (Devlin et al. 2019, section 3.1). An empty slot has
+    target and index 0.
+    """
+    which_key, how_key, piece_key = jax.random.split(key, 3)
+    eligible = ordinary(tokens, vocabulary)
+    count = count_of(eligible.sum(dtype=jnp.int32), tokens.shape[0], rule)
+    indices, filled = slots(choose(which_key, eligible, count), size)
+    targets = tokens[indices]
+    how = jax.random.uniform(how_key, indices.shape)
+    drawn = random_ordinary(piece_key, indices.shape, vocabulary)
+    shown = jnp.where(how < mask + random, drawn, targets)
+    shown = jnp.where(how < mask, vocabulary.mask, shown)
+    unfilled = jnp.where(filled, indices, jnp.int32(tokens.shape[0]))  # out of range: not written
+    shown = tokens.at[unfilled].set(shown, mode="drop")
+    return shown, jnp.where(filled, targets, jnp.zeros_like(targets)), indices, filled
 
 
 def random_spans(

@@ -1,6 +1,6 @@
 """Classification of a text or of a pair, by any of the three architectures.
 finetune.py: `encode` a split once, `batch` by indices, `losses` in the step, `predictions` after.
-The head reads one hidden state: [CLS], the last token, or one decoder step.
+The head reads one hidden state: that of [CLS], or of the last token (of the decoder's).
 """
 
 from collections.abc import Sequence as Names
@@ -121,6 +121,7 @@ class Classification:
     dropout: float = 0.1
     pooler: bool = False
     token_types: bool = False  # the network has a table of them
+    decoder_input: str = "text"  # of an encoder-decoder: text or start, see _decoder
 
     def head(self) -> ClassificationHead:
         return ClassificationHead(self.classes, self.dropout, self.pooler)
@@ -128,6 +129,14 @@ class Classification:
     def head_parameters(self, key: jax.Array) -> dict:
         """Fresh parameters of the head, float32."""
         return self.head().init(key, jnp.zeros((1, self.width), jnp.float32))["params"]
+
+    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
+        """Fresh parameters of the network alone: its language head is not part of the task."""
+        return model.init(key, batch.inputs, batch.decoder)["params"]
+
+    def networks(self, config, params, batch: Batch) -> tuple:
+        """What runs on a row: as an objective's."""
+        return ((config, params, {self.name: 1}),)
 
     def batch(self, encoded: Encoded, indices: np.ndarray) -> Batch:
         """The examples int[B] as a Batch of NumPy arrays; PADDING gives a row of weight 0."""
@@ -147,13 +156,9 @@ class Classification:
         if self.architecture == "decoder":
             read = np.maximum(lengths - 1, 0)
         elif self.architecture == "encoder_decoder":
-            one = real[:, None].astype(np.int32)
-            decoder = Sequence(
-                tokens=np.where(one > 0, self.start, self.pad).astype(np.int32),
-                segments=one,
-                positions=np.zeros_like(one),
-                visibility="causal",
-            )
+            if self.decoder_input == "text":
+                read = np.maximum(lengths - 1, 0)
+            decoder = self._decoder(inputs)
         labels = np.where(real, encoded.labels[chosen], 0)[:, None]
         return Batch(
             inputs=inputs,
@@ -161,6 +166,21 @@ class Classification:
             targets=np.maximum(labels, 0).astype(np.int32),
             weights=(real[:, None] & (labels >= 0)).astype(np.float32),
             indices=read[:, None].astype(np.int32),
+        )
+
+    def _decoder(self, inputs: Sequence) -> Sequence:
+        """What the decoder reads before the state that is classified: the text again, shifted as
+        in pretraining, so that state is the one behind which [EOS] is expected (BART; Lewis et al.
+        2020, section 3.1); or the start token alone."""
+        T = inputs.tokens.shape[1] if self.decoder_input == "text" else 1
+        segments = inputs.segments[:, :T]
+        tokens = np.roll(inputs.tokens[:, :T], 1, axis=1)
+        tokens[:, 0] = self.start
+        return Sequence(
+            tokens=np.where(segments > 0, tokens, self.pad).astype(np.int32),
+            segments=segments,
+            positions=inputs.positions[:, :T],
+            visibility="causal",
         )
 
     def coefficients(self) -> dict[str, float]:

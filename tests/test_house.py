@@ -33,7 +33,7 @@ MAY_IMPORT = {
         "finetune",
         "tools",
     ),
-    "configs": ("models.config",),
+    "configs": ("models.presets",),
 }
 LONGEST = {"models": 300, "objectives": 300}
 # Whose arrays and frameworks a room stays clear of.

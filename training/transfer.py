@@ -13,6 +13,7 @@ from training import checkpoint, rules
 from training.config import ConfigError
 
 ARMS = ("all", "embeddings", "none")
+WEIGHTS = ("average", "raw")
 EMBEDDINGS = r"embed/tokens/embedding"
 
 
@@ -24,7 +25,7 @@ class RestoreConfig:
         default=(r"heads/classification/.*",), metadata={"help": "not in the checkpoint, made new"}
     )
     drop: tuple = dataclasses.field(
-        default=(r"heads/lm/.*",), metadata={"help": "in the checkpoint, not wanted"}
+        default=(r"heads/.*", r"generator/.*"), metadata={"help": "in the checkpoint, not wanted"}
     )
 
 
@@ -103,8 +104,10 @@ def plan(target, source, transfer, new=(), drop=(), what="init_from"):
     return Report(tuple(loaded), tuple(fresh), tuple(sorted(source.keys() - set(loaded))))
 
 
-def load(run, step, report, params, shardings):
-    """Parameters with the `loaded` ones of the report read from checkpoint `step` of `run`."""
+def load(run, step, report, params, shardings, weights="average"):
+    """Parameters with the `loaded` ones of the report read from checkpoint `step` of `run`.
+
+    weights: one of WEIGHTS; 'average' is the raw ones where the run kept no average."""
     if not report.loaded:
         return params
     flat, places = rules.paths(params), rules.paths(shardings)
@@ -113,8 +116,18 @@ def load(run, step, report, params, shardings):
         for path in report.loaded
     }
     nested = rules.merge(target, {})
-    read = checkpoint.read_params(f"{run}/checkpoints", step, nested)
+    read = checkpoint.read_params(f"{run}/checkpoints", step, nested, weights)
     return rules.merge(read, params)
+
+
+def origin(run, step, weights):
+    """For the log: which parameters of a checkpoint `load` reads."""
+    kept = len(checkpoint.averaged_paths(run, step))
+    if not kept:
+        return f"parameters of {run} at step {step} (it keeps no average)"
+    if weights == "raw":
+        return f"raw parameters of {run} at step {step}, not their average"
+    return f"averaged parameters of {run} at step {step} ({kept} tensors)"
 
 
 def _few(paths, limit=4):

@@ -7,9 +7,11 @@ import shrink
 
 import finetune
 import train
+from models import presets
 from studies import three_ways
 from studies.config import StudyConfig
 from training import config as configs
+from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SHARED = {"__init__.py", "base.py"}
@@ -39,10 +41,45 @@ def test_law_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path,
     assert "test/accuracy" in result.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shipped("."), ids=lambda p: p.stem)
-def test_every_size_of_a_shipped_config_resolves(path):
-    for size in ("tiny", "mini", "small", "medium", "base", "large", "xl"):
-        configs.resolve(train.Config, configs.load_file(f"{path}:size={size}"))
+def test_law_12_the_modern_recipe_pretrains_two_steps(folder, path):
+    run = shrink.pretraining(folder, f"{path}:recipe=modern", model__kv_heads=1)
+    result = train.run(run, str(folder / f"{path.stem}-modern"))
+    assert result.step == 2
+
+
+@pytest.mark.parametrize("path", shipped("."), ids=lambda p: p.stem)
+def test_every_size_and_recipe_of_a_shipped_config_resolves(path):
+    for size in presets.SIZES:
+        for recipe in ("classic", "modern"):
+            given = f"{path}:size={size},recipe={recipe}"
+            config = configs.resolve(train.Config, configs.load_file(given))
+            modern = recipe == "modern"
+            assert config.objective.z_loss == (1e-4 if modern else 0)
+            assert config.model.qk_norm == config.model.gated == modern != config.model.biases
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_resolves_with_its_architecture_and_vocabulary(name):
+    path = f"configs/{presets.preset(name)['architecture']}.py:preset={name}"
+    config = configs.resolve(train.Config, configs.load_file(path))
+    expected = presets.preset(name)
+    assert {key: getattr(config.model, key) for key in expected} == expected
+    assert config.tokenizer.vocab_size == config.model.vocab_size > 30_000
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("encoder.py:preset=gpt2", "preset 'gpt2' is not in the table for architecture encoder"),
+        ("decoder.py:preset=gpt2,size=base", "leave out size and recipe"),
+        ("decoder.py:recipe=moderm", "recipe=moderm is unknown: expected one of classic, modern"),
+    ],
+)
+def test_an_argument_that_means_nothing_is_refused(given, words):
+    with pytest.raises(ConfigError, match=words):
+        configs.load_file(str(ROOT / "configs" / given))
 
 
 @pytest.mark.parametrize("path", shipped("studies"), ids=lambda p: p.stem)

@@ -13,6 +13,7 @@ import pytest
 import objectives
 from objectives.base import Setting
 from objectives.batch import Batch
+from objectives.sentence_pairs import SentencePairs
 from objectives.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(
@@ -29,6 +30,14 @@ EXAMPLES = [
         {"noise_density": 0.4, "mean_span_length": 1.5, "closed_documents": 2},
         "encoder_decoder",
         8,
+    ),
+    (SentencePairs, "next_sentence", {"rate": 0.25}, "encoder", 8),
+    (
+        objectives.ReplacedTokenDetection,
+        "replaced_token_detection",
+        {"rate": 0.2},
+        "encoder",
+        6,
     ),
 ]
 
@@ -57,7 +66,7 @@ def test_the_example_in_the_docstring(where, name, hyperparameters, architecture
     draws = corrupt(jax.random.split(jax.random.key(0), 2000))
     same = np.ones(2000, bool)
     for name, expected in example.items():
-        drawn = field(draws, name)
+        drawn = field(draws, name).reshape(2000, -1)
         assert drawn.shape[1:] == (len(expected),), name
         same &= (drawn == expected).all(1)
     assert same.any()

@@ -90,7 +90,7 @@ def evaluated(architecture, params, data, size=16):
     [
         ("encoder", [2, 11, 12, 3, 0, 0, 0, 0], 0, None),
         ("decoder", [11, 12, 4, 0, 0, 0, 0, 0], 2, None),
-        ("encoder_decoder", [11, 12, 4, 0, 0, 0, 0, 0], 0, [6]),
+        ("encoder_decoder", [11, 12, 4, 0, 0, 0, 0, 0], 2, [6, 11, 12, 0, 0, 0, 0, 0]),
     ],
 )
 def test_a_single_text_is_framed_and_read_where_the_design_says(
@@ -110,8 +110,13 @@ def test_a_single_text_is_framed_and_read_where_the_design_says(
     if decoder is None:
         assert batch.decoder is None
     else:
-        np.testing.assert_array_equal(batch.decoder.tokens, [decoder, [0], decoder])
-        np.testing.assert_array_equal(batch.decoder.segments, [[1], [0], [1]])
+        np.testing.assert_array_equal(batch.decoder.tokens[0], decoder)
+        np.testing.assert_array_equal(batch.decoder.segments, batch.inputs.segments)
+        np.testing.assert_array_equal(batch.decoder.positions, batch.inputs.positions)
+        one = task_for(architecture, decoder_input="start").batch(data, np.array([1, PADDING, 0]))
+        np.testing.assert_array_equal(one.decoder.tokens, [[6], [0], [6]])
+        np.testing.assert_array_equal(one.decoder.segments, [[1], [0], [1]])
+        np.testing.assert_array_equal(one.indices, [[0], [0], [0]])
 
 
 def test_pairs_are_joined_by_sep_and_the_longer_text_is_cut_first():
