@@ -57,11 +57,19 @@ def cells():
     """{(objective, architecture): (works, config specification or reason)}."""
     found = {}
     for name in objectives.REGISTRY:
+<<<<<<< HEAD
         objective = objectives.build(name)  # with its defaults: a mixture fits what its members fit
         for architecture in architectures():
             works = architecture in objective.architectures
             words = objectives.reason(objective, architecture)
             words = command(name, architecture) if works else words
+=======
+        objective = objectives.build(name)
+        for architecture in ARCHITECTURES:
+            works = architecture in objective.architectures
+            why = "" if works else objectives.reason(objective, architecture)
+            words = command(name, architecture) if works else why
+>>>>>>> integrate
             found[name, architecture] = works, words
     return found
 
