@@ -1,7 +1,7 @@
-"""Text with a grammar that a tiny model learns part of in a hundred steps, of every kind there is.
+"""Text that a tiny model learns something of in a hundred steps, whatever it is asked.
 
-Spelling (words of few letters), syntax (every sentence is built alike), agreement (a verb goes with
-its noun), topic (a document keeps to a few nouns) and order (sentences say where in it they stand).
+A document keeps to one topic and goes through the topic's words from the first to the last; so a word
+tells its neighbours, two parts tell whether they belong together, and which of them comes first.
 """
 
 import itertools
@@ -9,37 +9,27 @@ import pathlib
 
 import numpy as np
 
-SYLLABLES = [a + b for a, b in itertools.product("bdklmnst", "aeio")]
-TOPICS, NOUNS, VERBS = 8, 4, 2
-PHASES = ("first", "then", "later", "last")
+TOPICS, WORDS = 8, 12
+SENTENCE = 5  # words between two full stops
 
 
-def words(random, count, syllables):
-    """Distinct made-up words."""
-    found = set()
-    while len(found) < count:
-        found.add("".join(random.choice(SYLLABLES, syllables)))
-    return sorted(found)
+def topics():
+    """TOPICS lists of WORDS words of two letters each, none in two of them."""
+    syllables = ["".join(pair) for pair in itertools.product("bcdfghjklmnpqrstvwxz", "aeiou")]
+    chosen = np.random.default_rng(7).permutation(syllables)[: TOPICS * WORDS]
+    return chosen.reshape(TOPICS, WORDS)
 
 
 def documents(count, seed=0):
-    """`count` documents of three to eight sentences `PHASE the ADJECTIVE NOUN VERB the NOUN .`"""
-    fixed = np.random.default_rng(7)  # the language is one, whatever is said in it
-    nouns = np.array(words(fixed, TOPICS * NOUNS, 2)).reshape(TOPICS, NOUNS)
-    verbs = np.array(words(fixed, TOPICS * VERBS, 3)).reshape(TOPICS, VERBS)
-    adjectives = np.array(words(fixed, TOPICS, 1))
-    random = np.random.default_rng(seed)
+    """`count` documents of 24 to 48 words and their full stops."""
+    random, words = np.random.default_rng(seed), topics()
     for _ in range(count):
-        topic, length = random.integers(TOPICS), random.integers(3, 9)
-        sentences = []
-        for number in range(length):
-            noun, other = random.integers(NOUNS, size=2)
-            phase = PHASES[number * len(PHASES) // length]
-            sentences.append(
-                f"{phase} the {adjectives[(topic + noun) % TOPICS]} {nouns[topic, noun]} "
-                f"{verbs[topic, noun % VERBS]} the {nouns[topic, other]} ."
-            )
-        yield " ".join(sentences)
+        topic, length = words[random.integers(TOPICS)], int(random.integers(24, 49))
+        places = np.arange(length) * WORDS / length + random.integers(-1, 2, length)
+        text = [topic[int(place)] for place in np.clip(places, 0, WORDS - 1)]
+        yield " ".join(
+            " ".join(text[start : start + SENTENCE]) + " ." for start in range(0, length, SENTENCE)
+        )
 
 
 def corpus(folder, count=2000, seed=0):

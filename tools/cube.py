@@ -7,13 +7,11 @@ import pathlib
 
 import objectives
 import train
-from objectives.base import ARCHITECTURES, EMBEDDINGS
 from training import cli
 from training import config as configs
 from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
-COLUMNS = (*ARCHITECTURES, EMBEDDINGS)
 PAGE = ROOT / "docs" / "cube.md"
 HEAD = """\
 # The cube: objectives × architectures
@@ -25,6 +23,11 @@ in [objectives.md](objectives.md).
 
 This page is generated: `python -m tools.cube`.
 """
+
+
+def architectures():
+    """Those that the registry knows, in its order."""
+    return tuple(objectives.pairs_by_architecture())
 
 
 def command(name, architecture):
@@ -54,11 +57,11 @@ def cells():
     """{(objective, architecture): (works, config specification or reason)}."""
     found = {}
     for name in objectives.REGISTRY:
-        objective = objectives.build(name)
-        for architecture in COLUMNS:
+        objective = objectives.build(name)  # with its defaults: a mixture fits what its members fit
+        for architecture in architectures():
             works = architecture in objective.architectures
-            why = "" if works else objectives.reason(objective, architecture)
-            words = command(name, architecture) if works else why
+            words = objectives.reason(objective, architecture)
+            words = command(name, architecture) if works else words
             found[name, architecture] = works, words
     return found
 
@@ -68,11 +71,11 @@ def page():
     table = cells()
     lines = [
         HEAD.format(number=sum(works for works, _ in table.values())),
-        "| | " + " | ".join(name.replace("_", "-") for name in COLUMNS) + " |",
-        "|---" * (1 + len(COLUMNS)) + "|",
+        "| | " + " | ".join(name.replace("_", "-") for name in architectures()) + " |",
+        "|---" * (1 + len(architectures())) + "|",
     ]
     for name in objectives.REGISTRY:
-        row = [table[name, architecture] for architecture in COLUMNS]
+        row = [table[name, architecture] for architecture in architectures()]
         shown = [f"`{words}`" if works else f"*{words}*" for works, words in row]
         lines.append(f"| `{name}` | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
@@ -85,7 +88,7 @@ def main(argv):
     parser.parse_args(argv)
     text = page()
     PAGE.write_text(text, encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)}: {len(objectives.REGISTRY)} objectives, {len(COLUMNS)} "
+    print(f"{PAGE.relative_to(ROOT)}: {len(objectives.REGISTRY)} objectives, {len(architectures())} "
           f"architectures")  # fmt: skip
 
 
