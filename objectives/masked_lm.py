@@ -57,7 +57,7 @@ class MaskedLM(Objective):
         """Exactly max(1, round(rate x pieces)) targets of `row` int32[T] (none without pieces)."""
         vocabulary, size = setting.vocabulary, self.shapes(setting).targets
         shown, targets, indices, filled = masked_pieces(
-            key, row, vocabulary, self._count, size, self.mask, self.random
+            key, row, vocabulary, self._count, size, self.random, self.keep
         )
         return Batch(
             inputs=sequence_of(shown, documents(row, vocabulary, setting.architecture)),
