@@ -14,7 +14,8 @@ import numpy as np
 
 import models
 from data import tokenizer as tokenizers
-from models.config import ModelConfig
+from data import vectors
+from models.config import ModelConfig, completed
 from tasks import batches, predictions
 from tasks import metrics as scores
 from tasks.config import TaskConfig
@@ -40,7 +41,7 @@ from training.config import ConfigError, Seeds
 from training.logs import LoggingConfig
 from training.mesh import MeshConfig
 from training.run_directory import Result
-from training.transfer import RestoreConfig
+from training.transfer import InheritedConfig, RestoreConfig
 
 log = logging.getLogger("triptych")
 
@@ -78,45 +79,12 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class InheritedConfig:
-    """What may differ from the pretrained network; anything else would not fit its parameters."""
-
-    dropout: float = dataclasses.field(
-        default=-1.0, metadata={"min": -1.0, "max": 0.99, "help": "-1: inherit"}
-    )
-    attention_dropout: float = dataclasses.field(
-        default=-1.0, metadata={"min": -1.0, "max": 0.99, "help": "-1: inherit"}
-    )
-    dtype: str = dataclasses.field(
-        default="", metadata={"choices": ("", "float32", "bfloat16"), "help": "'': inherit"}
-    )
-
-    def apply(self, pretrained):
-        """(ModelConfig, lines that say of each hyperparameter where it comes from)."""
-        changes = {
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "dtype": self.dtype,
-        }
-        changes = {name: value for name, value in changes.items() if value not in ("", -1.0)}
-        model = dataclasses.replace(pretrained, **changes)
-        return model, [
-            f"  {field.name:<22} {getattr(model, field.name)!s:<16} "
-            + (
-                f"overridden (was {getattr(pretrained, field.name)})"
-                if field.name in changes
-                else "inherited"
-            )
-            for field in dataclasses.fields(model)
-        ]
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
     """Every leaf of a finetuning config."""
 
     task: TaskConfig
     model: InheritedConfig
+    network: ModelConfig
     training: TrainingConfig
     optimizer: OptimizerConfig = dataclasses.field(
         metadata={"variants": OPTIMIZERS, "default": "adamw"}
@@ -128,7 +96,18 @@ class Config:
     mesh: MeshConfig
     seed: Seeds
     init_from: str = dataclasses.field(
-        default="", metadata={"help": "pretrained run directory[@step]"}
+        default="",
+        metadata={
+            "help": "pretrained run directory[@step]; word vectors (a skip-gram run, or a file .txt "
+            ".vec .bin) give their table and tokenizer to the network of config.network"
+        },
+    )
+    embeddings_from: str = dataclasses.field(
+        default="", metadata={"help": "transfer=embeddings: the run[@step] whose table is taken; "
+                              "'': init_from"}
+    )  # fmt: skip
+    vectors_limit: int = dataclasses.field(
+        default=0, metadata={"min": 0, "help": "first words of a file of vectors; 0: all"}
     )
     init_weights: str = dataclasses.field(
         default="average",
@@ -144,6 +123,11 @@ class Config:
             raise ValueError(
                 "init_from is empty; set --config.init_from=RUN, the --workdir of a train.py run (with "
                 "transfer=none, its network and tokenizer are used, its parameters are not)"
+            )
+        if self.embeddings_from and self.transfer != "embeddings":
+            raise ValueError(
+                f"embeddings_from={self.embeddings_from!r} with transfer={self.transfer!r}: it names "
+                "a token table; set transfer=embeddings, or embeddings_from=''"
             )
         if scores.METRICS[self.task.metric][1] != "classes":
             raise ValueError(
@@ -163,13 +147,8 @@ def run(config, workdir):
     config = configs.resolve(Config, config)
     resolved = configs.to_dict(config)
     folder = run_directory.open_run(workdir, config, "finetune")
-    # A run that has begun is complete: it needs the pretrained one no more, wherever that has gone.
     begun = run_directory.read_manifest(folder)
-    source = begun.get("init_from") or "{}@{}".format(*locate(config.init_from))
-    origin = folder if begun else locate(source)[0]
-    model_config, lines = config.model.apply(
-        ModelConfig(**run_directory.read_config(origin)["model"])
-    )
+    source, model_config, tokenizer, lines = origin(config, folder, begun)
     log.info(f"{model_config.architecture} of {source}, transfer={config.transfer}, into {folder}")
     for line in [] if begun else lines:
         log.info(line)
@@ -182,7 +161,6 @@ def run(config, workdir):
 
     # ---- labelled examples -----------------------------------------------------------------------
     logs.banner("labelled examples")
-    tokenizer = tokenizers.load(origin / "tokenizer.json")
     examples = open_examples(config.task, model_config, tokenizer, config.seed.order, log.info)
     names, encoded, chosen = examples.names, examples.encoded, examples.chosen
     meshes.agree(repr((resolved, examples.fingerprint)), "the config or the data")
@@ -245,23 +223,13 @@ def run(config, workdir):
             if resumed:
                 log.info(f"resumed from checkpoint {int(state.step)} of this run")
             else:
-                source_run, source_step = locate(source)
-                report = transfer.plan(
-                    flat, params_metadata(source_run, source_step), config.transfer,
-                    config.restore.new, config.restore.drop, config.init_from,
-                )  # fmt: skip
                 fresh = states.compiled(init, step.Placement(placement.tree.params))
                 params = fresh(
                     step.stream_key(config.seed.init, "init"),
                     step.stream_key(config.seed.head, "head"),
                 )
-                params = transfer.load(
-                    source_run, source_step, report, params, placement.tree.params,
-                    config.init_weights,
-                )  # fmt: skip
-                if report.loaded:
-                    log.info(transfer.origin(source_run, source_step, config.init_weights))
-                for line in report.lines(flat):
+                params, lines = inherit(config, source, tokenizer, params, placement.tree.params)
+                for line in lines:
                     log.info(line)
                 state = states.create(params, tx, frozen, placement.tree)
         start = int(state.step)
@@ -368,6 +336,62 @@ def clock_of(config, examples):
     size = config.training.batch_size
     clock = durations.Clock(size, size * config.task.length, len(examples.chosen))
     return clock.whole(config.training.duration, "training.duration")
+
+
+def origin(config, folder, begun):
+    """(where parameters come from, ModelConfig, tokenizer, lines that say what was inherited).
+
+    A run that has begun is complete: it needs the pretrained one no more, wherever that has gone.
+    """
+    if begun:
+        inherited = ModelConfig(**run_directory.read_config(folder)["model"])
+        return (begun["init_from"], config.model.apply(inherited)[0],
+                tokenizers.load(folder / "tokenizer.json"), [])  # fmt: skip
+    if vectors.is_file(config.init_from):
+        source, read = config.init_from, vectors.read(config.init_from, config.vectors_limit)
+        tokenizer, size = read.tokenizer(), read.table.shape[1]
+    else:
+        run, at = locate(config.init_from)
+        source, tokenizer = f"{run}@{at}", tokenizers.load(run / "tokenizer.json")
+        inherited = ModelConfig(**run_directory.read_config(run)["model"])
+        if inherited.architecture != "embeddings":
+            if config.network != ModelConfig():
+                raise ConfigError(
+                    f"config.network is given, but init_from={source!r} has a network of its own; "
+                    "leave it out, or begin with word vectors"
+                )
+            model, lines = config.model.apply(inherited)
+            return source, model, tokenizer, lines
+        size = inherited.width
+    network = transfer.around(config.network, size, config.transfer, source)
+    network = completed(network, tokenizer.size, config.task.length)
+    return source, config.model.apply(network)[0], tokenizer, []
+
+
+def inherit(config, source, tokenizer, params, shardings):
+    """(params with what the arm takes over from `source`, lines that say what that was)."""
+    flat = rules.paths(params)
+    if vectors.is_file(source):
+        if config.transfer == "none":
+            return params, [f"nothing of {source} but its vocabulary"]
+        ids, rows = vectors.read(source, config.vectors_limit).rows(tokenizer)
+        params = transfer.set_rows(params, shardings, ids, rows)
+        return params, [f"loaded {len(ids):,} vectors of {source} into {transfer.EMBEDDINGS}"]
+    run, at = locate(config.embeddings_from or source)
+    theirs = tokenizers.load(run / "tokenizer.json").fingerprint
+    if theirs != tokenizer.fingerprint:
+        raise ConfigError(
+            f"config.embeddings_from={str(run)!r} has another tokenizer ({theirs[:12]}, here "
+            f"{tokenizer.fingerprint[:12]}); train it with --config.tokenizer.path=RUN of init_from"
+        )
+    report = transfer.plan(
+        flat, params_metadata(run, at), config.transfer, config.restore.new, config.restore.drop,
+        str(run),
+    )  # fmt: skip
+    lines = report.lines(flat)
+    if report.loaded:
+        lines = [transfer.origin(run, at, config.init_weights), *lines]
+    return transfer.load(run, at, report, params, shardings, config.init_weights), lines
 
 
 def main(argv):

@@ -22,6 +22,7 @@ from data.store import Rows
 from models.config import ModelConfig
 from objectives.base import Setting, Shapes
 from objectives.batch import Batch
+from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 from training import (
     architectures,
@@ -323,7 +324,11 @@ def open_text(config, say):
     model = models.config.completed(
         config.model, tokenizer.size, length, config.objective.token_types
     )
-    setting = Setting(model.architecture, Vocabulary(**tokenizer.special_ids()), length)
+    stores = zip(corpus.weights, (s.unigram for s in corpus.train), strict=True)
+    setting = Setting(
+        model.architecture, Vocabulary(**tokenizer.special_ids()), length,
+        Unigram(sum(weight * n / n.sum() for weight, n in stores)),
+    )  # fmt: skip
     shapes = config.objective.shapes(setting)
     frame = framing.frame_for(model.architecture, tokenizer.special_ids())
     make_batch = step.Corruption(config.objective, setting)

@@ -22,11 +22,11 @@ class Attention(nn.Module):
     """x[B,T,D] attends to y[B,S,D] (self-attention: y is x) -> [B,T,D].
 
     Parameters: query [D,HK], key and value [D,GK], out [HK,D] (G key heads serve H query heads;
-    Ainslie et al. 2023). Rotary positions turn cross-attention too, each side by its own positions:
-    what is typed lies near what is read, and without that a decoder has to find it by content.
-    With qk_norm each head's query and key are normalised over K before they
+    Ainslie et al. 2023). With qk_norm each head's query and key are normalised over K before they
     are turned, so that scores cannot grow without bound (Henry et al. 2020; Dehghani et al. 2023,
-    section 2); the scales [K] are shared by the heads.
+    section 2); the scales [K] are shared by the heads. Rotary positions turn cross-attention too,
+    each side by its own positions: what is typed lies near what is read, and without that a decoder
+    has to find it by content.
     """
 
     config: ModelConfig

@@ -17,7 +17,9 @@ class ModelConfig:
     """The network. Zero stands for "the usual value" where a field says so; no field is None."""
 
     architecture: str = _field(
-        "encoder", "which stacks", choices=("encoder", "decoder", "encoder_decoder")
+        "encoder",
+        "which stacks; embeddings: none, vectors of `width` alone (skip_gram)",
+        choices=("encoder", "decoder", "encoder_decoder", "embeddings"),
     )
     vocab_size: int = _field(0, "pieces, before padding; 0: as many as the tokenizer has", min=0)
     max_length: int = _field(0, "rows of the learned position table; 0: the rows' length", min=0)
@@ -71,6 +73,13 @@ class ModelConfig:
     dtype: str = _field("float32", "compute dtype", choices=("float32", "bfloat16"))
 
     def __post_init__(self):
+        if self.architecture == "embeddings":
+            if self.factorised:
+                raise ValueError(
+                    f"model.embedding_size={self.embedding_size} with architecture='embeddings', "
+                    "which has nothing to project to: set model.width alone"
+                )
+            return
         if not self.head_size and self.width % self.heads:
             raise ValueError(
                 f"model.heads={self.heads} does not divide model.width={self.width}: "

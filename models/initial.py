@@ -19,6 +19,7 @@ def standard_deviations(config: ModelConfig, depth: int = 1) -> dict[str, float]
     query: takes over head_size^-1/2 where scores are not scaled (T5, Raffel et al. 2020).
     token: 1 where the readout scales the product down again (T5); E^-1/2 where the embedder
         scales up by E^1/2, for sinusoids of size 1 (Vaswani et al. 2017, section 3.4).
+    context: word2vec's second table begins at 0 (Mikolov et al. 2013, their program).
     Biases begin at 0, scales of norms at 1.
     """
     std = config.init_std
@@ -29,6 +30,7 @@ def standard_deviations(config: ModelConfig, depth: int = 1) -> dict[str, float]
         token = config.size_of_embedding**-0.5
     return {
         "token": token,
+        "context": 0.0,
         "position": std,
         "type": std,
         "kernel": std,

@@ -16,15 +16,6 @@ from models.sequence import Sequence
 from models.stack import Stack
 
 
-def build(config: ModelConfig) -> "Transformer":
-    """The network of a config. Parameters: model.init(key, inputs, method='initialise')."""
-    if not config.vocab_size or not config.max_length:
-        raise ValueError(
-            "model.vocab_size or model.max_length is 0: fill them in with models.config.completed"
-        )
-    return Transformer(config)
-
-
 class Table(nn.Module):
     """Rows by id: a parameter `embedding` [rows, E]. An id outside the table reads as NaN, which a
     training step reports, not as its nearest row."""

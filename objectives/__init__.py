@@ -3,30 +3,24 @@
 Imports models/ alone; pure JAX inside the jitted step.
 """
 
-import dataclasses
-import difflib
-
-from objectives.base import ARCHITECTURES, Objective
+from objectives.base import Objective
 from objectives.causal_lm import CausalLM
-from objectives.masked_lm import MaskedLM
+from objectives.denoising import Denoising
+from objectives.fill_in_the_middle import FillInTheMiddle
+from objectives.mixture import UL2, Mixture
+from objectives.named import NAMED
 from objectives.prefix_lm import PrefixLM
+from objectives.registry import REGISTRY, build, check, pairs_by_architecture, parse, reason
 from objectives.replaced_token_detection import ReplacedTokenDetection
 from objectives.sentence_pairs import NextSentence, SentenceOrder
-from objectives.span_corruption import SpanCorruption
+from objectives.skip_gram import SkipGram
 
-REGISTRY = {
-    cls.name: cls
-    for cls in (
-        MaskedLM,
-        CausalLM,
-        PrefixLM,
-        SpanCorruption,
-        NextSentence,
-        SentenceOrder,
-        ReplacedTokenDetection,
-    )
-}
+_LANGUAGE_MODELS = (CausalLM, PrefixLM, FillInTheMiddle)
+_OF_THEIR_OWN = (NextSentence, SentenceOrder, ReplacedTokenDetection, SkipGram)
+_CLASSES = (*_LANGUAGE_MODELS, *NAMED.values(), Denoising, UL2, Mixture, *_OF_THEIR_OWN)
+REGISTRY |= {cls.name: cls for cls in _CLASSES}
 
+<<<<<<< HEAD
 
 def build(name: str, hyperparameters: dict | None = None) -> Objective:
     """The objective of a name. Raises ValueError for a name or a hyperparameter it does not know;
@@ -79,3 +73,6 @@ def pairs_by_architecture() -> dict[str, list[str]]:
 def _nearest(word, words):
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}? " if near else ""
+=======
+__all__ = ["REGISTRY", "Objective", "build", "check", "pairs_by_architecture", "parse", "reason"]
+>>>>>>> integrate

@@ -3,6 +3,7 @@ The step vmaps `corrupt` over raw rows, then minimises `losses`; entry files rea
 An objective is a frozen dataclass of its hyperparameters: it hashes, and it holds no array.
 """
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -12,9 +13,14 @@ import numpy as np
 
 from objectives.batch import Batch
 from objectives.loss import chunked_cross_entropy
+from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 
-ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
+ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")  # of a Transformer
+EMBEDDINGS = "embeddings"  # a table alone
+
+# Why objectives of a Transformer make no sense for a table alone.
+NO_STATES = "vectors of single words have no hidden states; skip_gram trains them"
 
 
 def knob(default, help, kw_only=False, **metadata):
@@ -26,20 +32,22 @@ def knob(default, help, kw_only=False, **metadata):
 class Setting:
     """What an objective works on: all static."""
 
-    architecture: str  # one of ARCHITECTURES
+    architecture: str  # one of ARCHITECTURES, or EMBEDDINGS
     vocabulary: Vocabulary
     length: int  # T, tokens that the model reads in one row
+    unigram: Unigram | None = None  # how often pieces occur, for objectives that draw by it
 
     def __post_init__(self):
         needed = {
             "encoder": ("pad", "cls", "sep"),
             "decoder": ("pad", "eos"),
             "encoder_decoder": ("pad", "eos", "start"),
+            EMBEDDINGS: ("pad", "eos"),
         }
         if self.architecture not in needed:
             raise ValueError(
                 f"architecture {self.architecture!r} is unknown: "
-                f"expected one of {', '.join(ARCHITECTURES)}"
+                f"expected one of {', '.join(needed)}"
             )
         self.require(*needed[self.architecture])
 
@@ -77,6 +85,7 @@ class Objective:
     architectures: ClassVar[tuple[str, ...]]
     unfit: ClassVar[dict[str, str]] = {}  # architecture -> why this objective makes no sense there
     token_types: ClassVar[int] = 0  # that its sequences tell apart (BERT: 2, for pairs of texts)
+    irreversible: ClassVar[str] = ""  # why inputs and targets do not give the row back
     likelihood: ClassVar[bool] = False  # the loss is that of the text itself: bits per byte
 
     z_loss: float = knob(
@@ -94,9 +103,16 @@ class Objective:
         """row int32[raw] -> Batch of that one row (no batch axis), drawn by `key`."""
         raise NotImplementedError
 
+    def corrupt_batch(self, setting: Setting, keys: jax.Array, rows: jax.Array) -> Batch:
+        """keys [B], rows int32[B,raw] -> Batch [B,...]: each row by itself, unless the objective
+        draws something for the whole batch (by its first key, so that it is the same anywhere)."""
+        return jax.vmap(functools.partial(self.corrupt, setting))(keys, rows)
+
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
-        """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost."""
-        raise NotImplementedError(f"{self.name} does not claim to restore its row")
+        """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost.
+        Raises NotImplementedError with the reason where the objective is `irreversible`."""
+        if self.irreversible:
+            raise NotImplementedError(f"{self.name} does not restore its row: {self.irreversible}")
 
     def targets_expected(self, setting: Setting) -> float:
         """How many targets a row full of one long document has, on average."""

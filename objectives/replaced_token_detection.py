@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from models import build
 from models.config import ModelConfig
-from models.model import build
 from models.sequence import sequence_of
 from objectives.base import Objective, Setting, Shapes, all_states, hidden_states, knob
 from objectives.batch import Batch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data import framing, labelled
+from data import framing, labelled, vectors
 from tasks import batches, classification
 
 
@@ -37,6 +37,9 @@ def open_examples(config, model, tokenizer, seed: int, say: Callable[[str], None
         config.source, config.text, config.text_pair, config.label,
         validation_fraction=config.validation_fraction, log=say,
     )  # fmt: skip
+    if tokenizer.whole_words:
+        texts = splits["train"].text + (splits["train"].text_pair or [])
+        say(f"coverage of the training examples: {vectors.coverage(tokenizer, texts)}")
     names, ids = splits.label_names, tokenizer.special_ids()
     frame = framing.frame_for(model.architecture, ids)
     encoded = {

@@ -258,6 +258,12 @@ def read_params(checkpoints, step, target, weights="average"):
     ))  # fmt: skip
 
 
+def write_params(run, step, params):
+    """Writes checkpoint `step` of `run` with parameters alone, for what was not trained here."""
+    with ocp.CheckpointManager(paths.absolute(paths.of(run) / "checkpoints")) as manager:
+        manager.save(step, args=ocp.args.Composite(params=ocp.args.PyTreeSave(params)))
+
+
 def _or_say(read, folder, *arguments):
     try:
         return read(paths.absolute(folder), *arguments)

@@ -59,6 +59,8 @@ def of_network(config, params, batch, heads):
       heads: {head: positions of a row that it reads}; `lm` scores with the tied table too.
     """
     read = batch.inputs.tokens.shape[1]
+    if config.architecture == "embeddings":  # a product for each pair, and with each noise word
+        return 3 * 2 * config.width * (batch.targets.shape[1] + read * batch.noise.shape[1])
     written = batch.decoder.tokens.shape[1] if batch.decoder is not None else read
     kernels = {path: leaf for path, leaf in rules.paths(params).items() if path.endswith("/kernel")}
     width = config.width if not config.head_size else config.heads * config.head_size

@@ -25,7 +25,7 @@ LETTERS = {"B": ("data", "fsdp"), "H": "tensor", "F": "tensor", "V": "tensor"}
 # Parameter path -> mesh axes of the LAST dimensions. A dimension that an axis does not divide stays
 # whole (said in the table that the log prints).
 PARAMETERS = (
-    (r".*embed/tokens/embedding", ("tensor", "fsdp")),
+    (r".*(embed/tokens|heads/context)/embedding", ("tensor", "fsdp")),
     (r".*(query|key|value|in|gate|projection)/kernel", ("fsdp", "tensor")),
     (r".*(out)/kernel", ("tensor", "fsdp")),
     (r".*", ()),
@@ -93,7 +93,7 @@ def parameter_shardings(mesh, params, table=PARAMETERS):
     that stacking layers in front changes nothing.
     """
     flat = rules.paths(params)
-    specs = rules.resolve(table, flat, "the table of parameter shardings")
+    specs = rules.resolve(table, flat, "the table of parameter shardings", spare=True)
 
     def sharding(path, leaf):
         spec = (None,) * (leaf.ndim - len(specs[path])) + tuple(specs[path])[-leaf.ndim or None :]

@@ -135,7 +135,7 @@ class Corruption:
     setting: Setting
 
     def __call__(self, keys, rows):
-        return jax.vmap(functools.partial(self.objective.corrupt, self.setting))(keys, rows)
+        return self.objective.corrupt_batch(self.setting, keys, rows)
 
 
 def as_given(keys, batch):

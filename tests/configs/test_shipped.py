@@ -15,10 +15,16 @@ from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SHARED = {"__init__.py", "base.py"}
+# Word vectors give their table, to a network that the finetuning config describes.
+VECTORS = {"transfer": "embeddings", "network__layers": 1, "network__width": 32, "network__heads": 2,
+           "network__mlp_size": 64}  # fmt: skip
 
 
 def shipped(folder):
     return sorted(p for p in (ROOT / "configs" / folder).glob("*.py") if p.name not in SHARED)
+
+
+TRANSFORMERS = [p for p in shipped(".") if "recipe=" in p.read_text()]
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +41,24 @@ def test_no_folder_of_configs_is_forgotten():
 @pytest.mark.parametrize("target", shipped("finetune"), ids=lambda p: p.stem)
 def test_law_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path, target):
     run = folder / path.stem
-    assert train.run(shrink.pretraining(folder, str(path)), str(run)).step == 2
-    result = finetune.run(shrink.finetuning(folder, run, str(target)), f"{run}-{target.stem}")
+    config = shrink.pretraining(folder, str(path))
+    assert train.run(config, str(run)).step == 2
+    arm = VECTORS if config.model.architecture == "embeddings" else {}
+    config = shrink.finetuning(folder, run, str(target), **arm)
+    result = finetune.run(config, f"{run}-{target.stem}")
     assert result.step == 2
     assert "test/accuracy" in result.metrics
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", shipped("."), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TRANSFORMERS, ids=lambda p: p.stem)
 def test_law_12_the_modern_recipe_pretrains_two_steps(folder, path):
     run = shrink.pretraining(folder, f"{path}:recipe=modern", model__kv_heads=1)
     result = train.run(run, str(folder / f"{path.stem}-modern"))
     assert result.step == 2
 
 
-@pytest.mark.parametrize("path", shipped("."), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TRANSFORMERS, ids=lambda p: p.stem)
 def test_every_size_and_recipe_of_a_shipped_config_resolves(path):
     for size in presets.SIZES:
         for recipe in ("classic", "modern"):

@@ -3,6 +3,8 @@ Ours pads the vocabulary to a multiple of 128, which is taken off by hand.
 """
 
 import dataclasses
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +113,26 @@ def test_a_name_that_is_not_in_a_table_is_refused():
         match="'gpt2' is not in the table for architecture encoder: expected one of bert-tiny",
     ):
         preset("gpt2", "encoder")
+
+
+def test_the_page_names_every_choice_and_every_preset_with_its_shape_and_count():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    unnamed = {f.name for f in dataclasses.fields(models.ModelConfig) if f"`{f.name}`" not in page}
+    assert unnamed == set()
+    rows = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and cells[0].startswith("`"):
+            rows[cells[0].strip("`")] = cells[1:]
+    assert rows.keys() == PRESETS.keys()
+    for name, (fields, parameters, counted, source, _) in PRESETS.items():
+        layers, width, heads, mlp_size, *rest = rows[name]
+        shape = [int(re.match(r"\d+", cell)[0]) for cell in (layers, width, heads, mlp_size)]
+        assert shape == [fields[key] for key in ("layers", "width", "heads", "mlp_size")]
+        assert rest == [f"{parameters:,}", counted, source]
+        for cell, key in ((width, "embedding_size"), (heads, "head_size")):
+            extra = re.search(r"\d+\D+(\d+)", cell)
+            assert extra is None or int(extra[1]) == fields[key]
 
 
 @pytest.mark.parity

@@ -14,7 +14,7 @@ from scipy import stats
 import models
 import objectives
 import objectives.loss as loss_module
-from models.config import sized
+from models import sized
 from objectives.base import Objective, Setting, hidden_states
 from objectives.heads import DiscriminatorHead
 from objectives.loss import sampled_pieces

@@ -21,7 +21,7 @@ VOCABULARY = Vocabulary(
     modes=(7, 8, 9), infill=(10, 11, 12), sentinels=tuple(range(13, 19)), ordinary=((19, 60),),
 )  # fmt: skip
 EXAMPLES = [
-    (Batch, "masked_lm", {"rate": 1 / 3}, "encoder", 9),
+    (Batch, "masked_lm", {"noise_density": 1 / 3}, "encoder", 9),
     (objectives.CausalLM, "causal_lm", {}, "decoder", 8),
     (objectives.PrefixLM, "prefix_lm", {}, "encoder_decoder", 8),
     (
