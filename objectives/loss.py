@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from objectives.segments import within
+from objectives.segments import among
 
 MASKED = -1e30  # the logit of an id beyond the vocabulary: finite, so that nothing is 0 x inf
 # Logits of a chunk on one device: 16 MB of float32, near the caches of a CPU; but not fewer than
@@ -205,7 +205,7 @@ def sampled_pieces(
     """
     features, table, bias = jax.lax.stop_gradient((features, table, bias))
     kernel = table.astype(features.dtype)
-    allowed = within(jnp.arange(table.shape[0], dtype=jnp.int32), ordinary)[None, None]
+    allowed = among(jnp.arange(table.shape[0], dtype=jnp.int32), ordinary)[None, None]
     lanes = 128 if table.shape[0] % 128 == 0 else table.shape[0]
 
     def step(carry, cut):

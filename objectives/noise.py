@@ -61,22 +61,22 @@ def masked_pieces(
     vocabulary: Vocabulary,
     rule: Callable[[int], int],
     size: int,
-    mask: float,
     random: float,
+    keep: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """rule(number of ordinary pieces) of the ordinary pieces of tokens int32[L] become targets.
 
     -> (what is shown int32[L], and in `size` slots: targets, indices int32[size], filled
-    bool[size]). A target shows [MASK] with probability `mask`, a random ordinary piece with
-    probability `random`, and else itself (Devlin et al. 2019, section 3.1). An empty slot has
-    target and index 0.
+    bool[size]). A target shows a random ordinary piece with probability `random`, itself with
+    probability `keep`, and else [MASK] (Devlin et al. 2019, section 3.1). An empty slot has target
+    and index 0.
     """
     which_key, how_key, piece_key = jax.random.split(key, 3)
     eligible = ordinary(tokens, vocabulary)
     count = count_of(eligible.sum(dtype=jnp.int32), tokens.shape[0], rule)
     indices, filled = slots(choose(which_key, eligible, count), size)
     targets = tokens[indices]
-    how = jax.random.uniform(how_key, indices.shape)
+    how, mask = jax.random.uniform(how_key, indices.shape), 1 - random - keep
     drawn = random_ordinary(piece_key, indices.shape, vocabulary)
     shown = jnp.where(how < mask + random, drawn, targets)
     shown = jnp.where(how < mask, vocabulary.mask, shown)

@@ -20,7 +20,7 @@ from objectives.batch import Batch
 from objectives.heads import DiscriminatorHead, with_head
 from objectives.loss import sampled_pieces
 from objectives.noise import masked_pieces
-from objectives.segments import documents, within
+from objectives.segments import among, documents
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class ReplacedTokenDetection(Objective):
         "encoder_decoder": "it would leave the decoder without a task; use span_corruption",
     }
 
-    rate: float = knob(0.15, "share of the pieces that are masked", min=0.001, max=1.0)
-    mask: float = knob(1.0, "share of these that show [MASK]; the rest stays", min=0.0, max=1.0)
+    noise_density: float = knob(0.15, "share of the pieces predicted", min=0.001, max=1.0)
+    keep: float = knob(0.0, "share of these that show themselves, not [MASK]", min=0.0, max=1.0)
     generator_size: float = knob(
         0.25, "width, heads and MLP of the generator, by the discriminator's", min=0.01, max=1.0
     )
@@ -64,7 +64,7 @@ class ReplacedTokenDetection(Objective):
         return Shapes(raw=T, inputs=T, targets=self._count(T), overlap=1)
 
     def _count(self, pieces: int) -> int:
-        return max(1, round(self.rate * pieces)) if pieces else 0
+        return max(1, round(self.noise_density * pieces)) if pieces else 0
 
     def targets_expected(self, setting: Setting) -> float:
         """Pieces that the generator predicts and pieces that the discriminator judges."""
@@ -82,7 +82,7 @@ class ReplacedTokenDetection(Objective):
         vocabulary, size = setting.vocabulary, self.shapes(setting).targets
         mask_key, draw_key = jax.random.split(key)
         shown, targets, indices, filled = masked_pieces(
-            mask_key, row, vocabulary, self._count, size, self.mask, 0.0
+            mask_key, row, vocabulary, self._count, size, 0.0, self.keep
         )
         return Batch(
             inputs=sequence_of(shown, documents(row, vocabulary, setting.architecture)),
@@ -138,34 +138,49 @@ class ReplacedTokenDetection(Objective):
 
     def _judged(self, batch):
         """bool[B,T]: 1 = an ordinary piece of the text."""
-        return within(jax.vmap(filled_in)(batch, batch.targets), batch.ordinary)
+        return among(jax.vmap(filled_in)(batch, batch.targets), batch.ordinary)
+
+    def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
+        """{minimised loss: (class int32[...], weight float32[...])}: what each asks for."""
+        corrupted, _ = self._generated(model, params, batch, key)
+        return {
+            "lm": (batch.targets, batch.weights),
+            "discriminator": self._replaced(batch, corrupted),
+        }
+
+    def _generated(self, model, params, batch, key):
+        """-> (int32[B,T] with the generator's samples in it, the sums of its loss)."""
+        generator = build(self.generator(model.config))
+        own = {**params["generator"], "embed": params["embed"]}
+        key = None if key is None else jax.random.fold_in(key, 0)
+        hidden = hidden_states(generator, own, batch, key)
+        features = generator.apply({"params": own}, hidden, method="readout")
+        table, bias = generator.apply({"params": own}, method="unembedding")
+        samples = sampled_pieces(features, table, bias, batch.draws, batch.ordinary)
+        return jax.vmap(filled_in)(batch, samples), self.scores(generator, own, hidden, batch)
+
+    def _replaced(self, batch, corrupted):
+        """(int32[B,T] 1 = replaced, and by another piece; float32[B,T] 1 = judged)."""
+        replaced = corrupted != jax.vmap(filled_in)(batch, batch.targets)
+        return replaced.astype(jnp.int32), self._judged(batch).astype(jnp.float32)
 
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
         """The generator's `lm` and `accuracy`; the discriminator's loss and accuracy, precision and
         recall of its finding replaced pieces, and `replaced`, their share: what it would be right
         of without looking is the rest."""
-        keys = (None, None) if key is None else jax.random.split(key)
-        generator = build(self.generator(model.config))
-        own = {**params["generator"], "embed": params["embed"]}
-        hidden = hidden_states(generator, own, batch, keys[0])
-        sums = self.scores(generator, own, hidden, batch)
-        features = generator.apply({"params": own}, hidden, method="readout")
-        table, bias = generator.apply({"params": own}, method="unembedding")
-        samples = sampled_pieces(features, table, bias, batch.draws, batch.ordinary)
-
-        original = jax.vmap(filled_in)(batch, batch.targets)
-        corrupted = jax.vmap(filled_in)(batch, samples)
-        replaced = (corrupted != original).astype(jnp.float32)
-        judged = self._judged(batch).astype(jnp.float32)
+        corrupted, sums = self._generated(model, params, batch, key)
+        replaced, judged = self._replaced(batch, corrupted)
+        replaced = replaced.astype(jnp.float32)
         read = batch.replace(inputs=batch.inputs.replace(tokens=corrupted))
-        states = all_states(model, params, read, keys[1])
+        states = all_states(
+            model, params, read, None if key is None else jax.random.fold_in(key, 1)
+        )
         head = {"params": params["heads"]["discriminator"]}
         logits = DiscriminatorHead(model.config).apply(head, states)
         losses = optax.sigmoid_binary_cross_entropy(logits, replaced)
         found = (logits > 0).astype(jnp.float32)
         right = (found == replaced).astype(jnp.float32)
-        both = (found * replaced * judged).sum()
-        number = judged.sum()
+        both, number = (found * replaced * judged).sum(), judged.sum()
         return {
             **sums,
             "discriminator": ((losses * judged).sum(), number),

@@ -25,10 +25,10 @@ def documents(row: jax.Array, vocabulary: Vocabulary, architecture: str) -> jax.
 
 def ordinary(row: jax.Array, vocabulary: Vocabulary) -> jax.Array:
     """bool[L]: 1 = an ordinary piece, which may be masked, cut out or replaced."""
-    return within(row, vocabulary.ordinary)
+    return among(row, vocabulary.ordinary)
 
 
-def within(ids: jax.Array, ranges: tuple[tuple[int, int], ...]) -> jax.Array:
+def among(ids: jax.Array, ranges: tuple[tuple[int, int], ...]) -> jax.Array:
     """bool, as ids: 1 = in one of the half-open ranges."""
     inside = jnp.zeros_like(ids, bool)
     for low, high in ranges:

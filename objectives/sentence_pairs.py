@@ -47,18 +47,19 @@ class SentencePairs(Objective):
         "decoder": "a decoder's first state, which would tell, has seen nothing; use causal_lm",
         "encoder_decoder": "its encoder's rows have no [CLS] to tell from; use span_corruption",
     }
+    irreversible: ClassVar[str] = "of its row it reads two texts and not what lies around them"
     token_types: ClassVar[int] = 2
 
     masked_lm: float = knob(1.0, "coefficient of masked LM over the pair; 0: none", min=0.0)
-    rate: float = knob(0.15, "share of the pieces that masked LM predicts", min=0.001, max=1.0)
-    mask: float = knob(0.8, "share of these that show [MASK]", min=0.0, max=1.0)
-    random: float = knob(0.1, "share that show a random piece; the rest stays", min=0.0, max=1.0)
+    noise_density: float = knob(0.15, "share of the pieces it predicts", min=0.001, max=1.0)
+    random: float = knob(0.1, "share of these that show a random piece", min=0.0, max=1.0)
+    keep: float = knob(0.1, "share that show themselves; the rest [MASK]", min=0.0, max=1.0)
     short: float = knob(0.1, "share of the pairs with less room, at random", min=0.0, max=1.0)
 
     def __post_init__(self):
-        if self.mask + self.random > 1 + 1e-6:
+        if self.random + self.keep > 1 + 1e-6:
             raise ValueError(
-                f"mask={self.mask} and random={self.random} sum to {self.mask + self.random:.6g}: "
+                f"random={self.random} and keep={self.keep} sum to {self.random + self.keep:.6g}: "
                 "expected at most 1; lower one of them"
             )
 
@@ -74,7 +75,7 @@ class SentencePairs(Objective):
         return Shapes(raw=2 * T, inputs=T, targets=self._count(T - FRAME), overlap=1)
 
     def _count(self, pieces: int) -> int:
-        return max(1, round(self.rate * pieces)) if pieces and self.masked_lm else 0
+        return max(1, round(self.noise_density * pieces)) if pieces and self.masked_lm else 0
 
     def targets_expected(self, setting: Setting) -> float:
         return 1 + self._count(setting.length - FRAME)
@@ -96,8 +97,8 @@ class SentencePairs(Objective):
             setting.vocabulary,
             self._count,
             self.shapes(setting).targets,
-            self.mask,
             self.random,
+            self.keep,
         )
         return Batch(
             inputs=pair.replace(tokens=shown),
@@ -166,12 +167,18 @@ class SentencePairs(Objective):
         lm = {"lm": batch.weights.sum()} if self.masked_lm else {}
         return {"pair": (batch.labels >= 0).sum(dtype=jnp.float32), **lm}
 
+    def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
+        """{minimised loss: (class int32[...], weight float32[...])}: what each asks for."""
+        lm = {"lm": (batch.targets, batch.weights)} if self.masked_lm else {}
+        known = batch.labels >= 0
+        pair = jnp.where(known, batch.labels, jnp.int32(0)), known.astype(jnp.float32)
+        return {"pair": pair, **lm}
+
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
         states = all_states(model, params, batch, key)
         head = {"params": params["heads"]["pair"]}
         logits = PairHead(model.config).apply(head, states[:, 0])
-        weights = (batch.labels >= 0).astype(jnp.float32)
-        labels = jnp.maximum(batch.labels, 0)
+        labels, weights = self.answers(model, params, batch, key)["pair"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         hits = (logits.argmax(-1).astype(jnp.int32) == labels).astype(jnp.float32)
         sums = {

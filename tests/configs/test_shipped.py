@@ -8,7 +8,7 @@ import shrink
 import finetune
 import train
 from models import presets
-from studies import three_ways
+from studies import objectives, three_ways
 from studies.config import StudyConfig
 from training import config as configs
 from training.config import ConfigError
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 def test_no_folder_of_configs_is_forgotten():
     folders = {p.name for p in (ROOT / "configs").iterdir() if p.is_dir() and p.name[0] not in "_."}
-    assert folders == {"finetune", "studies"}
+    assert folders == {"finetune", "studies", "comparisons"}
 
 
 @pytest.mark.parametrize("path", shipped("."), ids=lambda p: p.stem)
@@ -113,3 +113,23 @@ def test_law_12_a_shipped_study_runs_shrunk(folder, path):
     results = three_ways.run(settings, folder / f"study-{path.stem}")
     assert results["complete"] and len(results["cells"]) == 3
     assert (folder / f"study-{path.stem}" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", shipped("comparisons"), ids=lambda p: p.stem)
+def test_law_12_a_shipped_comparison_runs_shrunk(folder, path):
+    shrink.labelled(folder)
+    shrink.corpus(folder)
+    plan = configs.load_file(str(path)).to_dict()
+    tiny = shrink.pretraining(folder, evaluation__every="1 steps")
+    small = shrink.finetuning(folder, "run", evaluation__every="never", checkpoint__every="never",
+                              evaluation__select="last")  # fmt: skip
+    for section, config in (("pretrain", tiny), ("finetune", small)):
+        own = ("model.arch", "model.posi", "objective", "init_from")
+        flat = configs.flatten(config.to_dict())
+        plan[section] += tuple(f"{k}={v}" for k, v in flat.items() if not k.startswith(own))
+    plan |= {"updates": 12, "budgets": (20,), "seeds": (0, 1), "grid": (1e-3,)}
+    found = objectives.run(plan, folder / f"comparison-{path.stem}")["rows"]
+    first, *others = (row["pretraining"]["matched"]["flops"] for row in found)
+    assert all(abs(flops / first - 1) < 0.1 for flops in others)
+    assert all(row["paired"]["count"] == 2 for row in found[1:])

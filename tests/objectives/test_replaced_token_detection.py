@@ -46,7 +46,7 @@ def everything():
 
     In the generator's favour its bias knows them: it has learned what is frequent.
     """
-    objective = objectives.build("replaced_token_detection", {"rate": 0.3})
+    objective = objectives.build("replaced_token_detection", {"noise_density": 0.3})
     model = models.build(models.ModelConfig(
         vocab_size=300, max_length=LENGTH, layers=1, width=16, heads=4, mlp_size=32, init_std=0.2,
         embedding_size=12, output_bias=True, readout_transform=True,
@@ -176,8 +176,10 @@ def test_law_05_every_sum_recomputed_by_hand():
         np.testing.assert_allclose(sums[name], pair, rtol=2e-5, err_msg=name)
     for name, weight in objective.weights(batch).items():
         assert weight == sums[name][1] > 0
-    again = losses(params, batch, None)
-    jax.tree.map(np.testing.assert_array_equal, again, sums)
+    jax.tree.map(np.testing.assert_array_equal, losses(params, batch, None), sums)
+    answers = jax.jit(functools.partial(objective.answers, model))(params, batch, None)
+    np.testing.assert_array_equal(answers["discriminator"][0], replaced)
+    np.testing.assert_array_equal(answers["discriminator"][1], judged)
 
 
 def test_no_gradient_goes_through_the_samples():

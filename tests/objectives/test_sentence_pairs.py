@@ -250,4 +250,4 @@ def test_rows_without_room_for_two_texts_and_impossible_shares_are_refused():
     with pytest.raises(ValueError, match="length 4 is too short for sentence_order.*5 or more"):
         objectives.build("sentence_order").shapes(short)
     with pytest.raises(ValueError, match="sum to 1.2"):
-        objectives.build("next_sentence", {"mask": 0.8, "random": 0.4})
+        objectives.build("next_sentence", {"random": 0.8, "keep": 0.4})

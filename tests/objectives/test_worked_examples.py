@@ -31,11 +31,11 @@ EXAMPLES = [
         "encoder_decoder",
         8,
     ),
-    (SentencePairs, "next_sentence", {"rate": 0.25}, "encoder", 8),
+    (SentencePairs, "next_sentence", {"noise_density": 0.25}, "encoder", 8),
     (
         objectives.ReplacedTokenDetection,
         "replaced_token_detection",
-        {"rate": 0.2},
+        {"noise_density": 0.2},
         "encoder",
         6,
     ),

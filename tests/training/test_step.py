@@ -28,7 +28,13 @@ VOCABULARY = Vocabulary(
     size=200, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6, modes=(7, 8, 9),
     infill=(10, 11, 12), sentinels=tuple(range(13, 113)), ordinary=((113, 200),),
 )  # fmt: skip
-PAIRS = [("encoder", "masked_lm"), ("decoder", "causal_lm"), ("encoder_decoder", "span_corruption")]
+PAIRS = [
+    ("encoder", "masked_lm"),
+    ("decoder", "causal_lm"),
+    ("encoder_decoder", "span_corruption"),
+    pytest.param("encoder", "next_sentence", marks=pytest.mark.slow),
+    pytest.param("encoder", "replaced_token_detection", marks=pytest.mark.slow),
+]
 # The newer choices of the network ride along, one or two with each architecture.
 CHOICES = {
     "encoder": {"embedding_size": 8, "qk_norm": True},
@@ -40,19 +46,11 @@ BATCH = 8
 
 @functools.cache
 def setup(architecture, name, dropout=0.0):
-    size = {
-        "vocab_size": 200,
-        "max_length": 24,
-        "layers": 1,
-        "width": 16,
-        "heads": 2,
-        "mlp_size": 32,
-    }
-    config = ModelConfig(
-        architecture, **size, positions="rotary", dropout=dropout, **CHOICES[architecture]
-    )
-    model = models.build(config)
     objective = objectives.build(name, {})
+    config = ModelConfig(architecture=architecture, vocab_size=200, max_length=24, layers=1, width=16,
+                         heads=2, mlp_size=32, positions="rotary", dropout=dropout,
+                         token_types=objective.token_types)  # fmt: skip
+    model = models.build(config)
     make_batch = step.Corruption(objective, Setting(architecture, VOCABULARY, 24))
     raw = objective.shapes(make_batch.setting).raw
     rows = documents(architecture, raw)
