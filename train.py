@@ -198,6 +198,19 @@ def run(config, workdir):
     tx = optimizer.build(config.optimizer, params)
     abstract = states.abstract(params, tx, frozenset(), config.training.ema)
     placement = step.Placement(states.shardings(mesh, abstract))
+    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    order = text.order(config, **process)
+    roots = (
+        step.stream_key(config.seed.order, "corruption"),
+        step.stream_key(config.seed.dropout, "dropout"),
+    )
+    coefficients = config.objective.coefficients()
+
+    def source(number, rows):
+        """Batch `number`: its rows and their global numbers, spread over the mesh."""
+        first = number * batch_size
+        return meshes.global_array(mesh, rows), numbered(mesh, first, rows.shape[0])
+
     with (
         logs.Metrics(folder, config.logging.tensorboard) as metrics,
         Checkpoints(
@@ -209,7 +222,7 @@ def run(config, workdir):
     ):
         with meshes.use(mesh):
             state = checkpoints.restore(states.target(abstract, placement.tree))
-            resumed = state is not None
+            resumed, chance = state is not None, {}
             if resumed:
                 log.info(f"resumed from checkpoint {int(state.step)} of this run")
             else:
@@ -222,6 +235,19 @@ def run(config, workdir):
                     params = continued(config, model_config, params, shardings, tokenizer)
                 else:
                     log.info("fresh parameters")
+                count = entropy.sample(tokens, total)
+                tally = step.compiled_tally(
+                    config.objective, model, text.make_batch, mesh, init_placement
+                )
+                answers = entropy.added(
+                    tally(params, *source(n, order.batch_at(n)), roots[0]) for n in range(count)
+                )
+                chance = entropy.of_targets(answers, coefficients)
+                log.info(f"entropy of the targets of {count:,} batches: "
+                         f"{loop.words_of(chance, coefficients)} nats; a loss that stays there has "
+                         f"learned how often each occurs and nothing else")  # fmt: skip
+                if not config.init_from:
+                    params = states.at_frequencies(params, answers)
                 state = states.create(params, tx, frozenset(), placement.tree)
         start = int(state.step)
 
@@ -230,31 +256,6 @@ def run(config, workdir):
         if meshes.main_process():
             tokenizer.save(folder / "tokenizer.json")
         run_directory.record_run(folder, resolved, "pretrain", model_config)
-        process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        order = text.order(config, **process)
-        roots = (
-            step.stream_key(config.seed.order, "corruption"),
-            step.stream_key(config.seed.dropout, "dropout"),
-        )
-        coefficients = config.objective.coefficients()
-
-        def source(number, rows):
-            """Batch `number`: its rows and their global numbers, spread over the mesh."""
-            first = number * batch_size
-            return meshes.global_array(mesh, rows), numbered(mesh, first, rows.shape[0])
-
-        chance = {}
-        if not resumed:
-            count = entropy.sample(tokens, total)
-            tally = step.compiled_tally(config.objective, model, text.make_batch, mesh, placement)
-            with meshes.use(mesh):
-                chance = entropy.of_targets(
-                    (tally(state.params, *source(n, order.batch_at(n)), roots[0]) for n in range(count)),
-                    coefficients,
-                )  # fmt: skip
-            log.info(f"entropy of the targets of {count:,} batches: "
-                     f"{loop.words_of(chance, coefficients)} nats; a loss that stays there has "
-                     f"learned how often each occurs and nothing else")  # fmt: skip
         step_flops = batch_size * flops.per_row(config.objective, model_config, params, batch)
         run_directory.write_manifest(
             folder, resolved,

@@ -38,7 +38,8 @@ RECIPES = ("classic", "modern")
 def network(architecture, size="", recipe="classic", preset=""):
     """The ModelConfig fields of a size by a recipe, or those of a published network.
 
-    classic: pre-norm blocks as GPT-2's, with rotary positions; modern: models.presets.modern.
+    classic: pre-norm blocks as GPT-2's, with rotary positions and an output bias; modern: that of
+    models.presets.modern.
     """
     if preset and (size or recipe != "classic"):
         raise ValueError(
@@ -49,7 +50,8 @@ def network(architecture, size="", recipe="classic", preset=""):
         raise ValueError(f"recipe={recipe} is unknown: expected one of {', '.join(RECIPES)}")
     if preset:
         return presets.preset(preset, architecture)
-    fields = {"architecture": architecture, "positions": "rotary", **presets.sized(size or "mini")}
+    fields = {"architecture": architecture, "positions": "rotary", "output_bias": True}
+    fields |= presets.sized(size or "mini")
     return presets.modern(fields) if recipe == "modern" else fields
 
 

@@ -81,13 +81,11 @@ def entropies(run, count):
         batch = text.make_batch(step.row_keys(root, numbers), rows)
         return entropy.tally(objective, model, params, batch, None, classes)
 
-    return entropy.of_targets(
-        (
-            tally(run.params, order.batch_at(number), step.row_numbers(number * size, size))
-            for number in range(count)
-        ),
-        objective.coefficients(),
+    tallies = (
+        tally(run.params, order.batch_at(number), step.row_numbers(number * size, size))
+        for number in range(count)
     )
+    return entropy.of_targets(entropy.added(tallies), objective.coefficients())
 
 
 def check(run, count):

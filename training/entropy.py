@@ -44,11 +44,21 @@ def of_counts(counts) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def of_targets(tallies, coefficients: dict[str, float]) -> dict[str, float]:
+def added(tallies) -> dict:
+    """What `tally` returned for each of many batches, on the host or not, as one of float64."""
+    whole = {}
+    for one in tallies:
+        for name, (count, weight) in jax.device_get(one).items():
+            counts, total = whole.get(name, (np.float64(0), 0.0))
+            whole[name] = counts + np.asarray(count, np.float64), total + float(weight)
+    return whole
+
+
+def of_targets(tally, coefficients: dict[str, float]) -> dict[str, float]:
     """Nats per unit of weight of each minimised loss under the best constant guess.
 
     Args:
-      tallies: iterable of what `tally` returned, on the host or not.
+      tally: of a batch, or of many `added` up.
       coefficients: {loss: coefficient} of the minimised losses.
 
     Returns:
@@ -56,18 +66,8 @@ def of_targets(tallies, coefficients: dict[str, float]) -> dict[str, float]:
       the same names. A loss that sums several answers into one unit of weight has the sum of
       their entropies.
     """
-    counts = dict.fromkeys(coefficients, np.float64(0))
-    weights = dict.fromkeys(coefficients, 0.0)
-    for one in tallies:
-        one = jax.device_get(one)
-        for name in coefficients:
-            count, weight = one[name]
-            counts[name] = counts[name] + np.asarray(count, np.float64)
-            weights[name] += float(weight)
-    nats = {
-        name: of_counts(counts[name]) * float(counts[name].sum()) / weights[name]
-        if weights[name]
-        else 0.0
-        for name in coefficients
-    }
+    nats = {}
+    for name in coefficients:
+        counts, weight = (np.asarray(x, np.float64) for x in tally[name])
+        nats[name] = float(of_counts(counts) * counts.sum() / weight) if weight else 0.0
     return {"loss": sum(c * nats[name] for name, c in coefficients.items()), **nats}

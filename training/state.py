@@ -5,9 +5,11 @@ Made by `create`, changed only by training/step.py, saved and restored by traini
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from training import mesh as meshes
@@ -85,6 +87,21 @@ def advanced(average, params, step, ema):
 def averaged(state):
     """What evaluation, the best checkpoint and finetuning see: the average where there is one."""
     return rules.merge(state.average, state.params)
+
+
+def at_frequencies(params, answers):
+    """`params` with each output bias (heads/lm/bias [V], of a generator too) at log(1 + count) of the
+    answers to loss 'lm' (entropy.added): the best guess before anything is read.
+
+    Then no hidden state has to carry how often each piece occurs, and none of the first updates goes
+    into writing that into the token table, which leaves tokens hard to tell apart (docs/log.md)."""
+    flat = rules.paths(params)
+    for path, bias in flat.items():
+        if re.fullmatch(r"(.*/)?heads/lm/bias", path) and "lm" in answers:
+            values = np.zeros(bias.shape, np.float32)
+            values[: len(answers["lm"][0])] = np.log1p(answers["lm"][0])
+            flat[path] = jax.device_put(values, bias.sharding)
+    return rules.merge(flat, {})
 
 
 def _make(tx, frozen, params, averages=False):

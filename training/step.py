@@ -151,7 +151,8 @@ def compiled_batch(make_batch):
 
 @functools.lru_cache(maxsize=64)
 def compiled_tally(objective, model, make_batch, mesh, placement):
-    """Jitted `(params, source, numbers, root) -> entropy.tally` of a batch; drops what it need not
+    """Jitted `(params, source, numbers, root) -> entropy.tally` of a batch, `placement` being that of
+    the parameters; drops what it need not
     compute, which is all of the model unless its guesses are part of the question."""
     classes = make_batch.setting.vocabulary.size
 
@@ -160,7 +161,7 @@ def compiled_tally(objective, model, make_batch, mesh, placement):
         return entropy.tally(objective, model, params, batch, None, classes)
 
     whole, split = meshes.replicated(mesh), meshes.rows(mesh)
-    return jax.jit(tally, in_shardings=(placement.tree.params, split, split, whole),
+    return jax.jit(tally, in_shardings=(placement.tree, split, split, whole),
                    out_shardings=whole)  # fmt: skip
 
 

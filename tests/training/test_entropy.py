@@ -36,14 +36,14 @@ def test_entropies_are_those_of_the_weighted_targets_of_all_batches():
     by_hand = -sum(n / total * math.log(n / total) for n in counted.values())
     # Four answers, three of one kind, counted as two.
     pair = 2 * -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    found = entropy.of_targets(tallies, {"lm": 1.0, "pair": 0.5})
+    found = entropy.of_targets(entropy.added(tallies), {"lm": 1.0, "pair": 0.5})
     assert found == pytest.approx({"loss": by_hand + 0.5 * pair, "lm": by_hand, "pair": pair})
 
 
 def test_a_loss_without_any_target_has_no_entropy():
     none = {"targets": jnp.zeros((1, 2), jnp.int32), "weights": jnp.zeros((1, 2))}
     tally = entropy.tally(Asks(), None, None, none, None, 3)
-    assert entropy.of_targets([tally], {"lm": 1.0})["loss"] == 0
+    assert entropy.of_targets(tally, {"lm": 1.0})["loss"] == 0
 
 
 def test_answers_of_other_losses_than_are_minimised_are_refused():
