@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import objectives.grammar as grammar
+import objectives.patterns as patterns
 from models.sequence import sequence_of
-from objectives import grammar, patterns
 from objectives.assemble import Side, assembled, padded, sides
 from objectives.base import ARCHITECTURES, Objective, Setting, Shapes, knob
 from objectives.batch import Batch
@@ -22,7 +23,7 @@ from objectives.segments import documents, ordinary
 
 @dataclass(frozen=True)
 class Denoising(Objective):
-    """A denoiser, in four words and what they leave open. See docs/objectives.md for each word.
+    """A denoiser, in four words and what they leave open; docs/objectives.md has an example of each.
 
     pattern   iid (single units), span (T5: a fixed number of spans), geometric, poisson (spans of
               lengths so distributed)
@@ -33,6 +34,17 @@ class Denoising(Objective):
               mask_span (one [MASK] for a span), sentinel (one of its own for each), drop
     targets   masked (an encoder predicts the noise in its place), full (all of the text),
               spans (the noise alone, behind its sentinels if the input has some)
+
+    With noise_density 0.4, mean_span_length 1.5, closed_documents 2 for an encoder-decoder of T 8,
+    sentinels 13 and 14, start 6, and 22 23 and 32 cut out (segments are those of the inputs):
+
+        row               [ 21, 22, 23, 24, 4, 31, 32, 33 ]
+        inputs.tokens     [ 21, 13, 24,  4, 31, 14, 33,  4 ]
+        inputs.segments   [  1,  1,  1,  1,  2,  2,  2,  2 ]
+        decoder.tokens    [  6, 13, 22, 23,  6, 14, 32 ]
+        decoder.segments  [  1,  1,  1,  1,  2,  2,  2 ]
+        targets           [ 13, 22, 23,  4, 14, 32,  4 ]
+        weights           [  1,  1,  1,  1,  1,  1,  1 ]
     """
 
     name: ClassVar[str] = "denoising"
