@@ -21,6 +21,9 @@ import train
 from training import checkpoint, journal, logs, loop, paths, run_directory
 from training.config import ConfigError
 
+# As in tests/test_average.py, so that compiled programs are shared.
+EMA, TUNED = 0.8, {"freeze": "('embed/.*',)", "training__ema": 0.5}
+
 
 class FakeBucket(LocalFileSystem):
     """gs://bucket/key is the file root/bucket/key."""
@@ -66,7 +69,7 @@ def folder(tmp_path_factory):
 
 
 def config(folder, **overrides):
-    return shrink.pretraining(folder, training__duration="4 steps", training__ema=0.5,
+    return shrink.pretraining(folder, training__duration="4 steps", training__ema=EMA,
                               evaluation__every="2 steps", **overrides)  # fmt: skip
 
 
@@ -99,8 +102,10 @@ def test_law_2_a_run_in_a_bucket_resumes_and_writes_what_a_local_one_writes(
     found, step = checkpoint.locate(f"{run}@3")
     assert (str(found), step) == (run, 3)
     assert logs.last(run, "validation") == logs.last(folder / "local", "validation")
-    local = finetune.run(shrink.finetuning(folder, folder / "local"), str(folder / "tuned"))
-    remote = finetune.run(shrink.finetuning(folder, run), "gs://bucket/tuned")
+    local = finetune.run(
+        shrink.finetuning(folder, folder / "local", **TUNED), str(folder / "tuned")
+    )
+    remote = finetune.run(shrink.finetuning(folder, run, **TUNED), "gs://bucket/tuned")
     assert remote.metrics == local.metrics
     scores = json.loads((bucket / "bucket/tuned/scores.json").read_text())
     assert scores == json.loads((folder / "tuned/scores.json").read_text())

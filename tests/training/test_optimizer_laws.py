@@ -86,8 +86,8 @@ class Run:
         return self
 
 
-# Lion's state is Adam's without the second moment; AdamW on four devices: tests/training/test_step.py.
-SLOW = pytest.param("lion", marks=pytest.mark.slow)
+# Lion's state is Adam's without the second moment; AdamW: tests/training/test_step.py, tests/test_resume.py.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "lion")]
 
 
 @functools.cache
@@ -96,7 +96,7 @@ def whole(name):
     return Run(name).advance(10)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor", SLOW])
+@pytest.mark.parametrize("name", ["muon", "adafactor", *SLOW])
 def test_law_2_a_checkpoint_in_between_changes_no_bit(name, tmp_path):
     uninterrupted = whole(name)
     begun = Run(name).advance(4)
@@ -115,7 +115,7 @@ def test_law_2_a_checkpoint_in_between_changes_no_bit(name, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["muon", "adafactor", SLOW])
+@pytest.mark.parametrize("name", ["adafactor", pytest.param("muon", marks=pytest.mark.slow), *SLOW])
 def test_laws_4_and_11_sharded_moments_and_microbatches_equal_one_device(name):
     one = whole(name)
     four = Run(name, MeshConfig(data=1, fsdp=2, tensor=2), devices=4, count=2).advance(10)
@@ -132,13 +132,13 @@ def test_laws_4_and_11_sharded_moments_and_microbatches_equal_one_device(name):
     if name == "adafactor":
         assert specs == [("fsdp",), ("tensor",)]
     else:
-        assert specs == [("fsdp", "tensor")]
+        assert specs == [("fsdp", "tensor")] * (2 if name == "adamw" else 1)
     average = four.state.average["decoder"]["layer_0"]["mlp"]["in"]["kernel"]
     assert tuple(average.sharding.spec) == ("fsdp", "tensor")
 
 
 def test_the_average_weighs_update_s_by_the_decay_to_the_power_of_its_age():
-    run = Run("adamw").advance(5)
+    run = Run("muon").advance(5)
     weights = EMA ** np.arange(4, -1, -1.0)
     weights /= weights.sum()
     trees = [rules.paths(params) for params in run.raw]
@@ -173,7 +173,7 @@ def test_law_9_frozen_leaves_have_no_average_and_evaluation_sees_them_as_they_ar
     assert checkpoint.averaged_paths(tmp_path, 0) == rules.paths(half).keys()
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor", SLOW])
+@pytest.mark.parametrize("name", ["muon", "adafactor", *SLOW])
 def test_a_non_finite_update_leaves_the_average_and_every_moment_as_they_were(name):
     run = Run(name).advance(1)
     broken = jax.tree.map(lambda x: x * np.nan, run.state.params)
