@@ -22,7 +22,7 @@ def get_config(arg=""):
     if arg["words"] == "true":
         config.tokenizer = {"kind": "word", "vocab_size": 30_000, "lowercase": True}
         config.tokenizer.min_frequency = 5
-    config.training = {"duration": "10 epochs", "batch_size": 512, "length": 64}
+    config.training = {"duration": "10 epochs", "batch_size": 128, "length": 64}
     config.optimizer = {
         "learning_rate": 1e-2,
         "schedule": "linear",
