@@ -101,6 +101,13 @@ class SkipGram(Objective):
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {"skip_gram": batch.weights.sum()}
 
+    def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
+        """Of each pair: one word that is near (class 1), and `negatives` that are noise (class 0)."""
+        pairs = batch.weights.sum()
+        return {
+            "skip_gram": (jnp.array([1, 0], jnp.int32), jnp.stack([pairs, pairs * self.negatives]))
+        }
+
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
         """{name: (sum, pairs)}: equation 4 negated, and how often a score has the right sign.
 

@@ -3,6 +3,7 @@
 Made of the registry, the shipped configs and the reasons that objectives give: nothing is listed here.
 """
 
+import functools
 import pathlib
 
 import objectives
@@ -37,20 +38,22 @@ def command(name, architecture):
         if file.stem in ("__init__", "base"):
             continue
         path = file.relative_to(ROOT).as_posix()
-        if _gives(str(file), name, architecture):
+        if _cell(str(file)) == (name, architecture):
             found.append(path)
-        elif _gives(f"{file}:objective={name}", name, architecture):
-            found.append(f"{path}:objective={name}")
+        elif _cell(str(file))[1] == architecture:
+            if _cell(f"{file}:objective={name}") == (name, architecture):
+                found.append(f"{path}:objective={name}")
     return min(found, key=len, default="")
 
 
-def _gives(specification, name, architecture):
-    """Whether a config file with its argument resolves to this cell."""
+@functools.cache
+def _cell(specification):
+    """(objective, architecture) of a config file with its argument, ('', '') if it takes none such."""
     try:
         config = configs.resolve(train.Config, configs.load_file(specification))
-    except ConfigError:  # takes no such argument
-        return False
-    return (config.objective.name, config.model.architecture) == (name, architecture)
+    except ConfigError:
+        return "", ""
+    return config.objective.name, config.model.architecture
 
 
 def cells():
