@@ -15,7 +15,7 @@ RATES = (
     ("decoder", "all", 0, 1e-3),
     ("encoder_decoder", "none", 0, 3e-4),
     ("encoder_decoder", "embeddings", 0, 3e-4),
-    ("encoder_decoder", "all", 0, 3e-3),
+    ("encoder_decoder", "all", 0, 1e-3),
 )
 
 
