@@ -164,9 +164,8 @@ def run(config, workdir):
     examples = open_examples(config.task, model_config, tokenizer, config.seed.order, log.info)
     names, encoded, chosen = examples.names, examples.encoded, examples.chosen
     meshes.agree(repr((resolved, examples.fingerprint)), "the config or the data")
-    run_directory.check_unchanged(
-        folder, data=examples.fingerprint, tokenizer=tokenizer.fingerprint, labels=list(names)
-    )
+    known = {"data": examples.fingerprint, "tokenizer": tokenizer.fingerprint}
+    run_directory.check_unchanged(folder, labels=list(names), **known)
     log.info(f"{len(names)} labels; {len(chosen):,} of {len(encoded['train']):,} training examples, "
              + ", ".join(f"{len(encoded[s]):,} {s}" for s in encoded if s != "train"))  # fmt: skip
     for split, each in encoded.items():
@@ -384,10 +383,8 @@ def inherit(config, source, tokenizer, params, shardings):
             f"config.embeddings_from={str(run)!r} has another tokenizer ({theirs[:12]}, here "
             f"{tokenizer.fingerprint[:12]}); train it with --config.tokenizer.path=RUN of init_from"
         )
-    report = transfer.plan(
-        flat, params_metadata(run, at), config.transfer, config.restore.new, config.restore.drop,
-        str(run),
-    )  # fmt: skip
+    new, drop = config.restore.new, config.restore.drop
+    report = transfer.plan(flat, params_metadata(run, at), config.transfer, new, drop, str(run))
     lines = report.lines(flat)
     if report.loaded:
         lines = [transfer.origin(run, at, config.init_weights), *lines]

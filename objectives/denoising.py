@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import objectives.grammar as grammar
-import objectives.patterns as patterns
 from models.sequence import sequence_of
+from objectives import grammar, patterns
 from objectives.assemble import Side, assembled, padded, sides
 from objectives.base import ARCHITECTURES, Objective, Setting, Shapes, knob
 from objectives.batch import Batch

@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import difflib
 
-import objectives.grammar as grammar
+from objectives import grammar
 from objectives.base import ARCHITECTURES, EMBEDDINGS, NO_STATES, Objective
 from objectives.denoising import Denoising
 
