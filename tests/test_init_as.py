@@ -22,11 +22,12 @@ def parameters(run, step):
     return rules.paths(jax.device_get(checkpoint.read_params(f"{run}/checkpoints", step, nested)))
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_stacks_of_another_and_says_so(tmp_path, caplog):
     caplog.set_level("INFO", "triptych")
     source = tmp_path / "decoder"
-    train.run(shrink.pretraining(tmp_path), str(source))
-    leaves = {"init_from": str(source), "training__duration": "1 steps"}
+    train.run(shrink.pretraining(tmp_path, model__layers=1), str(source))
+    leaves = {"init_from": str(source), "training__duration": "1 steps", "model__layers": 1}
     config = shrink.pretraining(tmp_path, "configs/encoder_decoder.py", **leaves)
     with pytest.raises(ConfigError, match="set config.init_as to the stacks that it should fill"):
         train.run(config, str(tmp_path / "refused"))

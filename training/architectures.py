@@ -1,7 +1,7 @@
 """Parameters of one architecture in a network of another: which stack becomes which, said and checked.
 
 Between train.py's `init_from` and training/transfer.py: `plan` names for every parameter here the one
-there, `transfer` compares and reads them under those names, `carry` puts them in their places.
+there, `transfer` compares and reads them under those names, `load` puts them in their places.
 """
 
 import dataclasses
@@ -152,19 +152,11 @@ def load(read, made, report, params, shardings):
         _nested({there: flat[here] for there, here in first.items()}),
         _nested({there: places[here] for there, here in first.items()}),
     )
-    return carry(made, rules.paths(found), params, shardings)
-
-
-def carry(made, read, params, shardings):
-    """`params` with the Plan's parameters out of `read` {path there: array} and its zeros.
-
-    What serves two is copied: a state's buffers are donated one by one."""
-    places, taken, filled = rules.paths(shardings), set(), {}
-    for here, there in sorted(made.names.items()):
-        again = there in taken
-        filled[here] = _copied(places[here])(read[there]) if again else read[there]
-        taken.add(there)
-    flat = rules.paths(params)
+    arrays, filled = rules.paths(found), {}
+    for here, there in made.names.items():
+        # What serves two is copied: a state's buffers are donated one by one.
+        own = first[there] == here
+        filled[here] = arrays[there] if own else _copied(places[here])(arrays[there])
     for path in made.zero:
         filled[path] = jax.device_put(jnp.zeros_like(flat[path]), places[path])
     return rules.merge(_nested(filled), params)

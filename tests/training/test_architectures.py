@@ -42,9 +42,15 @@ def carried(source, target, init_as):
     (there, _, theirs), (here, _, params) = source, target
     found, flat = rules.paths(theirs), rules.paths(params)
     plan = architectures.plan(there, here, found, flat, init_as)
-    transfer.plan(flat, plan.renamed(found), "all", plan.new())
+    report = transfer.plan(flat, plan.renamed(found), "all", plan.new())
     places = jax.tree.map(lambda _: HERE, params)
-    result = architectures.carry(plan, found, params, places)
+
+    def read(report, wanted, shardings):
+        """transfer.load without a disk: what is asked for, under the names of the checkpoint."""
+        assert set(report.loaded) == rules.paths(wanted).keys() == rules.paths(shardings).keys()
+        return rules.merge({path: found[path] for path in report.loaded}, {})
+
+    result = architectures.load(read, plan, report, params, places)
     assert jax.tree.map(jnp.shape, result) == jax.tree.map(jnp.shape, params)
     every = {*plan.names, *plan.zero, *plan.fresh}
     assert every == set(flat) and set(found) == {*plan.names.values(), *plan.left}
@@ -78,7 +84,7 @@ def equal(ours, theirs):
 @pytest.mark.parametrize("fields", [{}, {"positions": "relative"}], ids=["learned", "relative"])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 def test_a_decoder_in_an_encoder_decoder_types_as_it_did(fields, shared):
-    """Whatever is encoded: what cross-attention writes begins at zero, and then learns."""
+    """Whatever is encoded: what cross-attention writes begins at zero."""
     source = made("decoder", **fields)
     target = made("encoder_decoder", shared_stacks=shared, **fields)
     plan, params = carried(source, target, "decoder")
@@ -88,15 +94,6 @@ def test_a_decoder_in_an_encoder_decoder_types_as_it_did(fields, shared):
         "cross_attention/out/kernel",
         "cross_attention/out/bias",
     }
-
-    if shared or fields:
-        return
-
-    def total(params):
-        return jnp.sin(target[1].apply({"params": params}, READ, TYPED)).sum()
-
-    learns = jax.jit(jax.grad(total))(params)["decoder"]["layer_0"]["cross_attention"]["out"]
-    assert np.abs(learns["kernel"]).max() > 1e-3
 
 
 def test_a_decoder_fills_both_stacks_or_one():
