@@ -102,7 +102,9 @@ def check(run, count):
 
 @pytest.mark.parametrize("cell", DIAGONAL, ids="-".join)
 def test_a_shipped_config_learns_more_than_how_often_its_targets_occur(trained, cell):
-    check(trained(cell, 60, 16, 1, False), 100)
+    # A table of vectors starts where it knows nothing, at its entropy, and moves one row at a time.
+    steps, rows = (200, 32) if cell[1] == "embeddings" else (60, 16)
+    check(trained(cell, steps, rows, 1, False), 100)
 
 
 @pytest.mark.slow
