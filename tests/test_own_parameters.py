@@ -20,7 +20,7 @@ from objectives.base import Setting
 from objectives.vocabulary import Vocabulary
 from training import checkpoint, flops, optimizer, step
 from training import state as states
-from training.optimizer import OptimizerConfig
+from training.algorithms import AdamW
 
 VOCABULARY = Vocabulary(
     size=256, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6, modes=(7, 8, 9),
@@ -95,7 +95,7 @@ def test_a_small_network_learns_it(name):
 
     init = states.initialiser(objective, model, batch_at(0))
     params = jax.jit(init)(step.stream_key(0, "init"))
-    tx = optimizer.build(OptimizerConfig(), params)
+    tx = optimizer.build(AdamW(), params)
     update = jax.jit(functools.partial(step.update, objective, model, tx, frozenset(), 1))
     state, lines = states._make(tx, frozenset(), params), []
     for number in range(300):
