@@ -12,11 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.sequence import sequence_of
-from objectives import grammar, patterns
 from objectives.assemble import Side, assembled, padded, sides
 from objectives.base import ARCHITECTURES, Objective, Setting, Shapes, knob
 from objectives.batch import Batch
+from objectives.grammar import (
+    IN_PLACE,
+    PATTERNS,
+    SHORTER,
+    TARGETS,
+    WORDS,
+    check,
+    irreversible,
+    spell,
+    unfit,
+)
 from objectives.noise import count_of, random_ordinary, shuffled, slots
+from objectives.patterns import Noise, chances_of, drawn, single, spans, units
 from objectives.segments import documents, ordinary
 
 
@@ -48,11 +59,11 @@ class Denoising(Objective):
 
     name: ClassVar[str] = "denoising"
 
-    pattern: str = knob("span", "which tokens are noise", choices=grammar.WORDS["pattern"])
+    pattern: str = knob("span", "which tokens are noise", choices=WORDS["pattern"])
     noise_density: float = knob(0.15, "share of the tokens that are noise", min=0.001, max=1.0)
-    inputs: str = knob("sentinel", "what the noise looks like", choices=grammar.WORDS["inputs"])
-    targets: str = knob("spans", "what is predicted", choices=grammar.TARGETS)
-    unit: str = knob("piece", "what is noise as a whole", choices=grammar.WORDS["unit"])
+    inputs: str = knob("sentinel", "what the noise looks like", choices=WORDS["inputs"])
+    targets: str = knob("spans", "what is predicted", choices=TARGETS)
+    unit: str = knob("piece", "what is noise as a whole", choices=WORDS["unit"])
     mean_span_length: float = knob(0.0, "units in a span; 0: 3, geometric 5", min=0.0)
     max_span_length: int = knob(0, "of geometric and poisson; 0: no limit", min=0)
     random: float = knob(0.1, "inputs=bert: share of the noise that is random", min=0.0, max=1.0)
@@ -61,11 +72,11 @@ class Denoising(Objective):
     closed_documents: int = knob(1, "documents of a row whose spans end in [EOS]", min=1)
 
     def __post_init__(self):
-        grammar.check(self)
+        check(self)
 
     @property
     def unfit(self) -> dict[str, str]:
-        return grammar.unfit(self)
+        return unfit(self)
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -73,20 +84,20 @@ class Denoising(Objective):
 
     @property
     def irreversible(self) -> str:
-        return grammar.irreversible(self)
+        return irreversible(self)
 
     @property
     def mean(self) -> float:
         """Units in a span, as asked for."""
-        return self.mean_span_length or grammar.PATTERNS[self.pattern]
+        return self.mean_span_length or PATTERNS[self.pattern]
 
     def describe(self, setting: Setting) -> str:
-        return f"{super().describe(setting)}; {grammar.spell(self, Denoising)}"
+        return f"{super().describe(setting)}; {spell(self, Denoising)}"
 
     @property
     def _chances(self) -> np.ndarray:
         zero = self.inputs == "mask_span"  # elsewhere a span of no length leaves no trace
-        return patterns.chances_of(self.pattern, self.mean, self.max_span_length, zero)
+        return chances_of(self.pattern, self.mean, self.max_span_length, zero)
 
     # ---- How long a row may be -------------------------------------------------------------------
 
@@ -107,16 +118,14 @@ class Denoising(Objective):
     def _lengths(self, tokens: int) -> tuple[int, int]:
         """(inputs, targets) of a typed row of so many tokens: at most; exactly for T5's spans, as
         seqio's random_spans_helper has them."""
-        noise, spans = self._noise(tokens), self._spans(tokens)
-        if (
-            self.inputs in grammar.IN_PLACE or self.unit == "word"
-        ):  # words need not fill their share
+        noise, cuts = self._noise(tokens), self._spans(tokens)
+        if self.inputs in IN_PLACE or self.unit == "word":  # words need not fill their share
             inputs = tokens + 1
         else:
-            inputs = tokens - noise + (self.inputs != "drop") * spans + 1
+            inputs = tokens - noise + (self.inputs != "drop") * cuts + 1
         if self.targets == "full":
             return inputs, tokens
-        return inputs, noise + (self.inputs == "sentinel") * spans + self.closed_documents
+        return inputs, noise + (self.inputs == "sentinel") * cuts + self.closed_documents
 
     def shapes(self, setting: Setting) -> Shapes:
         masks = self.inputs in ("mask", "mask_span") or (self.inputs == "bert" and self._masks > 0)
@@ -138,10 +147,10 @@ class Denoising(Objective):
                 f"length {T} is too short for {self.name} with noise_density={self.noise_density}: "
                 "expected room for a few tokens; raise it"
             )
-        spans, sentinels = self._spans(raw), len(setting.vocabulary.sentinels)
-        if self.inputs == "sentinel" and spans > sentinels:
+        cuts, sentinels = self._spans(raw), len(setting.vocabulary.sentinels)
+        if self.inputs == "sentinel" and cuts > sentinels:
             raise ValueError(
-                f"length {T} has {spans} spans a row but the tokenizer has {sentinels} sentinels: "
+                f"length {T} has {cuts} spans a row but the tokenizer has {sentinels} sentinels: "
                 f"raise mean_span_length, shorten the rows, or set max_spans={sentinels}"
             )
         inputs, targets = self._lengths(raw)
@@ -181,28 +190,15 @@ class Denoising(Objective):
             return self._in_place(setting, row, segments, eligible, noise, shown)
         return self._typed(setting, row, segments, noise, shown)
 
-    def _drawn(self, setting, key, row, eligible, share_of) -> patterns.Noise:
-        raw = row.shape[0]
-        tokens = share_of.sum(dtype=jnp.int32)
+    def _drawn(self, setting, key, row, eligible, share_of) -> Noise:
+        raw, tokens = row.shape[0], share_of.sum(dtype=jnp.int32)
         budget, most = count_of(tokens, raw, self._noise), self._spans(raw)
-        word, sizes = None, jnp.ones_like(row)
-        if self.unit == "word":
-            word = patterns.units(row, eligible, setting.vocabulary)
-            sizes = jax.ops.segment_sum(eligible.astype(jnp.int32), word, num_segments=raw)
-            eligible = sizes > 0
         if self.pattern == "span":
-            count = count_of(tokens, raw, self._spans)
-            noise = patterns.spans(key, eligible, budget, count, most)
-        elif self.pattern != "iid":
-            noise = patterns.drawn(key, eligible, sizes, budget, self._chances, most)
-        elif word is None:
-            noise = patterns.single(key, eligible, budget)
-        else:
-            noise = patterns.words(key, eligible, sizes, budget)
-        if word is None:
-            return noise
-        opens = word != jnp.concatenate([jnp.full_like(word[:1], -1), word[:-1]])
-        return patterns.Noise(noise.mask[word], noise.group[word], noise.inserted[word] & opens)
+            return spans(key, eligible, budget, count_of(tokens, raw, self._spans), most)
+        word = units(row, eligible, setting.vocabulary) if self.unit == "word" else None
+        if self.pattern == "iid":
+            return single(key, eligible, budget, word)
+        return drawn(key, eligible, budget, word, self._chances, most)
 
     @property
     def _masks(self):
@@ -245,7 +241,7 @@ class Denoising(Objective):
         starts = noise.mask & ~jnp.concatenate([noise.mask[:1] & False, noise.mask[:-1]])
         number = jnp.maximum(jnp.cumsum(starts, dtype=jnp.int32) - 1, 0)
         marks, keep, told = none, jnp.ones_like(noise.mask), none
-        if self.inputs in grammar.SHORTER:
+        if self.inputs in SHORTER:
             keep = ~noise.mask if self.inputs == "drop" else starts | ~noise.mask
         if self.inputs == "mask_span":
             marks = jnp.where(noise.inserted, jnp.int32(setting.vocabulary.mask), none)
@@ -253,10 +249,10 @@ class Denoising(Objective):
             sentinels = jnp.asarray(setting.vocabulary.sentinels, jnp.int32)[number]
             shown = jnp.where(starts, sentinels, row)
             told = jnp.where(starts, sentinels, none)
-        spans = self.targets == "spans"
-        targets = Side(row, noise.mask, told) if spans else Side(row, keep | True, none)
+        cut_out = self.targets == "spans"
+        targets = Side(row, noise.mask, told) if cut_out else Side(row, keep | True, none)
         inputs = Side(shown, keep, marks)
-        return assembled(setting, self.shapes(setting), row, segments, inputs, targets, close=spans)
+        return assembled(setting, self.shapes(setting), row, segments, inputs, targets, cut_out)
 
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
         """The row; of one that was cut for want of room, what was kept and the [EOS] behind it."""
@@ -281,10 +277,10 @@ class Denoising(Objective):
 
 def _spans_back(given, typing, vocabulary):
     """A document with its spans again where their sentinels stand."""
-    spans, span = {}, []
+    found, span = {}, []
     for token in typing:
         if token in vocabulary.sentinels:
-            span = spans.setdefault(token, [])
+            span = found.setdefault(token, [])
         elif token != vocabulary.eos:
             span.append(token)
-    return [back for token in given for back in spans.get(token, [token])]
+    return [back for token in given for back in found.get(token, [token])]

@@ -4,9 +4,9 @@ The registry takes them from here. A new one is a line; a new word is one of gra
 
 import dataclasses
 
-from objectives import grammar
 from objectives.base import knob
 from objectives.denoising import Denoising
+from objectives.grammar import parse
 
 # name: (its spelling, what else differs from Denoising's defaults, paper and section)
 TABLE = {
@@ -56,7 +56,7 @@ TABLE = {
 
 def _class(name, spelling, more, paper):
     """A Denoising whose defaults are those of a line of the table; each can still be changed."""
-    values = {**grammar.parse(spelling), **more}
+    values = {**parse(spelling), **more}
     fields = [
         (f.name, f.type, knob(values[f.name], **f.metadata))
         for f in dataclasses.fields(Denoising)

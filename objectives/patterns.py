@@ -32,17 +32,18 @@ def units(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax.Ar
     return jnp.cumsum(~goes_on, dtype=jnp.int32) - 1
 
 
-def single(key: jax.Array, eligible: jax.Array, budget: jax.Array) -> Noise:
-    """`iid` over pieces: exactly `budget` of the eligible ones, each as likely (BERT, T5)."""
-    group = jnp.arange(eligible.shape[0], dtype=jnp.int32)
-    return Noise(choose(key, eligible, budget), group, jnp.zeros_like(eligible))
+def single(key: jax.Array, eligible: jax.Array, budget: jax.Array, word=None) -> Noise:
+    """`iid`: exactly `budget` of the eligible pieces, each as likely (BERT, T5).
 
-
-def words(key: jax.Array, eligible: jax.Array, sizes: jax.Array, budget: jax.Array) -> Noise:
-    """`iid` over words of `sizes` pieces: in random order, those that fit into the budget (BERT)."""
-    group = jnp.arange(eligible.shape[0], dtype=jnp.int32)
+    With `word` (from `units`) whole words in random order, those that fit into the budget, as BERT
+    does it.
+    """
+    group, inserted = jnp.arange(eligible.shape[0], dtype=jnp.int32), jnp.zeros_like(eligible)
+    if word is None:
+        return Noise(choose(key, eligible, budget), group, inserted)
+    sizes = _sizes(eligible, word)
     rank = jax.random.uniform(key, eligible.shape)
-    return Noise(within(eligible, rank, sizes, budget, passes=3), group, jnp.zeros_like(eligible))
+    return _of_words(Noise(within(sizes > 0, rank, sizes, budget, passes=3), group, inserted), word)
 
 
 def spans(
@@ -74,8 +75,8 @@ def spans(
 def drawn(
     key: jax.Array,
     eligible: jax.Array,
-    sizes: jax.Array,
     budget: jax.Array,
+    word: jax.Array | None,
     chances: np.ndarray,
     most: int,
 ) -> Noise:
@@ -87,7 +88,10 @@ def drawn(
     the end of a document cuts off. At most `most` spans count.
     """
     length_key, order_key, place_key = jax.random.split(key, 3)
-    room, pieces = eligible.sum(dtype=jnp.int32), jnp.where(eligible, sizes, 0).sum(dtype=jnp.int32)
+    pieces = eligible.sum(dtype=jnp.int32)
+    sizes = jnp.ones_like(budget, shape=eligible.shape) if word is None else _sizes(eligible, word)
+    eligible = eligible if word is None else sizes > 0
+    room = eligible.sum(dtype=jnp.int32)
     mean = float(np.arange(len(chances)) @ chances)
     apart = (room.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
     # In units, of which some are of several pieces: rounded up.
@@ -111,7 +115,19 @@ def drawn(
     counts = rank < most
     empty = first & counts & (lengths[rank] == 0) & (before[rank] < needed)
     mask = within(mask & counts, rank.astype(jnp.float32), sizes, budget, passes=1)
-    return Noise(mask, owner, empty)
+    noise = Noise(mask, owner, empty)
+    return noise if word is None else _of_words(noise, word)
+
+
+def _sizes(eligible, word):
+    """int32[L]: the pieces of each word; 0 where there is none, or nothing eligible."""
+    return jax.ops.segment_sum(eligible.astype(jnp.int32), word, num_segments=word.shape[0])
+
+
+def _of_words(noise, word):
+    """The noise of tokens out of that of their words."""
+    opens = word != jnp.concatenate([jnp.full_like(word[:1], -1), word[:-1]])
+    return Noise(noise.mask[word], noise.group[word], noise.inserted[word] & opens)
 
 
 @functools.lru_cache(maxsize=64)

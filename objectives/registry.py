@@ -6,9 +6,9 @@ import ast
 import dataclasses
 import difflib
 
-from objectives import grammar
 from objectives.base import ARCHITECTURES, EMBEDDINGS, NO_STATES, Objective
 from objectives.denoising import Denoising
+from objectives.grammar import parse as spelled
 
 REGISTRY: dict[str, type[Objective]] = {}
 
@@ -78,7 +78,7 @@ def pairs_by_architecture() -> dict[str, list[str]]:
 
 def _spelled(name):
     try:
-        return grammar.parse(name)
+        return spelled(name)
     except ValueError as error:
         near = _nearest(name, REGISTRY)
         raise ValueError(f"objective {name!r} is unknown: {near or error}") from None

@@ -284,7 +284,7 @@ def test_rows_without_room_or_sentinels_are_refused():
     with pytest.raises(ValueError, match="max_spans=100"):
         spans.shapes(Setting("encoder_decoder", VOCABULARY, 2048))
     fewer = objectives.build("span_corruption", {"max_spans": 100})
-    assert fewer.shapes(Setting("encoder_decoder", VOCABULARY, 2048)).raw == 2010
+    assert fewer.shapes(Setting("encoder_decoder", VOCABULARY, 2048)).raw == 2009
     words = objectives.build("whole_word_masked_lm")
     silent = Vocabulary(**{**vars(VOCABULARY), "joins": b""})
     with pytest.raises(ValueError, match="does not tell where words begin"):

@@ -69,8 +69,8 @@ def test_law_10_span_lengths_are_those_of_the_paper(pattern, mean, longest, dens
     @jax.jit
     @jax.vmap
     def draw(key):
-        ones = jnp.ones(LENGTH, jnp.int32)
-        return patterns.drawn(key, ones > 0, ones, jnp.int32(budget), chances, 2 * budget)
+        everywhere = jnp.ones(LENGTH, bool)
+        return patterns.drawn(key, everywhere, jnp.int32(budget), None, chances, 2 * budget)
 
     noise = jax.tree.map(np.asarray, draw(keys()))
     assert set(noise.mask.sum(1)) == {budget}  # exactly the share
