@@ -88,9 +88,9 @@ def drawn(
     the end of a document cuts off. At most `most` spans count.
     """
     length_key, order_key, place_key = jax.random.split(key, 3)
-    pieces = eligible.sum(dtype=jnp.int32)
-    sizes = jnp.ones_like(budget, shape=eligible.shape) if word is None else _sizes(eligible, word)
-    eligible = eligible if word is None else sizes > 0
+    pieces, index = eligible.sum(dtype=jnp.int32), jnp.arange(eligible.shape[0], dtype=jnp.int32)
+    sizes = _sizes(eligible, index if word is None else word)
+    eligible = sizes > 0
     room = eligible.sum(dtype=jnp.int32)
     mean = float(np.arange(len(chances)) @ chances)
     apart = (room.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
