@@ -2,7 +2,6 @@
 and leaving behind what only pretraining needs."""
 
 import functools
-import json
 import shutil
 
 import jax
@@ -36,7 +35,7 @@ RUNS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_resumes_bit_for_bit_and_every_arm_of_finetuning_takes_it(name, tmp_path):
+def test_a_run_resumes_bit_for_bit_and_finetuning_takes_the_trunk(name, tmp_path):
     overrides, own = RUNS[name]
     config = shrink.pretraining(
         tmp_path, f"configs/encoder.py:objective={name}", training__duration="4 steps",
@@ -52,14 +51,11 @@ def test_a_run_resumes_bit_for_bit_and_every_arm_of_finetuning_takes_it(name, tm
     shutil.rmtree(run / "checkpoints" / "3")
     train.run(config, str(run))
     assert shrink.metrics(run) == lines
-    for arm in ("all", "embeddings", "none"):
-        result = finetune.run(shrink.finetuning(tmp_path, run, transfer=arm), f"{run}-{arm}")
-        assert "test/accuracy" in result.metrics
-    left = checkpoint.params_metadata(f"{run}-all", 0)
+    result = finetune.run(shrink.finetuning(tmp_path, run, transfer="all"), f"{run}-task")
+    assert "test/accuracy" in result.metrics
+    left = checkpoint.params_metadata(f"{run}-task", 0)
     trunk = {path for path in found if not path.startswith(("heads/", "generator/"))}
     assert {path for path in left if not path.startswith("heads/classification/")} == trunk
-    manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["flops_per_step"] > 0
 
 
 def topics(rows, raw, seed, documents=4):
