@@ -90,14 +90,11 @@ def entropies(run, count):
 
 
 def check(run, count):
-    """Each minimised loss was above the entropy of its targets, or near, and is below."""
+    """Each minimised loss has fallen, and is below the entropy of its targets."""
     level = entropies(run, count)
     for name in run.config.objective.coefficients():
-        assert 0 < run.losses[name] < BELOW * level[name] < run.first[name], (
-            name,
-            run.losses,
-            level,
-        )
+        found = run.losses[name]
+        assert 0 < found < min(BELOW * level[name], run.first[name]), (name, run.losses, level)
 
 
 @pytest.mark.parametrize("cell", DIAGONAL, ids="-".join)
