@@ -4,18 +4,27 @@ import ml_collections
 
 from models import presets
 
-# (architecture, arm, labels (0: any), learning rate) of the studies: found by studies.tune at 200 labels
-# with the plan of configs/studies/study.py (docs/log.md).
+# (architecture, arm, labels (0: any other), learning rate) of the studies: found by studies.tune with the
+# plan of configs/studies/study.py (docs/log.md).
 RATES = (
     ("encoder", "none", 0, 3e-4),
+    ("encoder", "none", 2000, 3e-4),
     ("encoder", "embeddings", 0, 3e-4),
+    ("encoder", "embeddings", 2000, 1e-3),
     ("encoder", "all", 0, 1e-3),
+    ("encoder", "all", 2000, 1e-3),
     ("decoder", "none", 0, 3e-4),
+    ("decoder", "none", 2000, 1e-3),
     ("decoder", "embeddings", 0, 3e-4),
+    ("decoder", "embeddings", 2000, 3e-4),
     ("decoder", "all", 0, 1e-3),
+    ("decoder", "all", 2000, 1e-3),
     ("encoder_decoder", "none", 0, 3e-4),
+    ("encoder_decoder", "none", 2000, 3e-4),
     ("encoder_decoder", "embeddings", 0, 3e-4),
+    ("encoder_decoder", "embeddings", 2000, 3e-3),
     ("encoder_decoder", "all", 0, 1e-3),
+    ("encoder_decoder", "all", 2000, 1e-3),
 )
 
 
