@@ -13,7 +13,7 @@ from objectives.base import Setting
 PRE, SUF, MID = VOCABULARY.infill
 SETTING = Setting("decoder", VOCABULARY, 20)
 ROW = [*range(113, 119), 4, *range(121, 125), 4, *range(131, 140)]  # the last one is cut off
-MANY = 10_000
+MANY = 4000
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from objectives.base import Setting
 from training import config as configs
 from training.step import Corruption
 
-LENGTH, MANY = 24, 512
+LENGTH, MANY = 24, 256
 MEMBERS = ((3, "causal_lm"), (1, "span_corruption:noise_density=0.3"))
 keys = jax.random.split(jax.random.key(0), MANY)
 
@@ -43,8 +43,9 @@ def test_a_member_is_drawn_for_each_row_with_its_share_of_the_weights():
         np.testing.assert_array_equal(batch.indices[number], np.arange(LENGTH))
     spans = objectives.parse(MEMBERS[1][1])
     number = int(np.flatnonzero(~causal)[0])
-    alone = spans.corrupt(setting, jax.random.split(keys[number])[1],
-                          rows[0, : spans.shapes(setting).raw])  # fmt: skip
+    alone = jax.jit(functools.partial(spans.corrupt, setting))(
+        jax.random.split(keys[number])[1], rows[0, : spans.shapes(setting).raw]
+    )
     told = alone.targets.shape[0]
     np.testing.assert_array_equal(batch.targets[number][:told], alone.targets)
     np.testing.assert_array_equal(batch.indices[number][:told], alone.indices)
@@ -53,6 +54,7 @@ def test_a_member_is_drawn_for_each_row_with_its_share_of_the_weights():
     assert "useful: " in objective.describe(setting)
 
 
+@pytest.mark.slow
 def test_a_batch_is_of_one_member_drawn_by_its_first_row_and_the_same_sharded():
     _, _, rows, corrupt = drawn("batch")
     kinds = []
