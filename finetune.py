@@ -165,7 +165,7 @@ def run(config, workdir):
     names, encoded, chosen = examples.names, examples.encoded, examples.chosen
     meshes.agree(repr((resolved, examples.fingerprint)), "the config or the data")
     known = {"data": examples.fingerprint, "tokenizer": tokenizer.fingerprint}
-    run_directory.check_unchanged(folder, labels=list(names), **known)
+    run_directory.check_unchanged(folder, **known, labels=list(names))
     log.info(f"{len(names)} labels; {len(chosen):,} of {len(encoded['train']):,} training examples, "
              + ", ".join(f"{len(encoded[s]):,} {s}" for s in encoded if s != "train"))  # fmt: skip
     for split, each in encoded.items():

@@ -48,7 +48,7 @@ def setup():
         step.row_keys(step.stream_key(0, "corruption"), step.row_numbers(0, BATCH)),
         rows,
     )
-    params = states.initialiser(model, batch, "initialise")(step.stream_key(0, "init"))
+    params = states.initialiser(objective, model, batch)(step.stream_key(0, "init"))
     return model, objective, make_batch, rows, jax.device_get(params)
 
 
