@@ -6,6 +6,12 @@ teaches little (docs/log.md). objective=span_corruption is T5 itself, objective=
 python train.py --config=configs/encoder_decoder.py --workdir=runs/encoder_decoder
 python train.py --config=configs/encoder_decoder.py:size=small --workdir=runs/encoder_decoder-small
 python train.py --config=configs/encoder_decoder.py:preset=t5-base --workdir=runs/t5-base
+
+Measured on two busy CPU cores (docs/log.md), as the study pretrains it:
+6.4 minutes to a held-out loss of 2.478;
+finetuned on 200 docstrings 0.472 ± 0.023 test accuracy, on 2,000 0.616 ± 0.024 (five seeds).
+    ... --config=configs/encoder_decoder.py:size=tiny --config.model.layers=4 \\
+        --config.training.duration='3.3e6 tokens'
 """
 
 from configs import base
