@@ -13,12 +13,13 @@ import jax
 import numpy as np
 
 import models
-from data import framing, labelled
 from data import tokenizer as tokenizers
-from models.config import ModelConfig
-from tasks import batches, classification, predictions
+from data import vectors
+from models.config import ModelConfig, completed
+from tasks import batches, predictions
 from tasks import metrics as scores
 from tasks.config import TaskConfig
+from tasks.examples import open_examples
 from training import (
     cli,
     durations,
@@ -34,13 +35,13 @@ from training import (
 from training import config as configs
 from training import mesh as meshes
 from training import state as states
+from training.algorithms import OPTIMIZERS, OptimizerConfig
 from training.checkpoint import CheckpointConfig, Checkpoints, locate, params_metadata
 from training.config import ConfigError, Seeds
 from training.logs import LoggingConfig
 from training.mesh import MeshConfig
-from training.optimizer import OptimizerConfig
 from training.run_directory import Result
-from training.transfer import RestoreConfig
+from training.transfer import InheritedConfig, RestoreConfig
 
 log = logging.getLogger("triptych")
 
@@ -54,6 +55,10 @@ class TrainingConfig:
         default=16, metadata={"min": 1, "help": "examples per update"}
     )
     microbatches: int = dataclasses.field(default=1, metadata={"min": 1, "help": "accumulation"})
+    ema: float = dataclasses.field(
+        default=0.0,
+        metadata={"min": 0.0, "max": 0.999999, "help": "decay of averaged parameters; 0 = none"},
+    )
     deterministic: bool = dataclasses.field(
         default=False, metadata={"help": "bit-equal reruns on a GPU, at some speed"}
     )
@@ -74,47 +79,16 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class InheritedConfig:
-    """What may differ from the pretrained network; anything else would not fit its parameters."""
-
-    dropout: float = dataclasses.field(
-        default=-1.0, metadata={"min": -1.0, "max": 0.99, "help": "-1: inherit"}
-    )
-    attention_dropout: float = dataclasses.field(
-        default=-1.0, metadata={"min": -1.0, "max": 0.99, "help": "-1: inherit"}
-    )
-    dtype: str = dataclasses.field(
-        default="", metadata={"choices": ("", "float32", "bfloat16"), "help": "'': inherit"}
-    )
-
-    def apply(self, pretrained):
-        """(ModelConfig, lines that say of each hyperparameter where it comes from)."""
-        changes = {
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "dtype": self.dtype,
-        }
-        changes = {name: value for name, value in changes.items() if value not in ("", -1.0)}
-        model = dataclasses.replace(pretrained, **changes)
-        return model, [
-            f"  {field.name:<22} {getattr(model, field.name)!s:<16} "
-            + (
-                f"overridden (was {getattr(pretrained, field.name)})"
-                if field.name in changes
-                else "inherited"
-            )
-            for field in dataclasses.fields(model)
-        ]
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
     """Every leaf of a finetuning config."""
 
     task: TaskConfig
     model: InheritedConfig
+    network: ModelConfig
     training: TrainingConfig
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = dataclasses.field(
+        metadata={"variants": OPTIMIZERS, "default": "adamw"}
+    )
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     restore: RestoreConfig
@@ -122,7 +96,22 @@ class Config:
     mesh: MeshConfig
     seed: Seeds
     init_from: str = dataclasses.field(
-        default="", metadata={"help": "pretrained run directory[@step]"}
+        default="",
+        metadata={
+            "help": "pretrained run directory[@step]; word vectors (a skip-gram run, or a file .txt "
+            ".vec .bin) give their table and tokenizer to the network of config.network"
+        },
+    )
+    embeddings_from: str = dataclasses.field(
+        default="", metadata={"help": "transfer=embeddings: the run[@step] whose table is taken; "
+                              "'': init_from"}
+    )  # fmt: skip
+    vectors_limit: int = dataclasses.field(
+        default=0, metadata={"min": 0, "help": "first words of a file of vectors; 0: all"}
+    )
+    init_weights: str = dataclasses.field(
+        default="average",
+        metadata={"choices": transfer.WEIGHTS, "help": "average: raw where the run kept none"},
     )
     transfer: str = dataclasses.field(default="all", metadata={"choices": transfer.ARMS})
     freeze: tuple = dataclasses.field(
@@ -134,6 +123,11 @@ class Config:
             raise ValueError(
                 "init_from is empty; set --config.init_from=RUN, the --workdir of a train.py run (with "
                 "transfer=none, its network and tokenizer are used, its parameters are not)"
+            )
+        if self.embeddings_from and self.transfer != "embeddings":
+            raise ValueError(
+                f"embeddings_from={self.embeddings_from!r} with transfer={self.transfer!r}: it names "
+                "a token table; set transfer=embeddings, or embeddings_from=''"
             )
         if scores.METRICS[self.task.metric][1] != "classes":
             raise ValueError(
@@ -153,13 +147,8 @@ def run(config, workdir):
     config = configs.resolve(Config, config)
     resolved = configs.to_dict(config)
     folder = run_directory.open_run(workdir, config, "finetune")
-    # A run that has begun is complete: it needs the pretrained one no more, wherever that has gone.
     begun = run_directory.read_manifest(folder)
-    source = begun.get("init_from") or "{}@{}".format(*locate(config.init_from))
-    origin = folder if begun else locate(source)[0]
-    model_config, lines = config.model.apply(
-        ModelConfig(**run_directory.read_config(origin)["model"])
-    )
+    source, model_config, tokenizer, lines = origin(config, folder, begun)
     log.info(f"{model_config.architecture} of {source}, transfer={config.transfer}, into {folder}")
     for line in [] if begun else lines:
         log.info(line)
@@ -172,40 +161,24 @@ def run(config, workdir):
 
     # ---- labelled examples -----------------------------------------------------------------------
     logs.banner("labelled examples")
-    tokenizer = tokenizers.load(origin / "tokenizer.json")
-    splits = labelled.load(
-        config.task.source, config.task.text, config.task.text_pair, config.task.label,
-        validation_fraction=config.task.validation_fraction, log=log.info,
-    )  # fmt: skip
-    names, ids = splits.label_names, tokenizer.special_ids()
-    frame = framing.frame_for(model_config.architecture, ids)
-    encoded = {
-        split: classification.encode(examples.text, examples.text_pair, examples.label, tokenizer,
-                                     frame, config.task.length, names, ids["pad"])
-        for split, examples in splits.items()
-    }  # fmt: skip
-    chosen = batches.subset(encoded["train"].labels, config.task.examples, config.seed.order)
-    meshes.agree(repr((resolved, splits.fingerprint)), "the config or the data")
-    run_directory.check_unchanged(
-        folder, data=splits.fingerprint, tokenizer=tokenizer.fingerprint, labels=list(names)
-    )
+    examples = open_examples(config.task, model_config, tokenizer, config.seed.order, log.info)
+    names, encoded, chosen = examples.names, examples.encoded, examples.chosen
+    meshes.agree(repr((resolved, examples.fingerprint)), "the config or the data")
+    known = {"data": examples.fingerprint, "tokenizer": tokenizer.fingerprint}
+    run_directory.check_unchanged(folder, **known, labels=list(names))
     log.info(f"{len(names)} labels; {len(chosen):,} of {len(encoded['train']):,} training examples, "
              + ", ".join(f"{len(encoded[s]):,} {s}" for s in encoded if s != "train"))  # fmt: skip
-    for split, examples in encoded.items():
-        if examples.cut:
-            log.info(f"{examples.cut:,} of {len(examples):,} {split} examples were cut to "
+    for split, each in encoded.items():
+        if each.cut:
+            log.info(f"{each.cut:,} of {len(each):,} {split} examples were cut to "
                      f"{config.task.length} tokens")  # fmt: skip
 
     # ---- model and head --------------------------------------------------------------------------
     logs.banner("model and head")
-    task = classification.Classification(
-        model_config.architecture, len(names), model_config.width, ids["pad"], ids["start"],
-        config.task.head_dropout, config.task.pooler, bool(model_config.token_types),
-        config.task.decoder_input,
-    )  # fmt: skip
+    task = examples.task
     model = models.build(model_config)
     batch = task.batch(encoded["train"], np.zeros(batch_size, np.int64))
-    init = states.with_head(states.initialiser(model, batch, "__call__"), task)
+    init = states.with_head(states.initialiser(task, model, batch), task)
     with meshes.use(mesh):
         key = jax.eval_shape(lambda: step.stream_key(0, "init"))
         params = jax.eval_shape(init, key, key)
@@ -216,8 +189,7 @@ def run(config, workdir):
 
     # ---- optimizer and state ---------------------------------------------------------------------
     logs.banner("optimizer and state")
-    clock = durations.Clock(batch_size, batch_size * config.task.length, len(chosen))
-    clock = clock.whole(config.training.duration, "training.duration")
+    clock = clock_of(config, examples)
     total = clock.total
     cadence = loop.cadence(clock, config)
     best = config.evaluation.select == "best"
@@ -233,7 +205,7 @@ def run(config, workdir):
         log.info(f"  {line}")
     trainable, _ = rules.split(params, frozen)
     tx = optimizer.build(config.optimizer, trainable)
-    abstract = states.abstract(params, tx, frozen)
+    abstract = states.abstract(params, tx, frozen, config.training.ema)
     placement = step.Placement(states.shardings(mesh, abstract))
     with (
         logs.Metrics(folder, config.logging.tensorboard) as metrics,
@@ -250,20 +222,13 @@ def run(config, workdir):
             if resumed:
                 log.info(f"resumed from checkpoint {int(state.step)} of this run")
             else:
-                source_run, source_step = locate(source)
-                report = transfer.plan(
-                    flat, params_metadata(source_run, source_step), config.transfer,
-                    config.restore.new, config.restore.drop, config.init_from,
-                )  # fmt: skip
                 fresh = states.compiled(init, step.Placement(placement.tree.params))
                 params = fresh(
                     step.stream_key(config.seed.init, "init"),
                     step.stream_key(config.seed.head, "head"),
                 )
-                params = transfer.load(
-                    source_run, source_step, report, params, placement.tree.params
-                )
-                for line in report.lines(flat):
+                params, lines = inherit(config, source, tokenizer, params, placement.tree.params)
+                for line in lines:
                     log.info(line)
                 state = states.create(params, tx, frozen, placement.tree)
         start = int(state.step)
@@ -275,13 +240,13 @@ def run(config, workdir):
         run_directory.record_run(folder, resolved, "finetune", model_config)
         run_directory.write_manifest(
             folder, resolved,
-            {"data": splits.fingerprint, "tokenizer": tokenizer.fingerprint, "labels": list(names),
+            {"data": examples.fingerprint, "tokenizer": tokenizer.fingerprint, "labels": list(names),
              "parameters": sizes, "total_steps": total,
              "init_from": source, "rules": table},
         )  # fmt: skip
         program = step.compiled_update(
             task, model, step.as_given, optimizer.static(config.optimizer), optimizer.build, frozen,
-            config.training.microbatches, mesh, placement,
+            config.training.microbatches, mesh, placement, config.training.ema,
         )  # fmt: skip
         judge = step.compiled_predictions(task, model, mesh, placement)
         root = step.stream_key(config.seed.dropout, "dropout")
@@ -294,8 +259,9 @@ def run(config, workdir):
 
         def sources():
             for number in range(start, total):
-                order = batches.indices_at(number, batch_size, len(chosen), config.seed.order)
-                rows = task.batch(encoded["train"], chosen[local(order)])
+                rows = task.batch(
+                    encoded["train"], local(examples.at(number, batch_size, config.seed.order))
+                )
                 yield jax.tree.map(lambda x: meshes.global_array(mesh, x), rows)
 
         def update(state, source, number, rate):
@@ -314,7 +280,7 @@ def run(config, workdir):
 
         def evaluate(number, state):
             values = scores.evaluate(
-                encoded["validation"].labels, predict(state.params, "validation")
+                encoded["validation"].labels, predict(states.averaged(state), "validation")
             )
             metrics.write(number, "validation", values)
             log.info(f"step {number:>7,}  validation: {loop.words_of(values, {})}")
@@ -327,7 +293,7 @@ def run(config, workdir):
             start,
             total,
             tokens,
-            batch_size * flops.per_row(model_config, params, batch, 0),
+            batch_size * flops.per_row(task, model_config, params, batch),
             flops.peak(),
         )
         result = {}
@@ -342,7 +308,7 @@ def run(config, workdir):
 
             # ---- scores --------------------------------------------------------------------------
             logs.banner("scores")
-            params, at = state.params, total
+            params, at = states.averaged(state), total
             if best:
                 at = checkpoints.best_step()
                 target = states.target(abstract, placement.tree).params
@@ -362,6 +328,67 @@ def run(config, workdir):
     if meshes.main_process():
         run_directory.write_json(folder / "scores.json", {"step": at, **result})
     return Result(int(state.step), result, str(folder))
+
+
+def clock_of(config, examples):
+    """The run's length and the worth of an update, a durations.Clock."""
+    size = config.training.batch_size
+    clock = durations.Clock(size, size * config.task.length, len(examples.chosen))
+    return clock.whole(config.training.duration, "training.duration")
+
+
+def origin(config, folder, begun):
+    """(where parameters come from, ModelConfig, tokenizer, lines that say what was inherited).
+
+    A run that has begun is complete: it needs the pretrained one no more, wherever that has gone.
+    """
+    if begun:
+        inherited = ModelConfig(**run_directory.read_config(folder)["model"])
+        return (begun["init_from"], config.model.apply(inherited)[0],
+                tokenizers.load(folder / "tokenizer.json"), [])  # fmt: skip
+    if vectors.is_file(config.init_from):
+        source, read = config.init_from, vectors.read(config.init_from, config.vectors_limit)
+        tokenizer, size = read.tokenizer(), read.table.shape[1]
+    else:
+        run, at = locate(config.init_from)
+        source, tokenizer = f"{run}@{at}", tokenizers.load(run / "tokenizer.json")
+        inherited = ModelConfig(**run_directory.read_config(run)["model"])
+        if inherited.architecture != "embeddings":
+            if config.network != ModelConfig():
+                raise ConfigError(
+                    f"config.network is given, but init_from={source!r} has a network of its own; "
+                    "leave it out, or begin with word vectors"
+                )
+            model, lines = config.model.apply(inherited)
+            return source, model, tokenizer, lines
+        size = inherited.width
+    network = transfer.around(config.network, size, config.transfer, source)
+    network = completed(network, tokenizer.size, config.task.length)
+    return source, config.model.apply(network)[0], tokenizer, []
+
+
+def inherit(config, source, tokenizer, params, shardings):
+    """(params with what the arm takes over from `source`, lines that say what that was)."""
+    flat = rules.paths(params)
+    if vectors.is_file(source):
+        if config.transfer == "none":
+            return params, [f"nothing of {source} but its vocabulary"]
+        ids, rows = vectors.read(source, config.vectors_limit).rows(tokenizer)
+        params = transfer.set_rows(params, shardings, ids, rows)
+        return params, [f"loaded {len(ids):,} vectors of {source} into {transfer.EMBEDDINGS}"]
+    run, at = locate(config.embeddings_from or source)
+    theirs = tokenizers.load(run / "tokenizer.json").fingerprint
+    if theirs != tokenizer.fingerprint:
+        raise ConfigError(
+            f"config.embeddings_from={str(run)!r} has another tokenizer ({theirs[:12]}, here "
+            f"{tokenizer.fingerprint[:12]}); train it with --config.tokenizer.path=RUN of init_from"
+        )
+    new, drop = config.restore.new, config.restore.drop
+    report = transfer.plan(flat, params_metadata(run, at), config.transfer, new, drop, str(run))
+    lines = report.lines(flat)
+    if report.loaded:
+        lines = [transfer.origin(run, at, config.init_weights), *lines]
+    return transfer.load(run, at, report, params, shardings, config.init_weights), lines
 
 
 def main(argv):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
+import training.algorithms
 import training.optimizer
 import training.state
 import training.step
@@ -93,7 +94,7 @@ def ours(case: str, size: dict, batch: dict, dtype: str):
     arrays = _batch(case, batch)
     objective = LanguageModel()
     params = model.init(jax.random.key(0), arrays.inputs, arrays.decoder, method="initialise")
-    config = training.optimizer.OptimizerConfig(clip_norm=1.0, weight_decay=0.01)
+    config = training.algorithms.AdamW(clip_norm=1.0, weight_decay=0.01)
     optimizer = training.optimizer.build(config, params["params"])
     state = [
         training.state.TrainState(

@@ -1,21 +1,30 @@
-"""What the shipped configs share: the argument's grammar, the common network, the common recipe."""
+"""What the shipped configs share: the argument's grammar, the networks, the common recipe."""
 
 import ml_collections
 
-from models.config import sized
+from models import presets
 
-# (architecture, arm, labels (0: any), learning rate) of the studies: found by studies.tune at 200 labels
-# with the plan of configs/studies/study.py (docs/log.md).
+# (architecture, arm, labels (0: any other), learning rate) of the studies: found by studies.tune with the
+# plan of configs/studies/study.py (docs/log.md).
 RATES = (
     ("encoder", "none", 0, 3e-4),
+    ("encoder", "none", 2000, 3e-4),
     ("encoder", "embeddings", 0, 3e-4),
+    ("encoder", "embeddings", 2000, 1e-3),
     ("encoder", "all", 0, 1e-3),
+    ("encoder", "all", 2000, 1e-3),
     ("decoder", "none", 0, 3e-4),
+    ("decoder", "none", 2000, 1e-3),
     ("decoder", "embeddings", 0, 3e-4),
+    ("decoder", "embeddings", 2000, 3e-4),
     ("decoder", "all", 0, 1e-3),
+    ("decoder", "all", 2000, 1e-3),
     ("encoder_decoder", "none", 0, 3e-4),
+    ("encoder_decoder", "none", 2000, 3e-4),
     ("encoder_decoder", "embeddings", 0, 3e-4),
-    ("encoder_decoder", "all", 0, 3e-3),
+    ("encoder_decoder", "embeddings", 2000, 3e-3),
+    ("encoder_decoder", "all", 0, 1e-3),
+    ("encoder_decoder", "all", 2000, 1e-3),
 )
 
 
@@ -32,21 +41,44 @@ def parse(arg, **defaults):
     return values
 
 
-def pretraining(architecture, objective, size):
-    """The recipe that all three architectures share, so that they can be compared.
+RECIPES = ("classic", "modern")
 
-    Pre-norm blocks with rotary positions and tied embeddings; AdamW with a cosine to a tenth.
+
+def network(architecture, size="", recipe="classic", preset=""):
+    """The ModelConfig fields of a size by a recipe, or those of a published network.
+
+    classic: pre-norm blocks as GPT-2's, with rotary positions and an output bias; modern: that of
+    models.presets.modern.
     """
+    if preset and (size or recipe != "classic"):
+        raise ValueError(
+            f"preset={preset} is a whole network: leave out size and recipe, or take "
+            f"size={size or 'mini'},recipe={recipe} without a preset"
+        )
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe={recipe} is unknown: expected one of {', '.join(RECIPES)}")
+    if preset:
+        return presets.preset(preset, architecture)
+    fields = {"architecture": architecture, "positions": "rotary", "output_bias": True}
+    fields |= presets.sized(size or "mini")
+    return presets.modern(fields) if recipe == "modern" else fields
+
+
+def pretraining(architecture, objective, arg):
+    """What all three architectures share, so that they can be compared: text, length, AdamW with a
+    cosine to a tenth. `arg`: size=, recipe=, preset=, objective=, as the config files say.
+
+    A preset brings the size of its vocabulary along, for the tokenizer that is trained here.
+    """
+    arg = parse(arg, size="", recipe="classic", preset="", objective=objective)
+    objective = arg.pop("objective")
     config = ml_collections.ConfigDict()
-    config.model = {
-        "architecture": architecture,
-        "positions": "rotary",
-        "dropout": 0.0,
-        **sized(size),
-    }
+    config.model = {"dropout": 0.0, **network(architecture, **arg)}
     config.objective = {"name": objective}
     config.data = {"source": "python_docs"}
-    config.tokenizer = {"kind": "bpe", "vocab_size": 4096}
+    config.tokenizer = {"kind": "bpe", "vocab_size": config.model.get("vocab_size", 4096)}
     config.training = {"duration": "2000 steps", "batch_size": 32, "length": 128}
     config.optimizer = {"learning_rate": 2e-3, "schedule": "cosine", "warmup": "6 %"}
+    if arg["recipe"] == "modern":
+        config.objective.z_loss = 1e-4
     return config

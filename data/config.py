@@ -63,8 +63,8 @@ class TokenizerConfig:
     kind: str = field(
         default="bpe",
         metadata={
-            "choices": ("bpe", "wordpiece", "unigram"),
-            "help": "byte-level BPE, WordPiece or Unigram, trained on the corpus",
+            "choices": ("bpe", "wordpiece", "unigram", "word"),
+            "help": "byte-level BPE, WordPiece, Unigram, or whole words, trained on the corpus",
         },
     )
     vocab_size: int = field(
@@ -85,7 +85,7 @@ class TokenizerConfig:
         metadata={"min": 1, "help": "text the tokenizer is trained on, at most, in bytes"},
     )
     min_frequency: int = field(
-        default=2, metadata={"min": 1, "help": "occurrences a BPE or WordPiece merge must have"}
+        default=2, metadata={"min": 1, "help": "occurrences a merge or a word must have"}
     )
 
     def __post_init__(self):

@@ -15,6 +15,8 @@ import time
 import zlib
 from pathlib import Path
 
+from etils import epath
+
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
@@ -109,8 +111,14 @@ def content_hash(path: str) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name and renames it: it is there whole, or not at all."""
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Writes a file under a temporary name and renames it: it is there whole, or not at all.
+
+    An object of a bucket (gs://) is written whole as it is."""
+    if "://" in str(path):
+        epath.Path(path).write_bytes(data)
+        return
+    path = Path(path)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with open(temporary, "wb") as stream:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
+ARCHITECTURES = ("encoder", "decoder", "encoder_decoder", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Frame:
 
 
 def frame_for(architecture: str, special_ids: dict) -> Frame:
-    """The frame of an architecture: encoder `[CLS] x [SEP]`, decoder and encoder-decoder `x [EOS]`.
+    """The frame of an architecture: encoder `[CLS] x [SEP]`, all others `x [EOS]`.
 
     `special_ids` is what `Tokenizer.special_ids()` gives. Raises ValueError for an unknown
     architecture, or a tokenizer without the tokens.

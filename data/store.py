@@ -3,6 +3,7 @@
 Written by `data.writer`, read by `data.loader`; memory-mapped, so its size does not matter.
 """
 
+import functools
 import json
 import threading
 from bisect import bisect_right
@@ -89,7 +90,7 @@ class Store:
         """How often each piece occurs, int64[V], without the tokens of a frame."""
         return np.fromfile(self.path / "unigram.bin", np.int64)
 
-    @property
+    @functools.cached_property
     def files(self) -> list[str]:
         """The source's files, as they were named when the store was made."""
         return json.loads((self.path / "files.json").read_text())
@@ -246,9 +247,3 @@ class Rows:
             (d, names[int(files[d])], int(numbers[d]))
             for d in range(int(first[0]), int(last[0]) + 1)
         ]
-
-
-def unigram_entropy(counts: np.ndarray) -> float:
-    """Nats per token of a model that knows only how often each piece occurs: the line to beat first."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())

@@ -3,6 +3,7 @@
 Between documents and the token store; text never becomes a special id unless asked to.
 """
 
+import collections
 import functools
 import hashlib
 import os
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
+from etils import epath
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
+from data import words
 
 SPECIALS = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[EOS]", "[MASK]", "[BOS]"),
@@ -59,6 +63,10 @@ class Tokenizer:
         added = self._plain.get_added_tokens_decoder()
         return {token.content: i for i, token in added.items() if token.special}
 
+    @functools.cached_property
+    def _joins(self) -> bytes:
+        return words.joins(self._plain, self.size)
+
     def special_ids(self) -> dict:
         """The fields of `objectives.vocabulary.Vocabulary`; -1 (or an empty tuple) where it has none."""
         special = self._special
@@ -81,7 +89,23 @@ class Tokenizer:
                 for key, names in groups.items()
             },
             "ordinary": tuple((a, b) for a, b in zip(starts, taken, strict=True) if a < b),
+            "joins": self._joins,
         }
+
+    @property
+    def whole_words(self) -> bool:
+        """Whether a piece is a word, and a word that is no piece is unknown."""
+        return isinstance(self._plain.model, models.WordLevel)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every piece, special ones too, and its number."""
+        return self._plain.get_vocab(with_added_tokens=True)
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text as they are looked up, before any is cut into pieces."""
+        inner = self._plain
+        text = inner.normalizer.normalize_str(text) if inner.normalizer else text
+        return [word for word, _ in inner.pre_tokenizer.pre_tokenize_str(text)]
 
     def encode(self, text: str, specials: bool = False) -> np.ndarray:
         """The pieces of one text, int32[n]. `specials=True` reads '[MASK]' and the like as tokens."""
@@ -117,7 +141,7 @@ class Tokenizer:
         """Writes tokenizer.json (`path` is the file)."""
         from data.files import write_atomically
 
-        write_atomically(Path(path), self._plain.to_str(pretty=True).encode())
+        write_atomically(path, self._plain.to_str(pretty=True).encode())
 
 
 def cut(text: str, limit: int = _CHUNK) -> list[str]:
@@ -148,7 +172,7 @@ def load(path: str | Path) -> Tokenizer:
 
     Raises FileNotFoundError or ValueError of one line when there is none or it cannot be read.
     """
-    path = Path(path).expanduser()
+    path = epath.Path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(
@@ -156,7 +180,7 @@ def load(path: str | Path) -> Tokenizer:
             "or '' to train one"
         )
     try:
-        return Tokenizer(tokenizers.Tokenizer.from_file(str(file)))
+        return Tokenizer(tokenizers.Tokenizer.from_buffer(file.read_bytes()))
     except Exception as error:  # tokenizers raises bare Exception
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -174,7 +198,7 @@ def train(
     log=lambda line: None,
     what: str = "the corpus",
 ) -> Tokenizer:
-    """Trains byte-level BPE, WordPiece or Unigram of at most `vocab_size` pieces, specials too.
+    """Trains byte-level BPE, WordPiece, Unigram or whole words, of at most `vocab_size` pieces, specials too.
 
     The same texts give the same tokenizer (Unigram: up to rounding). A small corpus may hold fewer
     pieces than asked for, which is logged. Raises ValueError when it is empty or needs more.
@@ -286,4 +310,42 @@ def _unigram(texts, vocab_size, lowercase, min_frequency):
     return inner
 
 
-_RECIPES = {"bpe": _bpe, "wordpiece": _wordpiece, "unigram": _unigram}
+def _word(texts, vocab_size, lowercase, min_frequency):
+    """The most frequent words; of equally frequent ones the first in the alphabet."""
+    inner = _words_apart(lowercase)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIALS),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    return inner
+
+
+def _words_apart(lowercase: bool, vocabulary: dict[str, int] | None = None):
+    """Runs of letters, digits and underscores, and runs of what else is no blank; all others [UNK]."""
+    inner = tokenizers.Tokenizer(models.WordLevel(vocabulary or {}, unk_token="[UNK]"))
+    if lowercase:
+        inner.normalizer = normalizers.Lowercase()
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return inner
+
+
+def of_words(words: Iterable[str]) -> Tokenizer:
+    """The word-level tokenizer of a given vocabulary, such as that of foreign vectors: our special
+    tokens, then the words in their order. Text is lower-cased where no word has a capital.
+
+    Raises ValueError for a word that stands twice.
+    """
+    words = [word for word in words if word not in SPECIALS]
+    vocabulary = {piece: number for number, piece in enumerate((*SPECIALS, *words))}
+    if len(vocabulary) < len(SPECIALS) + len(words):
+        twice = next(w for w, n in collections.Counter(words).items() if n > 1)
+        raise ValueError(f"the word {twice!r} stands twice in the vocabulary: leave one out")
+    inner = _words_apart(all(word == word.lower() for word in words), vocabulary)
+    inner.add_special_tokens(list(SPECIALS))
+    return Tokenizer(inner)
+
+
+_RECIPES = {"bpe": _bpe, "wordpiece": _wordpiece, "unigram": _unigram, "word": _word}

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from models.axes import constrain
 from models.config import ModelConfig
-from models.layers import Dense
+from models.layers import Dense, Norm
 from models.positions import rotate
 from models.sequence import Sequence, allowed
 
@@ -22,8 +22,11 @@ class Attention(nn.Module):
     """x[B,T,D] attends to y[B,S,D] (self-attention: y is x) -> [B,T,D].
 
     Parameters: query [D,HK], key and value [D,GK], out [HK,D] (G key heads serve H query heads;
-    Ainslie et al. 2023). Rotary positions turn cross-attention too, each side by its own positions:
-    what is typed lies near what is read, and without that a decoder has to find it by content.
+    Ainslie et al. 2023). With qk_norm each head's query and key are normalised over K before they
+    are turned, so that scores cannot grow without bound (Henry et al. 2020; Dehghani et al. 2023,
+    section 2); the scales [K] are shared by the heads. Rotary positions turn cross-attention too,
+    each side by its own positions: what is typed lies near what is read, and without that a decoder
+    has to find it by content.
     """
 
     config: ModelConfig
@@ -48,6 +51,8 @@ class Attention(nn.Module):
         q = q.reshape(*q.shape[:2], config.heads, size)  # [B,T,H,K]
         k = k.reshape(*k.shape[:2], groups, size)  # [B,S,G,K]
         v = v.reshape(*v.shape[:2], groups, size)
+        if config.qk_norm:
+            q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
         if config.positions == "rotary":
             q = rotate(q, queries.positions, config.rotary_base)
             k = rotate(k, keys.positions, config.rotary_base)

@@ -19,7 +19,7 @@ LETTERS = {
     "K": "entries of a head",
     "F": "hidden size of the MLP",
     "V": "pieces of the padded vocabulary",
-    "E": "features that the output reads",
+    "E": "entries of an embedding, and features that the output reads",
     "N": "predicted positions",
 }
 

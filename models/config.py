@@ -1,4 +1,4 @@
-"""ModelConfig: every choice that shapes the network, checked when it is made; and the sizes by name.
+"""ModelConfig: every choice that shapes the network, checked when it is made.
 Read by every module of models/; filled from a run's config by the entry files.
 The range and the choices of a field are metadata, which training/config.py checks and names.
 """
@@ -17,13 +17,18 @@ class ModelConfig:
     """The network. Zero stands for "the usual value" where a field says so; no field is None."""
 
     architecture: str = _field(
-        "encoder", "which stacks", choices=("encoder", "decoder", "encoder_decoder")
+        "encoder",
+        "which stacks; embeddings: none, vectors of `width` alone (skip_gram)",
+        choices=("encoder", "decoder", "encoder_decoder", "embeddings"),
     )
     vocab_size: int = _field(0, "pieces, before padding; 0: as many as the tokenizer has", min=0)
     max_length: int = _field(0, "rows of the learned position table; 0: the rows' length", min=0)
     layers: int = _field(4, "layers of the (encoder) stack", min=1)
     decoder_layers: int = _field(0, "layers of an encoder-decoder's decoder; 0: as layers", min=0)
     width: int = _field(256, "size of a hidden state", min=1)
+    embedding_size: int = _field(
+        0, "width of the tables, projected to width where it differs (ALBERT); 0: as width", min=0
+    )
     heads: int = _field(4, "query heads", min=1)
     kv_heads: int = _field(0, "key and value heads (grouped-query); 0: as heads", min=0)
     head_size: int = _field(0, "size of a head; 0: width / heads", min=0)
@@ -52,9 +57,15 @@ class ModelConfig:
     biases: bool = _field(True, "biases in dense layers and in LayerNorm")
     output_bias: bool = _field(False, "a bias per piece on the logits (BERT)")
     readout_transform: bool = _field(False, "dense, activation, norm before the output (BERT)")
-    readout_scale: bool = _field(False, "scale by width^-1/2 before the output (T5 v1.0)")
+    readout_scale: bool = _field(False, "scale the output's features by their size^-1/2 (T5 v1.0)")
     attention_scale: bool = _field(True, "scale scores by head_size^-1/2 (False: T5)")
-    token_types: int = _field(0, "rows of the token type table (BERT: 2); 0: none", min=0)
+    token_types: int = _field(
+        0, "rows of the token type table (BERT: 2); 0: as many as the objective tells apart", min=0
+    )
+    qk_norm: bool = _field(False, "normalise each head's query and key (Henry et al. 2020)")
+    shared_stacks: bool = _field(
+        False, "an encoder-decoder's decoder has the encoder's layers, and cross-attention (T5's P)"
+    )
     window: int = _field(0, "self-attention sees |q - k| < window; 0: everything", min=0)
     dropout: float = _field(0.0, "of embeddings and sublayer outputs", min=0.0, max=0.99)
     attention_dropout: float = _field(0.0, "of attention probabilities", min=0.0, max=0.99)
@@ -62,6 +73,13 @@ class ModelConfig:
     dtype: str = _field("float32", "compute dtype", choices=("float32", "bfloat16"))
 
     def __post_init__(self):
+        if self.architecture == "embeddings":
+            if self.factorised:
+                raise ValueError(
+                    f"model.embedding_size={self.embedding_size} with architecture='embeddings', "
+                    "which has nothing to project to: set model.width alone"
+                )
+            return
         if not self.head_size and self.width % self.heads:
             raise ValueError(
                 f"model.heads={self.heads} does not divide model.width={self.width}: "
@@ -77,10 +95,10 @@ class ModelConfig:
                 f"rotary positions turn pairs, but a head has {self.size_of_head} entries: "
                 "choose an even model.head_size"
             )
-        if self.positions == "sinusoidal" and self.width % 2:
+        if self.positions == "sinusoidal" and self.size_of_embedding % 2:
             raise ValueError(
-                f"sinusoidal positions come in pairs, but model.width={self.width} is odd: "
-                "choose an even width"
+                "sinusoidal positions come in pairs, but embeddings have "
+                f"{self.size_of_embedding} entries: choose an even model.width or embedding_size"
             )
         if self.positions == "relative":
             # In an encoder half of the buckets are for each direction, half of those exact.
@@ -98,6 +116,14 @@ class ModelConfig:
                 f"model.decoder_layers={self.decoder_layers} with architecture="
                 f"{self.architecture!r}: only an encoder_decoder has them; set it to 0"
             )
+        if self.shared_stacks and (
+            self.architecture != "encoder_decoder" or self.decoder_layers not in (0, self.layers)
+        ):
+            raise ValueError(
+                f"model.shared_stacks=True with architecture={self.architecture!r}, layers="
+                f"{self.layers}, decoder_layers={self.decoder_layers}: expected an encoder_decoder "
+                "with two stacks of equal depth; set it to False, or decoder_layers to 0"
+            )
         if self.readout_scale and not self.tied_embeddings:
             raise ValueError(
                 "model.readout_scale=True needs tied_embeddings=True: it undoes the size of the "
@@ -113,6 +139,16 @@ class ModelConfig:
         return self.head_size or self.width // self.heads
 
     @property
+    def size_of_embedding(self) -> int:
+        """E, the width of the tables."""
+        return self.embedding_size or self.width
+
+    @property
+    def factorised(self) -> bool:
+        """Embeddings have a width of their own, and a projection (Lan et al. 2020, section 3.1)."""
+        return self.size_of_embedding != self.width
+
+    @property
     def padded_vocab_size(self) -> int:
         """V, the rows of the token table: vocab_size rounded up to a multiple of 128."""
         return -(-self.vocab_size // LANES) * LANES
@@ -124,30 +160,14 @@ class ModelConfig:
         return self.layers
 
 
-# name: (layers, width, heads, mlp_size, published counterpart)
-SIZES = {
-    "tiny": (2, 128, 2, 512, "BERT-Tiny (Turc et al. 2019)"),
-    "mini": (4, 256, 4, 1024, "BERT-Mini (Turc et al. 2019)"),
-    "small": (4, 512, 8, 2048, "BERT-Small (Turc et al. 2019)"),
-    "medium": (8, 512, 8, 2048, "BERT-Medium (Turc et al. 2019)"),
-    "base": (12, 768, 12, 3072, "BERT-Base (Devlin et al. 2019), GPT-2 124M, T5-Base"),
-    "large": (24, 1024, 16, 4096, "BERT-Large (Devlin et al. 2019), GPT-2 355M, T5-Large"),
-    "xl": (48, 1600, 25, 6400, "GPT-2 XL (Radford et al. 2019)"),
-}
+def completed(
+    config: ModelConfig, vocab_size: int, length: int, token_types: int = 0
+) -> ModelConfig:
+    """The config with its zeros filled in: the tokenizer's vocabulary, the rows' length, the token
+    types that the objective tells apart.
 
-
-def sized(name: str) -> dict:
-    """The ModelConfig fields of a size: {layers, width, heads, mlp_size}."""
-    if name not in SIZES:
-        raise ValueError(f"size {name!r} is not in the table: expected one of {', '.join(SIZES)}")
-    layers, width, heads, mlp_size, _ = SIZES[name]
-    return {"layers": layers, "width": width, "heads": heads, "mlp_size": mlp_size}
-
-
-def completed(config: ModelConfig, vocab_size: int, length: int) -> ModelConfig:
-    """The config with its zeros filled in: the tokenizer's vocabulary, the rows' length.
-
-    Raises ValueError when a given vocabulary is smaller than the tokenizer's or rows are too long.
+    Raises ValueError when a given vocabulary is smaller than the tokenizer's, rows are too long or
+    types too few.
     """
     if 0 < config.vocab_size < vocab_size:
         raise ValueError(
@@ -159,8 +179,14 @@ def completed(config: ModelConfig, vocab_size: int, length: int) -> ModelConfig:
             f"model.max_length={config.max_length} positions are learned, but rows have {length} "
             "tokens: set it to 0, and it is as long as the rows"
         )
+    if 0 < config.token_types < token_types:
+        raise ValueError(
+            f"model.token_types={config.token_types}, but the objective tells {token_types} types of "
+            "token apart: set it to 0, and it is as many"
+        )
     return replace(
         config,
         vocab_size=config.vocab_size or vocab_size,
         max_length=config.max_length or length,
+        token_types=config.token_types or token_types,
     )

@@ -30,6 +30,9 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     operands is read as it lies, the smaller is the one to be transposed. The order that automatic
     differentiation picks costs a transposed copy of the MLP's hidden states, and the activation
     twice, since it is fused into that copy.
+
+    So jax.jvp stops here: forward mode would need a linear map that is batched and brings its own
+    transpose, and no public primitive is both. A Hessian times a vector goes by reverse over reverse.
     """
     return jnp.dot(x, kernel.astype(x.dtype))
 

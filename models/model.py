@@ -16,17 +16,8 @@ from models.sequence import Sequence
 from models.stack import Stack
 
 
-def build(config: ModelConfig) -> "Transformer":
-    """The network of a config. Parameters: model.init(key, inputs, method='initialise')."""
-    if not config.vocab_size or not config.max_length:
-        raise ValueError(
-            "model.vocab_size or model.max_length is 0: fill them in with models.config.completed"
-        )
-    return Transformer(config)
-
-
 class Table(nn.Module):
-    """Rows by id: a parameter `embedding` [rows, D]. An id outside the table reads as NaN, which a
+    """Rows by id: a parameter `embedding` [rows, E]. An id outside the table reads as NaN, which a
     training step reports, not as its nearest row."""
 
     config: ModelConfig
@@ -35,7 +26,9 @@ class Table(nn.Module):
 
     def setup(self):
         self.embedding = self.param(
-            "embedding", initial(self.config, self.kind), (self.rows, self.config.width)
+            "embedding",
+            initial(self.config, self.kind),
+            (self.rows, self.config.size_of_embedding),
         )
 
     def __call__(self, ids):
@@ -43,7 +36,7 @@ class Table(nn.Module):
 
 
 class Embedder(nn.Module):
-    """Sequence -> [B,T,D]: tokens, and positions and types where the config has them."""
+    """Sequence -> [B,T,E]: tokens, and positions and types where the config has them."""
 
     config: ModelConfig
 
@@ -69,38 +62,48 @@ class Embedder(nn.Module):
                 )
             x = x + self.positions(sequence.positions)
         elif config.positions == "sinusoidal":
-            x = x * config.width**0.5 + sinusoids(sequence.positions, config.width)
+            size = config.size_of_embedding
+            x = x * size**0.5 + sinusoids(sequence.positions, size)
         if config.token_types:
             types = sequence.types
             x = x + self.types(jnp.zeros_like(sequence.tokens) if types is None else types)
         if config.embedding_norm:
             x = self.norm(x)
         x = x.astype(jnp.dtype(config.dtype))
-        return constrain(self.dropout(x, deterministic=deterministic), "BTD")
+        return constrain(self.dropout(x, deterministic=deterministic), "BTE")
 
 
 class LanguageHead(nn.Module):
-    """What the output reads beside the token table: BERT's transform, a bias, an untied kernel."""
+    """What the output reads beside the token table: BERT's transform, a bias, an untied kernel.
+
+    A tied output reads with rows of E entries: where E is not D the transform leads there (ALBERT,
+    ELECTRA), and without one a plain `projection` does.
+    """
 
     config: ModelConfig
 
     def setup(self):
         config = self.config
+        features = config.size_of_embedding if config.tied_embeddings else config.width
         if config.readout_transform:
-            self.transform = Dense(config, config.width)
+            self.transform = Dense(config, features)
             self.norm = Norm(config)
+        elif features != config.width:
+            self.projection = Dense(config, features)
         if config.output_bias:
             self.bias = self.param("bias", ZEROS, (config.padded_vocab_size,))
         if not config.tied_embeddings:
-            shape = (config.width, config.padded_vocab_size)
+            shape = (features, config.padded_vocab_size)
             self.kernel = self.param("kernel", initial(config, "output"), shape)
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         config = self.config
         if config.readout_transform:
             hidden = self.norm(ACTIVATIONS[config.activation](self.transform(hidden)))
+        elif config.tied_embeddings and config.factorised:
+            hidden = self.projection(hidden)
         if config.readout_scale:
-            hidden = hidden * config.width**-0.5
+            hidden = hidden * config.size_of_embedding**-0.5
         return hidden
 
     def unembedding(self, embedding: jax.Array) -> tuple[jax.Array, jax.Array | None]:
@@ -118,19 +121,26 @@ class Heads(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder, decoder or encoder-decoder over one token table."""
+    """Encoder, decoder or encoder-decoder over one token table.
+
+    Where embeddings have a width of their own, `projection` lifts them to that of the stacks. It
+    stands beside `embed`, so that two networks of unlike widths can share all of `embed`.
+    """
 
     config: ModelConfig
 
     def setup(self):
         config = self.config
         self.embed = Embedder(config)
+        if config.factorised:
+            self.projection = Dense(config, config.width)
         self.heads = Heads(config)
         both = config.architecture == "encoder_decoder"
         if both or config.architecture == "encoder":
             self.encoder = Stack(config, "encoder")
         if both or config.architecture == "decoder":
-            self.decoder = Stack(config, "decoder", cross=both)
+            shared = self.encoder if config.shared_stacks else None
+            self.decoder = Stack(config, "decoder", cross=both, shared=shared)
 
     def __call__(
         self, inputs: Sequence, decoder: Sequence | None = None, *, deterministic: bool = True
@@ -147,16 +157,22 @@ class Transformer(nn.Module):
                 "an encoder_decoder reads two sequences, the others one"
             )
         if config.architecture == "decoder":
-            x = self.embed(inputs, deterministic)
-            return self.decoder(x, inputs, deterministic=deterministic)
+            return self.decoder(
+                self.embedded(inputs, deterministic), inputs, deterministic=deterministic
+            )
         encoded = self.encode(inputs, deterministic=deterministic)
         if decoder is None:
             return encoded
         return self.decode(decoder, encoded, inputs, deterministic=deterministic)
 
+    def embedded(self, sequence: Sequence, deterministic: bool = True) -> jax.Array:
+        """What the first layer reads, [B,T,D]."""
+        x = self.embed(sequence, deterministic)
+        return constrain(self.projection(x), "BTD") if self.config.factorised else x
+
     def encode(self, inputs: Sequence, *, deterministic: bool = True) -> jax.Array:
         """Hidden states [B,S,D] of the encoder stack."""
-        x = self.embed(inputs, deterministic)
+        x = self.embedded(inputs, deterministic)
         return self.encoder(x, inputs, deterministic=deterministic)
 
     def decode(
@@ -168,7 +184,7 @@ class Transformer(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         """Hidden states [B,T,D] of an encoder-decoder's decoder over encoded[B,S,D] of inputs."""
-        x = self.embed(decoder, deterministic)
+        x = self.embedded(decoder, deterministic)
         return self.decoder(x, decoder, encoded, inputs, deterministic=deterministic)
 
     def readout(self, hidden: jax.Array) -> jax.Array:

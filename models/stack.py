@@ -17,13 +17,29 @@ from models.sequence import Sequence
 
 
 class Layer(nn.Module):
-    """Self-attention, [cross-attention to the encoded sequence,] MLP; each added to the stream."""
+    """Self-attention, [cross-attention to the encoded sequence,] MLP; each added to the stream.
+
+    With `shared`, another stack's layer lends its self-attention, MLP and their norms: this one then
+    owns cross-attention and its norm alone.
+    """
 
     config: ModelConfig
     depth: int  # of the stack, for the initial size of what is added
     cross: bool = False
+    shared: nn.Module | None = None
 
-    @nn.compact
+    def setup(self):
+        config, depth = self.config, self.depth
+        if self.shared is None:
+            self.self_attention = Attention(config, depth)
+            self.self_attention_norm = Norm(config)
+            self.mlp = Mlp(config, depth)
+            self.mlp_norm = Norm(config)
+        if self.cross:
+            self.cross_attention = Attention(config, depth, cross=True)
+            self.cross_attention_norm = Norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
     def __call__(
         self,
         x: jax.Array,  # [B,T,D]
@@ -33,34 +49,22 @@ class Layer(nn.Module):
         source: Sequence | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
-        config, depth = self.config, self.depth
+        own = self if self.shared is None else self.shared
 
         def self_attention(x):
-            attention = Attention(config, depth, name="self_attention")
-            return attention(x, x, sequence, sequence, bias, deterministic)
+            return own.self_attention(x, x, sequence, sequence, bias, deterministic)
 
         def cross_attention(x):
-            attention = Attention(config, depth, cross=True, name="cross_attention")
-            return attention(x, encoded, sequence, source, None, deterministic)
+            return self.cross_attention(x, encoded, sequence, source, None, deterministic)
 
-        def mlp(x):
-            return Mlp(config, depth, name="mlp")(x)
-
-        for sublayer in (
-            (self_attention, cross_attention, mlp)
-            if self.cross
-            else (
-                self_attention,
-                mlp,
-            )
-        ):
-            name = sublayer.__name__
-            norm = Norm(config, name=f"{name}_norm")
-            drop = nn.Dropout(config.dropout, deterministic=deterministic, name=f"{name}_dropout")
-            if config.norm_position == "pre":
-                x = x + drop(sublayer(norm(x)))
+        sublayers = [(own.self_attention_norm, self_attention), (own.mlp_norm, own.mlp)]
+        if self.cross:
+            sublayers.insert(1, (self.cross_attention_norm, cross_attention))
+        for norm, sublayer in sublayers:
+            if self.config.norm_position == "pre":
+                x = x + self.dropout(sublayer(norm(x)), deterministic=deterministic)
             else:
-                x = norm(x + drop(sublayer(x)))
+                x = norm(x + self.dropout(sublayer(x), deterministic=deterministic))
             x = constrain(x, "BTD")
         return x
 
@@ -85,14 +89,25 @@ class RelativeBias(nn.Module):
 class Stack(nn.Module):
     """The layers of one stack: [B,T,D] -> [B,T,D], normalised at the end where norms come first.
 
-    An encoder's relative biases tell left from right; a decoder's know what lies behind alone.
+    An encoder's relative biases tell left from right; a decoder's know what lies behind alone. So
+    each stack has its own, also where a decoder has an encoder's layers (`shared`).
     """
 
     config: ModelConfig
     stack: str  # 'encoder' | 'decoder'
     cross: bool = False
+    shared: nn.Module | None = None  # the stack that lends its layers and its final norm
 
-    @nn.compact
+    def setup(self):
+        config, depth = self.config, self.config.depth(self.stack)
+        if config.positions == "relative":
+            self.relative_bias = RelativeBias(config, self.stack == "encoder")
+        for i in range(depth):
+            lent = None if self.shared is None else getattr(self.shared, f"layer_{i}")
+            setattr(self, f"layer_{i}", Layer(config, depth, self.cross, lent))
+        if config.norm_position == "pre" and self.shared is None:
+            self.final_norm = Norm(config)
+
     def __call__(
         self,
         x: jax.Array,
@@ -101,16 +116,13 @@ class Stack(nn.Module):
         source: Sequence | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
-        config, depth = self.config, self.config.depth(self.stack)
+        config = self.config
         if config.window:
             sequence = sequence.replace(window=config.window)
-        bias = None
-        if config.positions == "relative":
-            table = RelativeBias(config, self.stack == "encoder", name="relative_bias")
-            bias = table(x.shape[1])
-        for i in range(depth):
-            layer = Layer(config, depth, self.cross, name=f"layer_{i}")
+        bias = self.relative_bias(x.shape[1]) if config.positions == "relative" else None
+        for i in range(config.depth(self.stack)):
+            layer = getattr(self, f"layer_{i}")
             x = layer(x, sequence, bias, encoded, source, deterministic)
         if config.norm_position == "pre":
-            x = Norm(config, name="final_norm")(x)
+            x = (self if self.shared is None else self.shared).final_norm(x)
         return x

@@ -1,14 +1,16 @@
 """From (input tokens, target tokens) of a row to the Batch of an architecture that types.
-Last step of objectives with an input and a target side: prefix_lm, span_corruption.
+Last step of objectives with an input and a target side: prefix_lm, the denoisers.
 An encoder-decoder reads one and types the other; a decoder reads both, document by document.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from models.sequence import sequence_of
-from objectives.base import Setting
+from objectives.base import Setting, Shapes
 from objectives.batch import Batch
 
 
@@ -21,6 +23,76 @@ def compact(
     moved = jnp.full((length,), pad, jnp.int32).at[slot].set(tokens, mode="drop")
     numbers = jnp.zeros((length,), jnp.int32).at[slot].set(segments, mode="drop")
     return moved, numbers
+
+
+class Side(NamedTuple):
+    """What becomes of each token of a row on one side, inputs or targets."""
+
+    tokens: jax.Array  # int32[L]  the token that stands for it
+    keep: jax.Array  # bool[L]  1 = it is there; 0 = nothing stands for it
+    marks: jax.Array  # int32[L]  a token put before it, -1 for none
+
+
+def assembled(
+    setting: Setting,
+    shapes: Shapes,
+    row: jax.Array,
+    segments: jax.Array,
+    inputs: Side,
+    targets: Side,
+    close: bool,
+) -> Batch:
+    """The Batch of a row whose tokens were dealt out to both sides.
+
+    A row that ends within a document has its inputs closed by [EOS], as every document's are.
+    `close` closes each document's targets by [EOS] too, as long as there is room: the first ones
+    first. What does not fit on either side is cut off from the end of the row (very short documents
+    lack room for their share of noise), and the row then ends as one that ends within a document.
+    """
+    vocabulary, real = setting.vocabulary, segments > 0
+    closes = row == vocabulary.eos
+    used, told = (jnp.cumsum(_emitted(side, real), dtype=jnp.int32) for side in (inputs, targets))
+    room = (used < shapes.inputs) | (
+        closes & (used == shapes.inputs)
+    )  # [EOS] must fit behind a cut
+    kept = real & room & (told <= shapes.targets)
+    index = jnp.arange(row.shape[0], dtype=jnp.int32)
+    last = kept.sum(dtype=jnp.int32) - 1
+    cut = kept & ~closes & (index == last)
+    read = _dealt(inputs, kept, cut, segments, shapes.inputs, vocabulary)
+
+    closing = jnp.zeros_like(kept)
+    if close:  # behind a document's last target
+        mine = jnp.where(targets.keep & kept, index, jnp.full_like(index, -1))
+        latest = jax.ops.segment_max(mine, segments, num_segments=row.shape[0] + 1)
+        closing = (mine >= 0) & (index == latest[segments])
+        typing = _emitted(targets, kept).sum(dtype=jnp.int32)
+        free = shapes.targets - typing
+        if setting.architecture == "decoder":
+            free = jnp.minimum(
+                free, shapes.inputs + 1 - (read[1] > 0).sum(dtype=jnp.int32) - typing
+            )
+        closing &= jnp.cumsum(closing, dtype=jnp.int32) <= free
+    return typed(
+        setting, read, _dealt(targets, kept, closing, segments, shapes.targets, vocabulary)
+    )
+
+
+def _emitted(side, kept):
+    """int32[L]: how many tokens stand for each on this side."""
+    return ((side.marks >= 0) & kept).astype(jnp.int32) + (side.keep & kept).astype(jnp.int32)
+
+
+def _dealt(side, kept, closing, segments, length, vocabulary):
+    """(tokens, segments) of a side, compact; [EOS] behind each token of `closing`."""
+    eos = jnp.full_like(segments, vocabulary.eos)
+    return compact(
+        jnp.stack([(side.marks >= 0) & kept, side.keep & kept, closing], axis=1).reshape(-1),
+        length,
+        jnp.stack([side.marks, side.tokens, eos], axis=1).reshape(-1),
+        jnp.repeat(segments, 3),
+        vocabulary.pad,
+    )
 
 
 def typed(

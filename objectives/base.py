@@ -3,7 +3,8 @@ The step vmaps `corrupt` over raw rows, then minimises `losses`; entry files rea
 An objective is a frozen dataclass of its hyperparameters: it hashes, and it holds no array.
 """
 
-from dataclasses import dataclass, field
+import functools
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import jax
@@ -12,34 +13,41 @@ import numpy as np
 
 from objectives.batch import Batch
 from objectives.loss import chunked_cross_entropy
+from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 
-ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
+ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")  # of a Transformer
+EMBEDDINGS = "embeddings"  # a table alone
+
+# Why objectives of a Transformer make no sense for a table alone.
+NO_STATES = "vectors of single words have no hidden states; skip_gram trains them"
 
 
-def knob(default, help, **metadata):
+def knob(default, help, kw_only=False, **metadata):
     """A hyperparameter: its default, a line of help, and choices=, min= or max= for the checker."""
-    return field(default=default, metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 
 @dataclass(frozen=True)
 class Setting:
     """What an objective works on: all static."""
 
-    architecture: str  # one of ARCHITECTURES
+    architecture: str  # one of ARCHITECTURES, or EMBEDDINGS
     vocabulary: Vocabulary
     length: int  # T, tokens that the model reads in one row
+    unigram: Unigram | None = None  # how often pieces occur, for objectives that draw by it
 
     def __post_init__(self):
         needed = {
             "encoder": ("pad", "cls", "sep"),
             "decoder": ("pad", "eos"),
             "encoder_decoder": ("pad", "eos", "start"),
+            EMBEDDINGS: ("pad", "eos"),
         }
         if self.architecture not in needed:
             raise ValueError(
                 f"architecture {self.architecture!r} is unknown: "
-                f"expected one of {', '.join(ARCHITECTURES)}"
+                f"expected one of {', '.join(needed)}"
             )
         self.require(*needed[self.architecture])
 
@@ -63,6 +71,7 @@ class Shapes:
     overlap: int  # tokens that a raw row shares with the one before it
 
 
+@dataclass(frozen=True)
 class Objective:
     """A way of learning from plain text. Subclasses give `name`, `architectures`, `shapes` and
     `corrupt`, and what of the rest they do otherwise.
@@ -75,7 +84,16 @@ class Objective:
     name: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
     unfit: ClassVar[dict[str, str]] = {}  # architecture -> why this objective makes no sense there
+    token_types: ClassVar[int] = 0  # that its sequences tell apart (BERT: 2, for pairs of texts)
+    irreversible: ClassVar[str] = ""  # why inputs and targets do not give the row back
     likelihood: ClassVar[bool] = False  # the loss is that of the text itself: bits per byte
+
+    z_loss: float = knob(
+        0.0,
+        "times log(Z)^2, added to the loss of each target while training",
+        min=0.0,
+        kw_only=True,
+    )
 
     def shapes(self, setting: Setting) -> Shapes:
         """The lengths of a row. Raises ValueError where `setting.length` allows none."""
@@ -85,9 +103,16 @@ class Objective:
         """row int32[raw] -> Batch of that one row (no batch axis), drawn by `key`."""
         raise NotImplementedError
 
+    def corrupt_batch(self, setting: Setting, keys: jax.Array, rows: jax.Array) -> Batch:
+        """keys [B], rows int32[B,raw] -> Batch [B,...]: each row by itself, unless the objective
+        draws something for the whole batch (by its first key, so that it is the same anywhere)."""
+        return jax.vmap(functools.partial(self.corrupt, setting))(keys, rows)
+
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
-        """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost."""
-        raise NotImplementedError(f"{self.name} does not claim to restore its row")
+        """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost.
+        Raises NotImplementedError with the reason where the objective is `irreversible`."""
+        if self.irreversible:
+            raise NotImplementedError(f"{self.name} does not restore its row: {self.irreversible}")
 
     def targets_expected(self, setting: Setting) -> float:
         """How many targets a row full of one long document has, on average."""
@@ -101,35 +126,78 @@ class Objective:
             f"{expected:.4g} predicted ({expected / shapes.raw:.1%}) in {shapes.targets} slots"
         )
 
+    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
+        """Fresh parameters: those of the network with its language head. Of `batch` only shapes
+        matter. An objective with networks or heads of its own adds them, as `generator/...` and
+        `heads/NAME/...`, which finetuning lets go."""
+        inputs = batch.inputs, batch.decoder
+        return model.init(key, *inputs, method="initialise")["params"]
+
+    def networks(self, config, params, batch: Batch) -> tuple:
+        """What runs on a row, for counting its work: for each network (ModelConfig, its parameters,
+        {head: positions that the head reads}); shapes suffice."""
+        return ((config, params, {"lm": batch.targets.shape[-1]}),)
+
     def coefficients(self) -> dict[str, float]:
         """The losses that are minimised; what else `losses` returns is a metric."""
         return {"lm": 1.0}
+
+    def measured(self) -> "Objective":
+        """The objective as held-out text is measured by: the loss without what regularises it."""
+        return replace(self, z_loss=0.0)
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The denominator of each minimised loss, from the batch alone. The step takes them of the
         whole batch, so that microbatches add up to it (law 4)."""
         return {"lm": batch.weights.sum()}
 
+    def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
+        """What each minimised loss asks for: {name: (class int32[...], weight float32[...])}.
+
+        The entropy of these classes is what a model gets that knows no more than how often each
+        occurs (training/entropy.py). Most are in the batch; where the model's own guesses are part of the
+        question, they come from `params`, as in `losses`."""
+        return {"lm": (batch.targets, batch.weights)}
+
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
         """{name: (sum, weight)}; key drives dropout, None is deterministic."""
-        hidden = hidden_states(model, params, batch, key)
+        return self.scores(model, params, hidden_states(model, params, batch, key), batch)
+
+    def scores(self, model, params, hidden: jax.Array, batch: Batch) -> dict:
+        """{name: (sum, weight)} of the targets, out of the hidden states [B,N,D] that predict
+        them."""
         features = model.apply({"params": params}, hidden, method="readout")
         table, bias = model.apply({"params": params}, method="unembedding")
         total, weight, correct = chunked_cross_entropy(
-            features, table, bias, batch.targets, batch.weights, model.config.vocab_size
+            features,
+            table,
+            bias,
+            batch.targets,
+            batch.weights,
+            model.config.vocab_size,
+            self.z_loss,
         )
         return {"lm": (total, weight), "accuracy": (correct, weight)}
 
 
 def hidden_states(model, params, batch: Batch, key: jax.Array | None) -> jax.Array:
     """Hidden states [B,N,D] at the predicted positions, so that a head runs on those alone."""
-    hidden = model.apply(
+    return predicting(all_states(model, params, batch, key), batch)
+
+
+def all_states(model, params, batch: Batch, key: jax.Array | None) -> jax.Array:
+    """Hidden states [B,T,D] of the sequence that is predicted, the decoder's if there is one."""
+    return model.apply(
         {"params": params},
         batch.inputs,
         batch.decoder,
         deterministic=key is None,
         rngs={} if key is None else {"dropout": key},
     )
+
+
+def predicting(hidden: jax.Array, batch: Batch) -> jax.Array:
+    """Of the states [B,T,D] those [B,N,D] that predict a target."""
     if batch.indices is None:
         return hidden
     return jnp.take_along_axis(hidden, batch.indices[:, :, None], axis=1, mode="clip")

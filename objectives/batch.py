@@ -33,3 +33,8 @@ class Batch:
     indices: jax.Array | None = (
         None  # int32[B,N] whose hidden state predicts it; None: N = T (or U)
     )
+    labels: jax.Array | None = None  # int32[B] class of a whole row; -1 = it has none
+    draws: jax.Array | None = None  # float32[B,N] in [0, 1): what is sampled for a target, by it
+    # Half-open ranges of ids that may be sampled (Vocabulary.ordinary); static.
+    ordinary: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
+    noise: jax.Array | None = None  # int32[B,M] pieces that targets are told from (skip_gram)

@@ -1,12 +1,14 @@
-"""The cross entropy over the vocabulary, made in chunks, so that [B,N,V] never exists.
-Objectives call it with features and unembedding of a model; it gives sums and weights.
-Its gradient is made beside its value: each chunk's product with the vocabulary is run once.
+"""Scores of the vocabulary, made in chunks, so that [B,N,V] never exists: cross entropy, samples.
+Objectives call it with features and unembedding of a model; it gives sums and weights, or pieces.
+The loss's gradient is made beside its value: each chunk's product with the table is run once.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+from objectives.segments import among
 
 MASKED = -1e30  # the logit of an id beyond the vocabulary: finite, so that nothing is 0 x inf
 # Logits of a chunk on one device: 16 MB of float32, near the caches of a CPU; but not fewer than
@@ -23,19 +25,23 @@ def chunked_cross_entropy(
     targets: jax.Array,
     weights: jax.Array,
     vocabulary_size: int,
+    z_loss: float = 0.0,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """-> (sum of weight * -log p(target), sum of weights, sum of weights where p is highest).
+    """-> (sum of weight * (-log p(target) + z_loss * log(Z)^2), sum of weights, sum of weights where
+    p is highest); Z = sum of exp(logits), the softmax's normaliser.
 
     features [B,N,E] or [N,E], in the compute dtype of the product; table [V,E] and bias [V] or
     None, float32, of which ids >= vocabulary_size count as impossible; targets int32 and weights
     float32 [B,N] or [N]; a target whose weight is 0 may be any id. Logits, softmax and sums are
-    float32. Of equally high pieces the first is the guess, as in argmax.
+    float32. Of equally high pieces the first is the guess, as in argmax. z_loss, a number of the
+    program, keeps log Z near 0 (Chowdhery et al. 2022, PaLM, section 5: 1e-4); at 0 it costs nothing,
+    and elsewhere nothing of the order of a product.
 
     Value and gradient come out of one pass over chunks of positions: a chunk's logits give its
     part of the sum and, while they are at hand, its part of the gradients of features and table,
     which the backward pass only scales. So no product is run twice, and what is kept is as large
     as features and table, never as the logits (cf. Wijmans et al. 2024, Hsu et al. 2024). Without
-    differentiation only the value is computed.
+    differentiation only the value is computed. Like models.layers.project it has no forward mode.
 
     On a mesh: chunks are cut along N, never along B, so that the batch stays where it is sharded;
     a chunk is [B,n,V], each device holding its own rows (and its own pieces if V is sharded: then
@@ -56,7 +62,8 @@ def chunked_cross_entropy(
             "expected at most as many pieces as rows"
         )
     chunks = number_of_chunks(*targets.shape, table.shape[0])
-    return _cross_entropy(features, table, bias, targets, weights, vocabulary_size, chunks)
+    settings = (vocabulary_size, chunks, z_loss)
+    return _cross_entropy(features, table, bias, targets, weights, settings)
 
 
 def number_of_chunks(rows: int, positions: int, vocabulary: int) -> int:
@@ -68,9 +75,10 @@ def number_of_chunks(rows: int, positions: int, vocabulary: int) -> int:
     return min(max(chunks, 1), max(positions, 1))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _cross_entropy(features, table, bias, targets, weights, vocabulary_size, chunks):
-    work = partial(_chunk, table, bias, vocabulary_size)
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _cross_entropy(features, table, bias, targets, weights, settings):
+    vocabulary_size, chunks, z_loss = settings
+    work = partial(_chunk, table, bias, vocabulary_size, z_loss)
     sums = [jnp.zeros((), jnp.float32)] * 2
     pieces = _cut(chunks, features, targets, weights)
 
@@ -82,9 +90,10 @@ def _cross_entropy(features, table, bias, targets, weights, vocabulary_size, chu
     return sums[0], weights.sum(), sums[1]
 
 
-def _forward(features, table, bias, targets, weights, vocabulary_size, chunks):
+def _forward(features, table, bias, targets, weights, settings):
+    vocabulary_size, chunks, z_loss = settings
     kernel = table.astype(features.dtype)
-    work = partial(_chunk, table, bias, vocabulary_size)
+    work = partial(_chunk, table, bias, vocabulary_size, z_loss)
     zero = jnp.zeros((), jnp.float32)
     # The table's gradient is summed as [E,V]: so the large operand of its product, the gradient of
     # the logits, is read as it lies; as [V,E] it would be transposed first, chunk by chunk.
@@ -111,7 +120,7 @@ def _forward(features, table, bias, targets, weights, vocabulary_size, chunks):
     return (sums[0], weights.sum(), sums[1]), saved
 
 
-def _backward(vocabulary_size, chunks, saved, cotangents):
+def _backward(settings, saved, cotangents):
     d_features, d_table, d_bias, (losses, hits) = saved
     by_sum, by_weight, by_correct = cotangents
     return (
@@ -126,7 +135,7 @@ def _backward(vocabulary_size, chunks, saved, cotangents):
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _chunk(table, bias, vocabulary_size, features, targets, weights):
+def _chunk(table, bias, vocabulary_size, z_loss, features, targets, weights):
     """One chunk: (weighted loss, weighted hits, [losses, hits] by token, gradient of logits)."""
     logits = jnp.einsum(
         "BNE,VE->BNV", features, table.astype(features.dtype), preferred_element_type=jnp.float32
@@ -140,12 +149,17 @@ def _chunk(table, bias, vocabulary_size, features, targets, weights):
     exponentials = jnp.exp(logits - highest)
     normaliser = exponentials.sum(-1, keepdims=True)
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="clip")[..., 0]
-    losses = jnp.log(normaliser[..., 0]) + highest[..., 0] - target
+    log_z = jnp.log(normaliser[..., 0]) + highest[..., 0]
+    losses = log_z - target
+    if z_loss:
+        losses = losses + z_loss * jnp.square(log_z)
     first = jnp.where(logits == highest, piece, jnp.int32(table.shape[0])).min(-1)
     hits = (first == targets).astype(jnp.float32)
 
     def gradient():
-        scaled = exponentials * (weights[..., None] / normaliser)
+        # d log(Z) / d logits is p, which -log p(target) and log(Z)^2 both come down to.
+        by_log_z = weights * (1 + 2 * z_loss * log_z) if z_loss else weights
+        scaled = exponentials * (by_log_z[..., None] / normaliser)
         return scaled - jnp.where(piece == targets[..., None], weights[..., None], jnp.float32(0))
 
     return (losses * weights).sum(), (hits * weights).sum(), [losses, hits], gradient
@@ -173,3 +187,50 @@ def _loop(step, carry, pieces):
         carry, out = step(carry, tuple(x[0] for x in pieces))
         return carry, jax.tree.map(lambda x: x[None], out)
     return jax.lax.scan(step, carry, pieces)
+
+
+def sampled_pieces(
+    features: jax.Array,
+    table: jax.Array,
+    bias: jax.Array | None,
+    draws: jax.Array,
+    ordinary: tuple[tuple[int, int], ...],
+) -> jax.Array:
+    """int32[B,N]: a piece for each position, from the softmax over the ordinary pieces; no gradient.
+
+    features, table and bias as above; draws float32[B,N] in [0, 1), one uniform number a sample;
+    ordinary: half-open ranges of ids. A sample is the piece at which the cumulated probability
+    passes its number, found among sums of 128 pieces and then within one: the same whatever the
+    chunks and the other rows are, and a V-th of the random numbers that Gumbel noise would take.
+    """
+    features, table, bias = jax.lax.stop_gradient((features, table, bias))
+    kernel = table.astype(features.dtype)
+    allowed = among(jnp.arange(table.shape[0], dtype=jnp.int32), ordinary)[None, None]
+    lanes = 128 if table.shape[0] % 128 == 0 else table.shape[0]
+
+    def step(carry, cut):
+        features, draws = cut
+        logits = jnp.einsum("BNE,VE->BNV", features, kernel, preferred_element_type=jnp.float32)
+        if bias is not None:
+            logits = logits + bias.astype(jnp.float32)[None, None]
+        logits = jnp.where(allowed, logits, jnp.float32(MASKED))
+        p = jnp.exp(logits - logits.max(-1, keepdims=True))
+        p = p.reshape(*draws.shape, -1, lanes)
+        blocks = p.sum(-1).cumsum(-1)
+        passed, block = _passed(blocks, draws * blocks[..., -1])
+        within = jnp.take_along_axis(p, block[..., None, None], axis=2)[:, :, 0].cumsum(-1)
+        _, place = _passed(within, draws * blocks[..., -1] - passed)
+        return carry, block * lanes + place
+
+    chunks = number_of_chunks(*draws.shape, table.shape[0])
+    _, pieces = _loop(step, None, _cut(chunks, features, draws))
+    return _join(pieces, draws.shape[1])
+
+
+def _passed(sums, mark):
+    """Of ascending sums [B,N,K]: the last one at or below mark [B,N] (0 if there is none), and the
+    index behind it, at which something was added. The mark counts as just below the last sum."""
+    last = sums[..., -1] * jnp.float32(1 - 2**-23)
+    below = sums <= jnp.clip(mark, jnp.zeros_like(last), last)[..., None]
+    index = below.sum(-1, dtype=jnp.int32)
+    return jnp.where(below, sums, jnp.zeros_like(sums)).max(-1), index

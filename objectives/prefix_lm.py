@@ -12,15 +12,17 @@ import numpy as np
 
 from models.sequence import sequence_of
 from objectives.assemble import compact, padded, sides, typed
-from objectives.base import Objective, Setting, Shapes
+from objectives.base import Objective, Setting, Shapes, knob
 from objectives.batch import Batch
+from objectives.noise import count_of
 from objectives.segments import documents, lengths
 
 
 @dataclass(frozen=True)
 class PrefixLM(Objective):
-    """Of a document's n tokens in the row the first 1..n-1 are its prefix, each number as likely;
-    the others are targets. A document of one token has no target.
+    """Of a document's n tokens in the row the first ones are its prefix, the others targets: 1 to
+    n - 1, each number as likely; or fewer, so that they are `noise_density` of it on average. A
+    document of one token has no target.
 
     A decoder reads the row as it is, seeing all of a prefix from everywhere in its document. The
     encoder of an encoder-decoder reads every prefix, each closed by [EOS] as its inputs are in
@@ -42,6 +44,10 @@ class PrefixLM(Objective):
         "encoder": "an encoder types nothing; use masked_lm",
     }
 
+    noise_density: float = knob(
+        0.5, "share of a document that is typed, on average", min=0.001, max=0.5
+    )
+
     def shapes(self, setting: Setting) -> Shapes:
         T = setting.length
         if setting.architecture == "decoder":  # reads all but the last token, as causal_lm does
@@ -49,14 +55,18 @@ class PrefixLM(Objective):
         return Shapes(raw=T, inputs=T, targets=T, overlap=0)
 
     def targets_expected(self, setting: Setting) -> float:
-        return self.shapes(setting).raw / 2
+        return self.shapes(setting).raw * self.noise_density
 
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
         vocabulary, shapes = setting.vocabulary, self.shapes(setting)
         segments = documents(row, vocabulary, setting.architecture)
         place = sequence_of(row, segments).positions
         whole = lengths(segments)
-        split = jax.random.randint(key, whole.shape, 1, jnp.maximum(whole, 2))[segments]
+        most = count_of(
+            whole, row.shape[0], lambda n: max(1, round(2 * self.noise_density * n) - 1)
+        )
+        rest = jax.random.randint(key, whole.shape, 1, most + 1)
+        split = jnp.maximum(whole - rest, 1)[segments]
         real = segments > 0
         rest, shown = real & (place >= split), row
         if setting.architecture == "decoder":  # the token that is not read is never given

@@ -25,10 +25,24 @@ def documents(row: jax.Array, vocabulary: Vocabulary, architecture: str) -> jax.
 
 def ordinary(row: jax.Array, vocabulary: Vocabulary) -> jax.Array:
     """bool[L]: 1 = an ordinary piece, which may be masked, cut out or replaced."""
-    chosen = jnp.zeros_like(row, bool)
-    for low, high in vocabulary.ordinary:
-        chosen |= (row >= low) & (row < high)
-    return chosen
+    return among(row, vocabulary.ordinary)
+
+
+def among(ids: jax.Array, ranges: tuple[tuple[int, int], ...]) -> jax.Array:
+    """bool, as ids: 1 = in one of the half-open ranges."""
+    inside = jnp.zeros_like(ids, bool)
+    for low, high in ranges:
+        inside |= (ids >= low) & (ids < high)
+    return inside
+
+
+def runs(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """int32[L] each: of the run of 1 that a position lies in, the first position, and the first one
+    behind it. Where the mask is 0 the second is not above the first."""
+    index = jnp.arange(mask.shape[0], dtype=jnp.int32)
+    before = jax.lax.cummax(jnp.where(mask, jnp.int32(-1), index))
+    after = jax.lax.cummin(jnp.where(mask, jnp.int32(mask.shape[0]), index), reverse=True)
+    return before + 1, after
 
 
 def lengths(segments: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@ Made by the entry files from a tokenizer's `special_ids()`; read by every object
 Plain integers and tuples, so that it hashes and is a constant inside the jitted step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Vocabulary:
     infill: tuple[int, ...]  # fill-in-the-middle's [PRE] [SUF] [MID]
     sentinels: tuple[int, ...]  # in their order of use: <extra_id_0> first
     ordinary: tuple[tuple[int, int], ...]  # half-open ranges of ids, ascending, not overlapping
+    # Per piece, +1: it goes on with a word, +2: a word may go on behind it. Both hold between two
+    # pieces of one word. Empty where the tokenizer does not tell.
+    joins: bytes = field(default=b"", repr=False)
 
     def __post_init__(self):
         edges = [edge for pair in self.ordinary for edge in pair]
@@ -30,6 +33,11 @@ class Vocabulary:
             raise ValueError(
                 f"vocabulary.ordinary={self.ordinary!r}: expected one or more half-open ranges, "
                 f"ascending and apart, within 0..{self.size}; give those of the ordinary pieces"
+            )
+        if self.joins and len(self.joins) != self.size:
+            raise ValueError(
+                f"vocabulary.joins tells of {len(self.joins)} pieces, expected {self.size}: "
+                "make it from the same tokenizer"
             )
 
     def closing(self, architecture: str) -> int:

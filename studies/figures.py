@@ -109,7 +109,7 @@ def efficiency(axes, results, architecture):
 
 
 def pretraining(axes, results, architecture):
-    """Loss against updates: the training loss, the held-out loss, the unigram entropy for scale."""
+    """Loss against updates: training, held out, and the entropy of the targets for scale."""
     record = results["pretraining"][architecture]
     x, y = zip(*record["curves"]["train"], strict=True)
     axes.plot(x, y, color=ARMS["all"], linewidth=1, alpha=0.45)
@@ -117,12 +117,12 @@ def pretraining(axes, results, architecture):
     axes.plot(
         *zip(*held, strict=True), color=ARMS["all"], marker="o", markersize=3.5, linewidth=1.8
     )
-    axes.axhline(record["unigram_entropy"], color=INK, linestyle=(0, (1, 2)), linewidth=1.2)
+    axes.axhline(record["target_entropy"], color=INK, linestyle=(0, (1, 2)), linewidth=1.2)
     axes.annotate(
-        "word frequencies alone", (0.99, record["unigram_entropy"]), (0, 3), ha="right",
+        "target frequencies alone", (0.99, record["target_entropy"]), (0, 3), ha="right",
         xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, alpha=0.8,
     )  # fmt: skip
-    values = [value for _, value in held] + [record["unigram_entropy"]]
+    values = [value for _, value in held] + [record["target_entropy"]]
     room = 0.15 * (max(values) - min(values)) + 0.05
     axes.set_ylim(min([*values, *y]) - room, max(values) + room)
     axes.set_xlabel("updates")

@@ -84,15 +84,19 @@ def _row(architecture, budget, arm, scores, reference, config, pretraining):
         },
     }
     if arm != config.arms[0] and scores.keys() & reference.keys():
-        paired = statistics.paired(scores, reference)
-        row["paired"] = {
-            "reference": config.arms[0],
-            **_numbers(paired.difference),
-            "ratio": _finite(paired.ratio),
-            "won": paired.won,
-            "tied": paired.tied,
-        }
+        row["paired"] = {"reference": config.arms[0], **paired(scores, reference)}
     return row
+
+
+def paired(scores, reference):
+    """{seed: score} of two arms -> their paired difference, as a row holds it."""
+    found = statistics.paired(scores, reference)
+    return {
+        **_numbers(found.difference),
+        "ratio": _finite(found.ratio),
+        "won": found.won,
+        "tied": found.tied,
+    }
 
 
 def matched(manifest):

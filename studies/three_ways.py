@@ -103,7 +103,7 @@ def pretraining(settings, architecture, folder, workdir, pretrain, progress):
         "objective": records.read(folder / "config.json")["config"]["objective"]["name"],
         "seconds": seconds,
         "loss": validation[-1][1],
-        "unigram_entropy": manifest["unigram_entropy"],
+        "target_entropy": manifest["target_entropy"]["loss"],
         "fingerprint": manifest["data"],
         "matched": results.matched(manifest),
         "about": {name: manifest[name] for name in results.ABOUT},

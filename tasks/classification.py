@@ -1,6 +1,6 @@
 """Classification of a text or of a pair, by any of the three architectures.
 finetune.py: `encode` a split once, `batch` by indices, `losses` in the step, `predictions` after.
-The head reads one hidden state: that of [CLS], or of the last token (of the decoder's).
+The head reads the state of [CLS], of the last token, or the mean of an encoder-decoder's.
 """
 
 from collections.abc import Sequence as Names
@@ -122,6 +122,15 @@ class Classification:
     pooler: bool = False
     token_types: bool = False  # the network has a table of them
     decoder_input: str = "text"  # of an encoder-decoder: text or start, see _decoder
+    reading: str = "usual"  # state, mean, or what is usual for the architecture
+
+    @property
+    def reads_mean(self) -> bool:
+        """An encoder-decoder has no state that stands for a text: where it has learned to repeat
+        what it reads, the last one knows that the text ends here (cf. Ni et al. 2022, section 3)."""
+        return self.reading == "mean" or (
+            self.reading == "usual" and self.architecture == "encoder_decoder"
+        )
 
     def head(self) -> ClassificationHead:
         return ClassificationHead(self.classes, self.dropout, self.pooler)
@@ -129,6 +138,14 @@ class Classification:
     def head_parameters(self, key: jax.Array) -> dict:
         """Fresh parameters of the head, float32."""
         return self.head().init(key, jnp.zeros((1, self.width), jnp.float32))["params"]
+
+    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
+        """Fresh parameters of the network alone: its language head is not part of the task."""
+        return model.init(key, batch.inputs, batch.decoder)["params"]
+
+    def networks(self, config, params, batch: Batch) -> tuple:
+        """What runs on a row: as an objective's."""
+        return ((config, params, {self.name: 1}),)
 
     def batch(self, encoded: Encoded, indices: np.ndarray) -> Batch:
         """The examples int[B] as a Batch of NumPy arrays; PADDING gives a row of weight 0."""
@@ -205,8 +222,15 @@ class Classification:
             deterministic=key is None,
             rngs=rngs[0],
         )
-        index = batch.indices[:, :, None]
-        states = jnp.take_along_axis(hidden, index, axis=1, mode="clip")[:, 0]
+        if self.reads_mean:
+            read = (batch.inputs if batch.decoder is None else batch.decoder).segments > 0
+            weights = read.astype(jnp.float32)[:, :, None]
+            states = (hidden.astype(jnp.float32) * weights).sum(1) / jnp.maximum(
+                weights.sum(1), 1.0
+            )
+        else:
+            index = batch.indices[:, :, None]
+            states = jnp.take_along_axis(hidden, index, axis=1, mode="clip")[:, 0]
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return self.head().apply(
                 {"params": params["heads"]["classification"]},

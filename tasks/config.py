@@ -28,6 +28,12 @@ class TaskConfig:
     metric: str = _field("accuracy", "decides which step is best", choices=tuple(METRICS))
     head_dropout: float = _field(0.1, "before the classifier", min=0.0, max=0.99)
     pooler: bool = _field(False, "dense and tanh before the classifier (BERT's pooler)")
+    reading: str = _field(
+        "usual",
+        "what is classified: the state of [CLS] or of the last token, or the mean of all; "
+        "usual: mean for an encoder-decoder (of its decoder's states), else state",
+        choices=("usual", "state", "mean"),
+    )
     decoder_input: str = _field(
         "text",
         "what an encoder-decoder's decoder reads: the text again (BART) or its start token alone",

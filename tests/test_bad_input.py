@@ -137,7 +137,7 @@ def test_a_workdir_below_a_regular_file_is_refused(folder):
     ("overrides", "words"),
     [
         ({"model__width": 64}, "does not fit"),
-        ({"model__positions": "learned"}, "embed/positions/embedding is missing there"),
+        ({"model__positions": "learned"}, "model.positions is 'rotary' there and 'learned' here"),
         ({"tokenizer__vocab_size": 600}, "another tokenizer"),
     ],
 )

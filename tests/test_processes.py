@@ -74,6 +74,22 @@ def test_law_11_one_device_equals_two_processes_of_two_devices(folder, architect
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lion", "muon", "adafactor"])
+def test_law_11_holds_for_every_optimizer_and_for_averaged_parameters(folder, name):
+    changes = {"optimizer__name": name, "optimizer__learning_rate": 1e-3, "training__ema": 0.9}
+    if name == "adafactor":
+        changes["optimizer__factored_size"] = 16
+    codes, outputs = launch(folder, f"{name}-one", "decoder", 1, 1, **changes)
+    assert codes == [0], outputs[0]
+    codes, outputs = launch(folder, f"{name}-four", "decoder", 2, 2, mesh__fsdp=2, **changes)
+    assert codes == [0, 0], "\n".join(outputs)
+    for ours, theirs in zip(*(shrink.metrics(folder / f"{name}-{n}") for n in ("four", "one")),
+                            strict=True):  # fmt: skip
+        assert (ours["split"], ours["step"]) == (theirs["split"], theirs["step"])
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
+
+
 def test_processes_with_different_configs_fail_within_seconds(folder):
     """The second process of two gets another seed by its environment's stand-in: a second command."""
     with socket.socket() as probe:

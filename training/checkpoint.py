@@ -1,13 +1,11 @@
 """Orbax checkpoints of a run: what is kept, how a save is checked, how a broken one is stepped over.
 
-Used by the loop (save) and by the entry points (restore). Items `params`, `optimizer` and `state` lie
-apart, so that finetuning reads no moments.
+Used by the loop (save) and by the entry points (restore). Items `params`, `average` (of runs that keep
+one), `optimizer` and `state` lie apart, so that finetuning reads no moments.
 """
 
 import dataclasses
 import logging
-import pathlib
-import shutil
 
 import jax
 import numpy as np
@@ -16,7 +14,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from training import mesh as meshes
-from training import rules
+from training import paths, rules
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
@@ -67,7 +65,7 @@ class Checkpoints:
                     get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
                 )
             )
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = paths.absolute(directory)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -93,13 +91,10 @@ class Checkpoints:
             raise FloatingPointError(
                 f"update {clock['nonfinite']} was not finite; this state is not saved as good"
             )
+        trees = {item: ocp.args.PyTreeSave(getattr(state, item)) for item in items(state)}
         saved = self._manager.save(
             step,
-            args=ocp.args.Composite(
-                params=ocp.args.PyTreeSave(state.params),
-                optimizer=ocp.args.PyTreeSave(state.optimizer),
-                state=ocp.args.JsonSave(clock),
-            ),
+            args=ocp.args.Composite(**trees, state=ocp.args.JsonSave(clock)),
             metrics=metrics,
         )
         if not saved:
@@ -123,7 +118,7 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in reversed(steps):
-            shapes, problem = self._attempt(self._shapes, step)
+            shapes, problem = self._attempt(self._shapes, step, items(target))
             if not meshes.any_process(problem):
                 for item, found in shapes.items():
                     wanted = getattr(target, item)
@@ -140,7 +135,7 @@ class Checkpoints:
         return None
 
     def restore_params(self, step, target):
-        """Parameters of one step of this run, for the best one after training."""
+        """Parameters that were evaluated at one step of this run, for the best one after training."""
         return read_params(self.directory, step, target)
 
     def best_step(self):
@@ -174,9 +169,9 @@ class Checkpoints:
                 raise
             return None, error
 
-    def _shapes(self, step):
+    def _shapes(self, step, names):
         folder = self.directory / str(step)
-        return {item: _metadata(folder / item) for item in ("params", "optimizer")}
+        return {item: _metadata(folder / item) for item in names}
 
     def _read(self, step, target):
         folder = self.directory / str(step)
@@ -187,20 +182,24 @@ class Checkpoints:
         return target.replace(
             step=jax.device_put(np.int32(clock["step"]), whole),
             nonfinite=jax.device_put(np.int32(clock["nonfinite"]), whole),
-            params=_read_tree(folder / "params", target.params),
-            optimizer=_read_tree(folder / "optimizer", target.optimizer),
+            **{item: _read_tree(folder / item, getattr(target, item)) for item in items(target)},
         )
 
     def _set_aside(self, step, problem):
         broken = self.directory / f"{step}.broken"
         if meshes.main_process():
-            shutil.rmtree(broken, ignore_errors=True)
+            epath.Path(broken).rmtree(missing_ok=True)
             (self.directory / str(step)).rename(broken)
         words = " ".join(str(problem).split())[:200]
         log.warning(f"checkpoint {step} cannot be restored ({words}); renamed {broken.name}, "
                     f"the one before it is used")  # fmt: skip
         meshes.any_process(False)  # nobody lists the directory before it is renamed
         self._manager.reload()
+
+
+def items(state):
+    """Names of the trees that a checkpoint of `state` holds: `average` is there if it is kept."""
+    return ("params", "optimizer", "average")[: 3 if state.average else 2]
 
 
 def locate(run, step=""):
@@ -211,14 +210,19 @@ def locate(run, step=""):
     path, at = str(run), ""
     if path.rpartition("@")[2].isdigit():
         path, _, at = path.rpartition("@")
-    folder = pathlib.Path(path)
+    folder = paths.of(path)
     found = folder / "checkpoints"
     if not found.is_dir():
         raise ConfigError(
             f"{path!r} is not a run directory (no checkpoints/ in it); expected the --workdir of a "
             f"train.py run, such as runs/enc or runs/enc@2000"
         )
-    steps = sorted(int(p.name) for p in found.iterdir() if p.name.isdigit())
+    # In a bucket an unfinished save lies under its final name.
+    steps = sorted(
+        int(p.name)
+        for p in found.iterdir()
+        if p.name.isdigit() and ocp.utils.is_checkpoint_finalized(epath.Path(p))
+    )
     at = str(step) or at
     if not steps or (at and (not at.isdigit() or int(at) not in steps)):
         raise ConfigError(f"{path!r} has no checkpoint {at or 'at all'}; it has {steps or 'none'}")
@@ -229,18 +233,40 @@ def params_metadata(run, step):
     """{path: ShapeDtypeStruct} of the parameters in checkpoint `step`, without reading an array.
 
     Raises ConfigError naming the folder when it is torn."""
-    return _flat(_or_say(_metadata, pathlib.Path(run) / "checkpoints" / str(step) / "params"))
+    return _flat(_or_say(_metadata, paths.of(run) / "checkpoints" / str(step) / "params"))
 
 
-def read_params(checkpoints, step, target):
-    """Reads the subtree `target` (ShapeDtypeStructs with shardings) of a checkpoint's parameters."""
-    folder = pathlib.Path(checkpoints) / str(step) / "params"
-    return _or_say(_read_tree, folder, target, True)
+def averaged_paths(run, step):
+    """Paths of the parameters that checkpoint `step` keeps an average of, as a frozenset."""
+    return _averages(paths.of(run) / "checkpoints" / str(step))
+
+
+def _averages(folder):
+    kept = (folder / "average").exists()
+    return frozenset(_flat(_or_say(_metadata, folder / "average")) if kept else ())
+
+
+def read_params(checkpoints, step, target, weights="average"):
+    """Reads the subtree `target` (ShapeDtypeStructs with shardings) of a checkpoint's parameters.
+
+    weights: 'average' reads the averaged ones where the run kept them, 'raw' those of the step."""
+    folder = paths.of(checkpoints) / str(step)
+    parts = rules.split(target, _averages(folder) if weights == "average" else ())
+    return rules.merge(*(
+        _or_say(_read_tree, folder / item, part, True) if part else {}
+        for item, part in zip(("params", "average"), parts, strict=True)
+    ))  # fmt: skip
+
+
+def write_params(run, step, params):
+    """Writes checkpoint `step` of `run` with parameters alone, for what was not trained here."""
+    with ocp.CheckpointManager(paths.absolute(paths.of(run) / "checkpoints")) as manager:
+        manager.save(step, args=ocp.args.Composite(params=ocp.args.PyTreeSave(params)))
 
 
 def _or_say(read, folder, *arguments):
     try:
-        return read(folder.absolute(), *arguments)
+        return read(paths.absolute(folder), *arguments)
     except Exception as error:
         if not torn(error):
             raise

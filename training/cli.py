@@ -18,26 +18,37 @@ from training import logs, preemption
 from training.config import ConfigError
 
 
-def arguments(argv, description, extra=()):
+def arguments(argv, description, extra=(), config="required", examples=""):
     """(namespace, ConfigDict with the overrides applied) from a command line.
 
     Args:
       argv: sys.argv[1:].
       description: first line of --help.
       extra: (flag, keyword arguments of argparse) of further flags.
+      config: 'required' or 'optional'; without --config the second value is None.
+      examples: lines for the end of --help, printed as they stand.
 
     Raises:
       ConfigError: a flag that does not exist (names the nearest), a missing --config, a bad file.
     """
-    parser = _Parser(description=description, allow_abbrev=False,
-                     epilog="Any leaf of the config: --config.section.key=value")  # fmt: skip
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file")
+    leaves = "any leaf of the config: --config.section.key=value"
+    parser = Parser(description=description, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                     epilog=f"{leaves}\n\n{examples}".rstrip())  # fmt: skip
+    required = config == "required"
+    parser.add_argument("--config", required=required, metavar="FILE[:ARG]", help="config file")
     parser.add_argument("--debug", action="store_true", help="traceback instead of one line")
     parser.add_argument("--print_config", action="store_true", help="print every leaf and exit")
     for flag, keywords in extra:
         parser.add_argument(flag, **keywords)
     overrides, rest = _overrides(argv)
     given = parser.parse_args(rest)
+    if given.config is None:
+        if overrides:
+            raise ConfigError(
+                f"--config.{overrides[0][0]} changes a config; give --config=FILE too"
+            )
+        return given, None
     return given, configs.override(configs.load_file(given.config), overrides)
 
 
@@ -145,7 +156,9 @@ def _overrides(argv):
     return overrides, rest
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are ConfigErrors of one line; for programs around runs."""
+
     def error(self, message):
         flags = [s for action in self._actions for s in action.option_strings]
         wrong = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]

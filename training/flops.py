@@ -34,23 +34,44 @@ def count(params):
     return {"total": total, "embedding": tables, "non_embedding": total - tables, "trunk": trunk}
 
 
-def per_row(config, params, batch, scored):
-    """Model FLOPs of one training update per row of the batch.
+def per_row(objective, config, params, batch):
+    """Model FLOPs of one training update per row, of all networks that the objective trains.
+
+    Args:
+      objective: an objective or a task, which says what its networks are.
+      config: ModelConfig of the network that is kept.
+      params: parameter tree (shapes suffice).
+      batch: abstract Batch (leaves with shapes [B, ...]).
+    """
+    return sum(
+        of_network(network, part, batch, heads)
+        for network, part, heads in objective.networks(config, params, batch)
+    )
+
+
+def of_network(config, params, batch, heads):
+    """Model FLOPs of one update of one network per row.
 
     Args:
       config: ModelConfig.
       params: parameter tree (shapes suffice).
       batch: abstract Batch (leaves with shapes [B, ...]).
-      scored: ids that every target is scored against with the tied table (0 = none).
+      heads: {head: positions of a row that it reads}; `lm` scores with the tied table too.
     """
     read = batch.inputs.tokens.shape[1]
+    if config.architecture == "embeddings":  # a product for each pair, and with each noise word
+        return 3 * 2 * config.width * (batch.targets.shape[1] + read * batch.noise.shape[1])
     written = batch.decoder.tokens.shape[1] if batch.decoder is not None else read
     kernels = {path: leaf for path, leaf in rules.paths(params).items() if path.endswith("/kernel")}
     width = config.width if not config.head_size else config.heads * config.head_size
     products = 0
     for path, leaf in kernels.items():
         if path.startswith("heads/"):
-            length = batch.targets.shape[1]
+            length = heads[path.split("/")[1]]
+        elif path.startswith("projection/"):  # of embeddings, in front of both stacks
+            length = read if batch.decoder is None else read + written
+        elif config.shared_stacks and path.startswith("encoder/"):
+            length = read + written
         elif path.startswith("encoder/") or batch.decoder is None:
             length = read
         else:
@@ -68,5 +89,6 @@ def per_row(config, params, batch, scored):
     else:
         causal = 2 if batch.inputs.visibility == "causal" else 1
         scores = config.layers * read**2 / causal
-    head = batch.targets.shape[1] * scored * config.width
+    scored = config.vocab_size if config.tied_embeddings else 0  # untied, it is a kernel above
+    head = heads.get("lm", 0) * scored * config.size_of_embedding
     return 3 * (2 * products + 2 * head + 4 * scores * width)

@@ -4,18 +4,14 @@ metrics.jsonl has each update and each evaluation once, whatever interrupted the
 lies beyond the restored step is cut off before anything is appended.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
-import os
-import pathlib
 import sys
 import time
 
+from training import journal, paths
 from training import mesh as meshes
-from training.config import ConfigError
 
 log = logging.getLogger("triptych")
 
@@ -64,37 +60,29 @@ class Metrics:
     """
 
     def __init__(self, folder, tensorboard):
-        self.path = pathlib.Path(folder) / "metrics.jsonl"
-        self._lock = self._file = self._events = None
-        if not meshes.main_process():
-            return
-        self._folder, self._tensorboard = folder, tensorboard
-        self._lock = (pathlib.Path(folder) / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ConfigError(
-                f"another program is at work in {str(folder)!r}; wait for it, or choose another --workdir"
-            ) from None
+        self._journal = self._events = None
+        self._folder, self._tensorboard, self._begun = folder, tensorboard, False
+        if meshes.main_process():
+            self._journal = journal.open_journal(folder)
 
     def begin(self, step):
         """Goes on after `step`, -1 for a fresh run; lines of later steps are removed."""
-        if self._lock is None:
+        if self._journal is None:
             return
-        if self.path.exists():
-            _cut(self.path, step)
-        self._file = self.path.open("a", encoding="utf-8")
-        if self._tensorboard:
+        self._journal.begin(step)
+        self._begun = True
+        if self._tensorboard and paths.remote(self._folder):
+            log.info("no TensorBoard events in a bucket: metrics.jsonl has the same numbers")
+        elif self._tensorboard:
             from tensorboardX import SummaryWriter  # a second to import: only where asked for
 
             self._events = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def write(self, step, split, values):
         """Appends one line {'step', 'split', **values}; flushed by `flush`."""
-        if self._file is None:
+        if not self._begun:
             return
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._journal.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         if self._events is not None:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
@@ -102,9 +90,8 @@ class Metrics:
 
     def flush(self):
         """On disk before a checkpoint says that these steps are done."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        if self._begun:
+            self._journal.flush()
         if self._events is not None:
             self._events.flush()
 
@@ -116,39 +103,22 @@ class Metrics:
 
     def close(self):
         """Flushes and closes."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk was reported when the write failed
-                self._file.close()
         if self._events is not None:
             self._events.close()
-        if self._lock is not None:
-            self._lock.close()
-
-
-def _cut(path, step):
-    """Keeps the lines of steps up to `step`; a torn last line goes too."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            break
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+        if self._journal is not None:
+            self._journal.close()
 
 
 def read(run, split):
     """Lines of one split of a run's metrics.jsonl, as dicts in order."""
-    path = pathlib.Path(run) / "metrics.jsonl"
+    path = paths.of(run) / "metrics.jsonl"
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line["split"] == split]
 
 
 def last(run, split):
     """The values of the last line of a split, {} if there is none; for a run that is finished."""
-    lines = read(run, split) if (pathlib.Path(run) / "metrics.jsonl").exists() else []
+    lines = read(run, split) if (paths.of(run) / "metrics.jsonl").exists() else []
     return {k: v for k, v in lines[-1].items() if k not in ("step", "split")} if lines else {}
 
 

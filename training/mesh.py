@@ -25,8 +25,8 @@ LETTERS = {"B": ("data", "fsdp"), "H": "tensor", "F": "tensor", "V": "tensor"}
 # Parameter path -> mesh axes of the LAST dimensions. A dimension that an axis does not divide stays
 # whole (said in the table that the log prints).
 PARAMETERS = (
-    (r".*embed/tokens/embedding", ("tensor", "fsdp")),
-    (r".*(query|key|value|in|gate)/kernel", ("fsdp", "tensor")),
+    (r".*(embed/tokens|heads/context)/embedding", ("tensor", "fsdp")),
+    (r".*(query|key|value|in|gate|projection)/kernel", ("fsdp", "tensor")),
     (r".*(out)/kernel", ("tensor", "fsdp")),
     (r".*", ()),
 )
@@ -93,7 +93,7 @@ def parameter_shardings(mesh, params, table=PARAMETERS):
     that stacking layers in front changes nothing.
     """
     flat = rules.paths(params)
-    specs = rules.resolve(table, flat, "the table of parameter shardings")
+    specs = rules.resolve(table, flat, "the table of parameter shardings", spare=True)
 
     def sharding(path, leaf):
         spec = (None,) * (leaf.ndim - len(specs[path])) + tuple(specs[path])[-leaf.ndim or None :]
@@ -106,19 +106,27 @@ def parameter_shardings(mesh, params, table=PARAMETERS):
     return rules.merge({path: sharding(path, leaf) for path, leaf in flat.items()}, {})
 
 
-def like_parameters(mesh, tree, params_shardings):
+def like_parameters(mesh, tree, params, params_shardings):
     """Shardings for an optimizer state: moments as their parameter, all else replicated.
 
-    A leaf of the state belongs to the parameter whose path its own path ends with.
+    A leaf of the state belongs to the parameter whose path its own path ends with. A factored moment
+    has the parameter's shape without one axis, and its sharding without that axis.
     """
-    by_path = {tuple(path.split("/")): s for path, s in rules.paths(params_shardings).items()}
+    shapes = {path: leaf.shape for path, leaf in rules.paths(params).items()}
+    by_path = {
+        tuple(path.split("/")): (shapes[path], s.spec)
+        for path, s in rules.paths(params_shardings).items()
+    }
 
     def sharding(keypath, leaf):
         names = tuple(rules.key_name(key) for key in keypath)
         for start in range(len(names)):
-            found = by_path.get(names[start:])
-            if found is not None and leaf.ndim == len(found.spec):
-                return found
+            shape, spec = by_path.get(names[start:], ((), ()))
+            if shape and leaf.shape == shape:
+                return NamedSharding(mesh, PartitionSpec(*spec))
+            for axis in range(len(shape)):
+                if leaf.shape == (*shape[:axis], *shape[axis + 1 :]):
+                    return NamedSharding(mesh, PartitionSpec(*spec[:axis], *spec[axis + 1 :]))
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(sharding, tree)

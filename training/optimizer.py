@@ -1,7 +1,7 @@
-"""Optimizers and schedules by name, all of Optax; ordered rules say what decays and how fast.
+"""From an optimizer's config to what a step needs: the rate of every update, and one transformation.
 
-The learning rate is an argument of the step, so that runs of different rates, seeds and lengths
-share one compiled program.
+Algorithms (training/algorithms.py) meet schedules and ordered rules here. The learning rate is an argument
+of the step, so that runs of different rates, seeds and lengths share one compiled program.
 """
 
 import collections
@@ -17,40 +17,14 @@ from flax import traverse_util
 from training import rules
 from training.config import ConfigError
 
-SCHEDULES = ("cosine", "linear", "rsqrt", "wsd", "constant")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) with the schedules of the pretraining literature."""
-
-    name: str = dataclasses.field(default="adamw", metadata={"choices": ("adamw",)})
-    learning_rate: float = dataclasses.field(default=1e-3, metadata={"min": 0.0, "help": "peak"})
-    schedule: str = dataclasses.field(default="cosine", metadata={"choices": SCHEDULES})
-    warmup: str = dataclasses.field(default="6 %", metadata={"help": "duration of linear warmup"})
-    decay: str = dataclasses.field(
-        default="10 %", metadata={"help": "final decay of wsd (duration)"}
-    )
-    final_ratio: float = dataclasses.field(default=0.1, metadata={"min": 0.0, "max": 1.0})
-    beta1: float = dataclasses.field(default=0.9, metadata={"min": 0.0, "max": 1.0})
-    beta2: float = dataclasses.field(default=0.98, metadata={"min": 0.0, "max": 1.0})
-    epsilon: float = dataclasses.field(default=1e-8, metadata={"min": 0.0})
-    weight_decay: float = dataclasses.field(default=0.01, metadata={"min": 0.0})
-    clip_norm: float = dataclasses.field(default=1.0, metadata={"min": 0.0, "help": "0 = none"})
-    decay_rules: tuple = dataclasses.field(
-        default=((r".*/(kernel|embedding)", 1.0), (r".*", 0.0)),
-        metadata={"help": "(regex, factor of weight_decay), first match wins"},
-    )
-    rate_rules: tuple = dataclasses.field(
-        default=((r".*", 1.0),), metadata={"help": "(regex, factor of learning_rate)"}
-    )
-
 
 def schedule(config, clock):
     """Learning rate of every update: float32[total], entry s belongs to the update s -> s + 1.
 
     cosine and linear fall to `final_ratio` of the peak; rsqrt is peak * sqrt(warmup / step) (Vaswani
-    et al. 2017, eq. 3, scaled to its peak); wsd holds, then decays linearly (Hu et al. 2024, 2404.06395).
+    et al. 2017, eq. 3, scaled to its peak); relative_step is min(peak, 1 / sqrt(update)), Adafactor's and
+    T5's (Shazeer & Stern 2018, algorithm 6; Raffel et al. 2020, section 3.1.2); wsd holds, then decays
+    linearly (Hu et al. 2024, 2404.06395).
     """
     total = clock.total
     warmup = clock.steps(config.warmup, "optimizer.warmup")
@@ -67,6 +41,8 @@ def schedule(config, clock):
     elif config.schedule == "rsqrt":
         shift = max(1, warmup)
         body = lambda step: peak * jnp.sqrt(shift / (step + shift))  # noqa: E731
+    elif config.schedule == "relative_step":
+        body = lambda step: jnp.minimum(peak, 1 / jnp.sqrt(step + warmup + 1))  # noqa: E731
     elif config.schedule == "wsd":
         decay = min(after, clock.steps(config.decay, "optimizer.decay"))
         body = optax.join_schedules(
@@ -94,7 +70,7 @@ def build(config, params):
     decay = rules.resolve(config.decay_rules, flat, "config.optimizer.decay_rules")
     rate = rules.resolve(config.rate_rules, flat, "config.optimizer.rate_rules")
     chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    chain.append(optax.scale_by_adam(config.beta1, config.beta2, config.epsilon))
+    chain.append(config.direction(params))
     if config.weight_decay and any(decay.values()):
         chain.append(_add_scaled(config.weight_decay, _tree(decay)))
     if any(factor != 1.0 for factor in rate.values()):
@@ -103,7 +79,7 @@ def build(config, params):
 
 
 def table(config, params, frozen):
-    """What the rules came to, for the log and the manifest: lines `path  shape  decay  rate`.
+    """What the rules came to, for the log and the manifest: `path  shape  decay  rate  optimizer`.
 
     Layers that fare alike share a line (`layer_*`); frozen leaves say so.
     """
@@ -113,10 +89,13 @@ def table(config, params, frozen):
         rules.resolve(config.decay_rules, names, "config.optimizer.decay_rules") if names else {}
     )
     rate = rules.resolve(config.rate_rules, names, "config.optimizer.rate_rules") if names else {}
+    method = config.methods(names) if names else {}
     lines = collections.Counter()
     for path, leaf in flat.items():
         shape = "x".join(map(str, leaf.shape)) or "scalar"
-        fate = "frozen" if path in frozen else f"decay {decay[path]:g}  rate {rate[path]:g}"
+        fate = "frozen"
+        if path not in frozen:
+            fate = f"decay {decay[path]:g}  rate {rate[path]:g}  {method[path]}"
         lines[re.sub(r"layer_\d+", "layer_*", path), shape, fate] += 1
     width = max(len(path) for path, _, _ in lines)
     return [
@@ -146,7 +125,7 @@ def _scale(factors):
 
 def static(config):
     """The part of the config that a compiled step depends on; rate and schedule are arguments."""
-    plain = OptimizerConfig()
+    plain = type(config)()
     return dataclasses.replace(
         config, learning_rate=plain.learning_rate, schedule=plain.schedule, warmup=plain.warmup,
         decay=plain.decay, final_ratio=plain.final_ratio,

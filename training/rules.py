@@ -20,13 +20,14 @@ def key_name(key):
     return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
-def resolve(rules, names, what):
+def resolve(rules, names, what, spare=False):
     """{path: value} by the first rule `(regex, value)` that matches from the path's start.
 
     Args:
       rules: ordered ((regex, value), ...); a regex has to match the whole path.
       names: parameter paths.
       what: the config key, for messages.
+      spare: a rule may match nothing, in a table that serves networks of every kind.
 
     Raises:
       ConfigError: a path that no rule matches, a rule that matches no path at all, a bad regex.
@@ -47,7 +48,7 @@ def resolve(rules, names, what):
                 f"{what}: no rule matches parameter {name!r}; end with a rule for '.*'"
             )
     for index, (pattern, regex, _) in enumerate(compiled):
-        if index not in used and not any(pattern.fullmatch(name) for name in names):
+        if not spare and index not in used and not any(pattern.fullmatch(name) for name in names):
             raise ConfigError(
                 f"{what}: rule {regex!r} matches no parameter; the paths look like {next(iter(names))!r}"
             )

@@ -18,6 +18,7 @@ import jax
 
 from training import config as configs
 from training import mesh as meshes
+from training import paths
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
@@ -43,11 +44,7 @@ def open_run(workdir, config, kind):
       ConfigError: the path cannot be a directory, or holds a run whose config differs in a key that
         changes results (the difference is in the message).
     """
-    if "://" in str(workdir):
-        raise ConfigError(
-            f"--workdir={workdir!r} is a URL; expected a path, such as a mounted network folder"
-        )
-    folder = pathlib.Path(workdir)
+    folder = paths.of(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -82,7 +79,7 @@ def read_config(run, missing_ok=False):
     """{'kind': ..., 'config': nested dicts} of a run directory.
 
     Raises ConfigError when there is none or it is not readable JSON."""
-    path = pathlib.Path(run) / "config.json"
+    path = paths.of(run) / "config.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -100,7 +97,7 @@ def read_config(run, missing_ok=False):
 
 def read_manifest(folder):
     """The manifest of a run, {} where it has none yet."""
-    path = pathlib.Path(folder) / "manifest.json"
+    path = paths.of(folder) / "manifest.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
@@ -114,7 +111,7 @@ def check_unchanged(folder, **identities):
             raise ConfigError(
                 f"the {name} of {str(folder)!r} changed since it began ({str(before[name])[:40]} -> "
                 f"{str(value)[:40]}): a file, a source or Python itself is another one; bring it back, "
-                f"or choose another --workdir"
+                f"or start a run of its own"
             )
 
 
@@ -152,10 +149,8 @@ def write_manifest(folder, resolved, extra):
 
 
 def write_json(path, value):
-    """Writes JSON under a temporary name, then renames: a reader never sees half a file."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Writes JSON as a whole: a reader never sees half a file."""
+    paths.write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def _git(*arguments):

@@ -1,12 +1,15 @@
-"""What a training run consists of at a step: the clock, the parameters and the optimizer's moments.
+"""What a training run consists of at a step: the clock, the parameters, their average and the moments.
 
 Made by `create`, changed only by training/step.py, saved and restored by training/checkpoint.py.
 """
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from training import mesh as meshes
@@ -23,17 +26,19 @@ class TrainState:
         gradient was not finite; -1 while there is none.
       params: nested dict of float32 arrays, frozen leaves included.
       optimizer: optax state of the trainable subtree.
+      average: exponential moving average of the trainable parameters (see `advanced`), {} without one.
     """
 
     step: jax.Array
     nonfinite: jax.Array
     params: dict
     optimizer: tuple
+    average: dict = struct.field(default_factory=dict)
 
 
-def abstract(params, tx, frozen):
-    """Shapes of the state around abstract `params`; nothing is allocated."""
-    return jax.eval_shape(functools.partial(_make, tx, frozen), params)
+def abstract(params, tx, frozen, ema=0.0):
+    """Shapes of the state around abstract `params`; nothing is allocated. ema: as `advanced`."""
+    return jax.eval_shape(functools.partial(_make, tx, frozen, averages=bool(ema)), params)
 
 
 def target(state, placement):
@@ -49,49 +54,85 @@ def shardings(mesh, state):
     """Where each leaf of a (possibly abstract) state lives."""
     params = meshes.parameter_shardings(mesh, state.params)
     whole = meshes.replicated(mesh)
+    places = rules.paths(params)
     return TrainState(
         step=whole,
         nonfinite=whole,
         params=params,
-        optimizer=meshes.like_parameters(mesh, state.optimizer, params),
+        optimizer=meshes.like_parameters(mesh, state.optimizer, state.params, params),
+        average=rules.merge({path: places[path] for path in rules.paths(state.average)}, {}),
     )
 
 
 def create(params, tx, frozen, placement):
     """A fresh state around `params`, placed by `placement` (from `shardings`)."""
-    fresh = _make(tx, frozen, jax.device_put(params, placement.params))
+    params = jax.device_put(params, placement.params)
+    fresh = _make(tx, frozen, params, averages=bool(placement.average))
     return jax.device_put(fresh, placement)
 
 
-def _make(tx, frozen, params):
+def advanced(average, params, step, ema):
+    """The average after update `step` (1, 2, ...) that made the trainable `params`.
+
+    With decay `ema` the average of update t weighs the parameters of update s by ema^(t - s),
+    normalised: average += (params - average) * (1 - ema) / (1 - ema^t). That is the moving average from
+    zero with Adam's correction for its start (Kingma & Ba 2015, section 3), kept corrected, so that
+    whoever reads it needs neither ema nor t. The initial parameters have no weight after update 1.
+    """
+    log = math.log(ema)
+    weight = jnp.expm1(log) / jnp.expm1(jnp.asarray(step, jnp.float32) * log)
+    return jax.tree.map(lambda a, p: a + weight * (p - a), average, params)
+
+
+def averaged(state):
+    """What evaluation, the best checkpoint and finetuning see: the average where there is one."""
+    return rules.merge(state.average, state.params)
+
+
+def at_frequencies(params, answers):
+    """`params` with each output bias (heads/lm/bias [V], of a generator too) at log(1 + count) of the
+    answers to loss 'lm' (entropy.added): the best guess before anything is read.
+
+    Then no hidden state has to carry how often each piece occurs, and none of the first updates goes
+    into writing that into the token table, which leaves tokens hard to tell apart (docs/log.md)."""
+    flat = rules.paths(params)
+    for path, bias in flat.items():
+        if re.fullmatch(r"(.*/)?heads/lm/bias", path) and "lm" in answers:
+            values = np.zeros(bias.shape, np.float32)
+            values[: len(answers["lm"][0])] = np.log1p(answers["lm"][0])
+            flat[path] = jax.device_put(values, bias.sharding)
+    return rules.merge(flat, {})
+
+
+def _make(tx, frozen, params, averages=False):
     trainable, _ = rules.split(params, frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         nonfinite=jnp.full((), -1, jnp.int32),
         params=params,
         optimizer=tx.init(trainable),
+        average=jax.tree.map(jnp.copy, trainable) if averages else {},
     )
 
 
-def initialiser(model, batch, method):
-    """`key -> params` for a linen module, shared by all callers with the same model and shapes.
+def initialiser(objective, model, batch):
+    """`key -> params` of an objective or a task, shared by all callers with the same shapes.
 
     Args:
+      objective: what has `initialise(model, key, batch) -> params`; hashable.
       model: linen module with hashable fields.
       batch: (abstract) Batch; only shapes matter.
-      method: name of the method that touches every parameter, called as (inputs, decoder).
     """
-    leaves, structure = jax.tree.flatten((batch.inputs, batch.decoder))
+    leaves, structure = jax.tree.flatten(batch)
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-    return _initialiser(model, shapes, structure, method)
+    return _initialiser(objective, model, shapes, structure)
 
 
 @functools.lru_cache(maxsize=64)
-def _initialiser(model, shapes, structure, method):
+def _initialiser(objective, model, shapes, structure):
     def init(key):
         zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
-        inputs, decoder = jax.tree.unflatten(structure, zeros)
-        return model.init(key, inputs, decoder, method=method)["params"]
+        return objective.initialise(model, key, jax.tree.unflatten(structure, zeros))
 
     return init
 

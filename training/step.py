@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from objectives.base import Objective, Setting
+from training import entropy, rules
 from training import mesh as meshes
-from training import rules
+from training import state as states
 from training.config import ConfigError
 
 STREAMS = ("init", "corruption", "evaluation", "dropout", "head")
@@ -89,11 +90,12 @@ def gradients(objective, model, trainable, frozen, batch, key, count):
     return jax.lax.scan(accumulate, zeros, (jnp.arange(count), parts))[0]
 
 
-def update(objective, model, tx, frozen, count, state, batch, key, rate):
+def update(objective, model, tx, frozen, count, state, batch, key, rate, ema=0.0):
     """(state, batch, key, rate) -> (state after one more update, sums).
 
-    A non-finite loss or gradient leaves parameters and moments as they were and records the number
-    of the update in `state.nonfinite`; the host raises when it next looks.
+    A non-finite loss or gradient leaves parameters, average and moments as they were and records the
+    number of the update in `state.nonfinite`; the host raises when it next looks. `ema` is the decay
+    of the averaged parameters, 0 for a state without them.
     """
     trainable, fixed = rules.split(state.params, frozen)
     grads, sums = gradients(objective, model, trainable, fixed, batch, key, count)
@@ -106,8 +108,13 @@ def update(objective, model, tx, frozen, count, state, batch, key, rate):
         stepped = jax.tree.map(
             lambda p, d: jnp.where(finite, p - rate * d, p), trainable, directions
         )
-        optimizer = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), optimizer, state.optimizer
+        average = state.average
+        if ema:
+            average = states.advanced(average, stepped, state.step + 1, ema)
+        optimizer, average = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (optimizer, average),
+            (state.optimizer, state.average),
         )
     first = jnp.where(state.nonfinite < 0, state.step + 1, state.nonfinite)
     sums = dict(sums, gradient_norm=(jnp.sqrt(squares), jnp.ones(())))
@@ -116,6 +123,7 @@ def update(objective, model, tx, frozen, count, state, batch, key, rate):
         nonfinite=jnp.where(finite, state.nonfinite, first),
         params=rules.merge(stepped, fixed),
         optimizer=optimizer,
+        average=average,
     ), sums
 
 
@@ -127,7 +135,7 @@ class Corruption:
     setting: Setting
 
     def __call__(self, keys, rows):
-        return jax.vmap(functools.partial(self.objective.corrupt, self.setting))(keys, rows)
+        return self.objective.corrupt_batch(self.setting, keys, rows)
 
 
 def as_given(keys, batch):
@@ -136,8 +144,30 @@ def as_given(keys, batch):
 
 
 @functools.lru_cache(maxsize=64)
+def compiled_batch(make_batch):
+    """Jitted `(source, numbers, root) -> Batch`: what `compiled_update` makes of its rows, alone."""
+    return jax.jit(lambda source, numbers, root: make_batch(row_keys(root, numbers), source))
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_tally(objective, model, make_batch, mesh, placement):
+    """Jitted `(params, source, numbers, root) -> entropy.tally` of a batch, `placement` being that of
+    the parameters; drops what it need not
+    compute, which is all of the model unless its guesses are part of the question."""
+    classes = make_batch.setting.vocabulary.size
+
+    def tally(params, source, numbers, root):
+        batch = make_batch(row_keys(root, numbers), source)
+        return entropy.tally(objective, model, params, batch, None, classes)
+
+    whole, split = meshes.replicated(mesh), meshes.rows(mesh)
+    return jax.jit(tally, in_shardings=(placement.tree, split, split, whole),
+                   out_shardings=whole)  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
 def compiled_update(
-    objective, model, make_batch, tx_config, build_tx, frozen, count, mesh, placement
+    objective, model, make_batch, tx_config, build_tx, frozen, count, mesh, placement, ema=0.0
 ):
     """Jitted `(state, source, numbers, roots, rate) -> (state, sums)`; one per distinct setting.
 
@@ -153,7 +183,7 @@ def compiled_update(
         key = jax.random.fold_in(dropout, state.step)
         trainable, _ = rules.split(state.params, frozen)
         tx = build_tx(tx_config, trainable)
-        return update(objective, model, tx, frozen, count, state, batch, key, rate)
+        return update(objective, model, tx, frozen, count, state, batch, key, rate, ema)
 
     whole, split = meshes.replicated(mesh), meshes.rows(mesh)
     return jax.jit(

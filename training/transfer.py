@@ -8,11 +8,13 @@ import dataclasses
 import re
 
 import jax
+import numpy as np
 
 from training import checkpoint, rules
 from training.config import ConfigError
 
 ARMS = ("all", "embeddings", "none")
+WEIGHTS = ("average", "raw")
 EMBEDDINGS = r"embed/tokens/embedding"
 
 
@@ -24,8 +26,42 @@ class RestoreConfig:
         default=(r"heads/classification/.*",), metadata={"help": "not in the checkpoint, made new"}
     )
     drop: tuple = dataclasses.field(
-        default=(r"heads/lm/.*",), metadata={"help": "in the checkpoint, not wanted"}
+        default=(r"heads/.*", r"generator/.*"), metadata={"help": "in the checkpoint, not wanted"}
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class InheritedConfig:
+    """What may differ from the pretrained network; anything else would not fit its parameters."""
+
+    dropout: float = dataclasses.field(
+        default=-1.0, metadata={"min": -1.0, "max": 0.99, "help": "-1: inherit"}
+    )
+    attention_dropout: float = dataclasses.field(
+        default=-1.0, metadata={"min": -1.0, "max": 0.99, "help": "-1: inherit"}
+    )
+    dtype: str = dataclasses.field(
+        default="", metadata={"choices": ("", "float32", "bfloat16"), "help": "'': inherit"}
+    )
+
+    def apply(self, pretrained):
+        """(ModelConfig, lines that say of each hyperparameter where it comes from)."""
+        changes = {
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "dtype": self.dtype,
+        }
+        changes = {name: value for name, value in changes.items() if value not in ("", -1.0)}
+        model = dataclasses.replace(pretrained, **changes)
+        return model, [
+            f"  {field.name:<22} {getattr(model, field.name)!s:<16} "
+            + (
+                f"overridden (was {getattr(pretrained, field.name)})"
+                if field.name in changes
+                else "inherited"
+            )
+            for field in dataclasses.fields(model)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +89,30 @@ class Report:
             f"fresh {len(self.fresh)} tensors ({size(self.fresh):,} parameters): {_few(self.fresh)}",
             f"dropped {len(self.dropped)} tensors: {_few(self.dropped)}",
         ]
+
+
+def around(network, size, transfer, source):
+    """The ModelConfig `network` with tables of `size` entries, those of the word vectors of `source`;
+    a projection leads to its width where that differs.
+
+    Raises ConfigError for an arm that vectors do not have, a network without states, another size.
+    """
+    if transfer == "all":
+        raise ConfigError(
+            f"config.transfer='all' with init_from={source!r}: word vectors have a table and nothing "
+            f"above it; expected embeddings or none"
+        )
+    if network.architecture == "embeddings":
+        raise ConfigError(
+            "config.network.architecture='embeddings' has no hidden states to finetune; expected "
+            "encoder, decoder or encoder_decoder"
+        )
+    if network.embedding_size not in (0, size):
+        raise ConfigError(
+            f"config.network.embedding_size={network.embedding_size}, but the vectors of {source!r} "
+            f"have {size} entries; set it to 0"
+        )
+    return dataclasses.replace(network, embedding_size=size if size != network.width else 0)
 
 
 def plan(target, source, transfer, new=(), drop=(), what="init_from"):
@@ -103,8 +163,10 @@ def plan(target, source, transfer, new=(), drop=(), what="init_from"):
     return Report(tuple(loaded), tuple(fresh), tuple(sorted(source.keys() - set(loaded))))
 
 
-def load(run, step, report, params, shardings):
-    """Parameters with the `loaded` ones of the report read from checkpoint `step` of `run`."""
+def load(run, step, report, params, shardings, weights="average"):
+    """Parameters with the `loaded` ones of the report read from checkpoint `step` of `run`.
+
+    weights: one of WEIGHTS; 'average' is the raw ones where the run kept no average."""
     if not report.loaded:
         return params
     flat, places = rules.paths(params), rules.paths(shardings)
@@ -113,8 +175,45 @@ def load(run, step, report, params, shardings):
         for path in report.loaded
     }
     nested = rules.merge(target, {})
-    read = checkpoint.read_params(f"{run}/checkpoints", step, nested)
+    read = checkpoint.read_params(f"{run}/checkpoints", step, nested, weights)
     return rules.merge(read, params)
+
+
+def origin(run, step, weights):
+    """For the log: which parameters of a checkpoint `load` reads."""
+    kept = len(checkpoint.averaged_paths(run, step))
+    if not kept:
+        return f"parameters of {run} at step {step} (it keeps no average)"
+    if weights == "raw":
+        return f"raw parameters of {run} at step {step}, not their average"
+    return f"averaged parameters of {run} at step {step} ({kept} tensors)"
+
+
+def table_of(run, step):
+    """The token table float32[V, E] of a run's checkpoint, on the host; V may be padded."""
+    found = checkpoint.params_metadata(run, step)
+    if EMBEDDINGS not in found:
+        raise ConfigError(f"{run} has no {EMBEDDINGS}; expected a run of train.py or finetune.py")
+    leaf = found[EMBEDDINGS]
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    read = checkpoint.read_params(f"{run}/checkpoints", step, rules.merge({EMBEDDINGS: wanted}, {}))
+    return np.asarray(rules.paths(read)[EMBEDDINGS])
+
+
+def set_rows(params, shardings, ids, rows):
+    """Parameters whose token table has the vectors rows[n, E] at ids[n], and is what it was elsewhere.
+
+    Raises ConfigError where the vectors are of another size than the table's."""
+    flat, places = rules.paths(params), rules.paths(shardings)
+    size = flat[EMBEDDINGS].shape[-1]
+    if rows.shape[-1] != size:
+        raise ConfigError(
+            f"the vectors have {rows.shape[-1]} entries, the network's table {size}; set "
+            f"config.network.embedding_size={rows.shape[-1]}, or 0"
+        )
+    put = jax.jit(lambda table, i, x: table.at[i].set(x), out_shardings=places[EMBEDDINGS])
+    return rules.merge({EMBEDDINGS: put(flat[EMBEDDINGS], ids, rows)}, params)
 
 
 def _few(paths, limit=4):

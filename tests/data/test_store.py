@@ -11,7 +11,7 @@ from corpora import documents, prepared, write
 
 from data import writer
 from data.framing import Frame
-from data.store import Store, unigram_entropy
+from data.store import Store
 
 ENCODER, DECODER = Frame((2,), (3,), 3), Frame((), (4,), 3)
 
@@ -166,8 +166,3 @@ def test_a_store_that_is_unfinished_damaged_or_of_another_tokenizer_is_refused(m
     (old / "store.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         Store.open(old)
-
-
-def test_unigram_entropy_is_that_of_the_counts():
-    assert unigram_entropy(np.array([5, 0, 5])) == pytest.approx(np.log(2))
-    assert unigram_entropy(np.array([0, 7])) == 0

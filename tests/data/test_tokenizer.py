@@ -31,6 +31,27 @@ def test_the_special_tokens_come_first_in_their_order(tokenizer):
     assert [tokenizer.piece(i) for i in range(113)] == list(SPECIALS)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pieces_of_a_word_are_told_from_those_that_begin_one(kind):
+    """Whole words are those of BERT, whatever the kind: runs of letters and digits."""
+    text = "unbelievable models (stop), it's\n snake_case x2  two"
+    tokenizer = train([text] + documents(50), kind=kind, vocab_size=420, min_frequency=1)
+    joins = tokenizer.special_ids()["joins"]
+    assert len(joins) == tokenizer.size and set(joins) <= {0, 1, 2, 3}
+    words, before = [], 0
+    for piece in tokenizer.encode(text + " twostopunbelievable").tolist():
+        if before >= 2 and joins[piece] % 2:
+            words[-1].append(piece)
+        else:
+            words.append([piece])
+        before = joins[piece]
+    assert max(map(len, words)) > 1
+    spelled = " ".join(tokenizer.decode(word) for word in words)
+    # Byte-level BPE keeps a contraction together where GPT-2 does.
+    apart = "unbelievable models ( stop ) , it ' s snake _ case x2 two twostopunbelievable"
+    assert " ".join(spelled.replace("'s", "' s").split()) == apart
+
+
 def test_text_never_becomes_a_special_id(tokenizer):
     texts = [
         *SPECIALS,

@@ -13,11 +13,21 @@ SIZE = {"layers": 2, "width": 32, "heads": 4, "mlp_size": 48, "vocab_size": 100,
 KINDS = {
     "learned": {"positions": "learned", "norm_position": "post", "embedding_norm": True},
     "sinusoidal": {"positions": "sinusoidal"},
-    "rotary": {"positions": "rotary", "norm": "rmsnorm", "gated": True, "kv_heads": 2},
+    "rotary": {
+        "positions": "rotary",
+        "norm": "rmsnorm",
+        "gated": True,
+        "kv_heads": 2,
+        "qk_norm": True,
+    },
     "relative": {"positions": "relative", "attention_scale": False, "biases": False},
     "none": {"positions": "none", "window": 3},
+    "factorised": {"embedding_size": 8, "embedding_norm": True},
 }
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
+SHARED = {"positions": "relative", "shared_stacks": True, "qk_norm": True}
+PACKED = [(a, a + "-" + k, KINDS[k]) for a in ARCHITECTURES for k in KINDS]
+PACKED.append(("encoder_decoder", "encoder_decoder-shared", SHARED))
 RANDOM = np.random.default_rng(0)
 ROW = RANDOM.integers(0, 100, 12).astype(np.int32)
 LENGTHS = (5, 4)  # two documents, then three positions of padding
@@ -54,10 +64,11 @@ def row(spans, architecture, length=None, visibility=None, tokens=ROW):
     return models.sequence_of(pieces[None], segments[None], visibility, prefix)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_law_3_packed_logits_equal_those_of_each_alone(architecture, kind):
-    logits = network(architecture, **KINDS[kind])
+@pytest.mark.parametrize(
+    ("architecture", "fields"), [pytest.param(a, f, id=i) for a, i, f in PACKED]
+)
+def test_law_3_packed_logits_equal_those_of_each_alone(architecture, fields):
+    logits = network(architecture, **fields)
     both = architecture == "encoder_decoder"
     spans, replies = [(0, 5), (5, 4)], [(6, 2), (8, 3)]
     # Alone, documents are padded to the row's length as well: one compilation.
@@ -91,8 +102,9 @@ def test_law_8_a_token_never_changes_logits_before_it(kind):
         assert np.abs(after[0, j] - before[0, j]).max() > 1e-3
 
 
-def test_law_8_an_encoder_decoder_is_causal_in_what_it_writes():
-    logits = network("encoder_decoder", **KINDS["relative"])
+@pytest.mark.parametrize("fields", [KINDS["relative"], SHARED], ids=["separate", "shared"])
+def test_law_8_an_encoder_decoder_is_causal_in_what_it_writes(fields):
+    logits = network("encoder_decoder", **fields)
     source = row([(0, 12)], "encoder")
     before = logits(source, row([(2, 8)], "decoder"))
     changed = np.where(np.arange(12) == 6, (ROW + 1) % 100, ROW)

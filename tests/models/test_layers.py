@@ -1,5 +1,6 @@
 """The layers against an independent NumPy forward pass, and what each choice of the config means."""
 
+import dataclasses
 import math
 
 import jax
@@ -112,6 +113,50 @@ def test_forward_pass_equals_an_independent_one_in_numpy(architecture):
     np.testing.assert_allclose(features[real], x[real], atol=2e-5 * np.abs(x).max())
     np.testing.assert_array_equal(table, embed["tokens"]["embedding"].astype(np.float32))
     assert table.shape == (128, 12)
+
+
+@pytest.mark.parametrize("transform", [False, True])
+def test_embeddings_of_another_size_are_lifted_before_the_layers_and_come_down_after(transform):
+    """E -> D after norm (ELECTRA), D -> E before the tied table: by the transform, or plainly."""
+    fields = {"embedding_size": 6, "embedding_norm": True, "norm_position": "post"}
+    config = models.ModelConfig(**SMALL, **fields, readout_transform=transform)
+    model = models.build(config)
+    sequence = models.sequence_of(jnp.asarray(TOKENS), jnp.ones_like(TOKENS))
+    params = random_parameters(model, sequence)
+    assert params["embed"]["tokens"]["embedding"].shape == (128, 6)
+    assert params["embed"]["positions"]["embedding"].shape == (9, 6)
+    assert params["projection"]["kernel"].shape == (6, 12)
+    assert set(params["heads"]["lm"]) == ({"transform", "norm"} if transform else {"projection"})
+
+    embed = params["embed"]
+    x = embed["tokens"]["embedding"][TOKENS] + embed["positions"]["embedding"][np.arange(7)]
+    x = numpy_dense(params["projection"], numpy_norm(embed["norm"], x, config.norm_epsilon))
+    np.testing.assert_allclose(
+        model.apply({"params": params}, sequence, method="embedded"), x, atol=1e-4
+    )
+    hidden = model.apply({"params": params}, sequence)
+    features = model.apply({"params": params}, hidden, method="readout")
+    assert hidden.shape == (2, 7, 12) and features.shape == (2, 7, 6)
+    head, x = params["heads"]["lm"], np.asarray(hidden)
+    if transform:
+        x = numpy_dense(head["transform"], x)
+        x = numpy_norm(head["norm"], numpy_gelu(x), config.norm_epsilon)
+    else:
+        x = numpy_dense(head["projection"], x)
+    np.testing.assert_allclose(features, x, atol=1e-4)
+    # Untied, the output has a kernel of its own for states as wide as the stack.
+    untied = models.build(dataclasses.replace(config, tied_embeddings=False))
+    shapes = jax.eval_shape(
+        lambda: untied.init(jax.random.key(0), sequence, method="initialise")["params"]
+    )
+    assert shapes["heads"]["lm"]["kernel"].shape == (12, 128)
+    assert "projection" not in shapes["heads"]["lm"]
+    # Two networks of unlike widths share all of `embed`: ELECTRA's generator and discriminator.
+    small = models.build(dataclasses.replace(config, width=6, embedding_size=6))
+    theirs = random_parameters(small, sequence)
+    assert "projection" not in theirs
+    shared = {**theirs, "embed": params["embed"]}
+    assert small.apply({"params": shared}, sequence).shape == (2, 7, 6)
 
 
 def heads_of(kv_heads):
@@ -295,7 +340,8 @@ def test_letters_that_do_not_fit_the_array_are_refused():
         ({"width": 10, "heads": 3}, "does not divide model.width=10"),
         ({"heads": 4, "kv_heads": 3}, "kv_heads=3 does not divide"),
         ({"head_size": 5, "positions": "rotary"}, "even model.head_size"),
-        ({"width": 9, "heads": 3, "positions": "sinusoidal"}, "width=9 is odd"),
+        ({"width": 9, "heads": 3, "positions": "sinusoidal"}, "embeddings have 9 entries"),
+        ({"embedding_size": 9, "positions": "sinusoidal"}, "embeddings have 9 entries"),
         ({"decoder_layers": 2}, "decoder_layers=2"),
         ({"readout_scale": True, "tied_embeddings": False}, "tied_embeddings=True"),
         ({"positions": "relative", "relative_max_distance": 8}, "relative_max_distance=8"),
@@ -314,5 +360,3 @@ def test_sequences_that_do_not_fit_the_network_are_refused():
     both = models.build(models.ModelConfig(**SMALL, architecture="encoder_decoder"))
     with pytest.raises(ValueError, match="without a decoder sequence"):
         both.init(jax.random.key(0), sequence)
-    with pytest.raises(ValueError, match="'nano' is not in the table"):
-        models.sized("nano")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import models
+from models.presets import modern
 from objectives.loss import chunked_cross_entropy
 
 REASON = "needs PyTorch and transformers: pip install -e .[parity]"
@@ -81,19 +82,24 @@ def agree(hidden, loss, theirs, their_hidden):
     np.testing.assert_allclose(loss, theirs, rtol=1e-5)
 
 
-def test_bert():
-    peer, s = randomise(
-        transformers.BertForMaskedLM(
-            transformers.BertConfig(
-                vocab_size=90,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                intermediate_size=48,
-                max_position_embeddings=16,
-            )
-        )
-    )
+@pytest.mark.parametrize("name", ["bert-base", "electra-small-generator"])
+def test_bert_and_electra(name):
+    """ELECTRA's generator is BERT with embeddings of another width, here 24 for 32."""
+    electra = name.startswith("electra")
+    shape = {
+        "vocab_size": 90,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 16,
+    }
+    if electra:
+        config = transformers.ElectraConfig(**shape, embedding_size=24)
+        peer, s = randomise(transformers.ElectraForMaskedLM(config))
+    else:
+        peer, s = randomise(transformers.BertForMaskedLM(transformers.BertConfig(**shape)))
+    trunk = name.partition("-")[0]
     names = {
         "self_attention.query": "attention.self.query",
         "self_attention.key": "attention.self.key",
@@ -104,7 +110,7 @@ def test_bert():
     }
     layers = {}
     for i in range(2):
-        at = f"bert.encoder.layer.{i}."
+        at = f"{trunk}.encoder.layer.{i}."
         layer = {"self_attention": {}, "mlp": {}}
         for ours_name, theirs_name in names.items():
             room, leaf = ours_name.split(".")
@@ -112,7 +118,9 @@ def test_bert():
         layer["self_attention_norm"] = norm(s, at + "attention.output.LayerNorm")
         layer["mlp_norm"] = norm(s, at + "output.LayerNorm")
         layers[f"layer_{i}"] = layer
-    embeddings = "bert.embeddings."
+    embeddings = f"{trunk}.embeddings."
+    head = "generator_predictions" if electra else "cls.predictions.transform"
+    bias = "generator_lm_head.bias" if electra else "cls.predictions.bias"
     params = {
         "embed": {
             "tokens": {"embedding": padded(s[embeddings + "word_embeddings.weight"])},
@@ -123,21 +131,16 @@ def test_bert():
         "encoder": layers,
         "heads": {
             "lm": {
-                "transform": linear(s, "cls.predictions.transform.dense"),
-                "norm": norm(s, "cls.predictions.transform.LayerNorm"),
-                "bias": padded(s["cls.predictions.bias"]),
+                "transform": linear(s, f"{head}.dense"),
+                "norm": norm(s, f"{head}.LayerNorm"),
+                "bias": padded(s[bias]),
             }
         },
     }
-    config = models.ModelConfig(
-        **SIZE,
-        norm_position="post",
-        norm_epsilon=1e-12,
-        embedding_norm=True,
-        token_types=2,
-        readout_transform=True,
-        output_bias=True,
-    )
+    if electra:
+        params["projection"] = linear(s, "electra.embeddings_project")
+    size = {**SIZE, "embedding_size": 24 if electra else 0}
+    config = models.ModelConfig(**{**models.preset(name), **size})
     types = np.tile(np.arange(11) >= 5, (2, 1)).astype(np.int32)
     targets = RANDOM.integers(0, 90, TOKENS.shape).astype(np.int32)
     out = peer(
@@ -185,18 +188,16 @@ def test_gpt2():
         },
         "decoder": layers | {"final_norm": norm(s, "transformer.ln_f")},
     }
-    config = models.ModelConfig(
-        **SIZE, architecture="decoder", activation="gelu_tanh", norm_epsilon=1e-5
-    )
+    config = models.ModelConfig(**{**models.preset("gpt2"), **SIZE})
     tokens = torch.from_numpy(TOKENS).long()
     out = peer(input_ids=tokens, labels=tokens, output_hidden_states=True)
     hidden, loss = ours(config, params, TOKENS[:, 1:], row(TOKENS[:, :-1], "causal"))
     agree(hidden, loss, out.loss, out.hidden_states[-1][:, :-1])
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_t5(version):
-    newer = version == "1.1"
+@pytest.mark.parametrize("name", ["t5-small", "t5-v1.1-small"])
+def test_t5(name):
+    newer = "v1.1" in name
     peer, s = randomise(
         transformers.T5ForConditionalGeneration(
             transformers.T5Config(
@@ -250,20 +251,8 @@ def test_t5(version):
     }
     if newer:
         params["heads"] = {"lm": {"kernel": padded(s["lm_head.weight"]).T}}
-    config = models.ModelConfig(
-        **SIZE,
-        architecture="encoder_decoder",
-        positions="relative",
-        relative_buckets=8,
-        relative_max_distance=10,
-        norm="rmsnorm",
-        biases=False,
-        attention_scale=False,
-        activation="gelu_tanh" if newer else "relu",
-        gated=newer,
-        tied_embeddings=not newer,
-        readout_scale=not newer,
-    )
+    biases = {"relative_buckets": 8, "relative_max_distance": 10}
+    config = models.ModelConfig(**{**models.preset(name), **SIZE, **biases, "head_size": 8})
     out = peer(
         input_ids=torch.from_numpy(TOKENS).long(),
         labels=torch.from_numpy(REPLY).long(),
@@ -274,21 +263,21 @@ def test_t5(version):
     agree(hidden, loss, out.loss, out.decoder_hidden_states[-1])
 
 
-def test_llama():
-    peer, s = randomise(
-        transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=90,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                intermediate_size=48,
-                max_position_embeddings=16,
-                tie_word_embeddings=False,
-            )
-        )
+@pytest.mark.parametrize("name", ["Llama", "Qwen3"])
+def test_the_modern_recipe_with_an_untied_output_is_qwen3_and_without_qk_norm_llama(name):
+    qk_norm = name == "Qwen3"
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=90,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=48,
+        max_position_embeddings=16,
+        tie_word_embeddings=False,
     )
+    peer, s = randomise(getattr(transformers, f"{name}ForCausalLM")(config))
     layers = {}
     for i in range(2):
         at = f"model.layers.{i}."
@@ -300,22 +289,17 @@ def test_llama():
             "self_attention_norm": norm(s, at + "input_layernorm"),
             "mlp_norm": norm(s, at + "post_attention_layernorm"),
         }
+        if qk_norm:
+            norms = {f"{a}_norm": norm(s, f"{at}self_attn.{a[0]}_norm") for a in ("query", "key")}
+            layers[f"layer_{i}"]["self_attention"] |= norms
     params = {
         "embed": {"tokens": {"embedding": padded(s["model.embed_tokens.weight"])}},
         "decoder": layers | {"final_norm": norm(s, "model.norm")},
         "heads": {"lm": {"kernel": padded(s["lm_head.weight"]).T}},
     }
-    config = models.ModelConfig(
-        **SIZE,
-        architecture="decoder",
-        positions="rotary",
-        kv_heads=2,
-        norm="rmsnorm",
-        activation="silu",
-        gated=True,
-        biases=False,
-        tied_embeddings=False,
-    )
+    recipe = modern({"architecture": "decoder", **SIZE})
+    changes = {**SIZE, "kv_heads": 2, "qk_norm": qk_norm, "tied_embeddings": False}
+    config = models.ModelConfig(**{**recipe, **changes})
     tokens = torch.from_numpy(TOKENS).long()
     out = peer(input_ids=tokens, labels=tokens, output_hidden_states=True)
     hidden, loss = ours(config, params, TOKENS[:, 1:], row(TOKENS[:, :-1], "causal"))

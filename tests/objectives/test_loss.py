@@ -25,15 +25,16 @@ def example(seed=0):
     return features, table, bias, targets, weights
 
 
-def plain(features, table, bias, targets, weights):
+def plain(features, table, bias, targets, weights, z_loss=0.0):
     """float64: (sum, weight, correct) and the gradients of the sum."""
     x, w = features.astype(np.float64), table[:VOCABULARY].astype(np.float64)
     logits = x @ w.T + bias[:VOCABULARY]
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     onehot = np.eye(VOCABULARY)[targets]
-    losses = -np.log((p * onehot).sum(-1))
-    d_logits = (p - onehot) * weights[..., None]
+    log_z = np.log(np.exp(logits).sum(-1))
+    losses = -np.log((p * onehot).sum(-1)) + z_loss * log_z**2
+    d_logits = (p - onehot + 2 * z_loss * (log_z[..., None] * p)) * weights[..., None]
     d_table = np.zeros(table.shape)
     d_table[:VOCABULARY] = np.einsum("bnv,bne->ve", d_logits, x)
     d_bias = np.zeros(bias.shape)
@@ -49,9 +50,9 @@ def chunks(request, monkeypatch):
     monkeypatch.setattr(loss_module, "number_of_chunks", lambda *_: request.param)
 
 
-def with_gradients(features, table, bias, targets, weights):
+def with_gradients(features, table, bias, targets, weights, z_loss=0.0):
     def total(features, table, bias, weights):
-        out = chunked_cross_entropy(features, table, bias, targets, weights, VOCABULARY)
+        out = chunked_cross_entropy(features, table, bias, targets, weights, VOCABULARY, z_loss)
         return 3.0 * out[0], out
 
     with jax.numpy_dtype_promotion("strict"):
@@ -60,19 +61,61 @@ def with_gradients(features, table, bias, targets, weights):
         )
 
 
-def test_value_and_gradients_equal_the_plain_cross_entropy(chunks):
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+def test_value_and_gradients_equal_the_plain_cross_entropy(chunks, z_loss):
     arrays = example()
-    gradients, sums = with_gradients(*map(jnp.asarray, arrays))
-    expected_sums, expected = plain(*arrays)
+    gradients, sums = with_gradients(*map(jnp.asarray, arrays), z_loss)
+    expected_sums, expected = plain(*arrays, z_loss)
+    assert z_loss == 0.0 or expected_sums[0] > plain(*arrays)[0][0] + 1
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
     for ours, theirs in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(ours, 3 * theirs, atol=2e-5 * np.abs(theirs).max())
 
 
-def test_value_without_differentiation_is_the_same(chunks):
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+def test_value_without_differentiation_is_the_same(chunks, z_loss):
     arrays = example(1)
-    sums = jax.jit(chunked_cross_entropy, static_argnums=5)(*arrays, VOCABULARY)
-    np.testing.assert_allclose(sums, plain(*arrays)[0], rtol=1e-5)
+    sums = jax.jit(chunked_cross_entropy, static_argnums=(5, 6))(*arrays, VOCABULARY, z_loss)
+    np.testing.assert_allclose(sums, plain(*arrays, z_loss)[0], rtol=1e-5)
+
+
+def test_z_loss_costs_nothing_where_it_is_zero():
+    """The program with 0 is the one without; the other has no product or exponential more."""
+    arrays = [jnp.asarray(x) for x in example()]
+
+    def program(*z_loss):
+        def total(features, table, bias):
+            settings = (*arrays[3:], VOCABULARY, *z_loss)
+            return chunked_cross_entropy(features, table, bias, *settings)[0]
+
+        return str(jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2)))(*arrays[:3]))
+
+    assert program(0.0) == program()
+    assert program(0.3) != program()
+    for work in ("dot_general", " exp "):
+        assert program(0.3).count(work) == program().count(work) > 0
+
+
+def test_second_derivatives_by_reverse_over_reverse_are_those_of_the_plain_loss(chunks):
+    """Forward mode stops at the written-out gradient; a Hessian times a vector needs none of it."""
+    features, table, bias, targets, weights = map(jnp.asarray, example(6))
+
+    def fused(x):
+        out = chunked_cross_entropy(x, table, bias, targets, weights, VOCABULARY, 0.1)
+        return out[0] / out[1]
+
+    def direct(x):
+        logits = jnp.einsum("BNE,VE->BNV", x, table[:VOCABULARY]) + bias[None, None, :VOCABULARY]
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return ((log_z - target + 0.1 * log_z**2) * weights).sum() / weights.sum()
+
+    vector = jnp.cos(features * 7)
+    ours, theirs = (
+        jax.jit(jax.grad(lambda x, f=f: (jax.grad(f)(x) * vector).sum()))(features)
+        for f in (fused, direct)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
 
 
 def test_padded_ids_get_no_gradient_and_weight_zero_gives_none(chunks):

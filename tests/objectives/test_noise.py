@@ -14,7 +14,8 @@ from scipy import stats
 
 import objectives
 from objectives.base import Setting, Shapes
-from objectives.noise import choose, random_ordinary, random_spans, slots
+from objectives.noise import choose, random_ordinary, slots
+from objectives.patterns import spans
 from objectives.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(
@@ -37,15 +38,15 @@ def uniform_p(counts):
 
 @functools.cache
 def draw_spans(length):
-    draw = functools.partial(random_spans, eligible=jnp.ones(length, bool))
-    return jax.jit(
-        jax.vmap(lambda key, noise, spans: draw(key, noise=noise, spans=spans), (0, None, None))
-    )
+    def draw(key, noise, count):
+        return spans(key, jnp.ones(length, bool), noise, count, length).mask
+
+    return jax.jit(jax.vmap(draw, (0, None, None)))
 
 
-def spans_of(length, noise, spans):
+def spans_of(length, noise, count):
     """bool[MANY, length] out of a row that is one run."""
-    return np.asarray(draw_spans(length)(keys(), jnp.int32(noise), jnp.int32(spans)))
+    return np.asarray(draw_spans(length)(keys(), jnp.int32(noise), jnp.int32(count)))
 
 
 def lengths_in(mask):
@@ -79,21 +80,21 @@ def test_random_ordinary_draws_each_ordinary_piece_as_often():
     assert uniform_p(counts) > 1e-6
 
 
-@pytest.mark.parametrize("noise, spans", [(9, 3), (90, 4), (30, 30), (5, 1)])
-def test_spans_are_as_many_and_as_long_as_asked_and_never_touch(noise, spans):
-    mask = spans_of(200, noise, spans)
+@pytest.mark.parametrize("noise, count", [(9, 3), (90, 4), (30, 30), (5, 1), (150, 51)])
+def test_spans_are_as_many_and_as_long_as_asked_and_never_touch(noise, count):
+    mask = spans_of(200, noise, count)
     np.testing.assert_array_equal(mask.sum(1), noise)
-    assert {len(row) for row in lengths_in(mask)} == {spans}
+    assert {len(row) for row in lengths_in(mask)} == {count}
 
 
 def test_span_lengths_are_those_of_t5():
     """T5 cuts the noise into parts, all ways as likely: `random_segmentation` again, in NumPy."""
-    noise, spans = 12, 4
+    noise, count = 12, 4
     random = np.random.default_rng(0)
-    cuts = np.stack([np.sort(random.choice(noise - 1, spans - 1, False)) for _ in range(MANY)]) + 1
+    cuts = np.stack([np.sort(random.choice(noise - 1, count - 1, False)) for _ in range(MANY)]) + 1
     theirs = np.diff(np.pad(cuts, ((0, 0), (1, 1)), constant_values=(0, noise)), axis=1)
-    ours = np.stack(lengths_in(spans_of(200, noise, spans)))
-    for which in (*range(spans), slice(None)):  # first, ..., last span; and all of them
+    ours = np.stack(lengths_in(spans_of(200, noise, count)))
+    for which in (*range(count), slice(None)):  # first, ..., last span; and all of them
         # Of spans in one row the lengths depend on each other: one of each row at a time.
         a, b = theirs[:, which].ravel(), ours[:, which].ravel()
         if isinstance(which, int):
@@ -106,16 +107,16 @@ def test_noise_falls_evenly_on_a_row():
     mask = spans_of(200, 30, 10)
     share = mask.mean(0)
     error = (0.15 * 0.85 / MANY) ** 0.5
-    # At the beginning of a run there is no span that could reach over from the left.
-    assert abs(share[8:] - 0.15).max() < 5 * error
-    assert 0.2 * 0.15 < share[0] < 0.5 * 0.15
+    # At the ends of a run there is no span that could reach over from outside.
+    assert abs(share[8:-8] - 0.15).max() < 5 * error
+    assert abs(share[[0, -1]] - 10 / 171).max() < 5 * error
 
 
 def test_spans_stay_within_runs_and_come_to_each_by_its_length():
     eligible = np.ones(43, bool)
     eligible[[0, 11, 42]] = False
     draw = jax.vmap(
-        lambda key: random_spans(key, jnp.asarray(eligible), jnp.int32(3), jnp.int32(1))
+        lambda key: spans(key, jnp.asarray(eligible), jnp.int32(3), jnp.int32(1), 1).mask
     )
     mask = np.asarray(jax.jit(draw)(keys()))
     assert not mask[:, ~eligible].any()
@@ -126,10 +127,11 @@ def test_spans_stay_within_runs_and_come_to_each_by_its_length():
 
 def test_spans_come_out_shorter_where_there_is_no_room():
     eligible = jnp.asarray([0, 1, 0, 1, 1, 0, 1, 0], bool)
-    draw = jax.jit(jax.vmap(lambda key: random_spans(key, eligible, jnp.int32(4), jnp.int32(9))))
-    mask = np.asarray(draw(keys(200)))
-    np.testing.assert_array_equal(mask, mask & np.asarray(eligible))
-    assert set(mask.sum(1).tolist()) == {4}  # three seeds, and the neighbour of one
+    draw = jax.jit(jax.vmap(lambda key, n: spans(key, eligible, n, jnp.int32(9), 9).mask))
+    for noise in (0, 1, 2, 3, 4, 9):
+        mask = np.asarray(draw(keys(200), jnp.full(200, noise, jnp.int32)))
+        np.testing.assert_array_equal(mask, mask & np.asarray(eligible))
+        assert (mask.sum(1) <= min(noise, 4)).all() and (mask.sum(1) >= min(noise, 1)).all()
 
 
 def test_masked_lm_has_the_shares_of_bert():

@@ -1,8 +1,8 @@
-"""The worked examples in the docstrings are what the code does: they are read from there.
-
-An example whose objective draws at random must be one of its draws.
+"""The worked examples in docstrings and in docs/objectives.md are what the code does: they are read
+from there. An example whose objective draws at random must be one of its draws.
 """
 
+import pathlib
 import re
 
 import jax
@@ -13,29 +13,41 @@ import pytest
 import objectives
 from objectives.base import Setting
 from objectives.batch import Batch
+from objectives.causal_lm import CausalLM
+from objectives.denoising import Denoising
+from objectives.fill_in_the_middle import FillInTheMiddle
+from objectives.prefix_lm import PrefixLM
+from objectives.replaced_token_detection import ReplacedTokenDetection
+from objectives.sentence_pairs import SentencePairs
 from objectives.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(
     size=60, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6,
     modes=(7, 8, 9), infill=(10, 11, 12), sentinels=tuple(range(13, 19)), ordinary=((19, 60),),
+    joins=bytes(3 if piece % 2 else 2 for piece in range(60)),
 )  # fmt: skip
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
+SPANS = "span_corruption:noise_density=0.4,mean_span_length=1.5,closed_documents=2"
 EXAMPLES = [
-    (Batch, "masked_lm", {"rate": 1 / 3}, "encoder", 9),
-    (objectives.CausalLM, "causal_lm", {}, "decoder", 8),
-    (objectives.PrefixLM, "prefix_lm", {}, "encoder_decoder", 8),
-    (
-        objectives.SpanCorruption,
-        "span_corruption",
-        {"noise_density": 0.4, "mean_span_length": 1.5, "closed_documents": 2},
-        "encoder_decoder",
-        8,
+    ("masked_lm:noise_density=0.3333333333333333", "encoder", 9, Batch.__doc__),
+    ("causal_lm", "decoder", 8, CausalLM.__doc__),
+    ("prefix_lm", "encoder_decoder", 8, PrefixLM.__doc__),
+    ("fill_in_the_middle", "decoder", 11, FillInTheMiddle.__doc__),
+    (SPANS, "encoder_decoder", 8, Denoising.__doc__),
+    *(
+        (name, architecture, int(length), example)
+        for name, architecture, length, example in re.findall(
+            r"^    (\S+) for an? (\w+) of (\d+)\n((?:    [a-z.]+ +\[.*\]\n)+)", PAGE, re.MULTILINE
+        )
     ),
+    ("next_sentence:noise_density=0.25", "encoder", 8, SentencePairs.__doc__),
+    ("replaced_token_detection:noise_density=0.2", "encoder", 6, ReplacedTokenDetection.__doc__),
 ]
 
 
-def read_example(docstring):
+def read_example(text):
     """{'row': [...], 'inputs.tokens': [...], ...} out of lines `name [ 1, 2, 3 ]`."""
-    lines = re.findall(r"^ +([a-z.]+) +\[([-\d, ]+)\]", docstring, re.MULTILINE)
+    lines = re.findall(r"^ +([a-z.]+) +\[([-\d, ]+)\]", text, re.MULTILINE)
     return {name: [int(number) for number in numbers.split(",")] for name, numbers in lines}
 
 
@@ -45,21 +57,49 @@ def field(batch, name):
     return np.asarray(batch)
 
 
-@pytest.mark.parametrize("where, name, hyperparameters, architecture, length", EXAMPLES)
-def test_the_example_in_the_docstring(where, name, hyperparameters, architecture, length):
-    example = read_example(where.__doc__)
+def test_the_page_has_examples():
+    assert len(EXAMPLES) == 7 + PAGE.count("row               [") >= 11
+
+
+@pytest.mark.parametrize("name, architecture, length, text", EXAMPLES, ids=lambda x: str(x)[:40])
+def test_a_worked_example_is_one_of_the_draws(name, architecture, length, text):
+    example = read_example(text)
     row = jnp.asarray(example.pop("row"), jnp.int32)
     assert {"inputs.tokens", "inputs.segments", "targets", "weights"} <= example.keys()
-    objective = objectives.build(name, hyperparameters)
+    objective = objectives.parse(name)
     setting = Setting(architecture, VOCABULARY, length)
     assert objective.shapes(setting).raw == len(row)
     corrupt = jax.jit(jax.vmap(lambda key: objective.corrupt(setting, key, row)))
-    draws = corrupt(jax.random.split(jax.random.key(0), 2000))
-    same = np.ones(2000, bool)
-    for name, expected in example.items():
-        drawn = field(draws, name)
-        assert drawn.shape[1:] == (len(expected),), name
-        same &= (drawn == expected).all(1)
+    same = np.zeros(1, bool)
+    for seed in range(10):
+        draws = corrupt(jax.random.split(jax.random.key(seed), 2000))
+        same = np.ones(2000, bool)
+        for part, expected in example.items():
+            drawn = field(draws, part).reshape(2000, -1)
+            assert drawn.shape[1:] == (len(expected),), part
+            same &= (drawn == expected).all(1)
+        if same.any():
+            break
     assert same.any()
     if name == "causal_lm":
         assert same.all()
+
+
+def test_the_new_idea_on_the_page_is_an_objective_as_it_stands(monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert 20 < len(code.splitlines()) <= 44
+    room = {"__name__": "objectives.backwards"}
+    exec(compile(code, "docs/objectives.md", "exec"), room)
+    monkeypatch.setitem(objectives.REGISTRY, "backwards", room["Backwards"])
+    objective = objectives.parse("backwards:share=0.5")
+    setting = Setting("encoder_decoder", VOCABULARY, 20)
+    objectives.check(objective, setting.architecture)
+    row = jnp.asarray([21, 22, 23, 4, 31, 32, 33, 34, 35, 4], jnp.int32)
+    batch = jax.jit(lambda key: objective.corrupt(setting, key, row))(jax.random.key(0))
+    assert batch.targets[batch.weights > 0].tolist() == [22, 21, 33, 32, 31]
+    read = batch.inputs.tokens[batch.inputs.segments > 0]
+    assert read.tolist() == [23, 4, 34, 35, 4]
+    decoder = Setting("decoder", VOCABULARY, 20)
+    batch = jax.jit(lambda key: objective.corrupt(decoder, key, row))(jax.random.key(0))
+    assert batch.inputs.tokens[:5].tolist() == [23, 4, 22, 21, 34]
+    assert "backwards" in objectives.pairs_by_architecture()["decoder"]

@@ -25,7 +25,7 @@ MANIFEST = {
     "devices": {"kind": "cpu", "platform": "cpu", "count": 1, "processes": 1},
     "cores": 2,
     "data": "fingerprint-of-data",
-    "unigram_entropy": 6.4,
+    "target_entropy": {"loss": 6.4},
     "total_steps": 100,
     "tokens_per_step": 4096,
     "targets_per_step": 640,

@@ -214,3 +214,21 @@ def test_the_pooler_is_a_dense_layer_and_tanh():
             task.head().apply({"params": head}, states), by_hand, rtol=1e-4, atol=1e-6
         )
     assert set(task_for("encoder").head_parameters(jax.random.key(0))) == {"output"}
+
+
+def test_the_mean_is_of_the_real_states_and_usual_for_an_encoder_decoder():
+    usual = {a: task_for(a).reads_mean for a in ("encoder", "decoder", "encoder_decoder")}
+    assert usual == {"encoder": False, "decoder": False, "encoder_decoder": True}
+    assert task_for("decoder", reading="mean").reads_mean
+    assert not task_for("encoder_decoder", reading="state").reads_mean
+    task, model, params, data = made("encoder_decoder")
+    batch = task.batch(data, np.array([0, 1, PADDING]))
+    hidden = np.asarray(model.apply({"params": params}, batch.inputs, batch.decoder))
+    lengths = data.lengths[:2]
+    means = np.stack([hidden[i, :n].mean(0) for i, n in enumerate(lengths)])
+    head = params["heads"]["classification"]["output"]
+    with jax.numpy_dtype_promotion("strict"):
+        found = task.predictions(model, params, batch)[:2]
+    np.testing.assert_allclose(
+        found, means @ np.asarray(head["kernel"]) + np.asarray(head["bias"]), rtol=1e-4, atol=1e-5
+    )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from training import durations, optimizer, rules
+from training.algorithms import SCHEDULES, AdamW
 from training.config import ConfigError
-from training.optimizer import OptimizerConfig
 
 PARAMS = {
     "embed": {"tokens": {"embedding": np.full((4, 2), 0.5, np.float32)}},
@@ -23,9 +23,9 @@ def clock(total):
     return durations.Clock(batch=1, tokens=1, total=total)
 
 
-@pytest.mark.parametrize("name", optimizer.SCHEDULES)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_rise_to_the_peak_and_follow_their_formula(name):
-    config = OptimizerConfig(learning_rate=2.0, schedule=name, warmup="10 steps", decay="20 steps",
+    config = AdamW(learning_rate=2.0, schedule=name, warmup="10 steps", decay="20 steps",
                              final_ratio=0.1)  # fmt: skip
     rates = optimizer.schedule(config, clock(100))
     np.testing.assert_allclose(rates[:10], 2.0 * np.arange(1, 11) / 10, rtol=1e-6)
@@ -37,17 +37,18 @@ def test_schedules_rise_to_the_peak_and_follow_their_formula(name):
             "rsqrt": 2 * math.sqrt(10 / (t + 10)),
             "wsd": 2 * (1 if t < 70 else 1 - 0.9 * (t - 70) / 20),
             "constant": 2.0,
+            "relative_step": min(2.0, 1 / math.sqrt(s + 1)),
         }[name]
         assert rates[s] == pytest.approx(expected, rel=1e-5), s
 
 
 def test_warmup_that_never_ends_is_refused():
     with pytest.raises(ConfigError, match="warmup='100 steps' is 100 of 50 updates"):
-        optimizer.schedule(OptimizerConfig(warmup="100 steps"), clock(50))
+        optimizer.schedule(AdamW(warmup="100 steps"), clock(50))
 
 
 def test_two_updates_equal_adamw_in_numpy():
-    config = OptimizerConfig(weight_decay=0.1, clip_norm=1.0,
+    config = AdamW(weight_decay=0.1, clip_norm=1.0,
                              rate_rules=((r"embed/.*", 0.5), (r".*", 1.0)))  # fmt: skip
     tx = optimizer.build(config, PARAMS)
     params, state = PARAMS, tx.init(PARAMS)
@@ -96,7 +97,7 @@ def test_law_9_frozen_leaves_have_no_optimizer_state():
     frozen = rules.frozen_paths((r"encoder/.*",), NAMES)
     trainable, rest = rules.split(PARAMS, frozen)
     assert set(rules.paths(rest)) == {n for n in NAMES if n.startswith("encoder/")}
-    state = optimizer.build(OptimizerConfig(), trainable).init(trainable)
+    state = optimizer.build(AdamW(), trainable).init(trainable)
     moments = sum(leaf.size for leaf in jax.tree.leaves(state) if jnp.ndim(leaf))
     assert moments == 2 * 8
     assert rules.paths(rules.merge(trainable, rest)).keys() == NAMES.keys()

@@ -20,29 +20,42 @@ from objectives.vocabulary import Vocabulary
 from training import mesh as meshes
 from training import optimizer, rules, step
 from training import state as states
+from training.algorithms import AdamW
 from training.config import ConfigError
 from training.mesh import MeshConfig
-from training.optimizer import OptimizerConfig
 
 VOCABULARY = Vocabulary(
     size=200, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6, modes=(7, 8, 9),
     infill=(10, 11, 12), sentinels=tuple(range(13, 113)), ordinary=((113, 200),),
 )  # fmt: skip
-PAIRS = [("encoder", "masked_lm"), ("decoder", "causal_lm"), ("encoder_decoder", "span_corruption")]
+PAIRS = [
+    ("encoder", "masked_lm"),
+    ("decoder", "causal_lm"),
+    ("encoder_decoder", "span_corruption"),
+    pytest.param("encoder", "next_sentence", marks=pytest.mark.slow),
+    pytest.param("encoder", "replaced_token_detection", marks=pytest.mark.slow),
+]
+# The newer choices of the network ride along, one or two with each architecture.
+CHOICES = {
+    "encoder": {"embedding_size": 8, "qk_norm": True},
+    "decoder": {"kv_heads": 1},
+    "encoder_decoder": {"shared_stacks": True},
+}
 BATCH = 8
 
 
 @functools.cache
 def setup(architecture, name, dropout=0.0):
-    config = ModelConfig(architecture=architecture, vocab_size=200, max_length=24, layers=1, width=16,
-                         heads=2, mlp_size=32, positions="rotary", dropout=dropout)  # fmt: skip
-    model = models.build(config)
     objective = objectives.build(name, {})
+    config = ModelConfig(architecture=architecture, vocab_size=200, max_length=24, layers=1, width=16,
+                         heads=2, mlp_size=32, positions="rotary", dropout=dropout,
+                         token_types=objective.token_types)  # fmt: skip
+    model = models.build(config)
     make_batch = step.Corruption(objective, Setting(architecture, VOCABULARY, 24))
     raw = objective.shapes(make_batch.setting).raw
     rows = documents(architecture, raw)
     batch = jax.eval_shape(make_batch, keys(), rows)
-    params = states.initialiser(model, batch, "initialise")(step.stream_key(0, "init"))
+    params = states.initialiser(objective, model, batch)(step.stream_key(0, "init"))
     return model, objective, make_batch, rows, params
 
 
@@ -119,10 +132,10 @@ def trained(architecture, name, mesh_config, devices, updates=10, count=1):
     """Losses of ten updates and the gradient of the first, on a mesh of `devices` devices."""
     model, objective, make_batch, rows, params = setup(architecture, name)
     mesh = meshes.make(mesh_config, jax.devices()[:devices])
-    tx = optimizer.build(OptimizerConfig(), params)
+    tx = optimizer.build(AdamW(), params)
     abstract = states.abstract(jax.eval_shape(lambda: params), tx, frozenset())
     placement = step.Placement(states.shardings(mesh, abstract))
-    program = step.compiled_update(objective, model, make_batch, OptimizerConfig(), optimizer.build,
+    program = step.compiled_update(objective, model, make_batch, AdamW(), optimizer.build,
                                    frozenset(), count, mesh, placement)  # fmt: skip
     roots = (step.stream_key(0, "corruption"), step.stream_key(0, "dropout"))
     losses = []
@@ -162,10 +175,10 @@ def test_law_9_frozen_leaves_stay_and_the_rest_moves():
     mesh = meshes.make(MeshConfig(), jax.devices()[:1])
     frozen = rules.frozen_paths((r"embed/.*",), rules.paths(params))
     trainable, _ = rules.split(params, frozen)
-    tx = optimizer.build(OptimizerConfig(), trainable)
+    tx = optimizer.build(AdamW(), trainable)
     placement = step.Placement(states.shardings(
         mesh, states.abstract(jax.eval_shape(lambda: params), tx, frozen)))  # fmt: skip
-    program = step.compiled_update(objective, model, make_batch, OptimizerConfig(), optimizer.build,
+    program = step.compiled_update(objective, model, make_batch, AdamW(), optimizer.build,
                                    frozen, 1, mesh, placement)  # fmt: skip
     roots = (step.stream_key(0, "corruption"), step.stream_key(0, "dropout"))
     with meshes.use(mesh):
@@ -179,7 +192,7 @@ def test_law_9_frozen_leaves_stay_and_the_rest_moves():
 
 def test_a_non_finite_update_is_skipped_and_its_number_recorded():
     model, objective, make_batch, rows, params = setup("decoder", "causal_lm")
-    tx = optimizer.build(OptimizerConfig(), params)
+    tx = optimizer.build(AdamW(), params)
     batch = batch_of(make_batch, rows)
     bad = dataclasses.replace(batch, weights=batch.weights * jnp.nan)
     update = jax.jit(functools.partial(step.update, objective, model, tx, frozenset(), 1))

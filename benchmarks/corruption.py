@@ -1,0 +1,97 @@
+"""What corruption costs: its share of a tiny model's gradient, for every objective and architecture.
+
+    python -m benchmarks.corruption [--architecture=decoder] [--objective=ul2] [--length=128]
+
+Both run alternately in one process, and the fastest of each counts; the aim is below 3 %.
+"""
+
+import argparse
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import models
+import objectives
+from models.config import ModelConfig, sized
+from objectives.base import Setting
+from objectives.vocabulary import Vocabulary
+
+AIM = 0.03
+SIZE = 4096
+VOCABULARY = Vocabulary(
+    size=SIZE, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6, modes=(7, 8, 9),
+    infill=(10, 11, 12), sentinels=tuple(range(13, 113)), ordinary=((113, SIZE),),
+    joins=bytes(3 if piece % 3 else 2 for piece in range(SIZE)),
+)  # fmt: skip
+
+
+def rows_of(architecture: str, count: int, raw: int) -> jax.Array:
+    """int32[count, raw]: documents of some 60 pieces."""
+    rows = np.random.default_rng(0).integers(113, SIZE, (count, raw))
+    rows[:, 60::61] = VOCABULARY.closing(architecture)
+    if architecture == "encoder":
+        rows[:, ::61] = VOCABULARY.cls
+    return jnp.asarray(rows, jnp.int32)
+
+
+def fastest(functions, repeats: int) -> list[float]:
+    """Seconds of each function's fastest call, alternating between them."""
+    best = [float("inf")] * len(functions)
+    for _ in range(repeats):
+        for number, function in enumerate(functions):
+            started = time.perf_counter()
+            jax.block_until_ready(function())
+            best[number] = min(best[number], time.perf_counter() - started)
+    return best
+
+
+def measure(name, architecture, *, size="tiny", rows=32, length=128, repeats=5):
+    """(seconds of corruption, seconds of the gradient) of one batch; compilation apart."""
+    objective, setting = objectives.build(name), Setting(architecture, VOCABULARY, length)
+    source = rows_of(architecture, rows, objective.shapes(setting).raw)
+    keys = jax.random.split(jax.random.key(0), rows)
+    corrupt = jax.jit(functools.partial(objective.corrupt_batch, setting))
+    batch = corrupt(keys, source)
+    longest = max(length, batch.targets.shape[1])
+    model = models.build(ModelConfig(architecture=architecture, vocab_size=SIZE, max_length=longest,
+                                     positions="rotary", **sized(size)))  # fmt: skip
+    params = model.init(jax.random.key(1), batch.inputs, batch.decoder, method="initialise")
+
+    @jax.jit
+    def gradient(params, batch):
+        def loss(params):
+            return objective.losses(model, params, batch, None)["lm"][0]
+
+        return jax.grad(loss)(params)
+
+    step = functools.partial(gradient, params["params"], batch)
+    jax.block_until_ready(step())
+    return fastest([functools.partial(corrupt, keys, source), step], repeats)
+
+
+def main() -> None:
+    """Prints one line for each pair, and those above the aim."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architecture", default="")
+    parser.add_argument("--objective", default="")
+    parser.add_argument("--size", default="tiny")
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    given = parser.parse_args()
+    for architecture, names in objectives.pairs_by_architecture().items():
+        for name in names:
+            if given.architecture not in ("", architecture) or given.objective not in ("", name):
+                continue
+            corruption, gradient = measure(name, architecture, size=given.size, rows=given.rows,
+                                           length=given.length)  # fmt: skip
+            share = corruption / (corruption + gradient)
+            mark = "" if share < AIM else f"   above {AIM:.0%}"
+            print(f"{architecture:16}{name:22}{corruption * 1e3:8.2f} ms of "
+                  f"{(corruption + gradient) * 1e3:8.1f} ms   {share:6.2%}{mark}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

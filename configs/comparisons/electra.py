@@ -1,0 +1,31 @@
+"""ELECTRA against masked LM at equal FLOPs, then 200 labels; the same network of 4 layers x 128.
+
+python -m studies.objectives --config=configs/comparisons/electra.py --workdir=runs/electra-study
+"""
+
+import ml_collections
+
+
+def get_config():
+    """Plan of the comparison; rates are tuned on validation, for each arm over the same grid."""
+    network = "configs/encoder.py:size=tiny,objective="
+    config = ml_collections.ConfigDict()
+    config.title = "Replaced-token detection against masked LM"
+    config.arms = (
+        ("masked LM", network + "masked_lm"),
+        ("replaced-token detection", network + "replaced_token_detection"),
+    )
+    config.updates = 500
+    config.pretrain = ("model.layers=4", "evaluation.every=20 %")
+    config.finetune = (
+        "training.duration=200 steps",
+        "evaluation.every=25 %",
+        "evaluation.select=last",
+        "checkpoint.every=never",
+        "logging.tensorboard=false",
+    )
+    config.budgets = (200,)
+    config.seeds = (0, 1, 2, 3, 4)
+    config.grid = (3e-4, 1e-3, 3e-3)
+    config.tune_seeds = (1000,)
+    return config

@@ -1,0 +1,286 @@
+"""Denoising: noise is put into a text, and the text or the noise is to be restored.
+One grammar, <pattern>_<density>_<inputs>_<targets> after T5's; objectives/named.py lists what it
+spells. Read next: patterns.py (which tokens are noise), assemble.py (how documents are typed).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.sequence import sequence_of
+from objectives.assemble import Side, assembled, padded, sides
+from objectives.base import ARCHITECTURES, Objective, Setting, Shapes, knob
+from objectives.batch import Batch
+from objectives.grammar import (
+    IN_PLACE,
+    PATTERNS,
+    SHORTER,
+    TARGETS,
+    WORDS,
+    check,
+    irreversible,
+    spell,
+    unfit,
+)
+from objectives.noise import count_of, random_ordinary, shuffled, slots
+from objectives.patterns import Noise, chances_of, drawn, single, spans, units
+from objectives.segments import documents, ordinary
+
+
+@dataclass(frozen=True)
+class Denoising(Objective):
+    """A denoiser, in four words and what they leave open; docs/objectives.md has an example of each.
+
+    pattern   iid (single units), span (T5: a fixed number of spans), geometric, poisson (spans of
+              lengths so distributed)
+    density   the share of noise: of a row's ordinary pieces for an encoder, as in BERT; of all of
+              its tokens where it is typed, as in T5
+    inputs    mask ([MASK] for each token), random (a random piece), bert (most of them [MASK], some
+              random, some kept), shuffle (the noise changes places within its document);
+              mask_span (one [MASK] for a span), sentinel (one of its own for each), drop
+    targets   masked (an encoder predicts the noise in its place), full (all of the text),
+              spans (the noise alone, behind its sentinels if the input has some)
+
+    With noise_density 0.4, mean_span_length 1.5, closed_documents 2 for an encoder-decoder of T 8,
+    sentinels 13 and 14, start 6, and 22 23 and 32 cut out (segments are those of the inputs):
+
+        row               [ 21, 22, 23, 24, 4, 31, 32, 33 ]
+        inputs.tokens     [ 21, 13, 24,  4, 31, 14, 33,  4 ]
+        inputs.segments   [  1,  1,  1,  1,  2,  2,  2,  2 ]
+        decoder.tokens    [  6, 13, 22, 23,  6, 14, 32 ]
+        decoder.segments  [  1,  1,  1,  1,  2,  2,  2 ]
+        targets           [ 13, 22, 23,  4, 14, 32,  4 ]
+        weights           [  1,  1,  1,  1,  1,  1,  1 ]
+    """
+
+    name: ClassVar[str] = "denoising"
+
+    pattern: str = knob("span", "which tokens are noise", choices=WORDS["pattern"])
+    noise_density: float = knob(0.15, "share of the tokens that are noise", min=0.001, max=1.0)
+    inputs: str = knob("sentinel", "what the noise looks like", choices=WORDS["inputs"])
+    targets: str = knob("spans", "what is predicted", choices=TARGETS)
+    unit: str = knob("piece", "what is noise as a whole", choices=WORDS["unit"])
+    mean_span_length: float = knob(0.0, "units in a span; 0: 3, geometric 5", min=0.0)
+    max_span_length: int = knob(0, "of geometric and poisson; 0: no limit", min=0)
+    random: float = knob(0.1, "inputs=bert: share of the noise that is random", min=0.0, max=1.0)
+    keep: float = knob(0.1, "inputs=bert: share of the noise that is kept", min=0.0, max=1.0)
+    max_spans: int = knob(0, "inputs=sentinel: spans of a row, which is shorter then", min=0)
+    closed_documents: int = knob(1, "documents of a row whose spans end in [EOS]", min=1)
+
+    def __post_init__(self):
+        check(self)
+
+    @property
+    def unfit(self) -> dict[str, str]:
+        return unfit(self)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        return tuple(a for a in ARCHITECTURES if a not in self.unfit)
+
+    @property
+    def irreversible(self) -> str:
+        return irreversible(self)
+
+    @property
+    def mean(self) -> float:
+        """Units in a span, as asked for."""
+        return self.mean_span_length or PATTERNS[self.pattern]
+
+    def describe(self, setting: Setting) -> str:
+        return f"{super().describe(setting)}; {spell(self, Denoising)}"
+
+    @property
+    def _chances(self) -> np.ndarray:
+        zero = self.inputs == "mask_span"  # elsewhere a span of no length leaves no trace
+        return chances_of(self.pattern, self.mean, self.max_span_length, zero)
+
+    # ---- How long a row may be -------------------------------------------------------------------
+
+    def _noise(self, tokens: int) -> int:
+        """Pieces of noise among so many."""
+        return max(1, round(self.noise_density * tokens)) if tokens else 0
+
+    def _spans(self, tokens: int) -> int:
+        """Spans among so many tokens: exactly for pattern=span, else at most."""
+        noise = self._noise(tokens)
+        if self.pattern == "iid" or not noise:
+            return noise
+        if self.pattern == "span":
+            return max(1, round(noise / self.mean))
+        mean = np.arange(len(self._chances)) @ self._chances
+        return min(noise, math.ceil(2 * noise / mean) + 3)  # three deviations and more
+
+    def _lengths(self, tokens: int) -> tuple[int, int]:
+        """(inputs, targets) of a typed row of so many tokens: at most; exactly for T5's spans, as
+        seqio's random_spans_helper has them."""
+        noise, cuts = self._noise(tokens), self._spans(tokens)
+        if self.inputs in IN_PLACE or self.unit == "word":  # words need not fill their share
+            inputs = tokens + 1
+        else:
+            inputs = tokens - noise + (self.inputs != "drop") * cuts + 1
+        if self.targets == "full":
+            return inputs, tokens
+        return inputs, noise + (self.inputs == "sentinel") * cuts + self.closed_documents
+
+    def shapes(self, setting: Setting) -> Shapes:
+        masks = self.inputs in ("mask", "mask_span") or (self.inputs == "bert" and self._masks > 0)
+        setting.require(*["mask"] * masks)
+        if self.unit == "word" and not setting.vocabulary.joins:
+            raise ValueError(
+                "unit=word: the tokenizer does not tell where words begin; "
+                "expected WordPiece, byte-level BPE or Unigram, or unit=piece"
+            )
+        T = setting.length
+        if setting.architecture == "encoder":
+            targets = self._noise(T) if self.targets == "masked" else T
+            return Shapes(raw=T, inputs=T, targets=targets, overlap=1)
+        raw = 1
+        while self._fits(setting, raw + 1):
+            raw += 1
+        if raw < 2:
+            raise ValueError(
+                f"length {T} is too short for {self.name} with noise_density={self.noise_density}: "
+                "expected room for a few tokens; raise it"
+            )
+        cuts, sentinels = self._spans(raw), len(setting.vocabulary.sentinels)
+        if self.inputs == "sentinel" and cuts > sentinels:
+            raise ValueError(
+                f"length {T} has {cuts} spans a row but the tokenizer has {sentinels} sentinels: "
+                f"raise mean_span_length, shorten the rows, or set max_spans={sentinels}"
+            )
+        inputs, targets = self._lengths(raw)
+        whole = setting.architecture == "decoder" or self.targets == "spans"
+        return Shapes(raw=raw, inputs=T if whole else inputs, targets=targets, overlap=0)
+
+    def _fits(self, setting, tokens):
+        inputs, targets = self._lengths(tokens)
+        if self._spans(tokens) > (self.max_spans or tokens):
+            return False
+        if setting.architecture == "decoder":  # it reads all but the last token of both together
+            return inputs + targets <= setting.length + 1
+        return max(inputs, targets) <= setting.length
+
+    def targets_expected(self, setting: Setting) -> float:
+        shapes = self.shapes(setting)
+        if setting.architecture == "encoder":
+            pieces = setting.length - 2  # [CLS] and [SEP]
+            return self._noise(pieces) if self.targets == "masked" else pieces
+        if self.targets == "full" or self.inputs != "sentinel":
+            return shapes.targets
+        noise, exact = self._noise(shapes.raw), self.pattern == "span"
+        apart = noise * (1 - self.noise_density) if self.pattern == "iid" else noise / self.mean
+        return shapes.targets - (0 if exact else self._spans(shapes.raw) - apart)
+
+    # ---- What becomes of a row -------------------------------------------------------------------
+
+    def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
+        vocabulary, typing = setting.vocabulary, setting.architecture != "encoder"
+        noise_key, how_key = jax.random.split(key)
+        segments = documents(row, vocabulary, setting.architecture)
+        eligible = ordinary(row, vocabulary)
+        share_of = (segments > 0) if typing else eligible
+        noise = self._drawn(setting, noise_key, row, eligible, share_of)
+        shown = self._shown(setting, how_key, row, segments, noise)
+        if not typing:
+            return self._in_place(setting, row, segments, eligible, noise, shown)
+        return self._typed(setting, row, segments, noise, shown)
+
+    def _drawn(self, setting, key, row, eligible, share_of) -> Noise:
+        raw, tokens = row.shape[0], share_of.sum(dtype=jnp.int32)
+        budget, most = count_of(tokens, raw, self._noise), self._spans(raw)
+        if self.pattern == "span":
+            return spans(key, eligible, budget, count_of(tokens, raw, self._spans), most)
+        word = units(row, eligible, setting.vocabulary) if self.unit == "word" else None
+        if self.pattern == "iid":
+            return single(key, eligible, budget, word)
+        return drawn(key, eligible, budget, word, self._chances, most)
+
+    @property
+    def _masks(self):
+        return 1 - self.random - self.keep
+
+    def _shown(self, setting, key, row, segments, noise):
+        """The row with its noise corrupted in place; each group of it in one way."""
+        if self.inputs == "shuffle":
+            return shuffled(key, row, segments, noise.mask)
+        mask = jnp.full_like(row, setting.vocabulary.mask)
+        shares = {"bert": (self._masks, self.random), "random": (0.0, 1.0)}
+        masks, random = shares.get(self.inputs, (1.0, 0.0))
+        shown = mask
+        if masks < 1:
+            how_key, piece_key = jax.random.split(key)
+            how = jax.random.uniform(how_key, row.shape).at[noise.group].get(mode="clip")
+            pieces = random_ordinary(piece_key, row.shape, setting.vocabulary)
+            shown = jnp.where(how < masks, mask, jnp.where(how < masks + random, pieces, row))
+        return jnp.where(noise.mask, shown, row)
+
+    def _in_place(self, setting, row, segments, eligible, noise, shown):
+        """An encoder's Batch."""
+        inputs = sequence_of(shown, segments)
+        if self.targets == "full":
+            told = eligible.astype(jnp.float32)
+            targets = jnp.where(eligible, row, jnp.zeros_like(row))
+            return Batch(inputs=inputs, decoder=None, targets=targets, weights=told)
+        indices, filled = slots(noise.mask, self.shapes(setting).targets)
+        return Batch(
+            inputs=inputs,
+            decoder=None,
+            targets=jnp.where(filled, row[indices], jnp.zeros_like(indices)),
+            weights=filled.astype(jnp.float32),
+            indices=indices,
+        )
+
+    def _typed(self, setting, row, segments, noise, shown):
+        """The Batch of an architecture that types."""
+        none = jnp.full_like(row, -1)
+        starts = noise.mask & ~jnp.concatenate([noise.mask[:1] & False, noise.mask[:-1]])
+        number = jnp.maximum(jnp.cumsum(starts, dtype=jnp.int32) - 1, 0)
+        marks, keep, told = none, jnp.ones_like(noise.mask), none
+        if self.inputs in SHORTER:
+            keep = ~noise.mask if self.inputs == "drop" else starts | ~noise.mask
+        if self.inputs == "mask_span":
+            marks = jnp.where(noise.inserted, jnp.int32(setting.vocabulary.mask), none)
+        if self.inputs == "sentinel":
+            sentinels = jnp.asarray(setting.vocabulary.sentinels, jnp.int32)[number]
+            shown = jnp.where(starts, sentinels, row)
+            told = jnp.where(starts, sentinels, none)
+        cut_out = self.targets == "spans"
+        targets = Side(row, noise.mask, told) if cut_out else Side(row, keep | True, none)
+        inputs = Side(shown, keep, marks)
+        return assembled(setting, self.shapes(setting), row, segments, inputs, targets, cut_out)
+
+    def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
+        """The row; of one that was cut for want of room, what was kept and the [EOS] behind it."""
+        super().inverse(setting, batch)
+        vocabulary, raw = setting.vocabulary, self.shapes(setting).raw
+        if setting.architecture == "encoder":
+            row, told = np.array(batch.inputs.tokens), np.asarray(batch.weights) > 0
+            where = np.arange(len(row)) if batch.indices is None else np.asarray(batch.indices)
+            row[where[told]] = np.asarray(batch.targets)[told]
+            return row
+        row = []
+        for given, typing in sides(setting, batch):
+            if self.targets == "full":
+                row += typing
+            elif self.inputs == "mask":
+                pieces = iter(typing)
+                row += [next(pieces) if token == vocabulary.mask else token for token in given]
+            else:
+                row += _spans_back(given, typing, vocabulary)
+        return padded(row[:raw], raw, vocabulary.pad)  # one more: the [EOS] behind a cut
+
+
+def _spans_back(given, typing, vocabulary):
+    """A document with its spans again where their sentinels stand."""
+    found, span = {}, []
+    for token in typing:
+        if token in vocabulary.sentinels:
+            span = found.setdefault(token, [])
+        elif token != vocabulary.eos:
+            span.append(token)
+    return [back for token in given for back in found.get(token, [token])]

@@ -1,0 +1,56 @@
+"""A config's labelled examples, opened: loaded, encoded, the label budget drawn, the task made.
+finetune.py trains on them and tools.inspect shows them: one way to know what a step reads.
+Which example a step reads is arithmetic on its number (tasks/batches.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from data import framing, labelled, vectors
+from tasks import batches, classification
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a finetuning run reads."""
+
+    names: tuple[str, ...]  # of the classes
+    encoded: dict[str, classification.Encoded]  # by split
+    chosen: np.ndarray  # int64[n] the training examples of the label budget
+    fingerprint: str  # of the labelled set
+    task: classification.Classification
+
+    def at(self, number: int, batch_size: int, seed: int) -> np.ndarray:
+        """Which training examples update `number` (0-based) reads, int64[batch_size]."""
+        return self.chosen[batches.indices_at(number, batch_size, len(self.chosen), seed)]
+
+
+def open_examples(config, model, tokenizer, seed: int, say: Callable[[str], None]) -> Examples:
+    """The Examples of a TaskConfig for a ModelConfig and a tokenizer.
+
+    `seed` draws the label budget; `say(line)` hears of what has to be made first. Raises ValueError
+    or FileNotFoundError of one line for what is wrong with the source.
+    """
+    splits = labelled.load(
+        config.source, config.text, config.text_pair, config.label,
+        validation_fraction=config.validation_fraction, log=say,
+    )  # fmt: skip
+    if tokenizer.whole_words:
+        texts = splits["train"].text + (splits["train"].text_pair or [])
+        say(f"coverage of the training examples: {vectors.coverage(tokenizer, texts)}")
+    names, ids = splits.label_names, tokenizer.special_ids()
+    frame = framing.frame_for(model.architecture, ids)
+    encoded = {
+        split: classification.encode(examples.text, examples.text_pair, examples.label, tokenizer,
+                                     frame, config.length, names, ids["pad"])
+        for split, examples in splits.items()
+    }  # fmt: skip
+    task = classification.Classification(
+        model.architecture, len(names), model.width, ids["pad"], ids["start"],
+        config.head_dropout, config.pooler, bool(model.token_types), config.decoder_input,
+        config.reading,
+    )  # fmt: skip
+    chosen = batches.subset(encoded["train"].labels, config.examples, seed)
+    return Examples(tuple(names), encoded, chosen, splits.fingerprint, task)

@@ -1,0 +1,245 @@
+"""Lion, Muon and Adafactor against their published update rules in NumPy, step by step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training import config as configs
+from training import optimizer, rules
+from training.algorithms import OPTIMIZERS, Adafactor, AdamW, Lion, Muon
+from training.config import ConfigError
+
+STEPS, RATE = 12, 0.03
+SHAPES = {
+    "embed/tokens/embedding": (9, 4),
+    "encoder/layer_0/mlp/in/kernel": (4, 6),
+    "encoder/layer_0/mlp/in/bias": (6,),
+    "encoder/layer_0/mlp/out/kernel": (6, 4),
+    "heads/lm/transform/kernel": (4, 4),
+}
+DECAY = 0.3
+KERNELS = ((r".*kernel", 1.0), (r".*", 0.0))
+
+
+def leaves(seed, scale=1.0):
+    random = np.random.default_rng(seed)
+    return {path: (scale * random.normal(size=shape)).astype(np.float32)
+            for path, shape in SHAPES.items()}  # fmt: skip
+
+
+def ours(config, params, gradients):
+    """{path: float64 array} after each update at rate RATE."""
+    params = rules.merge(params, {})
+    tx = optimizer.build(config, params)
+    state = tx.init(params)
+
+    @jax.jit
+    def update(params, state, gradient):
+        with jax.numpy_dtype_promotion("standard"):
+            directions, state = tx.update(gradient, state, params)
+        return jax.tree.map(lambda p, d: p - RATE * d, params, directions), state
+
+    for gradient in gradients:
+        params, state = update(params, state, rules.merge(gradient, {}))
+        assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} <= {
+            np.dtype(np.float32),
+            np.dtype(np.int32),
+        }
+        yield {path: np.asarray(leaf, np.float64) for path, leaf in rules.paths(params).items()}
+
+
+def compare(config, update, rtol=3e-5):
+    """`update(path, t, p, g, slots) -> p` in float64, with a dict of its own for each leaf."""
+    params = leaves(0, 0.5)
+    gradients = [leaves(1 + t, 10.0 ** (t % 3 - 2)) for t in range(STEPS)]
+    expected = {path: np.asarray(p, np.float64) for path, p in params.items()}
+    slots = {path: {} for path in params}
+    for t, found in enumerate(ours(config, params, gradients), 1):
+        for path, g in gradients[t - 1].items():
+            g = np.asarray(g, np.float64)
+            expected[path] = update(path, t, expected[path], g, slots[path])
+            np.testing.assert_allclose(found[path], expected[path], rtol=rtol, atol=1e-6,
+                                       err_msg=f"{path} after {t}")  # fmt: skip
+
+
+def adam(t, g, slots, beta1=0.9, beta2=0.98, epsilon=1e-8):
+    m = slots["m"] = beta1 * slots.get("m", 0) + (1 - beta1) * g
+    v = slots["v"] = beta2 * slots.get("v", 0) + (1 - beta2) * g * g
+    return (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + epsilon)
+
+
+def test_lion_is_algorithm_2_of_chen_et_al():
+    def update(path, t, p, g, slots):
+        m = slots.get("m", 0)
+        direction = np.sign(0.9 * m + 0.1 * g) + (DECAY * p if path.endswith("kernel") else 0)
+        slots["m"] = 0.99 * m + 0.01 * g
+        return p - RATE * direction
+
+    compare(Lion(clip_norm=0.0, weight_decay=DECAY, decay_rules=KERNELS), update)
+
+
+def rms(x):
+    return np.sqrt(np.mean(x * x))
+
+
+def adafactor(path, t, p, g, slots, factored, first=1, offset=0):
+    """Algorithms 4 (matrices) and 5 (vectors) of Shazeer & Stern with the settings of their algorithm 6,
+    no momentum; T5X counts `first` .. of the whole run and takes off its `step_offset`."""
+    epsilon1, epsilon2, d = 1e-30, 1e-3, 1.0
+    beta = 1 - float(first - 1 + t - offset) ** -0.8
+    square = g * g + epsilon1
+    if factored:
+        rows = slots["R"] = beta * slots.get("R", 0) + (1 - beta) * square.sum(1)
+        columns = slots["C"] = beta * slots.get("C", 0) + (1 - beta) * square.sum(0)
+        v = np.outer(rows, columns) / rows.sum()
+    else:
+        v = slots["V"] = beta * slots.get("V", 0) + (1 - beta) * square
+    u = g / np.sqrt(v)
+    u = u / max(1.0, rms(u) / d)
+    return p - RATE * max(epsilon2, rms(p)) * u
+
+
+@pytest.mark.parametrize("factored_size", [1, 5, 128])
+def test_adafactor_is_t5s_step_by_step(factored_size):
+    """Every matrix factored; those whose sides are at least 5; none of them, T5's 128 being larger."""
+
+    def update(path, t, p, g, slots):
+        return adafactor(path, t, p, g, slots, p.ndim == 2 and min(p.shape) >= factored_size)
+
+    compare(Adafactor(factored_size=factored_size), update)
+
+
+def test_adafactor_factors_from_128_on_and_clips_what_is_new():
+    shapes = {"a/kernel": (128, 130), "b/kernel": (127, 130), "c/bias": (200,)}
+    params = {path: np.full(shape, 0.1, np.float32) for path, shape in shapes.items()}
+    state = Adafactor().direction(params).init(rules.merge(params, {}))
+    moments = rules.paths(
+        jax.tree.map(jnp.shape, state[0].v, is_leaf=lambda x: hasattr(x, "shape"))
+    )
+    assert moments == {"a/kernel": (1,), "b/kernel": (127, 130), "c/bias": (200,)}
+    assert state[0].v_row["a"]["kernel"].size + state[0].v_col["a"]["kernel"].size == 258
+    assert Adafactor().methods(params) == {
+        "a/kernel": "adafactor, factored", "b/kernel": "adafactor", "c/bias": "adafactor",
+    }  # fmt: skip
+
+
+def test_adafactors_decay_starts_with_its_state_as_t5xs_with_a_step_offset():
+    """Finetuning from step 1000 with step_offset=1000 there is a fresh state here."""
+
+    def update(path, t, p, g, slots):
+        return adafactor(path, t, p, g, slots, p.ndim == 2, first=1001, offset=1000)
+
+    compare(Adafactor(factored_size=1), update)
+
+
+def orthogonal(m, steps=5):
+    """Newton-Schulz iteration of Jordan et al. (2024) with their coefficients."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = m.T if m.shape[0] > m.shape[1] else m
+    x = x / (np.linalg.norm(x) + 1e-8)
+    for _ in range(steps):
+        s = x @ x.T
+        x = a * x + (b * s + c * s @ s) @ x
+    return x.T if m.shape[0] > m.shape[1] else x
+
+
+@pytest.mark.parametrize(("nesterov", "consistent_rms"), [(True, 0.2), (True, 0.0), (False, 0.2)])
+def test_muon_orthogonalises_the_hidden_kernels_and_adamw_has_the_rest(nesterov, consistent_rms):
+    def update(path, t, p, g, slots):
+        if path.startswith("encoder") and path.endswith("kernel"):
+            m = slots["m"] = 0.95 * slots.get("m", 0) + 0.05 * g
+            if nesterov:
+                m = 0.95 * m / (1 - 0.95 ** (t + 1)) + 0.05 * g / (1 - 0.95**t)
+            rows, columns = g.shape
+            scale = consistent_rms * np.sqrt(max(rows, columns))
+            direction = (scale or np.sqrt(max(1, columns / rows))) * orthogonal(m)
+        else:
+            direction = adam(t, g, slots)
+        return p - RATE * (direction + (DECAY * p if path.endswith("kernel") else 0))
+
+    config = Muon(clip_norm=0.0, weight_decay=DECAY, decay_rules=KERNELS, nesterov=nesterov,
+                  consistent_rms=consistent_rms)  # fmt: skip
+    compare(config, update, rtol=3e-4)
+
+
+def test_muons_matrices_are_those_of_its_rule_and_have_no_second_moment():
+    params = rules.merge(leaves(0), {})
+    methods = Muon().methods(rules.paths(params))
+    assert [path for path, method in methods.items() if method == "muon"] == [
+        "encoder/layer_0/mlp/in/kernel", "encoder/layer_0/mlp/out/kernel",
+    ]  # fmt: skip
+    state = optimizer.build(Muon(), params).init(params)
+    size = sum(np.prod(shape) for shape in SHAPES.values())
+    matrices = 2 * 24
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state) if jnp.ndim(leaf) and leaf.size != 3)
+    assert moments == 2 * (size - matrices) + matrices
+
+
+@pytest.mark.parametrize(
+    ("matrices", "words"),
+    [
+        (
+            ((r".*", "muon"),),
+            "gives 'encoder/layer_0/mlp/in/bias' of shape [6] to muon; expected a",
+        ),
+        (((r".*", "sgd"),), "to 'sgd'; expected 'muon' or 'adamw'"),
+        (((r"decoder/.*", "muon"), (r".*", "adamw")), "rule 'decoder/.*' matches no parameter"),
+    ],
+)
+def test_a_wrong_rule_of_matrices_is_named(matrices, words):
+    with pytest.raises(ConfigError) as caught:
+        optimizer.build(Muon(matrices=matrices), rules.merge(leaves(0), {}))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_adamw_with_parameter_scale_steps_relative_to_each_tensor():
+    def update(path, t, p, g, slots):
+        return p - RATE * max(1e-3, rms(p)) * adam(t, g, slots)
+
+    compare(AdamW(clip_norm=0.0, weight_decay=0.0, parameter_scale=True), update)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_law_9_rates_by_rule_and_frozen_leaves_for_every_optimizer(name):
+    """Half the rate is half the step; a leaf outside the trainable tree is in no part of the state."""
+    kind = OPTIMIZERS[name]
+    trainable = {path: leaf for path, leaf in leaves(0).items() if not path.startswith("heads")}
+    gradient = {path: leaf for path, leaf in leaves(1).items() if path in trainable}
+    half = ((r"(encoder|embed)/.*kernel", 0.5), (r".*", 1.0))
+    common = {"clip_norm": 0.0, "weight_decay": 0.1}
+    (one,) = ours(kind(**common), trainable, [gradient])
+    (two,) = ours(kind(**common, rate_rules=half), trainable, [gradient])
+    for path, before in trainable.items():
+        factor = 0.5 if path.endswith("kernel") else 1.0
+        np.testing.assert_allclose(two[path] - before, factor * (one[path] - before), atol=1e-6)
+    tree = rules.merge(trainable, {})
+    state = optimizer.build(kind(**common), tree).init(tree)
+    paths = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
+    assert any("embed" in path for path in paths) and not any("heads" in path for path in paths)
+
+
+def test_the_printed_table_says_which_optimizer_each_leaf_gets():
+    table = optimizer.table(
+        Muon(), rules.merge(leaves(0), {}), frozenset({"heads/lm/transform/kernel"})
+    )
+    fates = {line.split()[0]: line.split("  ")[-1].strip() for line in table}
+    assert fates["encoder/layer_*/mlp/in/kernel"] == "muon"
+    assert fates["encoder/layer_*/mlp/in/bias"] == "adamw"
+    assert fates["embed/tokens/embedding"] == "adamw"
+    assert fates["heads/lm/transform/kernel"] == "frozen"
+
+
+def test_law_7_a_hyperparameter_of_another_optimizer_is_refused():
+    import train
+
+    section = {"name": "lion", "learning_rate": "3e-4", "beta2": "0.98"}
+    resolved = configs.resolve(train.Config, {"optimizer": section})
+    assert resolved.optimizer == Lion(learning_rate=3e-4, beta2=0.98)
+    assert configs.to_dict(resolved)["optimizer"]["name"] == "lion"
+    for key, name in (("epsilon", "lion"), ("momentum", "adamw"), ("beta1", "adafactor")):
+        with pytest.raises(ConfigError, match=f"unknown key config.optimizer.{key}"):
+            configs.resolve(train.Config, {"optimizer": {"name": name, key: 0.5}})
+    with pytest.raises(ConfigError, match="'adafctor' is unknown; did you mean 'adafactor'"):
+        configs.resolve(train.Config, {"optimizer": {"name": "adafctor"}})
+    assert isinstance(configs.resolve(train.Config, {}).optimizer, AdamW)
