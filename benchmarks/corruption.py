@@ -15,7 +15,7 @@ import numpy as np
 
 import models
 import objectives
-from models.config import ModelConfig, sized
+from models import ModelConfig, sized
 from objectives.base import Setting
 from objectives.vocabulary import Vocabulary
 
