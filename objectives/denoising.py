@@ -26,7 +26,7 @@ from objectives.grammar import (
     spell,
     unfit,
 )
-from objectives.noise import count_of, random_ordinary, shuffled, slots
+from objectives.noise import altered, count_of, shuffled, slots
 from objectives.patterns import Noise, chances_of, drawn, single, spans, units
 from objectives.segments import documents, ordinary
 
@@ -208,15 +208,9 @@ class Denoising(Objective):
         """The row with its noise corrupted in place; each group of it in one way."""
         if self.inputs == "shuffle":
             return shuffled(key, row, segments, noise.mask)
-        mask = jnp.full_like(row, setting.vocabulary.mask)
         shares = {"bert": (self._masks, self.random), "random": (0.0, 1.0)}
-        masks, random = shares.get(self.inputs, (1.0, 0.0))
-        shown = mask
-        if masks < 1:
-            how_key, piece_key = jax.random.split(key)
-            how = jax.random.uniform(how_key, row.shape).at[noise.group].get(mode="clip")
-            pieces = random_ordinary(piece_key, row.shape, setting.vocabulary)
-            shown = jnp.where(how < masks, mask, jnp.where(how < masks + random, pieces, row))
+        shares = shares.get(self.inputs, (1.0, 0.0))
+        shown = altered(key, row, setting.vocabulary, *shares, noise.group)
         return jnp.where(noise.mask, shown, row)
 
     def _in_place(self, setting, row, segments, eligible, noise, shown):

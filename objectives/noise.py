@@ -64,6 +64,30 @@ def random_ordinary(key: jax.Array, shape: tuple[int, ...], vocabulary: Vocabula
     return pieces
 
 
+def altered(
+    key: jax.Array,
+    pieces: jax.Array,
+    vocabulary: Vocabulary,
+    mask: float,
+    random: float,
+    group: jax.Array | None = None,
+) -> jax.Array:
+    """What is shown for pieces int32[N]: [MASK] with probability `mask`, a random ordinary piece with
+    probability `random`, else the piece itself (Devlin et al. 2019, section 3.1).
+
+    group int32[N] are numbers below N: pieces of one group fare alike.
+    """
+    masks = jnp.full_like(pieces, vocabulary.mask)
+    if mask >= 1:
+        return masks
+    how_key, piece_key = jax.random.split(key)
+    how = jax.random.uniform(how_key, pieces.shape)
+    if group is not None:
+        how = how.at[group].get(mode="clip")
+    drawn = random_ordinary(piece_key, pieces.shape, vocabulary)
+    return jnp.where(how < mask, masks, jnp.where(how < mask + random, drawn, pieces))
+
+
 def masked_pieces(
     key: jax.Array,
     tokens: jax.Array,
@@ -76,19 +100,14 @@ def masked_pieces(
     """rule(number of ordinary pieces) of the ordinary pieces of tokens int32[L] become targets.
 
     -> (what is shown int32[L], and in `size` slots: targets, indices int32[size], filled
-    bool[size]). A target shows a random ordinary piece with probability `random`, itself with
-    probability `keep`, and else [MASK] (Devlin et al. 2019, section 3.1). An empty slot has target
-    and index 0.
+    bool[size]). A target is shown as `altered` has it. An empty slot has target and index 0.
     """
-    which_key, how_key, piece_key = jax.random.split(key, 3)
+    which_key, how_key = jax.random.split(key)
     eligible = ordinary(tokens, vocabulary)
     count = count_of(eligible.sum(dtype=jnp.int32), tokens.shape[0], rule)
     indices, filled = slots(choose(which_key, eligible, count), size)
     targets = tokens[indices]
-    how, mask = jax.random.uniform(how_key, indices.shape), 1 - random - keep
-    drawn = random_ordinary(piece_key, indices.shape, vocabulary)
-    shown = jnp.where(how < mask + random, drawn, targets)
-    shown = jnp.where(how < mask, vocabulary.mask, shown)
+    shown = altered(how_key, targets, vocabulary, 1 - random - keep, random)
     unfilled = jnp.where(filled, indices, jnp.int32(tokens.shape[0]))  # out of range: not written
     shown = tokens.at[unfilled].set(shown, mode="drop")
     return shown, jnp.where(filled, targets, jnp.zeros_like(targets)), indices, filled
