@@ -12,6 +12,7 @@ import numpy as np
 from models.sequence import sequence_of
 from objectives.base import Setting, Shapes
 from objectives.batch import Batch
+from objectives.segments import left_of
 
 
 def compact(
@@ -117,10 +118,8 @@ def typed(
     if setting.architecture == "decoder":
         return _joined(setting, inputs, targets)
     tokens, segments = targets
-    start = jnp.full_like(tokens[:1], setting.vocabulary.start)
-    shifted = jnp.concatenate([start, tokens[:-1]])
-    first = jnp.concatenate([jnp.ones_like(segments[:1], bool), segments[1:] != segments[:-1]])
-    shifted = jnp.where(first, setting.vocabulary.start, shifted)
+    first = segments != left_of(segments, -1)  # of a document
+    shifted = jnp.where(first, setting.vocabulary.start, left_of(tokens, setting.vocabulary.start))
     shifted = jnp.where(segments > 0, shifted, setting.vocabulary.pad)
     return Batch(
         inputs=sequence_of(*inputs),

@@ -28,7 +28,7 @@ from objectives.grammar import (
 )
 from objectives.noise import altered, count_of, shuffled, slots
 from objectives.patterns import Noise, chances_of, drawn, single, spans, units
-from objectives.segments import documents, ordinary
+from objectives.segments import documents, left_of, ordinary
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Denoising(Objective):
     def _typed(self, setting, row, segments, noise, shown):
         """The Batch of an architecture that types."""
         none = jnp.full_like(row, -1)
-        starts = noise.mask & ~jnp.concatenate([noise.mask[:1] & False, noise.mask[:-1]])
+        starts = noise.mask & ~left_of(noise.mask, False)
         number = jnp.maximum(jnp.cumsum(starts, dtype=jnp.int32) - 1, 0)
         marks, keep, told = none, jnp.ones_like(noise.mask), none
         if self.inputs in SHORTER:

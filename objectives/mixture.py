@@ -15,7 +15,7 @@ from objectives.assemble import compact
 from objectives.base import ARCHITECTURES, Objective, Setting, Shapes, knob
 from objectives.batch import Batch
 from objectives.registry import parse
-from objectives.segments import documents
+from objectives.segments import documents, left_of
 
 MODES = ("R", "S", "X")
 
@@ -187,7 +187,7 @@ def _of_member(part, setting, key, row):
 def _announced(row, token, setting):
     """The row with `token` before each of its documents; its end makes room."""
     segments = documents(row, setting.vocabulary, setting.architecture)
-    opens = segments != jnp.concatenate([jnp.zeros_like(segments[:1]), segments[:-1]])
+    opens = segments != left_of(segments, 0)
     keep = jnp.stack([opens & (segments > 0), segments > 0], axis=1).reshape(-1)
     both = jnp.stack([jnp.full_like(row, token), row], axis=1).reshape(-1)
     row, _ = compact(keep, row.shape[0], both, jnp.repeat(segments, 2), setting.vocabulary.pad)

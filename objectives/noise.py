@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from objectives.segments import ordinary
+from objectives.segments import last_of, next_of, ordinary
 from objectives.vocabulary import Vocabulary
 
 
@@ -146,7 +146,7 @@ def place(
     began = jnp.full((length,), -1, jnp.int32).at[start].set(number, mode="drop")
     owner = jax.lax.cummax(began)
     inside = jnp.maximum(owner, 0)
-    limit = jnp.minimum(start[inside] + lengths[inside], _next(~eligible)[start[inside]])
+    limit = jnp.minimum(start[inside] + lengths[inside], next_of(~eligible)[start[inside]])
     mask = (owner >= 0) & (index < limit)
     return mask, jnp.where(owner < 0, jnp.int32(most), owner)
 
@@ -178,10 +178,11 @@ def grow(key: jax.Array, eligible: jax.Array, mask: jax.Array, more: jax.Array) 
     """
     length = eligible.shape[0]
     index = jnp.arange(length, dtype=jnp.int32)
-    before, after = _last(mask), _next(mask)
-    behind = eligible & ~mask & (before > _last(~eligible))
-    ahead = eligible & ~mask & ~behind & (after < _next(~eligible))
-    behind &= ~_shifted(mask, False)[1]  # the position that keeps two spans apart
+    before, after = last_of(mask), next_of(mask)
+    behind = eligible & ~mask & (before > last_of(~eligible))
+    ahead = eligible & ~mask & ~behind & (after < next_of(~eligible))
+    opens_next = jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])])
+    behind &= ~opens_next  # the position that keeps two spans apart
     free = behind | ahead
     draws = jax.random.uniform(key, (length,)) + jnp.where(behind, jnp.float32(0), jnp.float32(1))
     drawn = lowest(jnp.where(free, draws, jnp.float32(3)), jnp.maximum(more, 0)) & free
@@ -193,21 +194,3 @@ def grow(key: jax.Array, eligible: jax.Array, mask: jax.Array, more: jax.Array) 
 
     mask |= behind & (index - before <= drawn_for(before, behind))
     return mask | (ahead & (after - index <= drawn_for(after, ahead)))
-
-
-def _shifted(x, outside):
-    """What stands to the left of each position, and what to the right."""
-    edge = jnp.full_like(x[:1], outside)
-    return jnp.concatenate([edge, x[:-1]]), jnp.concatenate([x[1:], edge])
-
-
-def _last(mask):
-    """The last position of 1 at or before each; -1 if there is none."""
-    index = jnp.arange(mask.shape[0], dtype=jnp.int32)
-    return jax.lax.cummax(jnp.where(mask, index, jnp.full_like(index, -1)))
-
-
-def _next(mask):
-    """The next position of 1 at or after each; L if there is none."""
-    index = jnp.arange(mask.shape[0], dtype=jnp.int32)
-    return jax.lax.cummin(jnp.where(mask, index, jnp.full_like(index, mask.shape[0])), reverse=True)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from objectives.noise import choose, grow, place, within
+from objectives.segments import left_of
 from objectives.vocabulary import Vocabulary
 
 
@@ -26,9 +27,8 @@ class Noise(NamedTuple):
 def units(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax.Array:
     """The word int32[L] of each token, ascending from 0. What is not eligible is one of its own."""
     joins = jnp.asarray(np.frombuffer(vocabulary.joins, np.uint8))[row]
-    before = jnp.concatenate([jnp.zeros_like(joins[:1]), joins[:-1]])
-    apart = jnp.concatenate([jnp.zeros_like(eligible[:1]), eligible[:-1]]) & eligible
-    goes_on = (joins % 2 == 1) & (before >= 2) & apart
+    both = left_of(eligible, False) & eligible
+    goes_on = (joins % 2 == 1) & (left_of(joins, 0) >= 2) & both
     return jnp.cumsum(~goes_on, dtype=jnp.int32) - 1
 
 
@@ -111,7 +111,7 @@ def drawn(
     drawing = jnp.argsort(mixed).astype(jnp.int32)  # the n-th span of the row was drawn as this one
     mask, owner = place(place_key, eligible, lengths[drawing], count)
     rank = drawing.at[owner].get(mode="fill", fill_value=draws)
-    first = owner != jnp.concatenate([jnp.full_like(owner[:1], draws), owner[:-1]])
+    first = owner != left_of(owner, draws)
     counts = rank < most
     empty = first & counts & (lengths[rank] == 0) & (before[rank] < needed)
     mask = within(mask & counts, rank.astype(jnp.float32), sizes, budget, passes=1)
@@ -126,7 +126,7 @@ def _sizes(eligible, word):
 
 def _of_words(noise, word):
     """The noise of tokens out of that of their words."""
-    opens = word != jnp.concatenate([jnp.full_like(word[:1], -1), word[:-1]])
+    opens = word != left_of(word, -1)
     return Noise(noise.mask[word], noise.group[word], noise.inserted[word] & opens)
 
 
