@@ -26,7 +26,7 @@ from objectives.grammar import (
     spell,
     unfit,
 )
-from objectives.noise import altered, count_of, shuffled, slots
+from objectives.noise import altered, count_of, noise_count, shuffled, slots
 from objectives.patterns import Noise, chances_of, drawn, single, spans, units
 from objectives.segments import documents, left_of, ordinary
 
@@ -103,7 +103,7 @@ class Denoising(Objective):
 
     def _noise(self, tokens: int) -> int:
         """Pieces of noise among so many."""
-        return max(1, round(self.noise_density * tokens)) if tokens else 0
+        return noise_count(self.noise_density, tokens)
 
     def _spans(self, tokens: int) -> int:
         """Spans among so many tokens: exactly for pattern=span, else at most."""

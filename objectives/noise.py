@@ -21,6 +21,20 @@ def count_of(real: jax.Array, length: int, rule: Callable[[int], int]) -> jax.Ar
     return jnp.asarray([rule(n) for n in range(length + 1)], jnp.int32)[real]
 
 
+def noise_count(density: float, tokens: int) -> int:
+    """How many of so many tokens are noise, on the host: their share, rounded, and one at least."""
+    return max(1, round(density * tokens)) if tokens else 0
+
+
+def check_shares(random: float, keep: float) -> None:
+    """Raises ValueError unless what `altered` shows otherwise leaves a share for [MASK], or none."""
+    if random + keep > 1 + 1e-6:
+        raise ValueError(
+            f"random={random} and keep={keep} sum to {random + keep:g}: expected at most "
+            "1, the rest of the noise is [MASK]; lower one of them"
+        )
+
+
 def lowest(scores: jax.Array, count: jax.Array) -> jax.Array:
     """bool[L]: 1 = among the `count` lowest scores; ties go to the left, so the count is exact."""
     order = jnp.argsort(scores, stable=True)

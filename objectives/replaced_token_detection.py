@@ -19,7 +19,7 @@ from objectives.base import Objective, Setting, Shapes, all_states, hidden_state
 from objectives.batch import Batch
 from objectives.heads import DiscriminatorHead, with_head
 from objectives.loss import sampled_pieces
-from objectives.noise import masked_pieces
+from objectives.noise import masked_pieces, noise_count
 from objectives.segments import among, documents
 
 
@@ -61,28 +61,29 @@ class ReplacedTokenDetection(Objective):
     def shapes(self, setting: Setting) -> Shapes:
         setting.require("mask")
         T = setting.length
-        return Shapes(raw=T, inputs=T, targets=self._count(T), overlap=1)
+        return Shapes(raw=T, inputs=T, targets=self._noise(T), overlap=1)
 
-    def _count(self, pieces: int) -> int:
-        return max(1, round(self.noise_density * pieces)) if pieces else 0
+    def _noise(self, pieces: int) -> int:
+        """Pieces that the generator predicts among so many."""
+        return noise_count(self.noise_density, pieces)
 
     def targets_expected(self, setting: Setting) -> float:
         """Pieces that the generator predicts and pieces that the discriminator judges."""
         pieces = setting.length - 2  # [CLS] and [SEP]
-        return self._count(pieces) + pieces
+        return self._noise(pieces) + pieces
 
     def describe(self, setting: Setting) -> str:
         shapes, pieces = self.shapes(setting), setting.length - 2
         return (
             f"{self.name}: {shapes.raw} raw tokens a row, {shapes.inputs} read, "
-            f"{self._count(pieces)} predicted in {shapes.targets} slots, {pieces} judged"
+            f"{self._noise(pieces)} predicted in {shapes.targets} slots, {pieces} judged"
         )
 
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
         vocabulary, size = setting.vocabulary, self.shapes(setting).targets
         mask_key, draw_key = jax.random.split(key)
         shown, targets, indices, filled = masked_pieces(
-            mask_key, row, vocabulary, self._count, size, 0.0, self.keep
+            mask_key, row, vocabulary, self._noise, size, 0.0, self.keep
         )
         return Batch(
             inputs=sequence_of(shown, documents(row, vocabulary, setting.architecture)),

@@ -14,7 +14,7 @@ from models.sequence import sequence_of
 from objectives.base import Objective, Setting, Shapes, all_states, knob, predicting
 from objectives.batch import Batch
 from objectives.heads import PairHead, with_head
-from objectives.noise import masked_pieces
+from objectives.noise import check_shares, masked_pieces, noise_count
 from objectives.segments import documents, runs
 
 FRAME = 3  # [CLS] and two [SEP]
@@ -57,11 +57,7 @@ class SentencePairs(Objective):
     short: float = knob(0.1, "share of the pairs with less room, at random", min=0.0, max=1.0)
 
     def __post_init__(self):
-        if self.random + self.keep > 1 + 1e-6:
-            raise ValueError(
-                f"random={self.random} and keep={self.keep} sum to {self.random + self.keep:.6g}: "
-                "expected at most 1; lower one of them"
-            )
+        check_shares(self.random, self.keep)
 
     def shapes(self, setting: Setting) -> Shapes:
         if self.masked_lm:
@@ -72,13 +68,14 @@ class SentencePairs(Objective):
                 f"length {T} is too short for {self.name}: expected room for [CLS], two [SEP] and "
                 f"a piece of each text; make it {FRAME + 2} or more"
             )
-        return Shapes(raw=2 * T, inputs=T, targets=self._count(T - FRAME), overlap=1)
+        return Shapes(raw=2 * T, inputs=T, targets=self._noise(T - FRAME), overlap=1)
 
-    def _count(self, pieces: int) -> int:
-        return max(1, round(self.noise_density * pieces)) if pieces and self.masked_lm else 0
+    def _noise(self, pieces: int) -> int:
+        """Pieces that masked LM predicts among so many."""
+        return noise_count(self.noise_density, pieces) if self.masked_lm else 0
 
     def targets_expected(self, setting: Setting) -> float:
-        return 1 + self._count(setting.length - FRAME)
+        return 1 + self._noise(setting.length - FRAME)
 
     def describe(self, setting: Setting) -> str:
         shapes = self.shapes(setting)
@@ -95,7 +92,7 @@ class SentencePairs(Objective):
             mask_key,
             pair.tokens,
             setting.vocabulary,
-            self._count,
+            self._noise,
             self.shapes(setting).targets,
             self.random,
             self.keep,
