@@ -72,7 +72,7 @@ def spans(
     return Noise(mask, owner, jnp.zeros_like(mask))
 
 
-def drawn(
+def random_spans(
     key: jax.Array,
     eligible: jax.Array,
     budget: jax.Array,

@@ -15,7 +15,7 @@ from objectives.base import ARCHITECTURES, EMBEDDINGS, Objective, Setting, Shape
 from objectives.batch import Batch
 from objectives.noise import slots
 from objectives.segments import documents, ordinary
-from objectives.unigram import drawn
+from objectives.unigram import sampled
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class SkipGram(Objective):
             targets=jnp.where(inside, tokens[beside], jnp.zeros_like(beside)).reshape(-1),
             weights=pairs.astype(jnp.float32).reshape(-1),
             indices=jnp.asarray(np.repeat(np.arange(T, dtype=np.int32), 2 * w)),
-            noise=drawn(noise_key, (self.noise_words,), self._noise(setting)),
+            noise=sampled(noise_key, (self.noise_words,), self._noise_weights(setting)),
         )
 
     def coefficients(self) -> dict[str, float]:
@@ -139,7 +139,7 @@ class SkipGram(Objective):
         unigram, real = _unigram(setting), _ordinary(setting)
         return float((unigram.shares * real * unigram.kept(self.subsampling)).sum())
 
-    def _noise(self, setting: Setting) -> np.ndarray:
+    def _noise_weights(self, setting: Setting) -> np.ndarray:
         """Weights float64[V] of noise words: unigram^power over ordinary pieces that occur."""
         shares = _unigram(setting).shares
         return np.where(shares > 0, shares**self.power, 0.0) * _ordinary(setting)
