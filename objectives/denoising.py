@@ -256,7 +256,8 @@ class Denoising(Objective):
 
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
         """The row; of one that was cut for want of room, what was kept and the [EOS] behind it."""
-        super().inverse(setting, batch)
+        if self.irreversible:
+            return super().inverse(setting, batch)  # which raises
         vocabulary, raw = setting.vocabulary, self.shapes(setting).raw
         if setting.architecture == "encoder":
             row, told = np.array(batch.inputs.tokens), np.asarray(batch.weights) > 0

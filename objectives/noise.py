@@ -13,7 +13,7 @@ from objectives.vocabulary import Vocabulary
 
 
 def count_of(real: jax.Array, length: int, rule: Callable[[int], int]) -> jax.Array:
-    """rule(real) for a number of tokens in 0..length known on the device alone.
+    """rule(real), int32 as real, for numbers of tokens in 0..length known on the device alone.
 
     A table made by Python: `round(0.15 * n)` then means the same here, in T5 and in a test; in
     float32 some n would round the other way.
@@ -36,14 +36,16 @@ def check_shares(random: float, keep: float) -> None:
 
 
 def lowest(scores: jax.Array, count: jax.Array) -> jax.Array:
-    """bool[L]: 1 = among the `count` lowest scores; ties go to the left, so the count is exact."""
+    """bool[L]: 1 = among the `count` int32[] lowest of scores float32[L]; ties go to the left, so the
+    count is exact."""
     order = jnp.argsort(scores, stable=True)
     first = jnp.arange(scores.shape[0], dtype=jnp.int32) < count
     return jnp.zeros_like(first).at[order].set(first, unique_indices=True)
 
 
 def choose(key: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
-    """bool[L]: `count` of the eligible positions (all, if they are fewer), each set as likely.
+    """bool[L]: `count` int32[] of the eligible positions bool[L] (all, if they are fewer), each set
+    as likely.
 
     Each position draws a number whose low bits are its own index, so that no two are equal and a
     sort of plain numbers finds the threshold: five times as fast on a CPU as argsort and scatter.
@@ -58,7 +60,7 @@ def choose(key: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def slots(chosen: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """The chosen positions in ascending order, in a static number of slots.
+    """The chosen positions bool[L] in ascending order, in a static number of slots.
 
     -> (indices int32[size], filled bool[size]); an empty slot has index 0.
     """
@@ -128,7 +130,8 @@ def masked_pieces(
 
 
 def shuffled(key: jax.Array, row: jax.Array, segments: jax.Array, mask: jax.Array) -> jax.Array:
-    """The row with the tokens of `mask` in random order, each within its document."""
+    """int32[L]: the row int32[L] with the tokens of mask bool[L] in random order, each within its
+    document of segments int32[L]."""
     length = row.shape[0]
     behind = jnp.int32(length + 1)  # what stays sorts behind all documents
     order = jnp.lexsort((jax.random.uniform(key, row.shape), jnp.where(mask, segments, behind)))
@@ -168,7 +171,8 @@ def place(
 def within(
     chosen: jax.Array, rank: jax.Array, sizes: jax.Array, budget: jax.Array, passes: int
 ) -> jax.Array:
-    """bool[L]: of the chosen, by rank and then from the left, as many as `budget` has room for.
+    """bool[L]: of the chosen bool[L], by rank float32[L] and then from the left, as many as `budget`
+    int32[] has room for.
 
     sizes int32[L] is what each takes of the budget. A pass ends at the first one that is too large
     for what is left; the next pass goes on behind it, with those that are not.
@@ -185,7 +189,8 @@ def within(
 
 
 def grow(key: jax.Array, eligible: jax.Array, mask: jax.Array, more: jax.Array) -> jax.Array:
-    """bool[L]: the spans of `mask` made longer by `more` positions in all, at random.
+    """bool[L]: the spans of mask bool[L] made longer by `more` int32[] eligible positions in all, at
+    random.
 
     They grow to the right within their run, up to one position before the next span; where that
     is not enough, the first one of a run grows to the left.

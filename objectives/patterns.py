@@ -25,7 +25,8 @@ class Noise(NamedTuple):
 
 
 def units(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax.Array:
-    """The word int32[L] of each token, ascending from 0. What is not eligible is one of its own."""
+    """The word int32[L] of each token of row int32[L], ascending from 0. What is not eligible,
+    bool[L], is a word of its own."""
     joins = jnp.asarray(np.frombuffer(vocabulary.joins, np.uint8))[row]
     both = left_of(eligible, False) & eligible
     goes_on = (joins % 2 == 1) & (left_of(joins, 0) >= 2) & both
@@ -33,10 +34,11 @@ def units(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax.Ar
 
 
 def single(key: jax.Array, eligible: jax.Array, budget: jax.Array, word=None) -> Noise:
-    """`iid`: exactly `budget` of the eligible pieces, each as likely (BERT, T5).
+    """`iid`: exactly `budget` int32[] of the eligible pieces bool[L], each as likely (Devlin et al.
+    2019, section 3.1; Raffel et al. 2020, section 3.1.4).
 
-    With `word` (from `units`) whole words in random order, those that fit into the budget, as BERT
-    does it.
+    With `word` int32[L] (from `units`) whole words in random order, those that fit into the budget,
+    as BERT's repository does it.
     """
     group, inserted = jnp.arange(eligible.shape[0], dtype=jnp.int32), jnp.zeros_like(eligible)
     if word is None:
@@ -49,9 +51,10 @@ def single(key: jax.Array, eligible: jax.Array, budget: jax.Array, word=None) ->
 def spans(
     key: jax.Array, eligible: jax.Array, budget: jax.Array, count: jax.Array, most: int
 ) -> Noise:
-    """`span`: `budget` pieces in `count` spans (at most `most`), never across a document.
+    """`span`: `budget` of the eligible pieces bool[L] in `count` spans (int32[] both; `most` is the
+    static bound of `count`), never across a document.
 
-    T5's random_spans_noise_mask (Raffel et al. 2020, section 3.1.4) cuts a row regardless of what
+    T5's random_spans_noise_mask (Raffel et al. 2020, section 3.3.4) cuts a row regardless of what
     is in it; this is its like for rows in which some positions must stay. All ways of cutting the
     noise into parts are as likely, and all ways of laying them into the row. What the end of a
     document cuts off makes spans of the row longer, as long as their documents have room.
@@ -81,9 +84,11 @@ def random_spans(
     most: int,
 ) -> Noise:
     """`geometric` and `poisson`: spans of l units with probability chances[l], one after the other
-    until `budget` pieces are noise; the last one is cut short.
+    until `budget` int32[] of the eligible pieces bool[L] are noise; the last one is cut short. Units
+    are those of word int32[L] (from `units`), or single pieces.
 
-    Lengths are independent, as SpanBERT and BART draw them. A third more spans than needed are laid
+    Lengths are independent, as SpanBERT (Joshi et al. 2020, section 3.1) and BART (Lewis et al.
+    2020, section 2.2) draw them. A third more spans than needed are laid
     into the row, and count in the order of their drawing, so that others take the place of what
     the end of a document cuts off. At most `most` spans count.
     """

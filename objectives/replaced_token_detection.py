@@ -142,7 +142,8 @@ class ReplacedTokenDetection(Objective):
         return among(jax.vmap(filled_in)(batch, batch.targets), batch.ordinary)
 
     def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """{minimised loss: (class int32[...], weight float32[...])}: what each asks for."""
+        """`lm`: the pieces int32[B,N]; `discriminator`: 0 or 1 of each token int32[B,T], which the
+        generator's samples decide; and their weights."""
         corrupted, _ = self._generated(model, params, batch, key)
         return {
             "lm": (batch.targets, batch.weights),
@@ -193,7 +194,7 @@ class ReplacedTokenDetection(Objective):
 
 
 def filled_in(batch: Batch, pieces: jax.Array) -> jax.Array:
-    """int32[T]: what one row reads, with pieces[N] where its targets were taken from."""
+    """int32[T]: what one row reads, with pieces int32[N] where its targets were taken from."""
     length = batch.inputs.tokens.shape[0]
     taken = jnp.where(batch.weights > 0, batch.indices, jnp.int32(length))
     return jnp.asarray(batch.inputs.tokens).at[taken].set(pieces, mode="drop")
