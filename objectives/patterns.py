@@ -33,7 +33,9 @@ def units(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax.Ar
     return jnp.cumsum(~goes_on, dtype=jnp.int32) - 1
 
 
-def single(key: jax.Array, eligible: jax.Array, budget: jax.Array, word=None) -> Noise:
+def single(
+    key: jax.Array, eligible: jax.Array, budget: jax.Array, word: jax.Array | None = None
+) -> Noise:
     """`iid`: exactly `budget` int32[] of the eligible pieces bool[L], each as likely (Devlin et al.
     2019, section 3.1; Raffel et al. 2020, section 3.1.4).
 
@@ -88,9 +90,9 @@ def random_spans(
     are those of word int32[L] (from `units`), or single pieces.
 
     Lengths are independent, as SpanBERT (Joshi et al. 2020, section 3.1) and BART (Lewis et al.
-    2020, section 2.2) draw them. A third more spans than needed are laid
-    into the row, and count in the order of their drawing, so that others take the place of what
-    the end of a document cuts off. At most `most` spans count.
+    2020, section 2.2) draw them. A third more spans than needed are laid into the row, and count in
+    the order of their drawing, so that others take the place of what the end of a document cuts
+    off. At most `most` spans count.
     """
     length_key, order_key, place_key = jax.random.split(key, 3)
     pieces, index = eligible.sum(dtype=jnp.int32), jnp.arange(eligible.shape[0], dtype=jnp.int32)
