@@ -102,4 +102,6 @@ def test_the_new_idea_on_the_page_is_an_objective_as_it_stands(monkeypatch):
     decoder = Setting("decoder", VOCABULARY, 20)
     batch = jax.jit(lambda key: objective.corrupt(decoder, key, row))(jax.random.key(0))
     assert batch.inputs.tokens[:5].tolist() == [23, 4, 22, 21, 34]
+    batch = jax.tree.map(np.asarray, batch)
+    assert objective.inverse(decoder, batch).tolist() == row.tolist()
     assert "backwards" in objectives.pairs_by_architecture()["decoder"]
