@@ -331,7 +331,9 @@ def open_text(config, say):
         Unigram(sum(weight * n / n.sum() for weight, n in stores)),
     )  # fmt: skip
     shapes = config.objective.shapes(setting)
-    frame = framing.frame_for(model.architecture, tokenizer.special_ids())
+    frame = framing.frame_for(
+        model.architecture, tokenizer.special_ids(), tokenizer.frame, documents=True
+    )
     make_batch = step.Corruption(config.objective, setting)
     rows = jax.ShapeDtypeStruct((config.training.batch_size, shapes.raw), np.int32)
     keys = jax.eval_shape(

@@ -59,12 +59,12 @@ def encode(
         framed = frame_example(a, b, frame, length)
         lengths[i] = len(framed)
         tokens[i, : len(framed)] = framed
-        uncut = whole_frame + len(a) + (0 if b is None else len(b) + 1)
+        uncut = whole_frame + len(a) + (0 if b is None else len(b) + len(frame.separator))
         cut += uncut > len(framed)
         if b is not None:  # the first text cannot hold the separator: a tokenizer gives no specials
             start = len(frame.opening)
-            separator = start + int(np.argmax(framed[start:] == frame.separator))
-            types[i, separator + 1 : len(framed)] = 1
+            separator = start + int(np.argmax(framed[start:] == frame.separator[0]))
+            types[i, separator + len(frame.separator) : len(framed)] = 1
     return Encoded(tokens, lengths, types, _numbers(labels, len(first), label_names), cut)
 
 

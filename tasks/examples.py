@@ -41,7 +41,7 @@ def open_examples(config, model, tokenizer, seed: int, say: Callable[[str], None
         texts = splits["train"].text + (splits["train"].text_pair or [])
         say(f"coverage of the training examples: {vectors.coverage(tokenizer, texts)}")
     names, ids = splits.label_names, tokenizer.special_ids()
-    frame = framing.frame_for(model.architecture, ids)
+    frame = framing.frame_for(model.architecture, ids, tokenizer.frame)
     encoded = {
         split: classification.encode(examples.text, examples.text_pair, examples.label, tokenizer,
                                      frame, config.length, names, ids["pad"])
