@@ -41,7 +41,7 @@ def frame_of(inner: tokenizers.Tokenizer) -> Frame | None:
     texts = [inner.encode(text, add_special_tokens=False) for text in ("a", "b")]
     single = _specials(inner.post_process(texts[0], None, True))
     pair = _specials(inner.post_process(*texts, True))
-    if not any(single):
+    if not any(single) and not any(pair):
         return None
     return Frame(single[0], single[-1], pair[1])
 

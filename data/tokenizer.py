@@ -105,8 +105,11 @@ class Tokenizer:
 
     @functools.cached_property
     def frame(self) -> framing.Frame | None:
-        """What the tokenizer's own post-processor puts around a text and between two, if anything."""
-        return foreign.frame_of(self._plain)
+        """What a tokenizer made elsewhere puts around a text and between two; None for one of ours."""
+        own, ids = foreign.frame_of(self._plain), self.special_ids()
+        if own is None and "[EOS]" not in self._special and ids["eos"] >= 0:
+            return framing.Frame((), (), (ids["eos"],))
+        return own
 
     @functools.cached_property
     def _begins(self) -> bool:
@@ -158,6 +161,10 @@ class Tokenizer:
     def piece(self, index: int) -> str:
         """One piece as the vocabulary writes it ('' beyond the vocabulary)."""
         return self._plain.id_to_token(int(index)) or ""
+
+    def library(self) -> tokenizers.Tokenizer:
+        """A copy as the tokenizers library has it."""
+        return tokenizers.Tokenizer.from_str(self._plain.to_str())
 
     def save(self, path: str | Path) -> None:
         """Writes tokenizer.json (`path` is the file), and beside it the roles that were given."""
