@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "objectives": ("models",),
     "tasks": ("data", "models", "objectives.batch"),
     "training": ("models", "objectives.base", "objectives.batch", "objectives.vocabulary"),
-    "huggingface": ("data", "models", "training", "objectives.heads"),
+    "huggingface": ("data", "models", "training", "objectives.heads", "tasks.classification"),
     "train": ("data", "models", "objectives", "tasks", "training", "huggingface"),
     "finetune": ("data", "models", "objectives", "tasks", "training", "huggingface"),
     "tools": (
