@@ -18,6 +18,7 @@ from rich.console import Console
 import finetune
 import train
 from data import tokenizer as tokenizers
+from huggingface import sources
 from models.config import ModelConfig
 from objectives.batch import Batch
 from objectives.segments import documents
@@ -85,6 +86,7 @@ def pretraining(config, number, folder=None):
     if folder is not None:
         own = dataclasses.replace(config.tokenizer, path=str(folder / "tokenizer.json"))
         config = dataclasses.replace(config, tokenizer=own)
+    config = sources.adopted(config, folder)
     train.objectives.check(config.objective, config.model.architecture)
     text = train.open_text(config, _aside)
     if folder is not None:
@@ -129,7 +131,7 @@ def pretraining(config, number, folder=None):
 def finetuning(config, number, folder=None):
     """The same of a resolved finetune.Config: labelled examples, whose targets are classes."""
     begun = run_directory.read_manifest(folder) if folder else {}
-    origin = folder if begun else locate(config.init_from)[0]
+    origin = folder if begun else locate(sources.run_of(config.init_from, say=_aside))[0]
     pretrained = ModelConfig(**run_directory.read_config(origin)["model"])
     tokenizer = tokenizers.load(origin / "tokenizer.json")
     examples = open_examples(config.task, pretrained, tokenizer, config.seed.order, _aside)
