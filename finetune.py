@@ -260,9 +260,9 @@ def run(config, workdir):
 
         def batches_of_run():
             for number in range(start, total):
-                rows = task.batch(
-                    encoded["train"], local(examples.at(number, batch_size, config.seed.order))
-                )
+                indices = examples.at(number, batch_size, config.seed.order)
+                width = examples.width(indices)
+                rows = task.batch(encoded["train"], local(indices), width)
                 yield jax.tree.map(lambda x: meshes.global_array(mesh, x), rows)
 
         def update(state, source, number, rate):
@@ -289,14 +289,10 @@ def run(config, workdir):
 
         divisor = meshes.row_divisor(mesh)
         no_rows = step.no_rows(mesh, batch_size)
-        tokens = batch_size * config.task.length
-        rate = logs.Rate(
-            start,
-            total,
-            tokens,
-            batch_size * flops.per_row(task, model_config, params, batch),
-            flops.peak(),
-        )
+        share = examples.share(batch_size, config.seed.order)
+        tokens = round(batch_size * config.task.length * share)
+        step_flops = batch_size * flops.per_row(task, model_config, params, batch) * share
+        rate = logs.Rate(start, total, tokens, step_flops, flops.peak())
         result = {}
         with meshes.use(mesh):
             state = loop.run(

@@ -140,11 +140,12 @@ def finetuning(config, number, folder=None):
     total = finetune.clock_of(config, examples).total
     _check_step(number, total)
     chosen = examples.at(number, config.training.batch_size, config.seed.order)
+    batch = examples.task.batch(examples.encoded["train"], chosen, examples.width(chosen))
     return Seen(
         config=configs.to_dict(config),
         total=total,
         describe=f"{len(examples.names)} labels: {', '.join(examples.names)}",
-        batch=marks.on_host(examples.task.batch(examples.encoded["train"], chosen)),
+        batch=marks.on_host(batch),
         raw=None,
         raw_segments=None,
         places=[
