@@ -256,3 +256,15 @@ def completed(
         max_length=config.max_length or length,
         token_types=config.token_types or token_types,
     )
+
+
+def explicit(config: ModelConfig) -> ModelConfig:
+    """The config with zeros that stand for the usual value replaced by that value."""
+    both = config.architecture == "encoder_decoder"
+    return replace(
+        config,
+        embedding_size=config.size_of_embedding,
+        kv_heads=config.key_value_heads,
+        head_size=config.size_of_head,
+        decoder_layers=config.depth("decoder") if both else 0,
+    )
