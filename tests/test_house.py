@@ -19,10 +19,17 @@ MAY_IMPORT = {
     "objectives": ("models",),
     "tasks": ("data", "models", "objectives.batch"),
     "training": ("models", "objectives.base", "objectives.batch", "objectives.vocabulary"),
-    "train": ("data", "models", "objectives", "tasks", "training"),
-    "finetune": ("data", "models", "objectives", "tasks", "training"),
-    "tools": ("data", "models", "objectives", "tasks", "training", "train", "finetune"),
-    "studies": ("data", "models", "objectives", "tasks", "training", "train", "finetune", "tools"),
+    "huggingface": ("data", "models", "training", "objectives.heads", "tasks.classification"),
+    "train": ("data", "models", "objectives", "tasks", "training", "huggingface"),
+    "finetune": ("data", "models", "objectives", "tasks", "training", "huggingface"),
+    "tools": (
+        *("data", "models", "objectives", "tasks", "training", "huggingface"),
+        *("train", "finetune"),
+    ),
+    "studies": (
+        *("data", "models", "objectives", "tasks", "training", "huggingface"),
+        *("train", "finetune", "tools"),
+    ),
     "benchmarks": (
         "data",
         "models",

@@ -10,6 +10,7 @@ import re
 import jax
 import jax.numpy as jnp
 
+from models.config import explicit
 from training import rules
 from training.config import ConfigError
 
@@ -168,15 +169,7 @@ def load(read, made, report, params, shardings):
 
 def _check(there, here, init_as, what):
     """Raises ConfigError unless parameters of `there` mean in `here` what they meant."""
-
-    def resolved(config):
-        return dataclasses.replace(
-            config, embedding_size=config.size_of_embedding, kv_heads=config.key_value_heads,
-            head_size=config.size_of_head,
-            decoder_layers=len(STACKS.get(config.architecture, ())) // 2 * config.depth("decoder"),
-        )  # fmt: skip
-
-    a, b = resolved(there), resolved(here)
+    a, b = explicit(there), explicit(here)
     free = FREE if init_as == "same" else (*STACKED, *FREE)
     problems = [
         f"model.{field.name} is {getattr(a, field.name)!r} there and {getattr(b, field.name)!r} here"

@@ -1,0 +1,321 @@
+"""from_hf and to_hf: a Hugging Face directory into a run directory of ours, and back, by one table.
+Called by tools/convert.py, train.py and finetune.py; the tables are those of huggingface/families/.
+All names, shapes and dtypes are checked before anything is written.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+import models
+from data import tokenizer as tokenizers
+from huggingface.families import FAMILIES
+from huggingface.family import Family
+from huggingface.weights import Leaf, Weights, open_weights, read_json, write_weights
+from models.config import ModelConfig
+from objectives.heads import DiscriminatorHead, PairHead
+from tasks.classification import ClassificationHead
+from training import checkpoint, paths, rules, run_directory
+from training.config import ConfigError
+
+# What a parameter may be stored as there; here it is float32, which holds each of these exactly.
+DTYPES = {
+    "float32": np.dtype("<f4"),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype("<f2"),
+}
+
+
+# ---- in ------------------------------------------------------------------------------------------
+
+
+def from_hf(source: str, workdir: str) -> str:
+    """Makes a run directory, as train.py writes one before its first update, of a Hugging Face
+    directory, and returns a line that says what was found.
+
+    Raises ConfigError, before anything is written, for a config value or a class that has no
+    counterpart here, and for tensors that are missing, unexpected or of another shape or dtype.
+    """
+    folder, source = paths.of(workdir), pathlib.Path(source)
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{str(workdir)!r} is not empty; choose another directory for the run")
+    config = read_json(source / "config.json")
+    family = _family_of(config, source)
+    name = _class_of(config, family)
+    model, labels = family.model(config), _labels_of(config)
+    weights = open_weights(source)
+    if not any(stored.startswith(family.prefix) for stored in weights.leaves):
+        family = family.bare()
+    stored = {family.present(name): name for name in weights.leaves}
+    must, may = shapes(family, model, name, len(labels))
+    tree = must | _complete(family, may, stored)
+    moves = family.moves(tree)
+    _check(family, model, tree, moves, weights, stored, source)
+    tokenizer = tokenizers.load(source)
+    if tokenizer.size > model.vocab_size:
+        raise ConfigError(
+            f"the tokenizer of {source} has {tokenizer.size} pieces, its config.json "
+            f"vocab_size={model.vocab_size}; expected no more than that: fetch both again"
+        )
+
+    flat = {}
+    for move in moves:
+        array = weights.read(stored[move.theirs])
+        parts = move.how.inward(array, [tree[path] for path in move.ours])
+        flat |= dict(zip(move.ours, (np.asarray(p, np.float32) for p in parts), strict=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_params(folder, 0, rules.merge(flat, {}))
+    tokenizer.save(folder / "tokenizer.json")
+    dtypes = {move.theirs: str(weights.leaves[stored[move.theirs]].dtype) for move in moves}
+    main = max(DTYPES, key=list(dtypes.values()).count)
+    origin = {
+        "source": str(source),
+        "model_type": family.model_type,
+        "class": name,
+        "dtype": main,
+        "dtypes": {n: dtype for n, dtype in dtypes.items() if dtype != main},
+    }
+    extra = {"tokenizer": tokenizer.fingerprint, "huggingface": origin}
+    if any(path.startswith("heads/classification/") for path in tree):
+        extra["labels"] = labels
+    record = {"huggingface": str(source), "seed": {}}
+    run_directory.write_manifest(folder, record, extra)
+    run_directory.record_run(folder, record, "pretrain", model)
+    count = sum(int(np.prod(shape)) for shape in tree.values())
+    return f"{name} in {main}: {len(moves)} tensors, {count:,} parameters with the vocabulary's padding"
+
+
+def _family_of(config, source):
+    """The family of a config.json. Raises ConfigError naming those that there are."""
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise ConfigError(
+            f"{source}/config.json has model_type={kind!r}; expected one of {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[kind]
+
+
+def _class_of(config, family):
+    """The class whose parameters a directory holds; without a word that of the network alone."""
+    named = config.get("architectures") or [family.network]
+    if not isinstance(named, list) or named[0] not in family.classes:
+        raise ConfigError(
+            f"config.json has architectures={named!r}, which has no counterpart here; expected one of "
+            f"{', '.join(family.classes)}"
+        )
+    return named[0]
+
+
+def _labels_of(config):
+    """Names of the classes, in their order; two of them where config.json does not say."""
+    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    if not isinstance(named, dict) or {str(i) for i in range(len(named))} != {*named}:
+        raise ConfigError(f"config.json has id2label={named!r}; expected names by '0', '1', ...")
+    return [str(named[str(i)]) for i in range(len(named))]
+
+
+def _complete(family, may, stored):
+    """Those layers of the heads that a class may have which are in a directory."""
+    moves = family.moves(may)
+    absent = {path.rpartition("/")[0] for m in moves if m.theirs not in stored for path in m.ours}
+    return {path: shape for path, shape in may.items() if path.rpartition("/")[0] not in absent}
+
+
+def _check(family, model, tree, moves, weights: Weights, stored, source):
+    """Raises ConfigError unless the directory has what `moves` read, in these shapes, and no more."""
+    wanted = {m.theirs: m.how.shape([tree[p] for p in m.ours], model.vocab_size) for m in moves}
+    copies = {a: b for a, b in family.copies.items() if a in stored and b in wanted}
+    wanted |= {copy: wanted[original] for copy, original in copies.items()}
+    lines = [f"missing {name}" for name in wanted if name not in stored]
+    for name, there in stored.items():
+        leaf = weights.leaves[there]
+        if name not in wanted:
+            lines += [] if family.is_ignored(name) else [f"unexpected {there}"]
+        elif leaf.shape != wanted[name]:
+            lines.append(f"{there} is {list(leaf.shape)}, expected {list(wanted[name])}")
+        elif str(leaf.dtype) not in DTYPES:
+            lines.append(f"{there} is {leaf.dtype}, expected one of {', '.join(DTYPES)}")
+    if not lines:
+        for copy, original in copies.items():
+            if not _equal(weights.read(stored[copy]), weights.read(stored[original])):
+                lines.append(
+                    f"{stored[copy]} differs from {stored[original]}, whose copy it should be"
+                )
+    if lines:
+        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+        raise ConfigError(
+            f"the tensors in {source} are not what its config.json describes: "
+            f"{'; '.join(lines[:3])}{more}; fetch the model again"
+        )
+
+
+def _equal(a, b):
+    """Whether two arrays have the same bits."""
+    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+# ---- out -----------------------------------------------------------------------------------------
+
+
+def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> str:
+    """Writes checkpoint RUN[@STEP] of a run as a Hugging Face directory, and returns a line that says
+    as what.
+
+    Args:
+      dtype: of the tensors; '': that of the directory the run was made of, else float32.
+      architecture: class of transformers; '': the one that has the run's heads.
+
+    Raises ConfigError, before anything is written, for a network without a counterpart there, with the
+    values that would have one.
+    """
+    folder, step = checkpoint.locate(run)
+    target = pathlib.Path(directory)
+    if target.exists() and any(target.iterdir()):
+        raise ConfigError(f"{str(directory)!r} is not empty; choose another directory")
+    if dtype and dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is not in the table; expected {', '.join(DTYPES)}")
+    record, manifest = run_directory.read_config(folder), run_directory.read_manifest(folder)
+    origin = manifest.get("huggingface", {})
+    model, labels = ModelConfig(**record["model"]), manifest.get("labels", [])
+    tree = {p: leaf.shape for p, leaf in checkpoint.params_metadata(folder, step).items()}
+    family, config = _family_for(model, origin.get("model_type"), architecture, folder)
+    name, tree = _class_for(
+        family, model, tree, len(labels), origin.get("class"), architecture, folder
+    )
+    if "classification" in family.classes[name] and "task" in record["config"]:
+        _check_task(family, record["config"]["task"], folder)
+    moves = (family.bare() if name == family.network else family).moves(tree)
+    tokenizer = tokenizers.load(folder / "tokenizer.json")
+
+    def stored(move):
+        wanted = (
+            dtype or origin.get("dtypes", {}).get(move.theirs) or origin.get("dtype", "float32")
+        )
+        return DTYPES[wanted]
+
+    by_name = {move.theirs: move for move in moves}
+    leaves = {
+        move.theirs: Leaf(
+            stored(move), move.how.shape([tree[p] for p in move.ours], model.vocab_size)
+        )
+        for move in moves
+    }
+
+    def read(theirs):
+        move = by_name[theirs]
+        ours = [_parameter(folder, step, path, tree[path]) for path in move.ours]
+        return move.how.outward(ours, model.vocab_size).astype(stored(move), copy=False)
+
+    target.mkdir(parents=True, exist_ok=True)
+    write_weights(target, leaves, read)
+    tokenizer.save(target / "tokenizer.json")
+    config |= {"architectures": [name], "dtype": dtype or origin.get("dtype", "float32")}
+    run_directory.write_json(target / "config.json", config)
+    return f"{name} in {config['dtype']}: {len(moves)} tensors of {folder} at step {step}"
+
+
+def _parameter(folder, step, path, shape):
+    """One array of a checkpoint, on the host."""
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+    tree = checkpoint.read_params(folder / "checkpoints", step, rules.merge({path: leaf}, {}))
+    return np.asarray(rules.paths(tree)[path])
+
+
+def _family_for(model, kind, architecture, folder):
+    """(family that can say a network, its config.json)."""
+    found = {}
+    for family in FAMILIES.values():
+        if not architecture or architecture in family.classes:
+            config, problems = family.config(model)
+            found[family.model_type] = (problems, family, config)
+    if not found:
+        raise ConfigError(
+            f"architecture={architecture!r} is in no table; expected one of "
+            f"{', '.join(name for f in FAMILIES.values() for name in f.classes)}"
+        )
+    fitting = [name for name, (problems, _, _) in found.items() if not problems]
+    if fitting:
+        return found[kind if kind in fitting else fitting[0]][1:]
+    nearest = sorted(found, key=lambda name: len(found[name][0]))[:2]
+    said = "; ".join(f"as {name} it lacks {', '.join(found[name][0][:6])}" for name in nearest)
+    raise ConfigError(
+        f"the network of {folder} has no counterpart in transformers: {said}; train it with such values"
+    )
+
+
+def _class_for(family, model, tree, classes, origin, architecture, folder):
+    """(class that a run is exported as, its parameters {path: shape}).
+
+    A class that is asked for leaves out other heads of the run; else it has all of them.
+    """
+    fitting = {}
+    for name in [architecture] if architecture else family.classes:
+        must, may = shapes(family, model, name, classes)
+        part = {p: shape for p, shape in tree.items() if p in must or p in may}
+        if must.keys() <= tree.keys() and (architecture or part == tree):
+            fitting[name] = part
+    if not fitting:
+        heads = sorted(
+            {"/".join(path.split("/")[:2]) for path in tree if path.startswith("heads/")}
+        )
+        raise ConfigError(
+            f"{folder} has {', '.join(heads) or 'no heads'}, of which no class of {family.model_type} is "
+            f"made ({', '.join(f'{name}: {had}' for name, had in family.classes.items())}); name one "
+            f"whose heads it has by --architecture"
+        )
+    name = origin if origin in fitting else next(iter(fitting))
+    return name, fitting[name]
+
+
+def _check_task(family, task, folder):
+    """Raises ConfigError where a classification head reads what its counterpart does not."""
+    usual = "mean" if family.fixed["architecture"] == "encoder_decoder" else "state"
+    task = {**task, "reading": usual if task["reading"] == "usual" else task["reading"]}
+    wrong = [
+        f"config.task.{name}={task[name]!r} (expected {value!r})"
+        for name, value in family.needs["classification"].items()
+        if task[name] != value
+    ]
+    if wrong:
+        raise ConfigError(
+            f"the head of {folder} has no counterpart in a {family.model_type}: {', '.join(wrong)}; "
+            f"finetune it with these values"
+        )
+
+
+# ---- both ----------------------------------------------------------------------------------------
+
+
+def shapes(family: Family, model: ModelConfig, name: str, classes: int) -> tuple[dict, dict]:
+    """{path: shape} of our parameters: those of the network and of the heads that a class has, and
+    those of the heads that it may have."""
+    network = models.build(model)
+    row = models.sequence_of(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32))
+    rows = (row, row) if model.architecture == "encoder_decoder" else (row,)
+    key, states = jax.random.key(0), jax.ShapeDtypeStruct((1, model.width), jnp.float32)
+    task = family.needs.get("classification", {})
+    heads = {
+        "pair": PairHead(model),
+        "discriminator": DiscriminatorHead(model),
+        "classification": ClassificationHead(max(classes, 1), pooler=task.get("pooler", False)),
+    }
+    tree = jax.eval_shape(lambda: network.init(key, *rows, method="initialise")["params"])
+    tree = rules.paths(tree)
+    for head, module in heads.items():
+        fresh = jax.eval_shape(module.init, key, states)["params"]
+        tree |= {f"heads/{head}/{path}": leaf for path, leaf in rules.paths(fresh).items()}
+    must, may = family.heads(name)
+
+    def below(*heads):
+        return {
+            path: leaf.shape
+            for path, leaf in tree.items()
+            if any(f"{path}/".startswith(f"heads/{head}/") for head in heads)
+        }
+
+    trunk = {p: leaf.shape for p, leaf in tree.items() if not p.startswith("heads/")}
+    return trunk | below(*must), below(*may)

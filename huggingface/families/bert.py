@@ -1,0 +1,73 @@
+"""BERT (Devlin et al. 2019), its smaller sizes (Turc et al. 2019) and what is shaped like it: MiniLM,
+sentence encoders. model_type "bert".
+"""
+
+from huggingface.family import ACTIVATIONS, PIECES, Family, Key, Line, Only, dense, norm
+
+LAYER, THEIRS = "encoder/layer_{i}", "bert.encoder.layer.{i}"
+
+BERT = Family(
+    model_type="bert",
+    prefix="bert.",
+    classes={
+        "BertForMaskedLM": "lm pair?",
+        "BertForPreTraining": "lm pair",
+        "BertForNextSentencePrediction": "pair",
+        "BertForSequenceClassification": "classification",
+        "BertModel": "pair/pooler?",
+    },
+    lines=[
+        Line("embed/tokens/embedding", "bert.embeddings.word_embeddings.weight", PIECES),
+        Line("embed/positions/embedding", "bert.embeddings.position_embeddings.weight"),
+        Line("embed/types/embedding", "bert.embeddings.token_type_embeddings.weight"),
+        *norm("embed/norm", "bert.embeddings.LayerNorm"),
+        *dense(f"{LAYER}/self_attention/query", f"{THEIRS}.attention.self.query"),
+        *dense(f"{LAYER}/self_attention/key", f"{THEIRS}.attention.self.key"),
+        *dense(f"{LAYER}/self_attention/value", f"{THEIRS}.attention.self.value"),
+        *dense(f"{LAYER}/self_attention/out", f"{THEIRS}.attention.output.dense"),
+        *norm(f"{LAYER}/self_attention_norm", f"{THEIRS}.attention.output.LayerNorm"),
+        *dense(f"{LAYER}/mlp/in", f"{THEIRS}.intermediate.dense"),
+        *dense(f"{LAYER}/mlp/out", f"{THEIRS}.output.dense"),
+        *norm(f"{LAYER}/mlp_norm", f"{THEIRS}.output.LayerNorm"),
+        # heads
+        *dense("heads/lm/transform", "cls.predictions.transform.dense"),
+        *norm("heads/lm/norm", "cls.predictions.transform.LayerNorm"),
+        Line("heads/lm/bias", "cls.predictions.bias", PIECES),
+        *dense("heads/pair/pooler", "bert.pooler.dense"),
+        *dense("heads/pair/output", "cls.seq_relationship"),
+        *dense("heads/classification/pooler", "bert.pooler.dense"),
+        *dense("heads/classification/output", "classifier"),
+    ],
+    keys=[
+        Key("vocab_size", "vocab_size", 30522),
+        Key("max_position_embeddings", "max_length", 512),
+        Key("type_vocab_size", "token_types", 2),
+        Key("num_hidden_layers", "layers", 12),
+        Key("hidden_size", "width", 768),
+        Key("num_attention_heads", "heads", 12),
+        Key("intermediate_size", "mlp_size", 3072),
+        Key("hidden_act", "activation", "gelu", ACTIVATIONS),
+        Key("layer_norm_eps", "norm_epsilon", 1e-12),
+        Key("hidden_dropout_prob", "dropout", 0.1),
+        Key("attention_probs_dropout_prob", "attention_dropout", 0.1),
+        Key("initializer_range", "init_std", 0.02),
+        Only("position_embedding_type", "absolute"),
+        Only("tie_word_embeddings", True),
+        Only("is_decoder", False),
+        Only("add_cross_attention", False),
+    ],
+    fixed={
+        "architecture": "encoder",
+        "norm_position": "post",
+        "embedding_norm": True,
+        "readout_transform": True,
+        "output_bias": True,
+    },
+    copies={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    renamed=((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias")),
+    ignored=(r".*embeddings\.position_ids",),
+    needs={"classification": {"pooler": True, "reading": "state"}},
+)
