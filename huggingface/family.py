@@ -5,6 +5,7 @@ Made in huggingface/families/, one file each; used by huggingface/convert.py.
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -137,6 +138,29 @@ class Key(NamedTuple):
         raise ValueError(f"{said} (expected {expected})")
 
 
+class Rule(NamedTuple):
+    """Keys of config.json and fields that say the same in other words: a function each way, which
+    raises ValueError for what has no counterpart."""
+
+    fields: tuple[str, ...]
+    read: Callable[[dict], dict]  # config.json -> fields
+    write: Callable[[ModelConfig], dict]  # -> keys of config.json
+
+
+def together(theirs: tuple[str, ...], ours: str, default: Any, values: dict | None = None) -> Rule:
+    """Keys of config.json that have to say the same, which is one field here."""
+    keys = [Key(name, ours, default, values) for name in theirs]
+
+    def read(config):
+        found = [key.read(config) for key in keys]
+        if any(each != found[0] for each in found):
+            said = ", ".join(f"{name}={config.get(name, default)!r}" for name in theirs)
+            raise ValueError(f"{said} (expected one value for all)")
+        return found[0]
+
+    return Rule((ours,), read, lambda model: dict.fromkeys(theirs, keys[0].write(model)))
+
+
 class Only(NamedTuple):
     """A key of config.json of which one value has a counterpart here; a missing key has that value."""
 
@@ -177,7 +201,7 @@ class Family:
     prefix: str
     classes: dict[str, str]
     lines: list[Line]
-    keys: list[Key | Only]
+    keys: list[Key | Rule | Only]
     fixed: dict[str, Any]
     copies: dict[str, str] = field(default_factory=dict)
     renamed: tuple[tuple[str, str], ...] = ()
@@ -222,10 +246,13 @@ class Family:
         model, written, problems = explicit(model), {"model_type": self.model_type}, []
         for key in self.keys:
             try:
-                written[key.theirs] = key.value if isinstance(key, Only) else key.write(model)
+                if isinstance(key, Rule):
+                    written |= key.write(model)
+                else:
+                    written[key.theirs] = key.value if isinstance(key, Only) else key.write(model)
             except ValueError as error:
                 problems.append(str(error))
-        told = {name for key in self.keys if isinstance(key, Key) for name in key.fields}
+        told = {name for key in self.keys if not isinstance(key, Only) for name in key.fields}
         back = {**self.fixed, **{name: getattr(model, name) for name in sorted(told)}}
         try:
             problems += _differences(model, explicit(ModelConfig(**back)))

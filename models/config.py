@@ -261,10 +261,12 @@ def completed(
 def explicit(config: ModelConfig) -> ModelConfig:
     """The config with zeros that stand for the usual value replaced by that value."""
     both = config.architecture == "encoder_decoder"
+    turned = config.positions == "rotary" and config.global_every
     return replace(
         config,
         embedding_size=config.size_of_embedding,
         kv_heads=config.key_value_heads,
         head_size=config.size_of_head,
         decoder_layers=config.depth("decoder") if both else 0,
+        local_rotary_base=config.local_rotary_base or (config.rotary_base if turned else 0.0),
     )

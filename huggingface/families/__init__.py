@@ -3,7 +3,17 @@ Each file is two tables: names of tensors and keys of the config, theirs and our
 Read by huggingface/convert.py.
 """
 
-from huggingface.families import bert
+from huggingface.families import bart, bert, distilbert, electra, modernbert, roberta
 from huggingface.family import Family
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (bert.BERT,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        bert.BERT,
+        roberta.ROBERTA,
+        electra.ELECTRA,
+        distilbert.DISTILBERT,
+        modernbert.MODERNBERT,
+        bart.BART,
+    )
+}
