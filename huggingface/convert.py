@@ -14,6 +14,7 @@ import models
 from data import tokenizer as tokenizers
 from huggingface.families import FAMILIES
 from huggingface.family import Family
+from huggingface.tokenizers import read_tokenizer, write_tokenizer
 from huggingface.weights import Leaf, Weights, open_weights, read_json, write_weights
 from models.config import ModelConfig
 from objectives.heads import DiscriminatorHead, PairHead
@@ -54,7 +55,7 @@ def from_hf(source: str, workdir: str) -> str:
     tree = must | _complete(family, may, stored)
     moves = family.moves(tree)
     _check(family, model, tree, moves, weights, stored, source)
-    tokenizer = tokenizers.load(source)
+    tokenizer = read_tokenizer(source)
     if tokenizer.size > model.vocab_size:
         raise ConfigError(
             f"the tokenizer of {source} has {tokenizer.size} pieces, its config.json "
@@ -211,7 +212,14 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
 
     target.mkdir(parents=True, exist_ok=True)
     write_weights(target, leaves, read)
-    tokenizer.save(target / "tokenizer.json")
+    write_tokenizer(
+        tokenizer,
+        target,
+        architecture=model.architecture,
+        head=family.classes[name][0] if family.classes[name] else "",
+        max_length=model.max_length,
+        token_types=model.token_types > 0,
+    )
     config |= {"architectures": [name], "dtype": dtype or origin.get("dtype", "float32")}
     run_directory.write_json(target / "config.json", config)
     return f"{name} in {config['dtype']}: {len(moves)} tensors of {folder} at step {step}"

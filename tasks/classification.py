@@ -59,12 +59,12 @@ def encode(
         framed = frame_example(a, b, frame, length)
         lengths[i] = len(framed)
         tokens[i, : len(framed)] = framed
-        uncut = whole_frame + len(a) + (0 if b is None else len(b) + 1)
+        uncut = whole_frame + len(a) + (0 if b is None else len(b) + len(frame.separator))
         cut += uncut > len(framed)
         if b is not None:  # the first text cannot hold the separator: a tokenizer gives no specials
             start = len(frame.opening)
-            separator = start + int(np.argmax(framed[start:] == frame.separator))
-            types[i, separator + 1 : len(framed)] = 1
+            separator = start + int(np.argmax(framed[start:] == frame.separator[0]))
+            types[i, separator + len(frame.separator) : len(framed)] = 1
     return Encoded(tokens, lengths, types, _numbers(labels, len(first), label_names), cut)
 
 
@@ -147,18 +147,21 @@ class Classification:
         """What runs on a row: as an objective's."""
         return ((config, params, {self.name: 1}),)
 
-    def batch(self, encoded: Encoded, indices: np.ndarray) -> Batch:
-        """The examples int[B] as a Batch of NumPy arrays; PADDING gives a row of weight 0."""
+    def batch(self, encoded: Encoded, indices: np.ndarray, width: int | None = None) -> Batch:
+        """The examples int[B] as a Batch of NumPy arrays; PADDING gives a row of weight 0.
+
+        width: tokens of a row, where none of the examples has more; None: those of `encoded`."""
         real = np.asarray(indices) != PADDING
         chosen = np.where(real, indices, 0)
         lengths = np.where(real, encoded.lengths[chosen], 0).astype(np.int32)
-        place = np.arange(encoded.tokens.shape[1], dtype=np.int32)
+        tokens, types = encoded.tokens[chosen][:, :width], encoded.types[chosen][:, :width]
+        place = np.arange(tokens.shape[1], dtype=np.int32)
         segments = (place < lengths[:, None]).astype(np.int32)
         inputs = Sequence(
-            tokens=np.where(segments > 0, encoded.tokens[chosen], self.pad).astype(np.int32),
+            tokens=np.where(segments > 0, tokens, self.pad).astype(np.int32),
             segments=segments,
             positions=segments * place,
-            types=encoded.types[chosen] * segments if self.token_types else None,
+            types=types * segments if self.token_types else None,
             visibility="causal" if self.architecture == "decoder" else "all",
         )
         decoder, read = None, np.zeros_like(lengths)

@@ -81,7 +81,7 @@ class Plan:
         ]
 
 
-def plan(there, here, found, target, init_as, what="init_from"):
+def plan(there, here, found, target, init_as, what="init_from", published=False):
     """The Plan for parameters `target` {path: leaf} of network `here` out of `found` of `there`.
 
     Args:
@@ -89,6 +89,7 @@ def plan(there, here, found, target, init_as, what="init_from"):
       found, target: {path: leaf with shape and dtype}.
       init_as: one of AS: the stacks here that are filled. An encoder-decoder gives each stack the one
         of its name; a network of one stack gives that one.
+      published: the checkpoint is another project's, whose heads need not be those of the objective.
 
     Raises:
       ConfigError: the networks differ in what changes the meaning of parameters, the stacks in depth,
@@ -96,7 +97,10 @@ def plan(there, here, found, target, init_as, what="init_from"):
     """
     _check(there, here, init_as, what)
     if init_as == "same":
-        return Plan({path: path for path in target})
+        heads = r"(heads|generator)/.*" if published else r"(?!)"
+        fresh = [p for p in target if p not in found and re.fullmatch(heads, p)]
+        left = [p for p in found if p not in target and re.fullmatch(heads, p)]
+        return Plan({p: p for p in target if p not in fresh}, (), tuple(fresh), tuple(left))
     origin = _origins(there, here, init_as)
     names, zero, fresh = {}, [], []
     for path in target:

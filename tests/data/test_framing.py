@@ -9,7 +9,7 @@ import pytest
 from data.framing import Frame, frame, frame_example, frame_for
 
 IDS = {"cls": 2, "sep": 3, "eos": 4}
-ENCODER, DECODER = Frame((2,), (3,), 3), Frame((), (4,), 3)
+ENCODER, DECODER = Frame((2,), (3,), (3,)), Frame((), (4,), (3,))
 
 
 def test_each_architecture_has_its_frame():

@@ -23,6 +23,24 @@ def test_law_01_each_epoch_is_a_permutation_and_a_function_of_the_seed():
     assert len(batches.indices_at(2**31, 4, 3, 2**40)) == 4
 
 
+def test_law_01_batches_of_like_length_read_the_same_examples_and_are_a_function_of_the_seed():
+    lengths = np.random.default_rng(0).integers(3, 60, 48)
+
+    def window(number, seed, size=6):
+        steps = range(number * size, (number + 1) * size)
+        return [batches.alike_at(step, 4, lengths, size, seed).tolist() for step in steps]
+
+    for number in range(4):
+        steps = range(number * 6, (number + 1) * 6)
+        plain = [batches.indices_at(step, 4, 48, 5).tolist() for step in steps]
+        assert sorted(sum(window(number, 5), [])) == sorted(sum(plain, []))
+    spread = [np.ptp(lengths[batch]) for batch in window(0, 5)]
+    assert max(spread) < 25 and sorted(window(0, 5)) != window(0, 5)
+    assert window(1, 5) == window(1, 5) != window(1, 6)
+    order = [np.mean(lengths[batch]) for batch in window(0, 5)]
+    assert order != sorted(order)  # not from the short to the long
+
+
 def test_a_budget_is_stratified_nested_and_decided_by_the_seed():
     labels = np.repeat([0, 1, 2, 3], [400, 300, 290, 10])
     small, large = batches.subset(labels, 50, 1), batches.subset(labels, 200, 1)
