@@ -226,7 +226,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
         tokenizer,
         target,
         architecture=model.architecture,
-        head=family.classes[name][0] if family.classes[name] else "",
+        head=family.classes[name],
         max_length=model.max_length,
         token_types=model.token_types > 0,
     )

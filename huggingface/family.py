@@ -5,6 +5,7 @@ Made in huggingface/families/, one file each; used by huggingface/convert.py.
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -141,14 +142,15 @@ class Key(NamedTuple):
             zip(self.fields, (found,) if isinstance(self.ours, str) else found, strict=True)
         )
 
-    def write(self, model: ModelConfig) -> Any:
+    def write(self, model: ModelConfig) -> dict:
         """Theirs, of the fields of ours. Raises ValueError for values that have no counterpart."""
         ours = tuple(getattr(model, name) for name in self.fields)
         if self.values is None:
-            return None if self.null is not None and ours[0] == self.null else ours[0]
+            theirs = None if self.null is not None and ours[0] == self.null else ours[0]
+            return dict.fromkeys(self.spellings, theirs)
         for there, here in self.values.items():
             if ours == ((here,) if isinstance(self.ours, str) else here):
-                return there
+                return dict.fromkeys(self.spellings, there)
         said = ", ".join(f"model.{n}={v!r}" for n, v in zip(self.fields, ours, strict=True))
         expected = " or ".join(dict.fromkeys(map(repr, self.values.values())))
         raise ValueError(f"{said} (expected {expected})")
@@ -170,11 +172,46 @@ def _put(config, name, value):
     config[name] = value
 
 
+class Rule(NamedTuple):
+    """Keys of config.json and fields that say the same in other words: a function each way, which
+    raises ValueError for what has no counterpart."""
+
+    fields: tuple[str, ...]
+    read: Callable[[dict], dict]  # config.json -> fields
+    write: Callable[[ModelConfig], dict]  # -> keys of config.json
+
+
+def together(theirs: tuple[str, ...], ours: str, default: Any, values: dict | None = None) -> Rule:
+    """Keys of config.json that have to say the same, which is one field here."""
+    keys = [Key(name, ours, default, values) for name in theirs]
+
+    def read(config):
+        found = [key.read(config) for key in keys]
+        if any(each != found[0] for each in found):
+            said = ", ".join(f"{name}={config.get(name, default)!r}" for name in theirs)
+            raise ValueError(f"{said} (expected one value for all)")
+        return found[0]
+
+    return Rule((ours,), read, lambda model: dict.fromkeys(theirs, *keys[0].write(model).values()))
+
+
 class Only(NamedTuple):
     """A key of config.json of which one value has a counterpart here; a missing key has that value."""
 
     theirs: str
     value: Any
+    fields: tuple[str, ...] = ()
+
+    def read(self, config: dict) -> dict:
+        """Nothing. Raises ValueError for another value."""
+        for value in _get(config, self.theirs):
+            if value is not None and value != self.value:
+                raise ValueError(f"{self.theirs}={value!r} (expected {self.value!r})")
+        return {}
+
+    def write(self, model: ModelConfig) -> dict:
+        """The value."""
+        return {self.theirs: self.value}
 
 
 ACTIVATIONS = {
@@ -211,7 +248,7 @@ class Family:
     prefix: str
     classes: dict[str, str]
     lines: list[Line]
-    keys: list[Key | Only]
+    keys: list[Key | Rule | Only]
     fixed: dict[str, Any]
     bare_classes: tuple[str, ...] = ()
     copies: dict[str, str] = field(default_factory=dict)
@@ -236,11 +273,6 @@ class Family:
         counterpart here."""
         found, problems = dict(self.fixed), []
         for key in self.keys:
-            if isinstance(key, Only):
-                for value in _get(config, key.theirs):
-                    if value is not None and value != key.value:
-                        problems.append(f"{key.theirs}={value!r} (expected {key.value!r})")
-                continue
             try:
                 found |= key.read(config)
             except ValueError as error:
@@ -260,17 +292,12 @@ class Family:
         'model.FIELD=value (expected value)')."""
         model, written, problems = explicit(model), {"model_type": self.model_type}, []
         for key in self.keys:
-            if isinstance(key, Only):
-                _put(written, key.theirs, key.value)
-                continue
             try:
-                value = key.write(model)
+                for name, value in key.write(model).items():
+                    _put(written, name, value)
             except ValueError as error:
                 problems.append(str(error))
-                continue
-            for name in key.spellings:
-                _put(written, name, value)
-        told = {name for key in self.keys if isinstance(key, Key) for name in key.fields}
+        told = {name for key in self.keys for name in key.fields}
         back = {**self.fixed, **{name: getattr(model, name) for name in sorted(told)}}
         try:
             problems += _differences(model, explicit(ModelConfig(**back)))

@@ -32,6 +32,7 @@ class Attention(nn.Module):
     config: ModelConfig
     depth: int
     cross: bool = False
+    layer: int = 0  # of the stack: some layers see, and turn, otherwise than others
 
     @nn.compact
     def __call__(
@@ -55,14 +56,15 @@ class Attention(nn.Module):
         if config.qk_norm:
             q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
         if config.positions == "rotary":
-            q = rotate(q, queries.positions, config.rotary_base)
-            k = rotate(k, keys.positions, config.rotary_base)
+            base = config.rotary_base if self.cross else config.rotary_base_of(self.layer)
+            q = rotate(q, queries.positions, base)
+            k = rotate(k, keys.positions, base)
         mask = allowed(
             queries.segments,
             keys.segments,
             visibility="all" if self.cross else keys.visibility,
             prefix=None if self.cross else keys.prefix,
-            window=0 if self.cross else keys.window,
+            window=0 if self.cross else (config.window_of(self.layer) or keys.window),
         )
         dropout = nn.Dropout(config.attention_dropout, name="dropout")
         out = attend(

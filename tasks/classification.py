@@ -122,7 +122,7 @@ class Classification:
     start: int  # of an encoder-decoder's decoder
     dropout: float = 0.1
     pooler: bool = False
-    token_types: bool = False  # the network has a table of them
+    token_types: bool = False  # the network tells them apart
     decoder_input: str = "text"  # of an encoder-decoder: text or start, see _decoder
     reading: str = "usual"  # state, mean, or what is usual for the architecture
     bias: bool = True  # in the classifier

@@ -3,7 +3,17 @@ Each file is two tables: names of tensors and keys of the config, theirs and our
 Read by huggingface/convert.py. A run that several can say becomes the first of them.
 """
 
-from huggingface.families import bert, gpt2, llama, t5
+from huggingface.families import (
+    bart,
+    bert,
+    distilbert,
+    electra,
+    gpt2,
+    llama,
+    modernbert,
+    roberta,
+    t5,
+)
 from huggingface.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -16,5 +26,10 @@ FAMILIES: dict[str, Family] = {
         llama.MISTRAL,
         llama.QWEN2,
         llama.QWEN3,
+        roberta.ROBERTA,
+        electra.ELECTRA,
+        distilbert.DISTILBERT,
+        modernbert.MODERNBERT,
+        bart.BART,
     )
 }
