@@ -5,6 +5,7 @@ test_parity_*.py is that function with other networks.
 """
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ LABELS = RANDOM.integers(5, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
 REPLIES = RANDOM.integers(5, VOCABULARY, (ROWS, REPLY)).astype(np.int32)
 WHOLE = np.ones_like(TOKENS)
 PADDED = (np.arange(LENGTH) < np.array([[LENGTH], [7], [2]])).astype(np.int32)
-NEW = 7  # pieces of a continuation
+NEW = 6  # pieces of a continuation; with a prompt of 5, a row
 
 
 @dataclasses.dataclass
@@ -108,16 +109,18 @@ def tokenizer(directory):
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     inner.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[EOS]"])
     inner.save(str(directory / "tokenizer.json"))
+    names = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "eos")}
+    (directory / "special_tokens_map.json").write_text(json.dumps(names))
 
 
-def randomised(peer):
+def randomised(peer, scale=0.3):
     """Every parameter, norms and biases included, away from its initial value."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in peer.parameters():
-            p.add_(torch.randn(p.shape, generator=generator) * 0.3)
+            p.add_(torch.randn(p.shape, generator=generator) * scale)
     return peer.eval()
 
 
@@ -130,8 +133,8 @@ def perturbed(run, target):
     }
     target.mkdir()
     checkpoint.write_params(target, 0, rules.merge(flat, {}))
-    for name in ("config.json", "manifest.json", "tokenizer.json"):
-        (target / name).write_bytes((run / name).read_bytes())
+    for file in run.glob("*.json"):
+        (target / file.name).write_bytes(file.read_bytes())
 
 
 def close(ours, theirs, tolerance, where=None):
@@ -212,7 +215,7 @@ def converse(peer, tmp_path, types=None, start=0, generate=False):
             prompt = TOKENS[:, :5]
             network.generation_config.eos_token_id = None
             out = network.generate(
-                torch.from_numpy(prompt).long(), max_new_tokens=NEW, do_sample=False,
+                torch.from_numpy(prompt).long(), max_new_tokens=NEW, do_sample=False, use_cache=False,
                 attention_mask=torch.ones(prompt.shape, dtype=torch.long),
             ).numpy()  # fmt: skip
             np.testing.assert_array_equal(ours.greedy(prompt), out[:, -NEW:])
