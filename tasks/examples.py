@@ -68,8 +68,8 @@ def open_examples(config, model, tokenizer, seed: int, say: Callable[[str], None
     }  # fmt: skip
     task = classification.Classification(
         model.architecture, len(names), model.width, ids["pad"], ids["start"],
-        config.head_dropout, config.pooler, bool(model.token_types), config.decoder_input,
-        config.reading,
+        config.head_dropout, config.pooler, model.token_types > 1, config.decoder_input,
+        config.reading, config.head_bias,
     )  # fmt: skip
     chosen = batches.subset(encoded["train"].labels, config.examples, seed)
     return Examples(tuple(names), encoded, chosen, splits.fingerprint, task, config.alike)
