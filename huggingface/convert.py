@@ -191,6 +191,8 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
     moves = (family.bare() if name == family.network else family).moves(tree)
     tokenizer = tokenizers.load(folder / "tokenizer.json")
 
+    ids = _token_ids(tokenizer, model, config, folder)
+
     def stored(move):
         wanted = (
             dtype or origin.get("dtypes", {}).get(move.theirs) or origin.get("dtype", "float32")
@@ -220,9 +222,33 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
         max_length=model.max_length,
         token_types=model.token_types > 0,
     )
-    config |= {"architectures": [name], "dtype": dtype or origin.get("dtype", "float32")}
+    config |= {"architectures": [name], "dtype": dtype or origin.get("dtype", "float32"), **ids}
     run_directory.write_json(target / "config.json", config)
+    if model.architecture != "encoder":
+        generation = {key: number for key, number in ids.items() if number is not None}
+        run_directory.write_json(target / "generation_config.json", generation)
     return f"{name} in {config['dtype']}: {len(moves)} tensors of {folder} at step {step}"
+
+
+def _token_ids(tokenizer, model, config, folder):
+    """Numbers of special tokens, by their keys in config.json; None where the tokenizer has none.
+
+    Raises ConfigError where the network fixes one, and it is another's (RoBERTa counts positions from
+    the number of its padding)."""
+    ids = tokenizer.special_ids()
+    encoder = model.architecture == "encoder"
+    roles = {"pad": "pad", "bos": "cls" if encoder else "bos", "eos": "sep" if encoder else "eos"}
+    roles |= {"decoder_start": "start"} if model.architecture == "encoder_decoder" else {}
+    ids["bos"] = tokenizer.vocabulary().get(tokenizer.roles.get("bos"), ids["eos"])
+    found = {f"{key}_token_id": ids[role] for key, role in roles.items()}
+    found = {key: number if number >= 0 else None for key, number in found.items()}
+    for key, number in found.items():
+        if config.get(key, number) != number:
+            raise ConfigError(
+                f"the network of {folder} wants {key}={config[key]}, its tokenizer has {number}; train "
+                f"it with model.position_offset={(number or 0) + 1}"
+            )
+    return found
 
 
 def _parameter(folder, step, path, shape):
