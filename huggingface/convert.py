@@ -46,14 +46,14 @@ def from_hf(source: str, workdir: str) -> str:
     config = read_json(source / "config.json")
     family = _family_of(config, source)
     name = _class_of(config, family)
-    model, labels = family.model(config), _labels_of(config)
-    weights = open_weights(source)
+    labels, weights = _labels_of(config), open_weights(source)
     if not any(stored.startswith(family.prefix) for stored in weights.leaves):
         family = family.bare()
     stored = {family.present(name): name for name in weights.leaves}
+    model = family.model(_untied(config, family, weights, stored))
     must, may = shapes(family, model, name, len(labels))
-    tree = must | _complete(family, may, stored)
-    moves = family.moves(tree)
+    tree = must | _complete(family.moves(model, may), may, stored)
+    moves = family.moves(model, tree)
     _check(family, model, tree, moves, weights, stored, source)
     tokenizer = read_tokenizer(source)
     if tokenizer.size > model.vocab_size:
@@ -118,9 +118,19 @@ def _labels_of(config):
     return [str(named[str(i)]) for i in range(len(named))]
 
 
-def _complete(family, may, stored):
+def _untied(config, family, weights, stored):
+    """The config, which no longer says that output and token table are one where they are there as two
+    that differ: transformers reads it so, and writes T5 v1.1 so."""
+    output = next((line.theirs for line in family.lines if line.ours == "heads/lm/kernel"), "")
+    original = family.copies.get(output)
+    if output not in stored or original not in stored:
+        return config
+    same = _equal(weights.read(stored[output]), weights.read(stored[original]))
+    return config if same else {**config, "tie_word_embeddings": False}
+
+
+def _complete(moves, may, stored):
     """Those layers of the heads that a class may have which are in a directory."""
-    moves = family.moves(may)
     absent = {path.rpartition("/")[0] for m in moves if m.theirs not in stored for path in m.ours}
     return {path: shape for path, shape in may.items() if path.rpartition("/")[0] not in absent}
 
@@ -128,7 +138,7 @@ def _complete(family, may, stored):
 def _check(family, model, tree, moves, weights: Weights, stored, source):
     """Raises ConfigError unless the directory has what `moves` read, in these shapes, and no more."""
     wanted = {m.theirs: m.how.shape([tree[p] for p in m.ours], model.vocab_size) for m in moves}
-    copies = {a: b for a, b in family.copies.items() if a in stored and b in wanted}
+    copies = {a: b for a, b in family.copies.items() if a in stored and a not in wanted}
     wanted |= {copy: wanted[original] for copy, original in copies.items()}
     lines = [f"missing {name}" for name in wanted if name not in stored]
     for name, there in stored.items():
@@ -188,7 +198,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
     )
     if "classification" in family.classes[name] and "task" in record["config"]:
         _check_task(family, record["config"]["task"], folder)
-    moves = (family.bare() if name == family.network else family).moves(tree)
+    moves = family.named(name).moves(model, tree)
     tokenizer = tokenizers.load(folder / "tokenizer.json")
 
     ids = _token_ids(tokenizer, model, config, folder)
@@ -218,7 +228,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
         tokenizer,
         target,
         architecture=model.architecture,
-        head=family.classes[name][0] if family.classes[name] else "",
+        head=family.classes[name],
         max_length=model.max_length,
         token_types=model.token_types > 0,
     )
@@ -335,7 +345,9 @@ def shapes(family: Family, model: ModelConfig, name: str, classes: int) -> tuple
     heads = {
         "pair": PairHead(model),
         "discriminator": DiscriminatorHead(model),
-        "classification": ClassificationHead(max(classes, 1), pooler=task.get("pooler", False)),
+        "classification": ClassificationHead(
+            max(classes, 1), pooler=task.get("pooler", False), bias=task.get("head_bias", True)
+        ),
     }
     tree = jax.eval_shape(lambda: network.init(key, *rows, method="initialise")["params"])
     tree = rules.paths(tree)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,18 +65,20 @@ OUTPUT = How(transposed=True, pieces=True)  # an untied output: [D, V] here, [V,
 class Line(NamedTuple):
     """A tensor of theirs and the parameters of ours that it is made of; `{i}` counts layers.
 
-    A line holds where the network has its parameters: biases of a network without them need no word.
+    A line holds where the network has its parameters (biases of a network without them need no word)
+    and its config has the fields `where`.
     """
 
     ours: str | tuple[str, ...]
     theirs: str
     how: How = SAME
+    where: dict[str, Any] = MappingProxyType({})
 
 
-def dense(ours: str, theirs: str) -> list[Line]:
-    """A dense layer of torch.nn.Linear's shape, with a bias where the network has one."""
-    kernel = Line(f"{ours}/kernel", f"{theirs}.weight", TRANSPOSED)
-    return [kernel, Line(f"{ours}/bias", f"{theirs}.bias")]
+def dense(ours: str, theirs: str, **where) -> list[Line]:
+    """A dense layer as torch.nn.Linear keeps it, with a bias where the network has one."""
+    kernel = Line(f"{ours}/kernel", f"{theirs}.weight", TRANSPOSED, where)
+    return [kernel, Line(f"{ours}/bias", f"{theirs}.bias", SAME, where)]
 
 
 def norm(ours: str, theirs: str) -> list[Line]:
@@ -97,14 +100,25 @@ class Move(NamedTuple):
 class Key(NamedTuple):
     """A key of config.json and the ModelConfig field, or fields, that say the same.
 
-    values: {theirs: ours} where the two are spelled differently; what it lacks is refused. default: what
-    a missing key or null stands for, there; a function of the whole config where it depends on others.
+    Attributes:
+      theirs: the key, `outer.inner` where it lies in another; or its spellings, all of which are
+        written, and of which the first that is there is read.
+      ours: the field; or several, which a value of `values` gives as a tuple.
+      default: what a missing key or null stands for; a function of the whole config where it depends
+        on others.
+      values: {theirs: ours} where the two are spelled differently; what it lacks is refused.
+      null: what null stands for, and is written as null, where that is another value than `default`.
     """
 
-    theirs: str
+    theirs: str | tuple[str, ...]
     ours: str | tuple[str, ...]
     default: Any
     values: dict | None = None
+    null: Any = None
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -112,30 +126,50 @@ class Key(NamedTuple):
 
     def read(self, config: dict) -> dict:
         """The fields of ours. Raises ValueError for a value that has no counterpart."""
-        value = config.get(self.theirs)
+        there = [value for name in self.spellings for value in _get(config, name)]
+        value = next((value for value in there if value is not None), None)
+        if value is None and there and self.null is not None:
+            return {self.ours: self.null}
         if value is None:
             value = self.default(config) if callable(self.default) else self.default
         if self.values is None:
             return dict.fromkeys(self.fields, value)
         if not isinstance(value, str | int | float) or value not in self.values:
-            there = ", ".join(map(repr, self.values))
-            raise ValueError(f"{self.theirs}={value!r} (expected one of {there})")
+            expected = ", ".join(map(repr, self.values))
+            raise ValueError(f"{self.spellings[0]}={value!r} (expected one of {expected})")
         found = self.values[value]
         return dict(
             zip(self.fields, (found,) if isinstance(self.ours, str) else found, strict=True)
         )
 
-    def write(self, model: ModelConfig) -> Any:
+    def write(self, model: ModelConfig) -> dict:
         """Theirs, of the fields of ours. Raises ValueError for values that have no counterpart."""
         ours = tuple(getattr(model, name) for name in self.fields)
         if self.values is None:
-            return ours[0]
+            theirs = None if self.null is not None and ours[0] == self.null else ours[0]
+            return dict.fromkeys(self.spellings, theirs)
         for there, here in self.values.items():
             if ours == ((here,) if isinstance(self.ours, str) else here):
-                return there
+                return dict.fromkeys(self.spellings, there)
         said = ", ".join(f"model.{n}={v!r}" for n, v in zip(self.fields, ours, strict=True))
         expected = " or ".join(dict.fromkeys(map(repr, self.values.values())))
         raise ValueError(f"{said} (expected {expected})")
+
+
+def _get(config, name):
+    """[value of `outer.inner`], or [] where it is not there."""
+    for word in name.split("."):
+        if not isinstance(config, dict) or word not in config:
+            return []
+        config = config[word]
+    return [config]
+
+
+def _put(config, name, value):
+    *outer, name = name.split(".")
+    for word in outer:
+        config = config.setdefault(word, {})
+    config[name] = value
 
 
 class Rule(NamedTuple):
@@ -158,7 +192,7 @@ def together(theirs: tuple[str, ...], ours: str, default: Any, values: dict | No
             raise ValueError(f"{said} (expected one value for all)")
         return found[0]
 
-    return Rule((ours,), read, lambda model: dict.fromkeys(theirs, keys[0].write(model)))
+    return Rule((ours,), read, lambda model: dict.fromkeys(theirs, *keys[0].write(model).values()))
 
 
 class Only(NamedTuple):
@@ -166,6 +200,18 @@ class Only(NamedTuple):
 
     theirs: str
     value: Any
+    fields: tuple[str, ...] = ()
+
+    def read(self, config: dict) -> dict:
+        """Nothing. Raises ValueError for another value."""
+        for value in _get(config, self.theirs):
+            if value is not None and value != self.value:
+                raise ValueError(f"{self.theirs}={value!r} (expected {self.value!r})")
+        return {}
+
+    def write(self, model: ModelConfig) -> dict:
+        """The value."""
+        return {self.theirs: self.value}
 
 
 ACTIVATIONS = {
@@ -184,7 +230,8 @@ class Family:
       model_type: as config.json says it.
       prefix: what a directory without a head leaves out in front of the network's names.
       classes: {class: its heads, as paths below heads/; a `?` behind one that may be missing}. A run
-        becomes the first one that has its heads; the last one is the network alone.
+        becomes the first one that has its heads. The last one is the network alone.
+      bare_classes: those whose directories leave the prefix out, if not that last one alone.
       lines: the table of tensors.
       keys: the table of the config.
       fixed: ModelConfig fields that are always so in this family; others that no key says have
@@ -203,6 +250,7 @@ class Family:
     lines: list[Line]
     keys: list[Key | Rule | Only]
     fixed: dict[str, Any]
+    bare_classes: tuple[str, ...] = ()
     copies: dict[str, str] = field(default_factory=dict)
     renamed: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
@@ -214,6 +262,10 @@ class Family:
         """The class without a head."""
         return list(self.classes)[-1]
 
+    def named(self, name: str) -> "Family":
+        """The family as a directory of the class `name` writes it."""
+        return self.bare() if name in (self.bare_classes or (self.network,)) else self
+
     # ---- config.json -----------------------------------------------------------------------------
 
     def model(self, config: dict) -> ModelConfig:
@@ -221,11 +273,6 @@ class Family:
         counterpart here."""
         found, problems = dict(self.fixed), []
         for key in self.keys:
-            if isinstance(key, Only):
-                value = config.get(key.theirs)
-                if value is not None and value != key.value:
-                    problems.append(f"{key.theirs}={value!r} (expected {key.value!r})")
-                continue
             try:
                 found |= key.read(config)
             except ValueError as error:
@@ -246,13 +293,11 @@ class Family:
         model, written, problems = explicit(model), {"model_type": self.model_type}, []
         for key in self.keys:
             try:
-                if isinstance(key, Rule):
-                    written |= key.write(model)
-                else:
-                    written[key.theirs] = key.value if isinstance(key, Only) else key.write(model)
+                for name, value in key.write(model).items():
+                    _put(written, name, value)
             except ValueError as error:
                 problems.append(str(error))
-        told = {name for key in self.keys if not isinstance(key, Only) for name in key.fields}
+        told = {name for key in self.keys for name in key.fields}
         back = {**self.fixed, **{name: getattr(model, name) for name in sorted(told)}}
         try:
             problems += _differences(model, explicit(ModelConfig(**back)))
@@ -262,7 +307,7 @@ class Family:
 
     # ---- tensors ---------------------------------------------------------------------------------
 
-    def moves(self, tree: dict[str, tuple[int, ...]]) -> list[Move]:
+    def moves(self, model: ModelConfig, tree: dict[str, tuple[int, ...]]) -> list[Move]:
         """The lines that make up the parameters {path: shape}, one for each tensor of theirs.
 
         Raises ConfigError naming parameters that no line has.
@@ -272,6 +317,8 @@ class Family:
         )
         found, taken = [], set()
         for line in self.lines:
+            if any(getattr(model, name) != value for name, value in line.where.items()):
+                continue
             ours = (line.ours,) if isinstance(line.ours, str) else line.ours
             for i in range(layers if "{i}" in line.theirs else 1):
                 paths = tuple(path.replace("{i}", str(i)) for path in ours)

@@ -46,9 +46,10 @@ class Attention(nn.Module):
     ) -> jax.Array:
         config = self.config
         size, groups = config.size_of_head, config.key_value_heads
-        q = Dense(config, config.heads * size, kind="query", name="query")(x)
-        k = Dense(config, groups * size, name="key")(y)
-        v = Dense(config, groups * size, name="value")(y)
+        biases = config.biases or config.query_key_value_biases
+        q = Dense(config, config.heads * size, kind="query", bias=biases, name="query")(x)
+        k = Dense(config, groups * size, bias=biases, name="key")(y)
+        v = Dense(config, groups * size, bias=biases, name="value")(y)
         q = q.reshape(*q.shape[:2], config.heads, size)  # [B,T,H,K]
         k = k.reshape(*k.shape[:2], groups, size)  # [B,S,G,K]
         v = v.reshape(*v.shape[:2], groups, size)

@@ -70,6 +70,9 @@ class ModelConfig:
     relative_max_distance: int = _field(128, "distances beyond it share a bucket", min=2)
     tied_embeddings: bool = _field(True, "the output reads with the token table")
     biases: bool = _field(True, "biases in dense layers and in LayerNorm")
+    query_key_value_biases: bool = _field(
+        False, "biases in query, key and value where `biases` is False (Qwen2)"
+    )
     output_bias: bool = _field(False, "a bias per piece on the logits (BERT)")
     readout_transform: bool = _field(False, "dense, activation, norm before the output (BERT)")
     readout_scale: bool = _field(False, "scale the output's features by their size^-1/2 (T5 v1.0)")

@@ -85,12 +85,13 @@ class ClassificationHead(nn.Module):
     """states [B,D] -> logits float32[B,C]: dropout, [dense, tanh, dropout,] dense.
 
     With the pooler it is BERT's (Devlin et al. 2019; dropout before the pooler is not theirs and
-    is left out then).
+    is left out then), without a bias that of published decoders.
     """
 
     classes: int
     dropout: float = 0.1
     pooler: bool = False
+    bias: bool = True
     init_std: float = 0.02
 
     @nn.compact
@@ -101,7 +102,8 @@ class ClassificationHead(nn.Module):
             width = states.shape[-1]
             states = jnp.tanh(nn.Dense(width, kernel_init=normal, name="pooler")(states))
         states = nn.Dropout(self.dropout, name="dropout")(states, deterministic=deterministic)
-        return nn.Dense(self.classes, kernel_init=normal, name="output")(states)
+        output = nn.Dense(self.classes, self.bias, kernel_init=normal, name="output")
+        return output(states)
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Classification:
     token_types: bool = False  # the network tells them apart
     decoder_input: str = "text"  # of an encoder-decoder: text or start, see _decoder
     reading: str = "usual"  # state, mean, or what is usual for the architecture
+    bias: bool = True  # in the classifier
 
     @property
     def reads_mean(self) -> bool:
@@ -133,7 +136,7 @@ class Classification:
         )
 
     def head(self) -> ClassificationHead:
-        return ClassificationHead(self.classes, self.dropout, self.pooler)
+        return ClassificationHead(self.classes, self.dropout, self.pooler, self.bias)
 
     def head_parameters(self, key: jax.Array) -> dict:
         """Fresh parameters of the head, float32."""

@@ -33,6 +33,7 @@ class TaskConfig:
     metric: str = _field("accuracy", "decides which step is best", choices=tuple(METRICS))
     head_dropout: float = _field(0.1, "before the classifier", min=0.0, max=0.99)
     pooler: bool = _field(False, "dense and tanh before the classifier (BERT's pooler)")
+    head_bias: bool = _field(True, "a bias in the classifier (False: as published decoders)")
     reading: str = _field(
         "usual",
         "what is classified: the state of [CLS] or of the last token, or the mean of all; "

@@ -201,9 +201,10 @@ def agree(peer, ours, mask, types=None):
         where = np.roll(where, -1, axis=1) * (np.arange(LENGTH) < LENGTH - 1)
     loss, gradients = ours.loss_and_gradients(labels, where, *sequences)
     np.testing.assert_allclose(loss, out.loss.item(), rtol=1e-5)
-    family, flat = FAMILIES[peer.config.model_type], rules.paths(gradients)
+    flat = rules.paths(gradients)
+    family = FAMILIES[peer.config.model_type].named(type(peer).__name__)
     theirs = dict(peer.named_parameters())
-    moves = family.moves({path: leaf.shape for path, leaf in flat.items()})
+    moves = family.moves(ours.config, {path: leaf.shape for path, leaf in flat.items()})
     largest = max(float(p.grad.abs().max()) for p in theirs.values() if p.grad is not None)
     compared = 0
     for move in moves:
