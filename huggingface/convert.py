@@ -216,6 +216,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
         _check_task(family, record["config"]["task"], folder)
     moves = family.named(name).moves(model, tree)
     tokenizer = tokenizers.load(folder / "tokenizer.json")
+    ids = _token_ids(tokenizer, model, config, folder)
 
     def stored(move):
         wanted = (
@@ -237,7 +238,6 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
         return move.how.outward(ours, model.vocab_size).astype(stored(move), copy=False)
 
     heads, stored_as = family.classes[name], dtype or origin.get("dtype", "float32")
-    ids = _ids(tokenizer, model.architecture)
     config |= {"architectures": [name], "dtype": stored_as, **ids}
     if "classification" in heads:
         config |= {
@@ -256,22 +256,31 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
         token_types=model.token_types > 1,
     )
     if model.architecture != "encoder" and "lm" in heads.split():
-        run_directory.write_json(target / "generation_config.json", ids)
+        generation = {key: number for key, number in ids.items() if number is not None}
+        run_directory.write_json(target / "generation_config.json", generation)
     run_directory.write_json(target / "config.json", config)
     return f"{name} in {stored_as}: {len(moves)} tensors of {folder} at step {step}"
 
 
-def _ids(tokenizer, architecture):
-    """The special tokens that config.json numbers; null where there is none."""
+def _token_ids(tokenizer, model, config, folder):
+    """Numbers of special tokens, by their keys in config.json; None where the tokenizer has none.
+
+    Raises ConfigError where the network fixes one, and it is another's (RoBERTa counts positions from
+    the number of its padding)."""
     ids = tokenizer.special_ids()
-    found = {"pad": ids["pad"] if ids["pad"] >= 0 else ids["eos"]}
-    if architecture != "encoder":
-        # A document of ours begins where the last one ends; a tokenizer made elsewhere may say more.
-        begins = tokenizer.vocabulary().get(tokenizer.roles.get("bos"), ids["eos"])
-        found |= {"bos": begins, "eos": ids["eos"]}
-    if architecture == "encoder_decoder":
-        found["decoder_start"] = ids["start"]
-    return {f"{role}_token_id": i if i >= 0 else None for role, i in found.items()}
+    encoder = model.architecture == "encoder"
+    roles = {"pad": "pad", "bos": "cls" if encoder else "bos", "eos": "sep" if encoder else "eos"}
+    roles |= {"decoder_start": "start"} if model.architecture == "encoder_decoder" else {}
+    ids["bos"] = tokenizer.vocabulary().get(tokenizer.roles.get("bos"), ids["eos"])
+    found = {f"{key}_token_id": ids[role] for key, role in roles.items()}
+    found = {key: number if number >= 0 else None for key, number in found.items()}
+    for key, number in found.items():
+        if config.get(key, number) != number:
+            raise ConfigError(
+                f"the network of {folder} wants {key}={config[key]}, its tokenizer has {number}; train "
+                f"it with model.position_offset={(number or 0) + 1}"
+            )
+    return found
 
 
 def _parameter(folder, step, path, shape):

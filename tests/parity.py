@@ -5,6 +5,7 @@ test_parity_*.py is that function with other networks.
 """
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -27,6 +28,37 @@ REPLIES = RANDOM.integers(5, VOCABULARY, (ROWS, REPLY)).astype(np.int32)
 WHOLE = np.ones_like(TOKENS)
 PADDED = (np.arange(LENGTH) < np.array([[LENGTH], [7], [2]])).astype(np.int32)
 NEW = 6  # pieces of a continuation; with a prompt of 5, a row
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def hidden(config, params, sequences):
+    return models.build(config).apply({"params": params}, *sequences)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(config, params, states):
+    variables, model = {"params": params}, models.build(config)
+    features = model.apply(variables, states, method="readout")
+    table, bias = model.apply(variables, method="unembedding")
+    scores = jnp.einsum("BTE,VE->BTV", features, table)
+    scores = scores if bias is None else scores + bias[None, None]
+    return scores[..., : config.vocab_size]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def loss_and_gradients(config, params, sequences, targets, weights):
+    model = models.build(config)
+
+    def loss(params):
+        variables = {"params": params}
+        features = model.apply(variables, model.apply(variables, *sequences), method="readout")
+        table, bias = model.apply(variables, method="unembedding")
+        total, weight, _ = chunked_cross_entropy(
+            features, table, bias, targets, weights, config.vocab_size
+        )
+        return total / weight
+
+    return jax.value_and_grad(loss)(params)
 
 
 @dataclasses.dataclass
@@ -60,32 +92,16 @@ class Ours:
         return read, models.sequence_of(shifted, jnp.ones_like(shifted), "causal")
 
     def hidden(self, *sequences):
-        return models.build(self.config).apply({"params": self.params}, *sequences)
+        return hidden(self.config, self.params, sequences)
 
-    def logits(self, hidden):
+    def logits(self, states):
         """float32[..., vocab_size]"""
-        variables, model = {"params": self.params}, models.build(self.config)
-        features = model.apply(variables, hidden, method="readout")
-        table, bias = model.apply(variables, method="unembedding")
-        scores = jnp.einsum("BTE,VE->BTV", features, table)
-        scores = scores if bias is None else scores + bias[None, None]
-        return scores[..., : self.config.vocab_size]
+        return logits(self.config, self.params, states)
 
     def loss_and_gradients(self, targets, weights, *sequences):
         """(mean cross entropy, gradients as a tree)."""
-        model = models.build(self.config)
-
-        def loss(params):
-            variables = {"params": params}
-            features = model.apply(variables, model.apply(variables, *sequences), method="readout")
-            table, bias = model.apply(variables, method="unembedding")
-            total, weight, _ = chunked_cross_entropy(
-                features, table, bias, jnp.asarray(targets),
-                jnp.asarray(weights, jnp.float32), self.config.vocab_size,
-            )  # fmt: skip
-            return total / weight
-
-        return jax.value_and_grad(loss)(self.params)
+        given = jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
+        return loss_and_gradients(self.config, self.params, sequences, *given)
 
     def greedy(self, prompt, new=NEW):
         """Prompts int[B,T] -> their continuations int[B,new], without a cache."""
@@ -101,16 +117,26 @@ class Ours:
         return row[:, length:]
 
 
+# Role -> special token, in the order of their numbers.
+ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "eos": "[EOS]"}
+MARKED = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+MARKED |= {"bos": "<s>", "eos": "</s>"}
+
+
 def tokenizer(directory):
-    """A tokenizer.json of words, smaller than the vocabulary of the networks here."""
-    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[EOS]": 4}
-    words |= {f"w{i}": i for i in range(5, VOCABULARY - 2)}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    """A tokenizer of words, smaller than the vocabulary of the networks here, with special tokens as
+    published ones of that kind have them."""
+    kind = json.loads((directory / "config.json").read_text())["model_type"]
+    roles = MARKED if kind in ("roberta", "bart") else ROLES
+    specials = list(dict.fromkeys(roles.values()))
+    pieces = [*specials, *(f"w{i}" for i in range(len(specials), VOCABULARY - 2))]
+    words = {piece: number for number, piece in enumerate(pieces)}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=roles["unk"]))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    inner.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[EOS]"])
+    inner.add_special_tokens(specials)
     inner.save(str(directory / "tokenizer.json"))
-    names = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "eos")}
-    (directory / "special_tokens_map.json").write_text(json.dumps(names))
+    named = {f"{role}_token": token for role, token in roles.items()}
+    (directory / "special_tokens_map.json").write_text(json.dumps(named))
 
 
 def randomised(peer, scale=0.3):
@@ -133,8 +159,9 @@ def perturbed(run, target):
     }
     target.mkdir()
     checkpoint.write_params(target, 0, rules.merge(flat, {}))
-    for file in run.glob("*.json"):
-        (target / file.name).write_bytes(file.read_bytes())
+    for file in run.iterdir():
+        if file.is_file():
+            (target / file.name).write_bytes(file.read_bytes())
 
 
 def close(ours, theirs, tolerance, where=None):
