@@ -43,18 +43,19 @@ def frame_of(inner: tokenizers.Tokenizer) -> Frame | None:
     pair = _specials(inner.post_process(*texts, True))
     if not any(single) and not any(pair):
         return None
-    return Frame(single[0], single[-1], pair[1])
+    return Frame(single[0], single[-1], pair[1] if len(pair) == 3 else ())
 
 
 def _specials(encoding) -> list[tuple[int, ...]]:
-    """The special ids of an encoding: before its first text, between its texts, behind the last."""
-    found, last = [()], None
-    for token, text in zip(encoding.ids, encoding.sequence_ids, strict=True):
-        if text is None:
+    """The special ids of an encoding: before its first text, between its texts, behind the last; two
+    texts with nothing between them are one."""
+    found, inside = [()], False
+    for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
+        if special:
             found[-1] += (token,)
-        elif text != last:
+        elif not inside:
             found.append(())
-            last = text
+        inside = not special
     return found
 
 

@@ -30,6 +30,7 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype("<f2"),
 }
+_BLOCK = 1 << 24  # bytes compared at once
 
 
 # ---- in ------------------------------------------------------------------------------------------
@@ -53,7 +54,7 @@ def from_hf(source: str, workdir: str) -> str:
         family = family.bare()
     stored = {family.present(name): name for name in weights.leaves}
     model = family.model(_untied(config, family, weights, stored))
-    must, may = shapes(family, model, name, len(labels))
+    must, may = _of_class(family, _shapes(family, model, len(labels)), name)
     tree = must | _complete(family.moves(model, may), may, stored)
     moves = family.moves(model, tree)
     _check(family, model, tree, moves, weights, stored, source)
@@ -64,13 +65,13 @@ def from_hf(source: str, workdir: str) -> str:
             f"vocab_size={model.vocab_size}; expected no more than that: fetch both again"
         )
 
-    flat = {}
-    for move in moves:
-        array = weights.read(stored[move.theirs])
-        parts = move.how.inward(array, [tree[path] for path in move.ours])
-        flat |= dict(zip(move.ours, (np.asarray(p, np.float32) for p in parts), strict=True))
+    deferred = {
+        path: checkpoint.Deferred(tree[path], _made(weights, stored[move.theirs], move, tree, part))
+        for move in moves
+        for part, path in enumerate(move.ours)
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_params(folder, 0, rules.merge(flat, {}))
+    checkpoint.write_params(folder, 0, rules.merge(deferred, {}))
     tokenizer.save(folder / "tokenizer.json")
     dtypes = {move.theirs: str(weights.leaves[stored[move.theirs]].dtype) for move in moves}
     main = max(DTYPES, key=list(dtypes.values()).count)
@@ -89,6 +90,16 @@ def from_hf(source: str, workdir: str) -> str:
     run_directory.record_run(folder, record, "pretrain", model)
     count = sum(int(np.prod(shape)) for shape in tree.values())
     return f"{name} in {main}: {len(moves)} tensors, {count:,} parameters with the vocabulary's padding"
+
+
+def _made(weights, theirs, move, tree, part):
+    """A function that makes one of our arrays, float32, when it is called."""
+
+    def read():
+        ours = move.how.inward(weights.read(theirs), [tree[path] for path in move.ours])
+        return np.array(ours[part], np.float32)
+
+    return read
 
 
 def _family_of(config, source):
@@ -166,8 +177,13 @@ def _check(family, model, tree, moves, weights: Weights, stored, source):
 
 
 def _equal(a, b):
-    """Whether two arrays have the same bits."""
-    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    """Whether two arrays have the same bits; compared in pieces, for they may be large."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    a, b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
+    return all(
+        np.array_equal(a[i : i + _BLOCK], b[i : i + _BLOCK]) for i in range(0, a.size, _BLOCK)
+    )
 
 
 # ---- out -----------------------------------------------------------------------------------------
@@ -202,7 +218,6 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
         _check_task(family, record["config"]["task"], folder)
     moves = family.named(name).moves(model, tree)
     tokenizer = tokenizers.load(folder / "tokenizer.json")
-
     ids = _token_ids(tokenizer, model, config, folder)
 
     def stored(move):
@@ -224,22 +239,29 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
         ours = [_parameter(folder, step, path, tree[path]) for path in move.ours]
         return move.how.outward(ours, model.vocab_size).astype(stored(move), copy=False)
 
+    heads, stored_as = family.classes[name], dtype or origin.get("dtype", "float32")
+    config |= {"architectures": [name], "dtype": stored_as, **ids}
+    if "classification" in heads:
+        config |= {
+            "id2label": {str(i): label for i, label in enumerate(labels)},
+            "label2id": {label: i for i, label in enumerate(labels)},
+            "problem_type": "single_label_classification",
+        }
     target.mkdir(parents=True, exist_ok=True)
     write_weights(target, leaves, read)
     write_tokenizer(
         tokenizer,
         target,
         architecture=model.architecture,
-        head=family.classes[name],
+        head=heads,
         max_length=model.max_length,
-        token_types=model.token_types > 0,
+        token_types=model.token_types > 1,
     )
-    config |= {"architectures": [name], "dtype": dtype or origin.get("dtype", "float32"), **ids}
-    run_directory.write_json(target / "config.json", config)
-    if model.architecture != "encoder":
+    if model.architecture != "encoder" and "lm" in heads.split():
         generation = {key: number for key, number in ids.items() if number is not None}
         run_directory.write_json(target / "generation_config.json", generation)
-    return f"{name} in {config['dtype']}: {len(moves)} tensors of {folder} at step {step}"
+    run_directory.write_json(target / "config.json", config)
+    return f"{name} in {stored_as}: {len(moves)} tensors of {folder} at step {step}"
 
 
 def _token_ids(tokenizer, model, config, folder):
@@ -279,17 +301,19 @@ def _family_for(model, kind, architecture, folder):
             config, problems = family.config(model)
             found[family.model_type] = (problems, family, config)
     if not found:
+        names = [name for family in FAMILIES.values() for name in family.classes]
         raise ConfigError(
-            f"architecture={architecture!r} is in no table; expected one of "
-            f"{', '.join(name for f in FAMILIES.values() for name in f.classes)}"
+            f"architecture={architecture!r} is in no table; expected one of {', '.join(names)}"
         )
     fitting = [name for name, (problems, _, _) in found.items() if not problems]
     if fitting:
         return found[kind if kind in fitting else fitting[0]][1:]
-    nearest = sorted(found, key=lambda name: len(found[name][0]))[:2]
-    said = "; ".join(f"as {name} it lacks {', '.join(found[name][0][:6])}" for name in nearest)
+    alike = [n for n, (_, f, _) in found.items() if f.fixed["architecture"] == model.architecture]
+    nearest = sorted(alike or found, key=lambda name: len(found[name][0]))[:2]
+    said = "; ".join(f"for {name} {', '.join(found[name][0][:7])}" for name in nearest)
     raise ConfigError(
-        f"the network of {folder} has no counterpart in transformers: {said}; train it with such values"
+        f"the network of {folder} has no counterpart in transformers: {said}; train one with such values, "
+        f"or with preset=NAME"
     )
 
 
@@ -298,9 +322,9 @@ def _class_for(family, model, tree, classes, origin, architecture, folder):
 
     A class that is asked for leaves out other heads of the run; else it has all of them.
     """
-    fitting = {}
+    whole, fitting = _shapes(family, model, classes), {}
     for name in [architecture] if architecture else family.classes:
-        must, may = shapes(family, model, name, classes)
+        must, may = _of_class(family, whole, name)
         part = {p: shape for p, shape in tree.items() if p in must or p in may}
         if must.keys() <= tree.keys() and (architecture or part == tree):
             fitting[name] = part
@@ -334,9 +358,8 @@ def _check_task(family, task, folder):
 # ---- both ----------------------------------------------------------------------------------------
 
 
-def shapes(family: Family, model: ModelConfig, name: str, classes: int) -> tuple[dict, dict]:
-    """{path: shape} of our parameters: those of the network and of the heads that a class has, and
-    those of the heads that it may have."""
+def _shapes(family: Family, model: ModelConfig, classes: int) -> dict[str, tuple]:
+    """{path: shape} of our parameters: the network's and those of every head there is."""
     network = models.build(model)
     row = models.sequence_of(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32))
     rows = (row, row) if model.architecture == "encoder_decoder" else (row,)
@@ -354,14 +377,19 @@ def shapes(family: Family, model: ModelConfig, name: str, classes: int) -> tuple
     for head, module in heads.items():
         fresh = jax.eval_shape(module.init, key, states)["params"]
         tree |= {f"heads/{head}/{path}": leaf for path, leaf in rules.paths(fresh).items()}
-    must, may = family.heads(name)
+    return {path: leaf.shape for path, leaf in tree.items()}
 
-    def below(*heads):
+
+def _of_class(family: Family, tree: dict, name: str) -> tuple[dict, dict]:
+    """The part of a tree that a class has, the network and its heads; and that which it may have."""
+
+    def below(heads):
         return {
-            path: leaf.shape
-            for path, leaf in tree.items()
+            path: shape
+            for path, shape in tree.items()
             if any(f"{path}/".startswith(f"heads/{head}/") for head in heads)
         }
 
-    trunk = {p: leaf.shape for p, leaf in tree.items() if not p.startswith("heads/")}
-    return trunk | below(*must), below(*may)
+    must, may = family.heads(name)
+    network = {path: shape for path, shape in tree.items() if not path.startswith("heads/")}
+    return network | below(must), below(may)

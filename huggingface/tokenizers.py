@@ -77,12 +77,14 @@ def read_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
             inner = tokenizers.Tokenizer.from_buffer(file.read_bytes())
             usual = {}
         else:
-            file, kind, inner = _older(directory, kind, settings)
+            files, kind, read = _older(directory, kind)
+            file = files[0]
+            inner = read(files, kind, settings)
             usual = _USUAL[TEMPLATES[kind]]
             _add(inner, _added(directory, settings))
         named = usual | {key: settings[key] for key in foreign.ROLES.values() if settings.get(key)}
-        tokens = [_content(token) for token in named.values()]
-        inner.add_special_tokens([token for token in tokens if token])
+        tokens = map(_content, named.values())
+        inner.add_special_tokens([t for t in tokens if inner.token_to_id(t) is not None])
         template = TEMPLATES.get(kind)
         if template and foreign.frame_of(inner) is None and (usual or template != _LLAMA):
             inner.post_processor = _template(inner, template, foreign.roles_of(named, inner))
@@ -120,8 +122,8 @@ def _numbered(model, inner, named) -> dict[str, str]:
     return roles
 
 
-def _older(directory, kind, settings):
-    """(file, model_type, tokenizers.Tokenizer) of a directory without tokenizer.json."""
+def _older(directory, kind):
+    """(files, model_type, their reader) of a directory without tokenizer.json."""
     for names, usual_kind, read in _READERS:
         files = [inside(directory, name) for name in names]
         if not all(files):
@@ -132,7 +134,7 @@ def _older(directory, kind, settings):
                 f"{directory} has {' and '.join(names)} of a {kind} but no tokenizer.json, and what else "
                 f"such a tokenizer does is not known; {_REMEDY}"
             )
-        return files[0], kind, read(files, kind, settings)
+        return files, kind, read
     raise ConfigError(
         f"{directory} has no tokenizer: expected tokenizer.json, vocab.txt, vocab.json with merges.txt, "
         "spiece.model or tokenizer.model; fetch it with the model"

@@ -27,7 +27,7 @@ LABELS = RANDOM.integers(5, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
 REPLIES = RANDOM.integers(5, VOCABULARY, (ROWS, REPLY)).astype(np.int32)
 WHOLE = np.ones_like(TOKENS)
 PADDED = (np.arange(LENGTH) < np.array([[LENGTH], [7], [2]])).astype(np.int32)
-NEW = 7  # pieces of a continuation
+NEW = 6  # pieces of a continuation; with a prompt of 5, a row
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -139,14 +139,14 @@ def tokenizer(directory):
     (directory / "special_tokens_map.json").write_text(json.dumps(named))
 
 
-def randomised(peer):
+def randomised(peer, scale=0.3):
     """Every parameter, norms and biases included, away from its initial value."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in peer.parameters():
-            p.add_(torch.randn(p.shape, generator=generator) * 0.3)
+            p.add_(torch.randn(p.shape, generator=generator) * scale)
     return peer.eval()
 
 
@@ -242,7 +242,7 @@ def converse(peer, tmp_path, types=None, start=0, generate=False):
             prompt = TOKENS[:, :5]
             network.generation_config.eos_token_id = None
             out = network.generate(
-                torch.from_numpy(prompt).long(), max_new_tokens=NEW, do_sample=False,
+                torch.from_numpy(prompt).long(), max_new_tokens=NEW, do_sample=False, use_cache=False,
                 attention_mask=torch.ones(prompt.shape, dtype=torch.long),
             ).numpy()  # fmt: skip
             np.testing.assert_array_equal(ours.greedy(prompt), out[:, -NEW:])

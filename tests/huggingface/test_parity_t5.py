@@ -31,4 +31,5 @@ def test_span_corruption(version, tmp_path):
     peer = transformers.T5ForConditionalGeneration(config)
     if version == "1.1":  # transformers ties them whatever the config says, until a file differs
         peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight.detach().clone())
-    parity.converse(parity.randomised(peer), tmp_path, generate=True)
+    # Scores are not scaled and gates multiply: larger parameters would make rounding visible.
+    parity.converse(parity.randomised(peer, 0.1), tmp_path, generate=True)
