@@ -3,6 +3,7 @@ Called by tools/convert.py, train.py and finetune.py; the tables are those of hu
 All names, shapes and dtypes are checked before anything is written.
 """
 
+import dataclasses
 import pathlib
 
 import jax
@@ -19,6 +20,7 @@ from huggingface.weights import Leaf, Weights, open_weights, read_json, write_we
 from models.config import ModelConfig
 from objectives.heads import DiscriminatorHead, PairHead
 from tasks.classification import ClassificationHead
+from tasks.config import TaskConfig
 from training import checkpoint, paths, rules, run_directory
 from training.config import ConfigError
 
@@ -356,12 +358,10 @@ def _class_for(family, model, tree, classes, origin, architecture, folder):
 
 def _check_task(family, task, folder):
     """Raises ConfigError where a classification head reads what its counterpart does not."""
-    usual = "mean" if family.fixed["architecture"] == "encoder_decoder" else "state"
-    task = {**task, "reading": usual if task["reading"] == "usual" else task["reading"]}
+    task = dataclasses.asdict(TaskConfig()) | task
     wrong = [
         f"config.task.{name}={task[name]!r} (expected {value!r})"
-        for name, value in family.needs["classification"].items()
-        if task[name] != value
+        for name, value in family.unmet(task).items()
     ]
     if wrong:
         raise ConfigError(

@@ -202,6 +202,14 @@ class Family:
             problems.append(str(error))
         return {**written, **self.said}, problems
 
+    def unmet(self, task: dict[str, Any]) -> dict[str, Any]:
+        """{TaskConfig field: value} that a classification head needs to mean the same there, and a task
+        (of all its fields) does not have."""
+        usual = "mean" if self.fixed["architecture"] == "encoder_decoder" else "state"
+        task = task | ({"reading": usual} if task["reading"] == "usual" else {})
+        needs = self.needs.get("classification", {})
+        return {name: value for name, value in needs.items() if task[name] != value}
+
     # ---- tensors ---------------------------------------------------------------------------------
 
     def moves(self, model: ModelConfig, tree: dict[str, tuple[int, ...]]) -> list[Move]:

@@ -18,6 +18,7 @@ from data import tokenizer as tokenizers
 from data import vectors
 from data.files import cache_directory, content_hash, digest, locked
 from huggingface.convert import from_hf
+from huggingface.families import FAMILIES
 from models.config import ModelConfig, completed
 from training import paths, rules, run_directory, transfer
 from training.checkpoint import locate, params_metadata
@@ -146,7 +147,7 @@ def inherit(config, source, tokenizer, labels, params, shardings):
             f"{tokenizer.fingerprint[:12]}); train it with --config.tokenizer.path=RUN of init_from"
         )
     new, drop, found = config.restore.new, config.restore.drop, params_metadata(run, at)
-    order, said = _kept_head(run, labels, found, flat) if config.transfer == "all" else ([], [])
+    order, said = _kept_head(run, labels, config.task) if config.transfer == "all" else ([], [])
     if order:
         new = tuple(pattern for pattern in new if not re.fullmatch(pattern, _HEAD))
     report = transfer.plan(flat, found, config.transfer, new, drop, str(run))
@@ -162,7 +163,7 @@ def inherit(config, source, tokenizer, labels, params, shardings):
     return params, lines
 
 
-def _kept_head(run, labels, found, flat):
+def _kept_head(run, labels, task):
     """(for each of our labels its number in a published classifier, [] where its head stays behind;
     lines that say why)."""
     manifest = run_directory.read_manifest(run)
@@ -172,9 +173,9 @@ def _kept_head(run, labels, found, flat):
     if sorted(theirs) != sorted(labels):
         return [], [f"its head stays behind: it tells {', '.join(theirs[:6])} apart, the task "
                     f"{', '.join(labels[:6])}"]  # fmt: skip
-    heads = [{path for path in each if path.startswith("heads/classification/")}
-             for each in (found, flat)]  # fmt: skip
-    if heads[0] != heads[1]:
-        pooled = any("pooler" in path for path in heads[0])
-        return [], [f"its head stays behind; config.task.pooler={pooled} would keep it"]
+    family = FAMILIES[manifest["huggingface"]["model_type"]]
+    lacks = [f"config.task.{name}={value!r}"
+             for name, value in family.unmet(dataclasses.asdict(task)).items()]  # fmt: skip
+    if lacks:
+        return [], [f"its head stays behind; {' '.join(lacks)} would keep it"]
     return [theirs.index(label) for label in labels], ["its head is kept: the labels are the same"]

@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 
 from data.framing import Frame, frame_example
+from models.layers import ACTIVATIONS
 from models.sequence import Sequence
 from objectives.batch import Batch
 from tasks.batches import PADDING
@@ -82,7 +83,7 @@ def _numbers(labels, count, label_names):
 
 
 class ClassificationHead(nn.Module):
-    """states [B,D] -> logits float32[B,C]: dropout, [dense, tanh, dropout,] dense.
+    """states [B,D] -> logits float32[B,C]: dropout, [dense, activation, dropout,] dense.
 
     With the pooler it is BERT's (Devlin et al. 2019; dropout before the pooler is not theirs and
     is left out then), without a bias that of published decoders.
@@ -92,6 +93,7 @@ class ClassificationHead(nn.Module):
     dropout: float = 0.1
     pooler: bool = False
     bias: bool = True
+    activation: str = "tanh"  # of the pooler
     init_std: float = 0.02
 
     @nn.compact
@@ -100,7 +102,8 @@ class ClassificationHead(nn.Module):
         states = states.astype(jnp.float32)
         if self.pooler:
             width = states.shape[-1]
-            states = jnp.tanh(nn.Dense(width, kernel_init=normal, name="pooler")(states))
+            activation = jnp.tanh if self.activation == "tanh" else ACTIVATIONS[self.activation]
+            states = activation(nn.Dense(width, kernel_init=normal, name="pooler")(states))
         states = nn.Dropout(self.dropout, name="dropout")(states, deterministic=deterministic)
         output = nn.Dense(self.classes, self.bias, kernel_init=normal, name="output")
         return output(states)
@@ -126,6 +129,7 @@ class Classification:
     decoder_input: str = "text"  # of an encoder-decoder: text or start, see _decoder
     reading: str = "usual"  # state, mean, or what is usual for the architecture
     bias: bool = True  # in the classifier
+    pooler_activation: str = "tanh"
 
     @property
     def reads_mean(self) -> bool:
@@ -136,7 +140,9 @@ class Classification:
         )
 
     def head(self) -> ClassificationHead:
-        return ClassificationHead(self.classes, self.dropout, self.pooler, self.bias)
+        return ClassificationHead(
+            self.classes, self.dropout, self.pooler, self.bias, self.pooler_activation
+        )
 
     def head_parameters(self, key: jax.Array) -> dict:
         """Fresh parameters of the head, float32."""

@@ -32,7 +32,12 @@ class TaskConfig:
     )
     metric: str = _field("accuracy", "decides which step is best", choices=tuple(METRICS))
     head_dropout: float = _field(0.1, "before the classifier", min=0.0, max=0.99)
-    pooler: bool = _field(False, "dense and tanh before the classifier (BERT's pooler)")
+    pooler: bool = _field(False, "dense and activation before the classifier")
+    pooler_activation: str = _field(
+        "tanh",
+        "of the pooler: tanh (BERT, RoBERTa, BART), relu (DistilBERT), gelu (ELECTRA)",
+        choices=("tanh", "relu", "gelu"),
+    )
     head_bias: bool = _field(True, "a bias in the classifier (False: as published decoders)")
     reading: str = _field(
         "usual",

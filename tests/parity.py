@@ -14,9 +14,11 @@ import numpy as np
 import tokenizers
 
 import models
+from data.tokenizer import load as loaded
 from huggingface import convert
 from huggingface.families import FAMILIES
 from models.config import ModelConfig
+from objectives.heads import DiscriminatorHead
 from objectives.loss import chunked_cross_entropy
 from training import checkpoint, rules, run_directory
 
@@ -67,10 +69,10 @@ class Ours:
 
     config: ModelConfig
     params: dict
-    start: int = 0  # of a decoder beside an encoder
+    start: int  # of a decoder beside an encoder
 
     @classmethod
-    def of(cls, run, start=0):
+    def of(cls, run):
         config = ModelConfig(**run_directory.read_config(run)["model"])
         place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = {
@@ -78,6 +80,7 @@ class Ours:
             for path, leaf in checkpoint.params_metadata(run, 0).items()
         }
         params = checkpoint.read_params(f"{run}/checkpoints", 0, rules.merge(target, {}))
+        start = loaded(f"{run}/tokenizer.json").special_ids()["start"]
         return cls(config, params, start)
 
     def sequences(self, tokens, mask, replies=None, types=None):
@@ -95,7 +98,10 @@ class Ours:
         return hidden(self.config, self.params, sequences)
 
     def logits(self, states):
-        """float32[..., vocab_size]"""
+        """float32[..., vocab_size]; [...] of a discriminator."""
+        if "discriminator" in self.params["heads"]:
+            head = {"params": self.params["heads"]["discriminator"]}
+            return DiscriminatorHead(self.config).apply(head, states)
         return logits(self.config, self.params, states)
 
     def loss_and_gradients(self, targets, weights, *sequences):
@@ -220,7 +226,7 @@ def agree(peer, ours, mask, types=None):
     assert compared > len(moves) * 0.8
 
 
-def converse(peer, tmp_path, types=None, start=0, generate=False):
+def converse(peer, tmp_path, types=None, generate=False):
     """`peer`, a randomised network there -> the same here -> another here -> the same there."""
     import torch
 
@@ -235,7 +241,7 @@ def converse(peer, tmp_path, types=None, start=0, generate=False):
         back, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )
     assert not any(said.values()), said
-    for network, ours in ((peer, Ours.of(run, start)), (again.eval(), Ours.of(other, start))):
+    for network, ours in ((peer, Ours.of(run)), (again.eval(), Ours.of(other))):
         for mask in (WHOLE, PADDED):
             agree(network, ours, mask, types)
         if generate:

@@ -51,6 +51,27 @@ T5 = {
     "pad_token_id": 0,
     "eos_token_id": 4,
 }
+MODERNBERT = {
+    **BERT,
+    "num_hidden_layers": 4,
+    "local_attention": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+}
+BART = {
+    "d_model": 12,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "max_position_embeddings": 16,
+    "forced_eos_token_id": None,
+}
 # name: (class, values of its config)
 NETWORKS = {
     "bert": ("BertForPreTraining", BERT),
@@ -67,6 +88,15 @@ NETWORKS = {
     "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 4}),
     "qwen2": ("Qwen2ForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 8}),
+    "roberta": ("RobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
+    "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 12}),
+    "electra-discriminator": ("ElectraForPreTraining", {**BERT, "embedding_size": 12}),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {"dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 16},
+    ),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "bart": ("BartForConditionalGeneration", BART),
 }
 
 

@@ -203,11 +203,14 @@ def test_the_head_learns_a_word_and_dropout_follows_the_key(architecture):
     assert after["classification"][0] < before["classification"][0] / 2
 
 
-def test_the_pooler_is_a_dense_layer_and_tanh():
-    task = task_for("encoder", pooler=True)
+@pytest.mark.parametrize(
+    ("name", "activation"), [("tanh", np.tanh), ("relu", lambda x: np.maximum(x, 0))]
+)
+def test_the_pooler_is_a_dense_layer_and_its_activation(name, activation):
+    task = task_for("encoder", pooler=True, pooler_activation=name)
     head = task.head_parameters(jax.random.key(0))
     states = jnp.asarray(np.random.default_rng(0).normal(size=(3, WIDTH)), jnp.float32)
-    pooled = np.tanh(states @ head["pooler"]["kernel"] + head["pooler"]["bias"][None])
+    pooled = activation(states @ head["pooler"]["kernel"] + head["pooler"]["bias"][None])
     by_hand = pooled @ head["output"]["kernel"] + head["output"]["bias"][None]
     with jax.numpy_rank_promotion("allow"):
         np.testing.assert_allclose(
