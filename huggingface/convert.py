@@ -236,7 +236,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
         )
         return DTYPES[wanted]
 
-    by_name = {move.theirs: move for move in moves}
+    by_name, parameters = {move.theirs: move for move in moves}, _Parameters(folder, step, tree)
     leaves = {
         move.theirs: Leaf(
             stored(move), move.how.shape([tree[p] for p in move.ours], model.vocab_size)
@@ -246,7 +246,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
 
     def read(theirs):
         move = by_name[theirs]
-        ours = [_parameter(folder, step, path, tree[path]) for path in move.ours]
+        ours = [parameters.read(path) for path in move.ours]
         return move.how.outward(ours, model.vocab_size).astype(stored(move), copy=False)
 
     heads, stored_as = family.classes[name], dtype or origin.get("dtype", "float32")
@@ -295,12 +295,27 @@ def _token_ids(tokenizer, model, config, folder):
     return found
 
 
-def _parameter(folder, step, path, shape):
-    """One array of a checkpoint, on the host."""
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    leaf = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
-    tree = checkpoint.read_params(folder / "checkpoints", step, rules.merge({path: leaf}, {}))
-    return np.asarray(rules.paths(tree)[path])
+class _Parameters:
+    """The arrays of a checkpoint, on the host, a layer at a time: of those, one is kept."""
+
+    def __init__(self, folder, step, tree):
+        self.folder, self.step, self.tree = folder / "checkpoints", step, tree
+        self.layer, self.arrays = "", {}
+
+    def read(self, path: str) -> np.ndarray:
+        """One array."""
+        layer = "/".join(path.split("/")[:2])
+        if layer != self.layer:
+            self.layer, self.arrays = layer, {}
+            place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            leaves = {
+                name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+                for name, shape in self.tree.items()
+                if name.startswith(f"{layer}/")
+            }
+            found = checkpoint.read_params(self.folder, self.step, rules.merge(leaves, {}))
+            self.arrays = rules.paths(found)
+        return np.asarray(self.arrays[path])
 
 
 def _family_for(model, kind, architecture, folder):
@@ -403,3 +418,9 @@ def _of_class(family: Family, tree: dict, name: str) -> tuple[dict, dict]:
     must, may = family.heads(name)
     network = {path: shape for path, shape in tree.items() if not path.startswith("heads/")}
     return network | below(must), below(may)
+
+
+def class_shapes(family: Family, model: ModelConfig, name: str, classes: int) -> dict[str, tuple]:
+    """{path: shape} of our parameters for a class of a family with all that it may have."""
+    must, may = _of_class(family, _shapes(family, model, classes), name)
+    return must | may

@@ -11,7 +11,7 @@ import numpy as np
 from data import framing, labelled, vectors
 from tasks import batches, classification
 
-_STEP = 16  # tokens between the widths of batches of like length
+_STEP = 8  # tokens between the widths of batches of like length
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Examples:
 
     def width(self, indices: np.ndarray) -> int:
         """Tokens that a batch of those training examples is padded to: with batches of like length the
-        least multiple of 16 that holds them, so that few programs are compiled; else task.length."""
+        least multiple of 8 that holds them, so that few programs are compiled; else task.length."""
         split = self.encoded["train"]
         if not self.window:
             return split.tokens.shape[1]

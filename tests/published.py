@@ -3,8 +3,16 @@
 import json
 import struct
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
+
+from huggingface import convert
+from huggingface.families import FAMILIES
+from huggingface.tokenizers import read_tokenizer
+from models import presets
+from models.config import ModelConfig
+from training import checkpoint, rules, run_directory
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -116,3 +124,31 @@ def bpe_pieces():
     return [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3),
             *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)),
             *((text, -float(rank), 1) for rank, text in enumerate([*merged, *letters]))]  # fmt: skip
+
+
+def bert(folder, classes=(), seed=0, **tokenizer):
+    """A whole directory of a tiny BERT with its masked-LM head, or with a classifier of `classes`."""
+    words = folder / "words"
+    words.mkdir(parents=True)
+    wordpiece(words, **tokenizer)
+    made = read_tokenizer(words)
+    fields = presets.preset("bert-tiny") | {"layers": 2, "width": 32, "heads": 2, "mlp_size": 48}
+    model = ModelConfig(**fields | {"vocab_size": made.size + 3, "max_length": 40})
+    name = "BertForSequenceClassification" if classes else "BertForMaskedLM"
+    must, _ = convert.shapes(FAMILIES["bert"].named(name), model, name, len(classes))
+    random = np.random.default_rng(seed)
+    flat = {path: random.normal(0, 0.3, shape).astype(np.float32) for path, shape in must.items()}
+    run = folder / "run"
+    run.mkdir()
+    checkpoint.write_params(run, 0, rules.merge(flat, {}))
+    made.save(run / "tokenizer.json")
+    record = {"seed": {}}
+    run_directory.write_manifest(run, record, {"labels": list(classes)} if classes else {})
+    run_directory.record_run(run, record, "pretrain", model)
+    target = folder / "published"
+    convert.to_hf(str(run), str(target), architecture=name)
+    if classes:
+        config = json.loads((target / "config.json").read_text())
+        config["id2label"] = {str(number): label for number, label in enumerate(classes)}
+        (target / "config.json").write_text(json.dumps(config))
+    return target
