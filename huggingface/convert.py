@@ -4,6 +4,7 @@ All names, shapes and dtypes are checked before anything is written.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -12,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from data import tokenizer as tokenizers
-from huggingface import shapes
+from huggingface import halves, shapes
 from huggingface.families import FAMILIES
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
 from huggingface.weights import Leaf, Weights, open_weights, read_json, write_weights
@@ -33,9 +34,9 @@ _BLOCK = 1 << 24  # bytes compared at once
 # ---- in ------------------------------------------------------------------------------------------
 
 
-def from_hf(source: str, workdir: str) -> str:
+def from_hf(source: str, workdir: str, alone: bool = False) -> str:
     """Makes a run directory, as train.py writes one before its first update, of a Hugging Face
-    directory, and returns a line that says what was found.
+    directory, and returns a line that says what was found. `alone` leaves out a generator in it.
 
     Raises ConfigError, before anything is written, for a config value or a class that has no
     counterpart here, and for tensors that are missing, unexpected or of another shape or dtype.
@@ -43,6 +44,8 @@ def from_hf(source: str, workdir: str) -> str:
     folder, source = paths.of(workdir), pathlib.Path(source)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{str(workdir)!r} is not empty; choose another directory for the run")
+    if not alone and halves.are_in(source):
+        return halves.join(source, workdir, functools.partial(from_hf, alone=True))
     config = read_json(source / "config.json")
     family = _family_of(config, source)
     name = _class_of(config, family)
@@ -207,6 +210,12 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
     origin = manifest.get("huggingface", {})
     model, labels = ModelConfig(**record["model"]), manifest.get("labels", [])
     tree = {p: leaf.shape for p, leaf in checkpoint.params_metadata(folder, step).items()}
+    if not architecture and any(path.startswith(f"{halves.INSIDE}/") for path in tree):
+
+        def alone(run, directory, architecture):
+            return to_hf(run, directory, dtype, architecture)
+
+        return halves.part(folder, step, record, manifest, directory, alone)
     family, config = _family_for(model, origin.get("model_type"), architecture, folder)
     name, tree = _class_for(
         family, model, tree, len(labels), origin.get("class"), architecture, folder

@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "objectives": ("models",),
     "tasks": ("data", "models", "objectives.batch"),
     "training": ("models", "objectives.base", "objectives.batch", "objectives.vocabulary"),
-    "huggingface": ("data", "models", "training", "objectives.heads", "tasks.classification"),
+    "huggingface": (
+        *("data", "models", "training", "tasks.classification", "tasks.config"),
+        *("objectives.heads", "objectives.replaced_token_detection"),
+    ),
     "train": ("data", "models", "objectives", "tasks", "training", "huggingface"),
     "finetune": ("data", "models", "objectives", "tasks", "training", "huggingface"),
     "tools": (
