@@ -4,6 +4,7 @@ All names, shapes and dtypes are checked before anything is written.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -11,15 +12,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-import models
 from data import tokenizer as tokenizers
+from huggingface import halves, shapes
 from huggingface.families import FAMILIES
-from huggingface.family import Family
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
 from huggingface.weights import Leaf, Weights, open_weights, read_json, write_weights
 from models.config import ModelConfig
-from objectives.heads import DiscriminatorHead, PairHead
-from tasks.classification import ClassificationHead
 from tasks.config import TaskConfig
 from training import checkpoint, paths, rules, run_directory
 from training.config import ConfigError
@@ -36,9 +34,9 @@ _BLOCK = 1 << 24  # bytes compared at once
 # ---- in ------------------------------------------------------------------------------------------
 
 
-def from_hf(source: str, workdir: str) -> str:
+def from_hf(source: str, workdir: str, alone: bool = False) -> str:
     """Makes a run directory, as train.py writes one before its first update, of a Hugging Face
-    directory, and returns a line that says what was found.
+    directory, and returns a line that says what was found. `alone` leaves out a generator in it.
 
     Raises ConfigError, before anything is written, for a config value or a class that has no
     counterpart here, and for tensors that are missing, unexpected or of another shape or dtype.
@@ -46,6 +44,8 @@ def from_hf(source: str, workdir: str) -> str:
     folder, source = paths.of(workdir), pathlib.Path(source)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{str(workdir)!r} is not empty; choose another directory for the run")
+    if not alone and halves.are_in(source):
+        return halves.join(source, workdir, functools.partial(from_hf, alone=True))
     config = read_json(source / "config.json")
     family = _family_of(config, source)
     name = _class_of(config, family)
@@ -54,7 +54,7 @@ def from_hf(source: str, workdir: str) -> str:
         family = family.bare()
     stored = {family.present(name): name for name in weights.leaves}
     model = family.model(_untied(config, family, weights, stored))
-    must, may = _of_class(family, _shapes(family, model, len(labels)), name)
+    must, may = shapes.of_class(family, shapes.of_network(family, model, len(labels)), name)
     tree = must | _complete(family.moves(model, may), may, stored)
     moves = family.moves(model, tree)
     _check(family, model, tree, moves, weights, stored, source)
@@ -210,6 +210,12 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
     origin = manifest.get("huggingface", {})
     model, labels = ModelConfig(**record["model"]), manifest.get("labels", [])
     tree = {p: leaf.shape for p, leaf in checkpoint.params_metadata(folder, step).items()}
+    if not architecture and any(path.startswith(f"{halves.INSIDE}/") for path in tree):
+
+        def alone(run, directory, architecture):
+            return to_hf(run, directory, dtype, architecture)
+
+        return halves.part(folder, step, record, manifest, directory, alone)
     family, config = _family_for(model, origin.get("model_type"), architecture, folder)
     name, tree = _class_for(
         family, model, tree, len(labels), origin.get("class"), architecture, folder
@@ -337,9 +343,9 @@ def _class_for(family, model, tree, classes, origin, architecture, folder):
 
     A class that is asked for leaves out other heads of the run; else it has all of them.
     """
-    whole, fitting = _shapes(family, model, classes), {}
+    whole, fitting = shapes.of_network(family, model, classes), {}
     for name in [architecture] if architecture else family.classes:
-        must, may = _of_class(family, whole, name)
+        must, may = shapes.of_class(family, whole, name)
         part = {p: shape for p, shape in tree.items() if p in must or p in may}
         if must.keys() <= tree.keys() and (architecture or part == tree):
             fitting[name] = part
@@ -368,49 +374,3 @@ def _check_task(family, task, folder):
             f"the head of {folder} has no counterpart in a {family.model_type}: {', '.join(wrong)}; "
             f"finetune it with these values"
         )
-
-
-# ---- both ----------------------------------------------------------------------------------------
-
-
-def _shapes(family: Family, model: ModelConfig, classes: int) -> dict[str, tuple]:
-    """{path: shape} of our parameters: the network's and those of every head there is."""
-    network = models.build(model)
-    row = models.sequence_of(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32))
-    rows = (row, row) if model.architecture == "encoder_decoder" else (row,)
-    key, states = jax.random.key(0), jax.ShapeDtypeStruct((1, model.width), jnp.float32)
-    task = family.needs.get("classification", {})
-    heads = {
-        "pair": PairHead(model),
-        "discriminator": DiscriminatorHead(model),
-        "classification": ClassificationHead(
-            max(classes, 1), pooler=task.get("pooler", False), bias=task.get("head_bias", True)
-        ),
-    }
-    tree = jax.eval_shape(lambda: network.init(key, *rows, method="initialise")["params"])
-    tree = rules.paths(tree)
-    for head, module in heads.items():
-        fresh = jax.eval_shape(module.init, key, states)["params"]
-        tree |= {f"heads/{head}/{path}": leaf for path, leaf in rules.paths(fresh).items()}
-    return {path: leaf.shape for path, leaf in tree.items()}
-
-
-def _of_class(family: Family, tree: dict, name: str) -> tuple[dict, dict]:
-    """The part of a tree that a class has, the network and its heads; and that which it may have."""
-
-    def below(heads):
-        return {
-            path: shape
-            for path, shape in tree.items()
-            if any(f"{path}/".startswith(f"heads/{head}/") for head in heads)
-        }
-
-    must, may = family.heads(name)
-    network = {path: shape for path, shape in tree.items() if not path.startswith("heads/")}
-    return network | below(must), below(may)
-
-
-def class_shapes(family: Family, model: ModelConfig, name: str, classes: int) -> dict[str, tuple]:
-    """{path: shape} of our parameters for a class of a family with all that it may have."""
-    must, may = _of_class(family, _shapes(family, model, classes), name)
-    return must | may

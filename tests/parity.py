@@ -99,7 +99,7 @@ class Ours:
 
     def logits(self, states):
         """float32[..., vocab_size]; [...] of a discriminator."""
-        if "discriminator" in self.params["heads"]:
+        if "discriminator" in self.params.get("heads", {}):
             head = {"params": self.params["heads"]["discriminator"]}
             return DiscriminatorHead(self.config).apply(head, states)
         return logits(self.config, self.params, states)
@@ -226,10 +226,8 @@ def agree(peer, ours, mask, types=None):
     assert compared > len(moves) * 0.8
 
 
-def converse(peer, tmp_path, types=None, generate=False):
-    """`peer`, a randomised network there -> the same here -> another here -> the same there."""
-    import torch
-
+def through(peer, tmp_path):
+    """A network there -> the same here, `run` -> another here, `other` -> the same there, `back`."""
     there, run = tmp_path / "there", tmp_path / "run"
     peer.save_pretrained(there)
     tokenizer(there)
@@ -237,6 +235,14 @@ def converse(peer, tmp_path, types=None, generate=False):
     other, back = tmp_path / "other", tmp_path / "back"
     perturbed(run, other)
     convert.to_hf(str(other), str(back))
+    return other, run, back
+
+
+def converse(peer, tmp_path, types=None, generate=False):
+    """`peer`, a randomised network there -> the same here -> another here -> the same there."""
+    import torch
+
+    other, run, back = through(peer, tmp_path)
     again, said = type(peer).from_pretrained(
         back, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )

@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "objectives": ("models",),
     "tasks": ("data", "models", "objectives.batch"),
     "training": ("models", "objectives.base", "objectives.batch", "objectives.vocabulary"),
-    "huggingface": ("data", "models", "training", "objectives.heads", "tasks.classification"),
+    "huggingface": (
+        *("data", "models", "training", "tasks.classification", "tasks.config"),
+        *("objectives.heads", "objectives.replaced_token_detection"),
+    ),
     "train": ("data", "models", "objectives", "tasks", "training", "huggingface"),
     "finetune": ("data", "models", "objectives", "tasks", "training", "huggingface"),
     "tools": (
@@ -31,14 +34,8 @@ MAY_IMPORT = {
         *("train", "finetune", "tools"),
     ),
     "benchmarks": (
-        "data",
-        "models",
-        "objectives",
-        "tasks",
-        "training",
-        "train",
-        "finetune",
-        "tools",
+        *("data", "models", "objectives", "tasks", "training", "huggingface"),
+        *("train", "finetune", "tools"),
     ),
     "configs": ("models.presets",),
 }

@@ -56,3 +56,19 @@ def test_masked_lm(case, tmp_path):
     parity.converse(
         parity.randomised(getattr(transformers, f"{name}ForMaskedLM")(config)), tmp_path
     )
+
+
+def test_the_discriminator_of_electra(tmp_path):
+    config = transformers.ElectraConfig(**SHAPE, embedding_size=24)
+    peer = parity.randomised(transformers.ElectraForPreTraining(config))
+    parity.through(peer, tmp_path)
+    for network, run in ((peer, "run"), (type(peer).from_pretrained(tmp_path / "back"), "other")):
+        ours = parity.Ours.of(tmp_path / run)
+        hidden = ours.hidden(*ours.sequences(parity.TOKENS, parity.PADDED))
+        out = network.eval()(
+            input_ids=torch.from_numpy(parity.TOKENS).long(),
+            attention_mask=torch.from_numpy(parity.PADDED).long(),
+            output_hidden_states=True,
+        )
+        parity.close(hidden, out.hidden_states[-1], 1e-4, parity.PADDED)
+        parity.close(ours.logits(hidden), out.logits, 1e-4, parity.PADDED)
