@@ -21,6 +21,7 @@ import tokenizers
 
 from huggingface import convert
 from huggingface.families import FAMILIES
+from huggingface.shapes import class_shapes
 from huggingface.weights import Leaf, write_weights
 
 SHAPE = {
@@ -36,7 +37,7 @@ def model(folder, layers, dtype):
     config = {**SHAPE, "num_hidden_layers": layers}
     family = FAMILIES["llama"]
     network = family.model(config)
-    tree = convert.class_shapes(family, network, "LlamaForCausalLM", 2)
+    tree = class_shapes(family, network, "LlamaForCausalLM", 2)
     moves = family.moves(network, tree)
     leaves = {
         m.theirs: Leaf(DTYPES[dtype], m.how.shape([tree[p] for p in m.ours], network.vocab_size))

@@ -12,16 +12,13 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-import models
 from data import tokenizer as tokenizers
 from huggingface import halves
 from huggingface.families import FAMILIES
-from huggingface.family import Family
+from huggingface.shapes import of_class, shapes
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
 from huggingface.weights import Leaf, Weights, open_weights, read_json, write_weights
 from models.config import ModelConfig
-from objectives.heads import DiscriminatorHead, PairHead
-from tasks.classification import ClassificationHead
 from tasks.config import TaskConfig
 from training import checkpoint, paths, rules, run_directory
 from training.config import ConfigError
@@ -58,7 +55,7 @@ def from_hf(source: str, workdir: str, alone: bool = False) -> str:
         family = family.bare()
     stored = {family.present(name): name for name in weights.leaves}
     model = family.model(_untied(config, family, weights, stored))
-    must, may = _of_class(family, _shapes(family, model, len(labels)), name)
+    must, may = of_class(family, shapes(family, model, len(labels)), name)
     tree = must | _complete(family.moves(model, may), may, stored)
     moves = family.moves(model, tree)
     _check(family, model, tree, moves, weights, stored, source)
@@ -280,6 +277,7 @@ def _token_ids(tokenizer, model, config, folder):
     Raises ConfigError where the network fixes one, and it is another's (RoBERTa counts positions from
     the number of its padding)."""
     ids = tokenizer.special_ids()
+    ids["pad"] = ids["pad"] if ids["pad"] >= 0 else ids["eos"]  # as write_tokenizer does
     encoder = model.architecture == "encoder"
     roles = {"pad": "pad", "bos": "cls" if encoder else "bos", "eos": "sep" if encoder else "eos"}
     roles |= {"decoder_start": "start"} if model.architecture == "encoder_decoder" else {}
@@ -311,7 +309,7 @@ class _Parameters:
             leaves = {
                 name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
                 for name, shape in self.tree.items()
-                if name.startswith(f"{layer}/")
+                if f"{name}/".startswith(f"{layer}/")
             }
             found = checkpoint.read_params(self.folder, self.step, rules.merge(leaves, {}))
             self.arrays = rules.paths(found)
@@ -347,9 +345,9 @@ def _class_for(family, model, tree, classes, origin, architecture, folder):
 
     A class that is asked for leaves out other heads of the run; else it has all of them.
     """
-    whole, fitting = _shapes(family, model, classes), {}
+    whole, fitting = shapes(family, model, classes), {}
     for name in [architecture] if architecture else family.classes:
-        must, may = _of_class(family, whole, name)
+        must, may = of_class(family, whole, name)
         part = {p: shape for p, shape in tree.items() if p in must or p in may}
         if must.keys() <= tree.keys() and (architecture or part == tree):
             fitting[name] = part
@@ -378,49 +376,3 @@ def _check_task(family, task, folder):
             f"the head of {folder} has no counterpart in a {family.model_type}: {', '.join(wrong)}; "
             f"finetune it with these values"
         )
-
-
-# ---- both ----------------------------------------------------------------------------------------
-
-
-def _shapes(family: Family, model: ModelConfig, classes: int) -> dict[str, tuple]:
-    """{path: shape} of our parameters: the network's and those of every head there is."""
-    network = models.build(model)
-    row = models.sequence_of(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32))
-    rows = (row, row) if model.architecture == "encoder_decoder" else (row,)
-    key, states = jax.random.key(0), jax.ShapeDtypeStruct((1, model.width), jnp.float32)
-    task = family.needs.get("classification", {})
-    heads = {
-        "pair": PairHead(model),
-        "discriminator": DiscriminatorHead(model),
-        "classification": ClassificationHead(
-            max(classes, 1), pooler=task.get("pooler", False), bias=task.get("head_bias", True)
-        ),
-    }
-    tree = jax.eval_shape(lambda: network.init(key, *rows, method="initialise")["params"])
-    tree = rules.paths(tree)
-    for head, module in heads.items():
-        fresh = jax.eval_shape(module.init, key, states)["params"]
-        tree |= {f"heads/{head}/{path}": leaf for path, leaf in rules.paths(fresh).items()}
-    return {path: leaf.shape for path, leaf in tree.items()}
-
-
-def _of_class(family: Family, tree: dict, name: str) -> tuple[dict, dict]:
-    """The part of a tree that a class has, the network and its heads; and that which it may have."""
-
-    def below(heads):
-        return {
-            path: shape
-            for path, shape in tree.items()
-            if any(f"{path}/".startswith(f"heads/{head}/") for head in heads)
-        }
-
-    must, may = family.heads(name)
-    network = {path: shape for path, shape in tree.items() if not path.startswith("heads/")}
-    return network | below(must), below(may)
-
-
-def class_shapes(family: Family, model: ModelConfig, name: str, classes: int) -> dict[str, tuple]:
-    """{path: shape} of our parameters for a class of a family with all that it may have."""
-    must, may = _of_class(family, _shapes(family, model, classes), name)
-    return must | may
