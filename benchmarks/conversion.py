@@ -19,9 +19,8 @@ import ml_dtypes
 import numpy as np
 import tokenizers
 
-from huggingface import convert
+from huggingface import convert, shapes
 from huggingface.families import FAMILIES
-from huggingface.shapes import class_shapes
 from huggingface.weights import Leaf, write_weights
 
 SHAPE = {
@@ -37,7 +36,8 @@ def model(folder, layers, dtype):
     config = {**SHAPE, "num_hidden_layers": layers}
     family = FAMILIES["llama"]
     network = family.model(config)
-    tree = class_shapes(family, network, "LlamaForCausalLM", 2)
+    whole = shapes.of_network(family, network, 2)
+    tree, _ = shapes.of_class(family, whole, "LlamaForCausalLM")
     moves = family.moves(network, tree)
     leaves = {
         m.theirs: Leaf(DTYPES[dtype], m.how.shape([tree[p] for p in m.ours], network.vocab_size))

@@ -13,9 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from data import tokenizer as tokenizers
-from huggingface import halves
+from huggingface import halves, shapes
 from huggingface.families import FAMILIES
-from huggingface.shapes import of_class, shapes
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
 from huggingface.weights import Leaf, Weights, open_weights, read_json, write_weights
 from models.config import ModelConfig
@@ -55,7 +54,7 @@ def from_hf(source: str, workdir: str, alone: bool = False) -> str:
         family = family.bare()
     stored = {family.present(name): name for name in weights.leaves}
     model = family.model(_untied(config, family, weights, stored))
-    must, may = of_class(family, shapes(family, model, len(labels)), name)
+    must, may = shapes.of_class(family, shapes.of_network(family, model, len(labels)), name)
     tree = must | _complete(family.moves(model, may), may, stored)
     moves = family.moves(model, tree)
     _check(family, model, tree, moves, weights, stored, source)
@@ -277,7 +276,6 @@ def _token_ids(tokenizer, model, config, folder):
     Raises ConfigError where the network fixes one, and it is another's (RoBERTa counts positions from
     the number of its padding)."""
     ids = tokenizer.special_ids()
-    ids["pad"] = ids["pad"] if ids["pad"] >= 0 else ids["eos"]  # as write_tokenizer does
     encoder = model.architecture == "encoder"
     roles = {"pad": "pad", "bos": "cls" if encoder else "bos", "eos": "sep" if encoder else "eos"}
     roles |= {"decoder_start": "start"} if model.architecture == "encoder_decoder" else {}
@@ -302,14 +300,14 @@ class _Parameters:
 
     def read(self, path: str) -> np.ndarray:
         """One array."""
-        layer = "/".join(path.split("/")[:2])
+        layer = "/".join(path.split("/")[:-1][:2])
         if layer != self.layer:
             self.layer, self.arrays = layer, {}
             place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             leaves = {
                 name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
                 for name, shape in self.tree.items()
-                if f"{name}/".startswith(f"{layer}/")
+                if name.startswith(f"{layer}/")
             }
             found = checkpoint.read_params(self.folder, self.step, rules.merge(leaves, {}))
             self.arrays = rules.paths(found)
@@ -345,9 +343,9 @@ def _class_for(family, model, tree, classes, origin, architecture, folder):
 
     A class that is asked for leaves out other heads of the run; else it has all of them.
     """
-    whole, fitting = shapes(family, model, classes), {}
+    whole, fitting = shapes.of_network(family, model, classes), {}
     for name in [architecture] if architecture else family.classes:
-        must, may = of_class(family, whole, name)
+        must, may = shapes.of_class(family, whole, name)
         part = {p: shape for p, shape in tree.items() if p in must or p in may}
         if must.keys() <= tree.keys() and (architecture or part == tree):
             fitting[name] = part

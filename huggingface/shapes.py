@@ -1,5 +1,5 @@
-"""Shapes of our parameters for a family: the network, and the heads that a class has or may have.
-Beside huggingface/convert.py, which compares them with what is there, in a directory or a run.
+"""Shapes of the parameters that a network of ours and its heads have, for what a class of a family holds.
+Between the tables of huggingface/families/ and huggingface/convert.py; nothing is computed.
 """
 
 import jax
@@ -13,7 +13,7 @@ from tasks.classification import ClassificationHead
 from training import rules
 
 
-def shapes(family: Family, model: ModelConfig, classes: int) -> dict[str, tuple]:
+def of_network(family: Family, model: ModelConfig, classes: int) -> dict[str, tuple]:
     """{path: shape} of our parameters: the network's and those of every head there is."""
     network = models.build(model)
     row = models.sequence_of(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32))
@@ -48,9 +48,3 @@ def of_class(family: Family, tree: dict, name: str) -> tuple[dict, dict]:
     must, may = family.heads(name)
     network = {path: shape for path, shape in tree.items() if not path.startswith("heads/")}
     return network | below(must), below(may)
-
-
-def class_shapes(family: Family, model: ModelConfig, name: str, classes: int) -> dict[str, tuple]:
-    """{path: shape} of our parameters for a class of a family with all that it may have."""
-    must, may = of_class(family, shapes(family, model, classes), name)
-    return must | may

@@ -9,7 +9,6 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from huggingface import convert
 from huggingface.families import FAMILIES
-from huggingface.shapes import of_class, shapes
 from huggingface.tokenizers import read_tokenizer
 from models import presets
 from models.config import ModelConfig
@@ -136,7 +135,7 @@ def bert(folder, classes=(), seed=0, **tokenizer):
     fields = presets.preset("bert-tiny") | {"layers": 2, "width": 32, "heads": 2, "mlp_size": 48}
     model = ModelConfig(**fields | {"vocab_size": made.size + 3, "max_length": 40})
     name = "BertForSequenceClassification" if classes else "BertForMaskedLM"
-    must, _ = of_class(FAMILIES["bert"], shapes(FAMILIES["bert"], model, len(classes)), name)
+    must, _ = convert.shapes(FAMILIES["bert"].named(name), model, name, len(classes))
     random = np.random.default_rng(seed)
     flat = {path: random.normal(0, 0.3, shape).astype(np.float32) for path, shape in must.items()}
     run = folder / "run"

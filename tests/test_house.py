@@ -34,14 +34,8 @@ MAY_IMPORT = {
         *("train", "finetune", "tools"),
     ),
     "benchmarks": (
-        "data",
-        "models",
-        "objectives",
-        "tasks",
-        "training",
-        "train",
-        "finetune",
-        "tools",
+        *("data", "models", "objectives", "tasks", "training", "huggingface"),
+        *("train", "finetune", "tools"),
     ),
     "configs": ("models.presets",),
 }

@@ -56,8 +56,8 @@ BERT = Family(
     model_type="bert",
     prefix="bert.",
     classes={
-        "BertForMaskedLM": "lm pair?",
         "BertForPreTraining": "lm pair",
+        "BertForMaskedLM": "lm pair?",
         "BertForNextSentencePrediction": "pair",
         "BertForSequenceClassification": "classification",
         "BertModel": "pair/pooler?",

@@ -10,10 +10,11 @@ import parity
 import pytest
 
 import models
+from configs import decoder
 from huggingface import convert
 from huggingface.families import FAMILIES
 from huggingface.weights import Leaf, open_weights, write_weights
-from models.config import ModelConfig, explicit
+from models.config import ModelConfig, completed, explicit
 from tools import convert as command
 from training import checkpoint, run_directory
 from training.config import ConfigError
@@ -155,3 +156,17 @@ def test_a_config_that_says_nothing_has_the_values_of_the_class(kind):
     config, problems = family.config(model)
     assert problems == []
     assert explicit(family.model(config)) == explicit(model)
+
+
+def test_the_page_names_every_family_and_class():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "huggingface.md").read_text()
+    for kind, family in FAMILIES.items():
+        assert f"`{kind}`" in page
+        assert [name for name in family.classes if f"`{name}`" not in page] == []
+
+
+def test_the_modern_recipe_without_an_output_bias_is_qwen3():
+    fields = dict(decoder.get_config("recipe=modern").model) | {"output_bias": False}
+    model = completed(ModelConfig(**fields), 4096, 128)
+    fitting = [kind for kind, family in FAMILIES.items() if not family.config(model)[1]]
+    assert fitting == ["qwen3"]
