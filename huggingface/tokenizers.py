@@ -258,7 +258,7 @@ def write_tokenizer(
     """
     directory = pathlib.Path(directory)
     ids, inner = tokenizer.special_ids(), tokenizer.library()
-    continues = architecture == "decoder" and head != "classification"
+    continues = architecture == "decoder" and "classification" not in head
     frame = framing.frame_for(architecture, ids, tokenizer.frame)
     if foreign.frame_of(inner) is None and not continues:
         inner.post_processor = _framed(inner, frame)

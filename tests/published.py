@@ -135,9 +135,9 @@ def bert(folder, classes=(), seed=0, **tokenizer):
     fields = presets.preset("bert-tiny") | {"layers": 2, "width": 32, "heads": 2, "mlp_size": 48}
     model = ModelConfig(**fields | {"vocab_size": made.size + 3, "max_length": 40})
     name = "BertForSequenceClassification" if classes else "BertForMaskedLM"
-    must, _ = convert.shapes(FAMILIES["bert"].named(name), model, name, len(classes))
+    shapes = convert.class_shapes(FAMILIES["bert"], model, name, len(classes))
     random = np.random.default_rng(seed)
-    flat = {path: random.normal(0, 0.3, shape).astype(np.float32) for path, shape in must.items()}
+    flat = {path: random.normal(0, 0.3, shape).astype(np.float32) for path, shape in shapes.items()}
     run = folder / "run"
     run.mkdir()
     checkpoint.write_params(run, 0, rules.merge(flat, {}))
