@@ -49,6 +49,11 @@ WRONG = {
     "a number that is none": ({"config": {"hidden_size": "32"}}, "'32' for width"),
     "a number below 0": ({"config": {"hidden_size": -16}}, "-16 for width"),
     "another size": ({"config": {"hidden_size": 32}}, "is .16., expected .32."),
+    "a size of nothing": (
+        {"config": {"num_attention_heads": 0}},
+        "0 for heads; expected at least 1",
+    ),
+    "more layers than tensors": ({"config": {"num_hidden_layers": 10**9}}, "1,000,000,000 layers"),
     "another depth": ({"config": {"num_hidden_layers": 3}}, "missing bert.encoder.layer.2"),
     "a layer more": ({"config": {"num_hidden_layers": 1}}, "unexpected bert.encoder.layer.1"),
     "a class": ({"config": {"architectures": ["BertForMultipleChoice"]}}, "BertForMultipleChoice"),
