@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from huggingface import convert
+from huggingface import convert, shapes
 from huggingface.families import FAMILIES
 from huggingface.tokenizers import read_tokenizer
 from models import presets
@@ -135,9 +135,13 @@ def bert(folder, classes=(), seed=0, **tokenizer):
     fields = presets.preset("bert-tiny") | {"layers": 2, "width": 32, "heads": 2, "mlp_size": 48}
     model = ModelConfig(**fields | {"vocab_size": made.size + 3, "max_length": 40})
     name = "BertForSequenceClassification" if classes else "BertForMaskedLM"
-    shapes = convert.class_shapes(FAMILIES["bert"], model, name, len(classes))
+    whole = shapes.of_network(FAMILIES["bert"], model, len(classes))
+    must, may = shapes.of_class(FAMILIES["bert"], whole, name)
     random = np.random.default_rng(seed)
-    flat = {path: random.normal(0, 0.3, shape).astype(np.float32) for path, shape in shapes.items()}
+    flat = {
+        path: random.normal(0, 0.3, shape).astype(np.float32)
+        for path, shape in (must | may).items()
+    }
     run = folder / "run"
     run.mkdir()
     checkpoint.write_params(run, 0, rules.merge(flat, {}))
