@@ -15,7 +15,7 @@ import numpy as np
 from data import tokenizer as tokenizers
 from huggingface import halves, shapes
 from huggingface.families import FAMILIES
-from huggingface.tokenizers import read_tokenizer, write_tokenizer
+from huggingface.tokenizers import padding, read_tokenizer, write_tokenizer
 from huggingface.weights import Leaf, Weights, open_weights, read_json, write_weights
 from models.config import ModelConfig
 from tasks.config import TaskConfig
@@ -279,6 +279,7 @@ def _token_ids(tokenizer, model, config, folder):
     encoder = model.architecture == "encoder"
     roles = {"pad": "pad", "bos": "cls" if encoder else "bos", "eos": "sep" if encoder else "eos"}
     roles |= {"decoder_start": "start"} if model.architecture == "encoder_decoder" else {}
+    ids["pad"] = padding(tokenizer, model.architecture)
     ids["bos"] = tokenizer.vocabulary().get(tokenizer.roles.get("bos"), ids["eos"])
     found = {f"{key}_token_id": ids[role] for key, role in roles.items()}
     found = {key: number if number >= 0 else None for key, number in found.items()}

@@ -271,8 +271,9 @@ def write_tokenizer(
     roles |= {
         foreign.ROLES[role]: token for role, token in tokenizer.roles.items() if role != "start"
     }
-    if "pad_token" not in roles and "eos_token" in roles:
-        roles["pad_token"] = roles["eos_token"]  # nothing reads it; a batch needs one
+    filler = padding(tokenizer, architecture)
+    if filler >= 0:
+        roles["pad_token"] = inner.id_to_token(filler)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
@@ -286,6 +287,19 @@ def write_tokenizer(
     write_atomically(directory / "tokenizer.json", inner.to_str(pretty=True).encode())
     for name, content in (("tokenizer_config.json", settings), (foreign.FILE, roles)):
         write_atomically(directory / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def padding(tokenizer: Tokenizer, architecture: str) -> int:
+    """The token that fills up a batch there; -1 where there is none that could.
+
+    Where a tokenizer has none (GPT-2) nothing reads it, so that it may be the one that ends documents.
+    But a decoder that classifies reads the last token that is no padding, there: where texts end with
+    that one, it is any other, the first ordinary one."""
+    ids = tokenizer.special_ids()
+    if ids["pad"] >= 0:
+        return ids["pad"]
+    ends = framing.frame_for(architecture, ids, tokenizer.frame).closing
+    return ids["ordinary"][0][0] if ids["eos"] in ends else ids["eos"]
 
 
 def _framed(inner, frame):

@@ -3,6 +3,7 @@
 What finetune.py made is loaded by transformers without code of ours, and says the same.
 """
 
+import dataclasses
 import json
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+import tokenizers as tokenizers_library
 
 import models
 from data import tokenizer as tokenizers
@@ -18,6 +20,7 @@ from huggingface.weights import open_weights
 from models.config import ModelConfig, completed
 from objectives.heads import PairHead
 from tasks.classification import Classification, Encoded
+from tasks.config import TaskConfig
 from training import checkpoint, run_directory
 from training.config import ConfigError
 
@@ -160,6 +163,44 @@ def test_an_encoder_decoder_of_ours_types_there(tmp_path):
     more = ours.greedy(prompt)[0].tolist()
     more = more[: more.index(eos) + 1] if eos in more else more
     assert said == [ours.start, *more]
+
+
+def test_a_decoder_without_padding_classifies_texts_of_unlike_length_there(tmp_path):
+    """GPT-2's tokenizer has no padding: what fills up must not be what the state is read at."""
+    folder, there = tmp_path / "run", tmp_path / "there"
+    inner = tokenizers_library.Tokenizer(
+        tokenizers_library.models.WordLevel({"<|endoftext|>": 0, "<unk>": 1, "cat": 2, "dog": 3})
+    )
+    inner.pre_tokenizer = tokenizers_library.pre_tokenizers.Whitespace()
+    inner.add_special_tokens(["<|endoftext|>", "<unk>"])
+    tokenizer = tokenizers.Tokenizer(inner)
+    config = ModelConfig(**{**models.preset("gpt2"), **SMALL, "vocab_size": 4, "init_std": 0.3})
+    task = Classification("decoder", 2, 32, -1, -1, bias=False)
+    row = models.sequence_of(jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), jnp.int32), "causal")
+    params = models.build(config).init(jax.random.key(0), row)["params"]
+    params |= {"heads": {"classification": task.head_parameters(jax.random.key(1))}}
+    folder.mkdir()
+    checkpoint.write_params(folder, 0, params)
+    tokenizer.save(folder / "tokenizer.json")
+    settings = dataclasses.asdict(TaskConfig(head_bias=False))
+    run_directory.record_run(folder, {"seed": {}, "task": settings}, "finetune", config)
+    run_directory.write_manifest(folder, {"seed": {}}, {"labels": ["bad", "good"]})
+    convert.to_hf(str(folder), str(there))
+    classify = transformers.pipeline("text-classification", model=str(there), top_k=None)
+    texts = ["cat dog dog", "dog"]
+    said = classify(texts, batch_size=2)
+    for text, found in zip(texts, said, strict=True):
+        alone = classify([text])[0]
+        ids = tokenizer.encode(text).tolist()  # its own frame: nothing
+        encoded = Encoded(
+            np.array([ids], np.int32), np.array([len(ids)]), np.zeros((1, len(ids)), np.int32),
+            np.zeros(1, np.int32), 0,
+        )  # fmt: skip
+        batch = jax.tree.map(jnp.asarray, task.batch(encoded, np.arange(1)))
+        mine = np.asarray(jax.nn.softmax(task.predictions(models.build(config), params, batch)))[0]
+        for each in (found, alone):
+            scores = {label["label"]: label["score"] for label in each}
+            np.testing.assert_allclose([scores["bad"], scores["good"]], mine, atol=1e-4)
 
 
 def test_what_has_no_counterpart_is_refused_with_the_value_that_prevents_it(tmp_path):
