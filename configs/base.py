@@ -20,7 +20,7 @@ RATES = (
     ("decoder", "all", 0, 1e-3),
     ("decoder", "all", 2000, 1e-3),
     ("encoder_decoder", "none", 0, 3e-4),
-    ("encoder_decoder", "none", 2000, 3e-4),
+    ("encoder_decoder", "none", 2000, 1e-4),
     ("encoder_decoder", "embeddings", 0, 3e-4),
     ("encoder_decoder", "embeddings", 2000, 3e-3),
     ("encoder_decoder", "all", 0, 1e-3),

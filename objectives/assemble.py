@@ -12,6 +12,7 @@ import numpy as np
 from models.sequence import sequence_of
 from objectives.base import Setting, Shapes
 from objectives.batch import Batch
+from objectives.segments import left_of
 
 
 def compact(
@@ -29,7 +30,7 @@ class Side(NamedTuple):
     """What becomes of each token of a row on one side, inputs or targets."""
 
     tokens: jax.Array  # int32[L]  the token that stands for it
-    keep: jax.Array  # bool[L]  1 = it is there; 0 = nothing stands for it
+    keep: jax.Array  # bool[L]  1 = that token is there; 0 = it is left out
     marks: jax.Array  # int32[L]  a token put before it, -1 for none
 
 
@@ -42,7 +43,8 @@ def assembled(
     targets: Side,
     close: bool,
 ) -> Batch:
-    """The Batch of a row whose tokens were dealt out to both sides.
+    """The Batch of a row int32[L], with its segments int32[L], whose tokens were dealt out to both
+    sides: `inputs` is what is read, `targets` what is typed.
 
     A row that ends within a document has its inputs closed by [EOS], as every document's are.
     `close` closes each document's targets by [EOS] too, as long as there is room: the first ones
@@ -102,9 +104,9 @@ def typed(
 ) -> Batch:
     """The Batch in which each document's targets are typed after reading its inputs.
 
-    inputs and targets are (tokens, segments), compact, segments ascending; a document may lack
-    targets, but one with targets has inputs. N is the length of the targets. With documents 1 and
-    2, inputs a b | c and targets X Y | Z:
+    inputs and targets are (tokens, segments), int32[S] each and int32[N] each, as `compact` gives
+    them, segments ascending; a document may lack targets, but one with targets has inputs. With
+    documents 1 and 2, inputs a b | c and targets X Y | Z:
 
         encoder_decoder   inputs   a  b  c          decoder  s  X  s      (s: the start token)
                           segments 1  1  2          segments 1  1  2      targets  X Y Z
@@ -117,10 +119,8 @@ def typed(
     if setting.architecture == "decoder":
         return _joined(setting, inputs, targets)
     tokens, segments = targets
-    start = jnp.full_like(tokens[:1], setting.vocabulary.start)
-    shifted = jnp.concatenate([start, tokens[:-1]])
-    first = jnp.concatenate([jnp.ones_like(segments[:1], bool), segments[1:] != segments[:-1]])
-    shifted = jnp.where(first, setting.vocabulary.start, shifted)
+    first = segments != left_of(segments, -1)  # of a document
+    shifted = jnp.where(first, setting.vocabulary.start, left_of(tokens, setting.vocabulary.start))
     shifted = jnp.where(segments > 0, shifted, setting.vocabulary.pad)
     return Batch(
         inputs=sequence_of(*inputs),
@@ -131,6 +131,7 @@ def typed(
 
 
 def _joined(setting, inputs, targets):
+    """A decoder's Batch of one row: each document's inputs, as a prefix, and its targets."""
     read = inputs[0].shape[0]
     tokens = jnp.concatenate([inputs[0], targets[0]])
     segments = jnp.concatenate([inputs[1], targets[1]])

@@ -68,13 +68,18 @@ class Shapes:
     raw: int  # tokens of the framed stream that `corrupt` takes
     inputs: int  # T of Batch.inputs
     targets: int  # N of Batch.targets (and U of Batch.decoder)
-    overlap: int  # tokens that a raw row shares with the one before it
+    # Tokens that a raw row shares with the one before it. An encoder's row needs one: [CLS] stands
+    # in its place. Elsewhere 1 where the last token is a target and not read, else 0.
+    overlap: int
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A way of learning from plain text. Subclasses give `name`, `architectures`, `shapes` and
-    `corrupt`, and what of the rest they do otherwise.
+    """A way of learning from plain text. Subclasses give `name`, `architectures`, `unfit`, `shapes`,
+    `targets_expected` and `corrupt`; `inverse`, or why there is none; and what of the rest they do
+    otherwise. One whose loss is not the cross entropy of its targets gives `losses`, and with it
+    `coefficients`, `weights` and `answers`, which speak of the same losses; and if it has a head of
+    its own, `initialise` and `networks`.
 
     A raw row is a slice of the framed stream: whole documents and the ends of two, each closed by
     its closing token, with padding after the end of the corpus. Everything that `corrupt` does
@@ -111,11 +116,12 @@ class Objective:
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
         """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost.
         Raises NotImplementedError with the reason where the objective is `irreversible`."""
-        if self.irreversible:
-            raise NotImplementedError(f"{self.name} does not restore its row: {self.irreversible}")
+        why = self.irreversible or "it has no inverse; write one, or say why not in `irreversible`"
+        raise NotImplementedError(f"{self.name} does not restore its row: {why}")
 
     def targets_expected(self, setting: Setting) -> float:
-        """How many targets a row full of one long document has, on average."""
+        """How many targets a row full of one long document has, on average: for the console, the
+        manifest, and a test that counts them."""
         raise NotImplementedError
 
     def describe(self, setting: Setting) -> str:
@@ -135,11 +141,12 @@ class Objective:
 
     def networks(self, config, params, batch: Batch) -> tuple:
         """What runs on a row, for counting its work: for each network (ModelConfig, its parameters,
-        {head: positions that the head reads}); shapes suffice."""
+        {head: positions that the head reads}); of params and of batch [...,N] shapes suffice."""
         return ((config, params, {"lm": batch.targets.shape[-1]}),)
 
     def coefficients(self) -> dict[str, float]:
-        """The losses that are minimised; what else `losses` returns is a metric."""
+        """{loss: its factor} of those that are minimised, summed as means; what else `losses`
+        returns is a metric."""
         return {"lm": 1.0}
 
     def measured(self) -> "Objective":
@@ -147,8 +154,8 @@ class Objective:
         return replace(self, z_loss=0.0)
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """The denominator of each minimised loss, from the batch alone. The step takes them of the
-        whole batch, so that microbatches add up to it (law 4)."""
+        """{loss: float32[]}: the denominator of each minimised loss, from the batch alone. The step
+        takes them of the whole batch, so that microbatches add up to it (law 4)."""
         return {"lm": batch.weights.sum()}
 
     def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
@@ -160,7 +167,7 @@ class Objective:
         return {"lm": (batch.targets, batch.weights)}
 
     def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """{name: (sum, weight)}; key drives dropout, None is deterministic."""
+        """{name: (sum, weight)}, float32[] each; key drives dropout, None is deterministic."""
         return self.scores(model, params, hidden_states(model, params, batch, key), batch)
 
     def scores(self, model, params, hidden: jax.Array, batch: Batch) -> dict:

@@ -26,9 +26,9 @@ from objectives.grammar import (
     spell,
     unfit,
 )
-from objectives.noise import count_of, random_ordinary, shuffled, slots
-from objectives.patterns import Noise, chances_of, drawn, single, spans, units
-from objectives.segments import documents, ordinary
+from objectives.noise import altered, count_of, noise_count, shuffled, slots
+from objectives.patterns import Noise, chances_of, random_spans, single, spans, units
+from objectives.segments import documents, left_of, ordinary
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Denoising(Objective):
 
     def _noise(self, tokens: int) -> int:
         """Pieces of noise among so many."""
-        return max(1, round(self.noise_density * tokens)) if tokens else 0
+        return noise_count(self.noise_density, tokens)
 
     def _spans(self, tokens: int) -> int:
         """Spans among so many tokens: exactly for pattern=span, else at most."""
@@ -183,40 +183,35 @@ class Denoising(Objective):
         noise_key, how_key = jax.random.split(key)
         segments = documents(row, vocabulary, setting.architecture)
         eligible = ordinary(row, vocabulary)
-        share_of = (segments > 0) if typing else eligible
-        noise = self._drawn(setting, noise_key, row, eligible, share_of)
+        counted = (segments > 0) if typing else eligible  # what noise_density is a share of
+        noise = self._drawn(setting, noise_key, row, eligible, counted)
         shown = self._shown(setting, how_key, row, segments, noise)
         if not typing:
             return self._in_place(setting, row, segments, eligible, noise, shown)
         return self._typed(setting, row, segments, noise, shown)
 
-    def _drawn(self, setting, key, row, eligible, share_of) -> Noise:
-        raw, tokens = row.shape[0], share_of.sum(dtype=jnp.int32)
+    def _drawn(self, setting, key, row, eligible, counted) -> Noise:
+        """Which of the eligible positions bool[L] are noise: a share of the counted ones bool[L]."""
+        raw, tokens = row.shape[0], counted.sum(dtype=jnp.int32)
         budget, most = count_of(tokens, raw, self._noise), self._spans(raw)
         if self.pattern == "span":
             return spans(key, eligible, budget, count_of(tokens, raw, self._spans), most)
         word = units(row, eligible, setting.vocabulary) if self.unit == "word" else None
         if self.pattern == "iid":
             return single(key, eligible, budget, word)
-        return drawn(key, eligible, budget, word, self._chances, most)
+        return random_spans(key, eligible, budget, word, self._chances, most)
 
     @property
     def _masks(self):
         return 1 - self.random - self.keep
 
     def _shown(self, setting, key, row, segments, noise):
-        """The row with its noise corrupted in place; each group of it in one way."""
+        """int32[L]: the row with its noise corrupted in place; each group of it in one way."""
         if self.inputs == "shuffle":
             return shuffled(key, row, segments, noise.mask)
-        mask = jnp.full_like(row, setting.vocabulary.mask)
         shares = {"bert": (self._masks, self.random), "random": (0.0, 1.0)}
-        masks, random = shares.get(self.inputs, (1.0, 0.0))
-        shown = mask
-        if masks < 1:
-            how_key, piece_key = jax.random.split(key)
-            how = jax.random.uniform(how_key, row.shape).at[noise.group].get(mode="clip")
-            pieces = random_ordinary(piece_key, row.shape, setting.vocabulary)
-            shown = jnp.where(how < masks, mask, jnp.where(how < masks + random, pieces, row))
+        shares = shares.get(self.inputs, (1.0, 0.0))
+        shown = altered(key, row, setting.vocabulary, *shares, noise.group)
         return jnp.where(noise.mask, shown, row)
 
     def _in_place(self, setting, row, segments, eligible, noise, shown):
@@ -236,27 +231,33 @@ class Denoising(Objective):
         )
 
     def _typed(self, setting, row, segments, noise, shown):
-        """The Batch of an architecture that types."""
-        none = jnp.full_like(row, -1)
-        starts = noise.mask & ~jnp.concatenate([noise.mask[:1] & False, noise.mask[:-1]])
-        number = jnp.maximum(jnp.cumsum(starts, dtype=jnp.int32) - 1, 0)
-        marks, keep, told = none, jnp.ones_like(noise.mask), none
-        if self.inputs in SHORTER:
-            keep = ~noise.mask if self.inputs == "drop" else starts | ~noise.mask
-        if self.inputs == "mask_span":
-            marks = jnp.where(noise.inserted, jnp.int32(setting.vocabulary.mask), none)
-        if self.inputs == "sentinel":
-            sentinels = jnp.asarray(setting.vocabulary.sentinels, jnp.int32)[number]
-            shown = jnp.where(starts, sentinels, row)
-            told = jnp.where(starts, sentinels, none)
+        """The Batch of an architecture that types: a span has one token left in the inputs, at its
+        start, or none; the targets have what is noise, or everything."""
+        nothing, everything = jnp.full_like(row, -1), jnp.ones_like(noise.mask)
+        starts = noise.mask & ~left_of(noise.mask, False)
+        inputs = Side(shown, everything, nothing)
         cut_out = self.targets == "spans"
-        targets = Side(row, noise.mask, told) if cut_out else Side(row, keep | True, none)
-        inputs = Side(shown, keep, marks)
-        return assembled(setting, self.shapes(setting), row, segments, inputs, targets, cut_out)
+        targets = Side(row, noise.mask if cut_out else everything, nothing)
+        if self.inputs in SHORTER:
+            stands = ~noise.mask if self.inputs == "drop" else starts | ~noise.mask
+            inputs = inputs._replace(keep=stands)
+        if self.inputs == "mask_span":  # a span of no length is a mask before a token
+            masks = jnp.where(noise.inserted, jnp.int32(setting.vocabulary.mask), nothing)
+            inputs = inputs._replace(marks=masks)
+        if self.inputs == "sentinel":
+            number = jnp.maximum(jnp.cumsum(starts, dtype=jnp.int32) - 1, 0)
+            sentinels = jnp.asarray(setting.vocabulary.sentinels, jnp.int32)[number]
+            inputs = inputs._replace(tokens=jnp.where(starts, sentinels, row))
+            if cut_out:  # which are announced by their sentinels here too
+                targets = targets._replace(marks=jnp.where(starts, sentinels, nothing))
+        return assembled(
+            setting, self.shapes(setting), row, segments, inputs, targets, close=cut_out
+        )
 
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
         """The row; of one that was cut for want of room, what was kept and the [EOS] behind it."""
-        super().inverse(setting, batch)
+        if self.irreversible:
+            return super().inverse(setting, batch)  # which raises
         vocabulary, raw = setting.vocabulary, self.shapes(setting).raw
         if setting.architecture == "encoder":
             row, told = np.array(batch.inputs.tokens), np.asarray(batch.weights) > 0

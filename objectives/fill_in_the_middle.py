@@ -79,14 +79,17 @@ class FillInTheMiddle(CausalLM):
         begin = first + marks - 3 * moved.astype(jnp.int32)
 
         cuts = [jax.random.randint(k, (L + 1,), 0, size + 1) for k in keys[1:3]]
-        a, b = jnp.minimum(*cuts), jnp.maximum(*cuts)
+        a, b = jnp.minimum(*cuts), jnp.maximum(*cuts)  # the middle is a..b-1 of its document
         spm = jax.random.uniform(keys[3], (L + 1,)) < self.spm
-        # In a moved document: where [SUF] and [MID] go, then each part.
+        # Of each document: where [SUF] and [MID] go, counted from its beginning, which is [PRE].
         suf = 1 + jnp.where(spm, jnp.zeros_like(a), a)
         mid = suf + 1 + size - b
+        # Of each token: p, its place in document s before, and `place`, that in the row afterwards.
         p, s = index - first[segments], segments
-        place = jnp.where(p < b[s], p + mid[s] + 1 - jnp.where(spm, 0, a)[s], p - b[s] + suf[s] + 1)
-        place = jnp.where((p < a[s]) & ~spm[s], p + 1, place)
+        behind_mid = p + mid[s] + 1 - jnp.where(spm, 0, a)[s]  # the middle; SPM: the prefix as well
+        behind_suf = p - b[s] + suf[s] + 1
+        place = jnp.where(p < b[s], behind_mid, behind_suf)
+        place = jnp.where((p < a[s]) & ~spm[s], p + 1, place)  # PSM: the prefix
         place = jnp.where(closes, p + 3, place)
         place = begin[s] + jnp.where(moved[s], place, p)
 

@@ -6,6 +6,8 @@ A combination that makes no sense is refused here, with the reason and what to d
 import dataclasses
 import math
 
+from objectives.noise import check_shares
+
 # pattern -> the mean_span_length where none is given; 0 = it draws units one by one.
 PATTERNS = {"iid": 0.0, "span": 3.0, "geometric": 5.0, "poisson": 3.0}
 DRAWN = ("geometric", "poisson")  # whose span lengths are random, and so their number
@@ -63,11 +65,7 @@ def check(denoiser) -> None:
     for name, why in _idle(d).items():
         if getattr(d, name) != default[name]:
             raise ValueError(f"{name}={getattr(d, name)} has no effect: {why}; leave it out")
-    if d.random + d.keep > 1 + 1e-9:
-        raise ValueError(
-            f"random={d.random} and keep={d.keep} sum to {d.random + d.keep:g}: expected at most "
-            "1, the rest of the noise is [MASK]; lower one of them"
-        )
+    check_shares(d.random, d.keep)
     if d.inputs in SHORTER and d.targets == "masked":
         raise ValueError(
             f"inputs={d.inputs} with targets=masked: what is predicted in its place must have one; "

@@ -15,7 +15,7 @@ from objectives.assemble import compact
 from objectives.base import ARCHITECTURES, Objective, Setting, Shapes, knob
 from objectives.batch import Batch
 from objectives.registry import parse
-from objectives.segments import documents
+from objectives.segments import documents, left_of
 
 MODES = ("R", "S", "X")
 
@@ -110,9 +110,11 @@ class Mixture(Objective):
         row = jax.ShapeDtypeStruct((shapes.raw,), jnp.int32)
         like = [jax.eval_shape(branch, key, row) for branch in plain]
         seen = {batch.inputs.visibility for batch in like}
-        told = any(batch.indices is not None for batch in like)
         alike = functools.partial(
-            _alike, shapes=shapes, visibility=seen.pop() if len(seen) == 1 else "prefix", told=told
+            _alike,
+            shapes=shapes,
+            visibility=seen.pop() if len(seen) == 1 else "prefix",
+            indexed=any(batch.indices is not None for batch in like),
         )
         return [lambda key, row, branch=branch: alike(branch(key, row)) for branch in plain]
 
@@ -187,15 +189,16 @@ def _of_member(part, setting, key, row):
 def _announced(row, token, setting):
     """The row with `token` before each of its documents; its end makes room."""
     segments = documents(row, setting.vocabulary, setting.architecture)
-    opens = segments != jnp.concatenate([jnp.zeros_like(segments[:1]), segments[:-1]])
+    opens = segments != left_of(segments, 0)
     keep = jnp.stack([opens & (segments > 0), segments > 0], axis=1).reshape(-1)
     both = jnp.stack([jnp.full_like(row, token), row], axis=1).reshape(-1)
     row, _ = compact(keep, row.shape[0], both, jnp.repeat(segments, 2), setting.vocabulary.pad)
     return row
 
 
-def _alike(batch, shapes, visibility, told):
-    """The Batch in the structure that all members share."""
+def _alike(batch, shapes, visibility, indexed):
+    """The Batch in the structure that all members share: as long as `shapes`, of one visibility,
+    and with indices if any member has them (`indexed`)."""
 
     def longer(x, length):
         return x if x is None else jnp.pad(x, (0, length - x.shape[0]))
@@ -204,7 +207,7 @@ def _alike(batch, shapes, visibility, told):
     if visibility != inputs.visibility:
         nothing = jnp.zeros_like(inputs.tokens, bool)
         inputs = inputs.replace(visibility=visibility, prefix=nothing)  # of which nothing is given
-    if told and indices is None:
+    if indexed and indices is None:
         indices = jnp.arange(batch.targets.shape[0], dtype=jnp.int32)
     if decoder is not None:
         decoder = jax.tree.map(lambda x: longer(x, shapes.targets), decoder)

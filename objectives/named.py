@@ -49,7 +49,7 @@ TABLE = {
     ),
     "text_infilling": (
         "poisson_0.3_mask_span_full", {"mean_span_length": 3.0},
-        "BART: Lewis et al. 2020, section 2.2 and 3: lambda = 3, 30 %",
+        "BART: Lewis et al. 2020, sections 2.2 (lambda = 3) and 5.1 (30 %)",
     ),
 }  # fmt: skip
 

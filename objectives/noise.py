@@ -8,12 +8,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from objectives.segments import ordinary
+from objectives.segments import last_of, next_of, ordinary
 from objectives.vocabulary import Vocabulary
 
 
 def count_of(real: jax.Array, length: int, rule: Callable[[int], int]) -> jax.Array:
-    """rule(real) for a number of tokens in 0..length known on the device alone.
+    """rule(real), int32 as real, for numbers of tokens in 0..length known on the device alone.
 
     A table made by Python: `round(0.15 * n)` then means the same here, in T5 and in a test; in
     float32 some n would round the other way.
@@ -21,15 +21,31 @@ def count_of(real: jax.Array, length: int, rule: Callable[[int], int]) -> jax.Ar
     return jnp.asarray([rule(n) for n in range(length + 1)], jnp.int32)[real]
 
 
+def noise_count(density: float, tokens: int) -> int:
+    """How many of so many tokens are noise, on the host: their share, rounded, and one at least."""
+    return max(1, round(density * tokens)) if tokens else 0
+
+
+def check_shares(random: float, keep: float) -> None:
+    """Raises ValueError unless what `altered` shows otherwise leaves a share for [MASK], or none."""
+    if random + keep > 1 + 1e-6:
+        raise ValueError(
+            f"random={random} and keep={keep} sum to {random + keep:g}: expected at most "
+            "1, the rest of the noise is [MASK]; lower one of them"
+        )
+
+
 def lowest(scores: jax.Array, count: jax.Array) -> jax.Array:
-    """bool[L]: 1 = among the `count` lowest scores; ties go to the left, so the count is exact."""
+    """bool[L]: 1 = among the `count` int32[] lowest of scores float32[L]; ties go to the left, so the
+    count is exact."""
     order = jnp.argsort(scores, stable=True)
     first = jnp.arange(scores.shape[0], dtype=jnp.int32) < count
     return jnp.zeros_like(first).at[order].set(first, unique_indices=True)
 
 
 def choose(key: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
-    """bool[L]: `count` of the eligible positions (all, if they are fewer), each set as likely.
+    """bool[L]: `count` int32[] of the eligible positions bool[L] (all, if they are fewer), each set
+    as likely.
 
     Each position draws a number whose low bits are its own index, so that no two are equal and a
     sort of plain numbers finds the threshold: five times as fast on a CPU as argsort and scatter.
@@ -44,7 +60,7 @@ def choose(key: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def slots(chosen: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """The chosen positions in ascending order, in a static number of slots.
+    """The chosen positions bool[L] in ascending order, in a static number of slots.
 
     -> (indices int32[size], filled bool[size]); an empty slot has index 0.
     """
@@ -64,6 +80,30 @@ def random_ordinary(key: jax.Array, shape: tuple[int, ...], vocabulary: Vocabula
     return pieces
 
 
+def altered(
+    key: jax.Array,
+    pieces: jax.Array,
+    vocabulary: Vocabulary,
+    mask: float,
+    random: float,
+    group: jax.Array | None = None,
+) -> jax.Array:
+    """What is shown for pieces int32[N]: [MASK] with probability `mask`, a random ordinary piece with
+    probability `random`, else the piece itself (Devlin et al. 2019, section 3.1).
+
+    group int32[N] are numbers below N: pieces of one group fare alike.
+    """
+    masks = jnp.full_like(pieces, vocabulary.mask)
+    if mask >= 1:
+        return masks
+    how_key, piece_key = jax.random.split(key)
+    how = jax.random.uniform(how_key, pieces.shape)
+    if group is not None:
+        how = how.at[group].get(mode="clip")
+    drawn = random_ordinary(piece_key, pieces.shape, vocabulary)
+    return jnp.where(how < mask, masks, jnp.where(how < mask + random, drawn, pieces))
+
+
 def masked_pieces(
     key: jax.Array,
     tokens: jax.Array,
@@ -76,26 +116,22 @@ def masked_pieces(
     """rule(number of ordinary pieces) of the ordinary pieces of tokens int32[L] become targets.
 
     -> (what is shown int32[L], and in `size` slots: targets, indices int32[size], filled
-    bool[size]). A target shows a random ordinary piece with probability `random`, itself with
-    probability `keep`, and else [MASK] (Devlin et al. 2019, section 3.1). An empty slot has target
-    and index 0.
+    bool[size]). A target is shown as `altered` has it. An empty slot has target and index 0.
     """
-    which_key, how_key, piece_key = jax.random.split(key, 3)
+    which_key, how_key = jax.random.split(key)
     eligible = ordinary(tokens, vocabulary)
     count = count_of(eligible.sum(dtype=jnp.int32), tokens.shape[0], rule)
     indices, filled = slots(choose(which_key, eligible, count), size)
     targets = tokens[indices]
-    how, mask = jax.random.uniform(how_key, indices.shape), 1 - random - keep
-    drawn = random_ordinary(piece_key, indices.shape, vocabulary)
-    shown = jnp.where(how < mask + random, drawn, targets)
-    shown = jnp.where(how < mask, vocabulary.mask, shown)
+    shown = altered(how_key, targets, vocabulary, 1 - random - keep, random)
     unfilled = jnp.where(filled, indices, jnp.int32(tokens.shape[0]))  # out of range: not written
     shown = tokens.at[unfilled].set(shown, mode="drop")
     return shown, jnp.where(filled, targets, jnp.zeros_like(targets)), indices, filled
 
 
 def shuffled(key: jax.Array, row: jax.Array, segments: jax.Array, mask: jax.Array) -> jax.Array:
-    """The row with the tokens of `mask` in random order, each within its document."""
+    """int32[L]: the row int32[L] with the tokens of mask bool[L] in random order, each within its
+    document of segments int32[L]."""
     length = row.shape[0]
     behind = jnp.int32(length + 1)  # what stays sorts behind all documents
     order = jnp.lexsort((jax.random.uniform(key, row.shape), jnp.where(mask, segments, behind)))
@@ -127,7 +163,7 @@ def place(
     began = jnp.full((length,), -1, jnp.int32).at[start].set(number, mode="drop")
     owner = jax.lax.cummax(began)
     inside = jnp.maximum(owner, 0)
-    limit = jnp.minimum(start[inside] + lengths[inside], _next(~eligible)[start[inside]])
+    limit = jnp.minimum(start[inside] + lengths[inside], next_of(~eligible)[start[inside]])
     mask = (owner >= 0) & (index < limit)
     return mask, jnp.where(owner < 0, jnp.int32(most), owner)
 
@@ -135,7 +171,8 @@ def place(
 def within(
     chosen: jax.Array, rank: jax.Array, sizes: jax.Array, budget: jax.Array, passes: int
 ) -> jax.Array:
-    """bool[L]: of the chosen, by rank and then from the left, as many as `budget` has room for.
+    """bool[L]: of the chosen bool[L], by rank float32[L] and then from the left, as many as `budget`
+    int32[] has room for.
 
     sizes int32[L] is what each takes of the budget. A pass ends at the first one that is too large
     for what is left; the next pass goes on behind it, with those that are not.
@@ -152,17 +189,19 @@ def within(
 
 
 def grow(key: jax.Array, eligible: jax.Array, mask: jax.Array, more: jax.Array) -> jax.Array:
-    """bool[L]: the spans of `mask` made longer by `more` positions in all, at random.
+    """bool[L]: the spans of mask bool[L] made longer by `more` int32[] eligible positions in all, at
+    random.
 
     They grow to the right within their run, up to one position before the next span; where that
     is not enough, the first one of a run grows to the left.
     """
     length = eligible.shape[0]
     index = jnp.arange(length, dtype=jnp.int32)
-    before, after = _last(mask), _next(mask)
-    behind = eligible & ~mask & (before > _last(~eligible))
-    ahead = eligible & ~mask & ~behind & (after < _next(~eligible))
-    behind &= ~_shifted(mask, False)[1]  # the position that keeps two spans apart
+    before, after = last_of(mask), next_of(mask)
+    behind = eligible & ~mask & (before > last_of(~eligible))
+    ahead = eligible & ~mask & ~behind & (after < next_of(~eligible))
+    opens_next = jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])])
+    behind &= ~opens_next  # the position that keeps two spans apart
     free = behind | ahead
     draws = jax.random.uniform(key, (length,)) + jnp.where(behind, jnp.float32(0), jnp.float32(1))
     drawn = lowest(jnp.where(free, draws, jnp.float32(3)), jnp.maximum(more, 0)) & free
@@ -174,21 +213,3 @@ def grow(key: jax.Array, eligible: jax.Array, mask: jax.Array, more: jax.Array) 
 
     mask |= behind & (index - before <= drawn_for(before, behind))
     return mask | (ahead & (after - index <= drawn_for(after, ahead)))
-
-
-def _shifted(x, outside):
-    """What stands to the left of each position, and what to the right."""
-    edge = jnp.full_like(x[:1], outside)
-    return jnp.concatenate([edge, x[:-1]]), jnp.concatenate([x[1:], edge])
-
-
-def _last(mask):
-    """The last position of 1 at or before each; -1 if there is none."""
-    index = jnp.arange(mask.shape[0], dtype=jnp.int32)
-    return jax.lax.cummax(jnp.where(mask, index, jnp.full_like(index, -1)))
-
-
-def _next(mask):
-    """The next position of 1 at or after each; L if there is none."""
-    index = jnp.arange(mask.shape[0], dtype=jnp.int32)
-    return jax.lax.cummin(jnp.where(mask, index, jnp.full_like(index, mask.shape[0])), reverse=True)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from objectives.noise import choose, grow, place, within
+from objectives.segments import left_of
 from objectives.vocabulary import Vocabulary
 
 
@@ -24,19 +25,22 @@ class Noise(NamedTuple):
 
 
 def units(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax.Array:
-    """The word int32[L] of each token, ascending from 0. What is not eligible is one of its own."""
+    """The word int32[L] of each token of row int32[L], ascending from 0. What is not eligible,
+    bool[L], is a word of its own."""
     joins = jnp.asarray(np.frombuffer(vocabulary.joins, np.uint8))[row]
-    before = jnp.concatenate([jnp.zeros_like(joins[:1]), joins[:-1]])
-    apart = jnp.concatenate([jnp.zeros_like(eligible[:1]), eligible[:-1]]) & eligible
-    goes_on = (joins % 2 == 1) & (before >= 2) & apart
+    both = left_of(eligible, False) & eligible
+    goes_on = (joins % 2 == 1) & (left_of(joins, 0) >= 2) & both
     return jnp.cumsum(~goes_on, dtype=jnp.int32) - 1
 
 
-def single(key: jax.Array, eligible: jax.Array, budget: jax.Array, word=None) -> Noise:
-    """`iid`: exactly `budget` of the eligible pieces, each as likely (BERT, T5).
+def single(
+    key: jax.Array, eligible: jax.Array, budget: jax.Array, word: jax.Array | None = None
+) -> Noise:
+    """`iid`: exactly `budget` int32[] of the eligible pieces bool[L], each as likely (Devlin et al.
+    2019, section 3.1; Raffel et al. 2020, section 3.1.4).
 
-    With `word` (from `units`) whole words in random order, those that fit into the budget, as BERT
-    does it.
+    With `word` int32[L] (from `units`) whole words in random order, those that fit into the budget,
+    as BERT's repository does it.
     """
     group, inserted = jnp.arange(eligible.shape[0], dtype=jnp.int32), jnp.zeros_like(eligible)
     if word is None:
@@ -49,9 +53,10 @@ def single(key: jax.Array, eligible: jax.Array, budget: jax.Array, word=None) ->
 def spans(
     key: jax.Array, eligible: jax.Array, budget: jax.Array, count: jax.Array, most: int
 ) -> Noise:
-    """`span`: `budget` pieces in `count` spans (at most `most`), never across a document.
+    """`span`: `budget` of the eligible pieces bool[L] in `count` spans (int32[] both; `most` is the
+    static bound of `count`), never across a document.
 
-    T5's random_spans_noise_mask (Raffel et al. 2020, section 3.1.4) cuts a row regardless of what
+    T5's random_spans_noise_mask (Raffel et al. 2020, section 3.3.4) cuts a row regardless of what
     is in it; this is its like for rows in which some positions must stay. All ways of cutting the
     noise into parts are as likely, and all ways of laying them into the row. What the end of a
     document cuts off makes spans of the row longer, as long as their documents have room.
@@ -72,7 +77,7 @@ def spans(
     return Noise(mask, owner, jnp.zeros_like(mask))
 
 
-def drawn(
+def random_spans(
     key: jax.Array,
     eligible: jax.Array,
     budget: jax.Array,
@@ -81,11 +86,13 @@ def drawn(
     most: int,
 ) -> Noise:
     """`geometric` and `poisson`: spans of l units with probability chances[l], one after the other
-    until `budget` pieces are noise; the last one is cut short.
+    until `budget` int32[] of the eligible pieces bool[L] are noise; the last one is cut short. Units
+    are those of word int32[L] (from `units`), or single pieces.
 
-    Lengths are independent, as SpanBERT and BART draw them. A third more spans than needed are laid
-    into the row, and count in the order of their drawing, so that others take the place of what
-    the end of a document cuts off. At most `most` spans count.
+    Lengths are independent, as SpanBERT (Joshi et al. 2020, section 3.1) and BART (Lewis et al.
+    2020, section 2.2) draw them. A third more spans than needed are laid into the row, and count in
+    the order of their drawing, so that others take the place of what the end of a document cuts
+    off. At most `most` spans count.
     """
     length_key, order_key, place_key = jax.random.split(key, 3)
     pieces, index = eligible.sum(dtype=jnp.int32), jnp.arange(eligible.shape[0], dtype=jnp.int32)
@@ -111,7 +118,7 @@ def drawn(
     drawing = jnp.argsort(mixed).astype(jnp.int32)  # the n-th span of the row was drawn as this one
     mask, owner = place(place_key, eligible, lengths[drawing], count)
     rank = drawing.at[owner].get(mode="fill", fill_value=draws)
-    first = owner != jnp.concatenate([jnp.full_like(owner[:1], draws), owner[:-1]])
+    first = owner != left_of(owner, draws)
     counts = rank < most
     empty = first & counts & (lengths[rank] == 0) & (before[rank] < needed)
     mask = within(mask & counts, rank.astype(jnp.float32), sizes, budget, passes=1)
@@ -126,7 +133,7 @@ def _sizes(eligible, word):
 
 def _of_words(noise, word):
     """The noise of tokens out of that of their words."""
-    opens = word != jnp.concatenate([jnp.full_like(word[:1], -1), word[:-1]])
+    opens = word != left_of(word, -1)
     return Noise(noise.mask[word], noise.group[word], noise.inserted[word] & opens)
 
 

@@ -1,6 +1,6 @@
 """prefix_lm: the beginning of each document is given, the rest is typed (Liu et al. 2018; T5).
 An objective of the registry, for the two architectures that type.
-The split of each document is drawn uniformly, as in T5 (Raffel et al. 2020, section 3.2.1).
+The split of each document is drawn uniformly, as in T5 (Raffel et al. 2020, section 3.2.3).
 """
 
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ from objectives.base import Objective, Setting, Shapes, all_states, hidden_state
 from objectives.batch import Batch
 from objectives.heads import DiscriminatorHead, with_head
 from objectives.loss import sampled_pieces
-from objectives.noise import masked_pieces
+from objectives.noise import masked_pieces, noise_count
 from objectives.segments import among, documents
 
 
@@ -61,28 +61,29 @@ class ReplacedTokenDetection(Objective):
     def shapes(self, setting: Setting) -> Shapes:
         setting.require("mask")
         T = setting.length
-        return Shapes(raw=T, inputs=T, targets=self._count(T), overlap=1)
+        return Shapes(raw=T, inputs=T, targets=self._noise(T), overlap=1)
 
-    def _count(self, pieces: int) -> int:
-        return max(1, round(self.noise_density * pieces)) if pieces else 0
+    def _noise(self, pieces: int) -> int:
+        """Pieces that the generator predicts among so many."""
+        return noise_count(self.noise_density, pieces)
 
     def targets_expected(self, setting: Setting) -> float:
         """Pieces that the generator predicts and pieces that the discriminator judges."""
         pieces = setting.length - 2  # [CLS] and [SEP]
-        return self._count(pieces) + pieces
+        return self._noise(pieces) + pieces
 
     def describe(self, setting: Setting) -> str:
         shapes, pieces = self.shapes(setting), setting.length - 2
         return (
             f"{self.name}: {shapes.raw} raw tokens a row, {shapes.inputs} read, "
-            f"{self._count(pieces)} predicted in {shapes.targets} slots, {pieces} judged"
+            f"{self._noise(pieces)} predicted in {shapes.targets} slots, {pieces} judged"
         )
 
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
         vocabulary, size = setting.vocabulary, self.shapes(setting).targets
         mask_key, draw_key = jax.random.split(key)
         shown, targets, indices, filled = masked_pieces(
-            mask_key, row, vocabulary, self._count, size, 0.0, self.keep
+            mask_key, row, vocabulary, self._noise, size, 0.0, self.keep
         )
         return Batch(
             inputs=sequence_of(shown, documents(row, vocabulary, setting.architecture)),
@@ -141,7 +142,8 @@ class ReplacedTokenDetection(Objective):
         return among(jax.vmap(filled_in)(batch, batch.targets), batch.ordinary)
 
     def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """{minimised loss: (class int32[...], weight float32[...])}: what each asks for."""
+        """`lm`: the pieces int32[B,N]; `discriminator`: 0 or 1 of each token int32[B,T], which the
+        generator's samples decide; and their weights."""
         corrupted, _ = self._generated(model, params, batch, key)
         return {
             "lm": (batch.targets, batch.weights),
@@ -192,7 +194,7 @@ class ReplacedTokenDetection(Objective):
 
 
 def filled_in(batch: Batch, pieces: jax.Array) -> jax.Array:
-    """int32[T]: what one row reads, with pieces[N] where its targets were taken from."""
+    """int32[T]: what one row reads, with pieces int32[N] where its targets were taken from."""
     length = batch.inputs.tokens.shape[0]
     taken = jnp.where(batch.weights > 0, batch.indices, jnp.int32(length))
     return jnp.asarray(batch.inputs.tokens).at[taken].set(pieces, mode="drop")

@@ -16,7 +16,7 @@ def documents(row: jax.Array, vocabulary: Vocabulary, architecture: str) -> jax.
     before a [SEP] shows [CLS] there, and the next document's own [CLS] right after it.
     """
     closes = row == vocabulary.closing(architecture)
-    begins = jnp.concatenate([jnp.ones_like(closes[:1]), closes[:-1]])
+    begins = left_of(closes, True)
     if architecture == "encoder":
         begins |= row == vocabulary.cls
     numbers = jnp.cumsum(begins, dtype=jnp.int32)
@@ -36,13 +36,27 @@ def among(ids: jax.Array, ranges: tuple[tuple[int, int], ...]) -> jax.Array:
     return inside
 
 
-def runs(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """int32[L] each: of the run of 1 that a position lies in, the first position, and the first one
-    behind it. Where the mask is 0 the second is not above the first."""
+def left_of(x: jax.Array, outside: int) -> jax.Array:
+    """[L], as x: what stands to the left of each position; `outside` left of the first one."""
+    return jnp.concatenate([jnp.full_like(x[:1], outside), x[:-1]])
+
+
+def last_of(mask: jax.Array) -> jax.Array:
+    """int32[L]: the last position of 1 in bool[L] at or before each; -1 if there is none."""
     index = jnp.arange(mask.shape[0], dtype=jnp.int32)
-    before = jax.lax.cummax(jnp.where(mask, jnp.int32(-1), index))
-    after = jax.lax.cummin(jnp.where(mask, jnp.int32(mask.shape[0]), index), reverse=True)
-    return before + 1, after
+    return jax.lax.cummax(jnp.where(mask, index, jnp.full_like(index, -1)))
+
+
+def next_of(mask: jax.Array) -> jax.Array:
+    """int32[L]: the next position of 1 in bool[L] at or after each; L if there is none."""
+    index = jnp.arange(mask.shape[0], dtype=jnp.int32)
+    return jax.lax.cummin(jnp.where(mask, index, jnp.full_like(index, mask.shape[0])), reverse=True)
+
+
+def runs(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """int32[L] each: of the run of 1 that a position of bool[L] lies in, the first position, and
+    the first one behind it. Where the mask is 0 the second is not above the first."""
+    return last_of(~mask) + 1, next_of(~mask)
 
 
 def lengths(segments: jax.Array) -> jax.Array:

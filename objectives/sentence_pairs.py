@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from models.sequence import sequence_of
+from models.sequence import Sequence, sequence_of
 from objectives.base import Objective, Setting, Shapes, all_states, knob, predicting
 from objectives.batch import Batch
 from objectives.heads import PairHead, with_head
-from objectives.noise import masked_pieces
+from objectives.noise import check_shares, masked_pieces, noise_count
 from objectives.segments import documents, runs
 
 FRAME = 3  # [CLS] and two [SEP]
@@ -57,11 +57,7 @@ class SentencePairs(Objective):
     short: float = knob(0.1, "share of the pairs with less room, at random", min=0.0, max=1.0)
 
     def __post_init__(self):
-        if self.random + self.keep > 1 + 1e-6:
-            raise ValueError(
-                f"random={self.random} and keep={self.keep} sum to {self.random + self.keep:.6g}: "
-                "expected at most 1; lower one of them"
-            )
+        check_shares(self.random, self.keep)
 
     def shapes(self, setting: Setting) -> Shapes:
         if self.masked_lm:
@@ -72,13 +68,14 @@ class SentencePairs(Objective):
                 f"length {T} is too short for {self.name}: expected room for [CLS], two [SEP] and "
                 f"a piece of each text; make it {FRAME + 2} or more"
             )
-        return Shapes(raw=2 * T, inputs=T, targets=self._count(T - FRAME), overlap=1)
+        return Shapes(raw=2 * T, inputs=T, targets=self._noise(T - FRAME), overlap=1)
 
-    def _count(self, pieces: int) -> int:
-        return max(1, round(self.noise_density * pieces)) if pieces and self.masked_lm else 0
+    def _noise(self, pieces: int) -> int:
+        """Pieces that masked LM predicts among so many."""
+        return noise_count(self.noise_density, pieces) if self.masked_lm else 0
 
     def targets_expected(self, setting: Setting) -> float:
-        return 1 + self._count(setting.length - FRAME)
+        return 1 + self._noise(setting.length - FRAME)
 
     def describe(self, setting: Setting) -> str:
         shapes = self.shapes(setting)
@@ -95,7 +92,7 @@ class SentencePairs(Objective):
             mask_key,
             pair.tokens,
             setting.vocabulary,
-            self._count,
+            self._noise,
             self.shapes(setting).targets,
             self.random,
             self.keep,
@@ -110,7 +107,7 @@ class SentencePairs(Objective):
         )
 
     def _pair(self, setting, key, row):
-        """-> (two texts (start, length) of the row in the order of reading, label)."""
+        """-> (two texts (start, length) of row int32[raw] in the order of reading, label int32[])."""
         vocabulary = setting.vocabulary
         cut_key, short_key, room_key, length_key, label_key, other_key = jax.random.split(key, 6)
         segments = documents(row, vocabulary, setting.architecture)
@@ -141,11 +138,16 @@ class SentencePairs(Objective):
         return chosen, jnp.where(some & usable, label, jnp.int32(-1))
 
     def _longest(self, text, segments, cut, end):
-        """How long the second text may be at most, besides what follows the cut: int32."""
+        """How long the second text may be at most, besides what follows the cut: int32[].
+
+        bool[raw] text: 1 = neither [CLS] nor [SEP] nor padding; int32[raw] segments, and end: the
+        first position behind the text that a position is in; int32[] cut: where the second begins.
+        """
         raise NotImplementedError
 
     def _alternative(self, key, text, segments, end, first, second):
-        """-> ((the pair in order, the pair that is not), bool: there is such a pair)."""
+        """-> ((the pair in order, the pair that is not), bool[]: there is such a pair); first and
+        second are the (start, length) of the texts around the cut, the others as in `_longest`."""
         raise NotImplementedError
 
     # ---- losses ----------------------------------------------------------------------------------
@@ -168,7 +170,7 @@ class SentencePairs(Objective):
         return {"pair": (batch.labels >= 0).sum(dtype=jnp.float32), **lm}
 
     def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """{minimised loss: (class int32[...], weight float32[...])}: what each asks for."""
+        """`pair`: 0 or 1 of each row int32[B]; `lm`: the pieces int32[B,N]; and their weights."""
         lm = {"lm": (batch.targets, batch.weights)} if self.masked_lm else {}
         known = batch.labels >= 0
         pair = jnp.where(known, batch.labels, jnp.int32(0)), known.astype(jnp.float32)
@@ -244,9 +246,10 @@ def one_of(key: jax.Array, eligible: jax.Array) -> jax.Array:
     return scores.argmax().astype(jnp.int32)
 
 
-def framed(setting: Setting, row: jax.Array, texts):
+def framed(setting: Setting, row: jax.Array, texts) -> Sequence:
     """[CLS] A [SEP] B [SEP] as a Sequence of T places: one segment, whose token types are 0 up to
-    the first [SEP] and 1 behind it. texts: two (start, length) of the row; of no length: padding.
+    the first [SEP] and 1 behind it (Devlin et al. 2019, figure 2). texts: two (start, length), int32[]
+    each, of row int32[raw]; both of no length: padding.
     """
     (first, before), (second, behind) = texts
     vocabulary = setting.vocabulary

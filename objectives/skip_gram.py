@@ -15,7 +15,7 @@ from objectives.base import ARCHITECTURES, EMBEDDINGS, Objective, Setting, Shape
 from objectives.batch import Batch
 from objectives.noise import slots
 from objectives.segments import documents, ordinary
-from objectives.unigram import drawn
+from objectives.unigram import sampled
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class SkipGram(Objective):
 
     Of a row, frequent pieces are thrown away by chance and what is left moves together, as in the
     published program: windows reach over the gaps. Each centre then draws its window from
-    1..`window`; its neighbours within it, in its own document, are pairs. With window 2, where the
-    second piece drew 1 and the others 2, slots being centre by centre, offsets -2 -1 1 2:
+    1..`window` (Mikolov et al. 2013, 1301.3781, section 3.2); its neighbours within it, in its own
+    document, are pairs. With window 2, where the second piece drew 1 and the others 2, slots being
+    centre by centre, offsets -2 -1 1 2:
 
         inputs.tokens    [ 21, 22, 23, 31 ]     segments [ 1, 1, 1, 2 ]
         targets          [ 0, 0, 22, 23,   0, 21, 23, 31,   21, 22, 31, 0,   22, 23, 0, 0 ]
@@ -37,18 +38,18 @@ class SkipGram(Objective):
     the expectation of drawing `negatives` for it alone, and is a matrix product.
     """
 
-    window: int = knob(5, "furthest neighbour; each centre draws from 1 to this", min=1, max=64)
-    negatives: int = knob(5, "noise words that a pair counts (k of the paper)", min=1)
-    noise_words: int = knob(32, "noise words drawn for a row, shared by its pairs", min=1)
-    subsampling: float = knob(1e-4, "share above which pieces are thinned; 0: never", min=0, max=1)
-    power: float = knob(0.75, "of the frequency, for drawing noise words", min=0, max=1)
-
     name: ClassVar[str] = "skip_gram"
     architectures: ClassVar[tuple[str, ...]] = (EMBEDDINGS,)
     unfit: ClassVar[dict[str, str]] = dict.fromkeys(
         ARCHITECTURES, "it scores single words by their dot product, with no network above them"
     )
     irreversible: ClassVar[str] = "what subsampling throws away is nowhere in the batch"
+
+    window: int = knob(5, "furthest neighbour; each centre draws from 1 to this", min=1, max=64)
+    negatives: int = knob(5, "noise words that a pair counts (k of the paper)", min=1)
+    noise_words: int = knob(32, "noise words drawn for a row, shared by its pairs", min=1)
+    subsampling: float = knob(1e-4, "share above which pieces are thinned; 0: never", min=0, max=1)
+    power: float = knob(0.75, "of the frequency, for drawing noise words", min=0, max=1)
 
     def shapes(self, setting: Setting) -> Shapes:
         """T = setting.length pieces are left of as many raw ones as are needed on average; what
@@ -92,7 +93,7 @@ class SkipGram(Objective):
             targets=jnp.where(inside, tokens[beside], jnp.zeros_like(beside)).reshape(-1),
             weights=pairs.astype(jnp.float32).reshape(-1),
             indices=jnp.asarray(np.repeat(np.arange(T, dtype=np.int32), 2 * w)),
-            noise=drawn(noise_key, (self.noise_words,), self._noise(setting)),
+            noise=sampled(noise_key, (self.noise_words,), self._noise_weights(setting)),
         )
 
     def coefficients(self) -> dict[str, float]:
@@ -139,7 +140,7 @@ class SkipGram(Objective):
         unigram, real = _unigram(setting), _ordinary(setting)
         return float((unigram.shares * real * unigram.kept(self.subsampling)).sum())
 
-    def _noise(self, setting: Setting) -> np.ndarray:
+    def _noise_weights(self, setting: Setting) -> np.ndarray:
         """Weights float64[V] of noise words: unigram^power over ordinary pieces that occur."""
         shares = _unigram(setting).shares
         return np.where(shares > 0, shares**self.power, 0.0) * _ordinary(setting)

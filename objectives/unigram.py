@@ -41,7 +41,7 @@ class Unigram:
         )
 
 
-def drawn(key: jax.Array, shape: tuple[int, ...], weights: np.ndarray) -> jax.Array:
+def sampled(key: jax.Array, shape: tuple[int, ...], weights: np.ndarray) -> jax.Array:
     """int32[shape]: numbers in 0..V-1, each as likely as its part of weights float64[V].
 
     By the inverse of the distribution function, in steps of 2^-32: exact where float32 is not.

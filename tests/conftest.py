@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiled steps are shared between tests, processes of one test (restarts) and test runs.
@@ -21,3 +22,10 @@ os.environ.setdefault(
 )
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_end_with_their_file():
+    """A worker that kept every program it compiled would grow to several GiB."""
+    yield
+    jax.clear_caches()

@@ -42,10 +42,11 @@ def rows_of(architecture, raw, seed):
     """Rows of two documents, the second one cut; the last row is padding but for one document."""
     random = np.random.default_rng(seed)
     rows = random.integers(19, 60, (ROWS, raw))
-    rows[:, 11] = VOCABULARY.closing(architecture)
-    rows[-1, 12:] = VOCABULARY.pad
+    end = min(12, raw // 2)  # of the first document: a row may be half as long as what is read
+    rows[:, end - 1] = VOCABULARY.closing(architecture)
+    rows[-1, end:] = VOCABULARY.pad
     if architecture == "encoder":
-        rows[:, 0] = rows[:-1, 12] = VOCABULARY.cls
+        rows[:, 0] = rows[:-1, end] = VOCABULARY.cls
     return jnp.asarray(rows, jnp.int32)
 
 

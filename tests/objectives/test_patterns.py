@@ -70,7 +70,7 @@ def test_law_10_span_lengths_are_those_of_the_paper(pattern, mean, longest, dens
     @jax.vmap
     def draw(key):
         everywhere = jnp.ones(LENGTH, bool)
-        return patterns.drawn(key, everywhere, jnp.int32(budget), None, chances, 2 * budget)
+        return patterns.random_spans(key, everywhere, jnp.int32(budget), None, chances, 2 * budget)
 
     noise = jax.tree.map(np.asarray, draw(keys()))
     assert set(noise.mask.sum(1)) == {budget}  # exactly the share

@@ -16,7 +16,7 @@ import objectives
 from models.sequence import sequence_of
 from objectives.base import Setting
 from objectives.skip_gram import SkipGram, band
-from objectives.unigram import Unigram, drawn
+from objectives.unigram import Unigram, sampled
 from objectives.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(
@@ -216,7 +216,7 @@ def test_band_reads_the_diagonals_of_the_product():
 
 def test_drawing_by_weights_never_gives_what_has_none():
     weights = np.array([0.0, 1.0, 0.0, 3.0, 0.0])
-    found = np.asarray(drawn(jax.random.key(0), (4000,), weights))
+    found = np.asarray(sampled(jax.random.key(0), (4000,), weights))
     counts = np.bincount(found, minlength=5) / 4000
     assert counts[[0, 2, 4]].sum() == 0 and abs(counts[3] - 0.75) < 0.03
 
