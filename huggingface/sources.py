@@ -17,8 +17,10 @@ import numpy as np
 from data import tokenizer as tokenizers
 from data import vectors
 from data.files import cache_directory, content_hash, digest, locked
+from huggingface import halves
 from huggingface.convert import from_hf
 from huggingface.families import FAMILIES
+from huggingface.weights import read_json
 from models.config import ModelConfig, completed
 from training import paths, rules, run_directory, transfer
 from training.checkpoint import locate, params_metadata
@@ -42,15 +44,14 @@ def run_of(init_from, cache_dir="", say=log.info):
     processes one makes it and the others wait. Raises ConfigError for a model that cannot be
     imported."""
     config = pathlib.Path(init_from) / "config.json"
-    if (
-        paths.remote(init_from)
-        or not config.is_file()
-        or b'"model_type"' not in config.read_bytes()
-    ):
+    if paths.remote(init_from) or not config.is_file() or "model_type" not in read_json(config):
         return init_from
     source = config.parent.resolve()
-    files = sorted(file for file in config.parent.iterdir() if _FILES.fullmatch(file.name))
-    identity = digest(FORMAT, [(f.name, content_hash(str(f))) for f in files if f.is_file()])
+    folders = (config.parent, config.parent / halves.INSIDE)
+    files = [f for folder in folders if folder.is_dir() for f in sorted(folder.iterdir())]
+    files = [f for f in files if _FILES.fullmatch(f.name) and f.is_file()]
+    names = [(str(f.relative_to(config.parent)), content_hash(str(f))) for f in files]
+    identity = digest(FORMAT, names)
     folder = cache_directory(cache_dir) / "huggingface"
     folder.mkdir(exist_ok=True)
     run = folder / f"{re.sub(r'[^a-zA-Z0-9.-]', '_', source.name)[:40]}-{identity[:16]}"
@@ -62,8 +63,7 @@ def run_of(init_from, cache_dir="", say=log.info):
                 os.replace(partial, run)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-            say(f"imported {found}")
-    say(f"{init_from} is the run {run}")
+            say(f"imported {found}: {run}")
     return str(run)
 
 

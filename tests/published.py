@@ -135,13 +135,10 @@ def bert(folder, classes=(), seed=0, **tokenizer):
     fields = presets.preset("bert-tiny") | {"layers": 2, "width": 32, "heads": 2, "mlp_size": 48}
     model = ModelConfig(**fields | {"vocab_size": made.size + 3, "max_length": 40})
     name = "BertForSequenceClassification" if classes else "BertForMaskedLM"
-    whole = shapes.of_network(FAMILIES["bert"], model, len(classes))
-    must, may = shapes.of_class(FAMILIES["bert"], whole, name)
+    tree = shapes.of_network(FAMILIES["bert"], model, len(classes))
+    must, _ = shapes.of_class(FAMILIES["bert"], tree, name)
     random = np.random.default_rng(seed)
-    flat = {
-        path: random.normal(0, 0.3, shape).astype(np.float32)
-        for path, shape in (must | may).items()
-    }
+    flat = {path: random.normal(0, 0.3, shape).astype(np.float32) for path, shape in must.items()}
     run = folder / "run"
     run.mkdir()
     checkpoint.write_params(run, 0, rules.merge(flat, {}))

@@ -124,7 +124,8 @@ def test_train_goes_on_with_published_parameters_and_needs_them_no_more(publishe
 def test_finetuning_keeps_the_head_of_a_classifier_with_the_same_labels(tmp_path, caplog):
     caplog.set_level("INFO", "triptych")
     home = bert(tmp_path / "bert", classes=("wet", "dry"))
-    config = shrink.finetuning(tmp_path, home, task__pooler=True, training__duration="1 steps")
+    config = shrink.finetuning(tmp_path, home, task__pooler=True, task__alike=2,
+                               training__duration="1 steps")  # fmt: skip
     assert finetune.run(config, str(tmp_path / "kept")).step == 1
     assert "its head is kept: the labels are the same" in caplog.text
     there = open_weights(home).read("classifier.weight")
