@@ -2,13 +2,21 @@
 sentence encoders. model_type "bert".
 """
 
-from huggingface.family import ACTIVATIONS, PIECES, Family, Key, Line, Only, dense, norm
+from huggingface.family import ACTIVATIONS, PIECES, Family, Key, Line, Only, Rule, dense, norm
 
 LAYER = "encoder/layer_{i}"
+
+
+def _types(model):
+    if not model.token_types:
+        raise ValueError("model.token_types=0 (expected at least 1)")
+    return {"type_vocab_size": model.token_types}
+
+
 KEYS = [
     Key("vocab_size", "vocab_size", 30522),
     Key("max_position_embeddings", "max_length", 512),
-    Key("type_vocab_size", "token_types", 2),
+    Rule(("token_types",), Key("type_vocab_size", "token_types", 2).read, _types),
     Key("num_hidden_layers", "layers", 12),
     Key("hidden_size", "width", 768),
     Key("num_attention_heads", "heads", 12),

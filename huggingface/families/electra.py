@@ -26,7 +26,7 @@ ELECTRA = Family(
         *dense("heads/classification/output", "classifier.out_proj"),
     ],
     keys=[
-        *(key for key in bert.KEYS if key.theirs != "hidden_act"),
+        *(key for key in bert.KEYS if key.fields != ("activation",)),
         Key("embedding_size", "embedding_size", 128),
         Key("hidden_act", "activation", "gelu", {"gelu": "gelu"}),  # the output's is always this
     ],

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019) and what is shaped like it: XLM-RoBERTa, CamemBERT, DistilRoBERTa.
+"""RoBERTa (Liu et al. 2019) and DistilRoBERTa.
 BERT with one type of token and a position table whose first rows are never read.
 """
 
@@ -42,7 +42,7 @@ ROBERTA = Family(
         *dense("heads/classification/output", "classifier.out_proj"),
     ],
     keys=[
-        *(key for key in bert.KEYS if key.theirs not in ("max_position_embeddings", "hidden_act")),
+        *(key for key in bert.KEYS if key.fields not in (("max_length",), ("activation",))),
         Rule(("position_offset", "max_length"), _read, _write),
         Key("hidden_act", "activation", "gelu", {"gelu": "gelu"}),  # the output's is always this
     ],
