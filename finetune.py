@@ -13,9 +13,8 @@ import jax
 import numpy as np
 
 import models
-from data import tokenizer as tokenizers
-from data import vectors
-from models.config import ModelConfig, completed
+from huggingface import sources
+from models.config import ModelConfig
 from tasks import batches, predictions
 from tasks import metrics as scores
 from tasks.config import TaskConfig
@@ -36,7 +35,7 @@ from training import config as configs
 from training import mesh as meshes
 from training import state as states
 from training.algorithms import OPTIMIZERS, OptimizerConfig
-from training.checkpoint import CheckpointConfig, Checkpoints, locate, params_metadata
+from training.checkpoint import CheckpointConfig, Checkpoints
 from training.config import ConfigError, Seeds
 from training.logs import LoggingConfig
 from training.mesh import MeshConfig
@@ -98,8 +97,8 @@ class Config:
     init_from: str = dataclasses.field(
         default="",
         metadata={
-            "help": "pretrained run directory[@step]; word vectors (a skip-gram run, or a file .txt "
-            ".vec .bin) give their table and tokenizer to the network of config.network"
+            "help": "pretrained run directory[@step], or a Hugging Face directory; word vectors (a "
+            "skip-gram run, or a file .txt .vec .bin) give their table and tokenizer to config.network"
         },
     )
     embeddings_from: str = dataclasses.field(
@@ -148,7 +147,7 @@ def run(config, workdir):
     resolved = configs.to_dict(config)
     folder = run_directory.open_run(workdir, config, "finetune")
     begun = run_directory.read_manifest(folder)
-    source, model_config, tokenizer, lines = origin(config, folder, begun)
+    source, model_config, tokenizer, lines = sources.origin(config, folder, begun)
     log.info(f"{model_config.architecture} of {source}, transfer={config.transfer}, into {folder}")
     for line in [] if begun else lines:
         log.info(line)
@@ -227,7 +226,9 @@ def run(config, workdir):
                     step.stream_key(config.seed.init, "init"),
                     step.stream_key(config.seed.head, "head"),
                 )
-                params, lines = inherit(config, source, tokenizer, params, placement.tree.params)
+                params, lines = sources.inherit(
+                    config, source, tokenizer, names, params, placement.tree.params
+                )
                 for line in lines:
                     log.info(line)
                 state = states.create(params, tx, frozen, placement.tree)
@@ -257,11 +258,11 @@ def run(config, workdir):
             share = len(indices) // jax.process_count()
             return indices[jax.process_index() * share :][:share]
 
-        def sources():
+        def batches_of_run():
             for number in range(start, total):
-                rows = task.batch(
-                    encoded["train"], local(examples.at(number, batch_size, config.seed.order))
-                )
+                indices = examples.at(number, batch_size, config.seed.order)
+                width = examples.width(indices)
+                rows = task.batch(encoded["train"], local(indices), width)
                 yield jax.tree.map(lambda x: meshes.global_array(mesh, x), rows)
 
         def update(state, source, number, rate):
@@ -288,18 +289,14 @@ def run(config, workdir):
 
         divisor = meshes.row_divisor(mesh)
         no_rows = step.no_rows(mesh, batch_size)
-        tokens = batch_size * config.task.length
-        rate = logs.Rate(
-            start,
-            total,
-            tokens,
-            batch_size * flops.per_row(task, model_config, params, batch),
-            flops.peak(),
-        )
+        share = examples.share(batch_size, config.seed.order)
+        tokens = round(batch_size * config.task.length * share)
+        step_flops = batch_size * flops.per_row(task, model_config, params, batch) * share
+        rate = logs.Rate(start, total, tokens, step_flops, flops.peak())
         result = {}
         with meshes.use(mesh):
             state = loop.run(
-                state, start, sources(), update, cadence, rates=rates, metrics=metrics, rate=rate,
+                state, start, batches_of_run(), update, cadence, rates=rates, metrics=metrics, rate=rate,
                 coefficients=task.coefficients(), resumed=resumed,
                 evaluate=evaluate if cadence.evaluate else None,
                 save=checkpoints.save if cadence.save else None, save_measured=best,
@@ -335,60 +332,6 @@ def clock_of(config, examples):
     size = config.training.batch_size
     clock = durations.Clock(size, size * config.task.length, len(examples.chosen))
     return clock.whole(config.training.duration, "training.duration")
-
-
-def origin(config, folder, begun):
-    """(where parameters come from, ModelConfig, tokenizer, lines that say what was inherited).
-
-    A run that has begun is complete: it needs the pretrained one no more, wherever that has gone.
-    """
-    if begun:
-        inherited = ModelConfig(**run_directory.read_config(folder)["model"])
-        return (begun["init_from"], config.model.apply(inherited)[0],
-                tokenizers.load(folder / "tokenizer.json"), [])  # fmt: skip
-    if vectors.is_file(config.init_from):
-        source, read = config.init_from, vectors.read(config.init_from, config.vectors_limit)
-        tokenizer, size = read.tokenizer(), read.table.shape[1]
-    else:
-        run, at = locate(config.init_from)
-        source, tokenizer = f"{run}@{at}", tokenizers.load(run / "tokenizer.json")
-        inherited = ModelConfig(**run_directory.read_config(run)["model"])
-        if inherited.architecture != "embeddings":
-            if config.network != ModelConfig():
-                raise ConfigError(
-                    f"config.network is given, but init_from={source!r} has a network of its own; "
-                    "leave it out, or begin with word vectors"
-                )
-            model, lines = config.model.apply(inherited)
-            return source, model, tokenizer, lines
-        size = inherited.width
-    network = transfer.around(config.network, size, config.transfer, source)
-    network = completed(network, tokenizer.size, config.task.length)
-    return source, config.model.apply(network)[0], tokenizer, []
-
-
-def inherit(config, source, tokenizer, params, shardings):
-    """(params with what the arm takes over from `source`, lines that say what that was)."""
-    flat = rules.paths(params)
-    if vectors.is_file(source):
-        if config.transfer == "none":
-            return params, [f"nothing of {source} but its vocabulary"]
-        ids, rows = vectors.read(source, config.vectors_limit).rows(tokenizer)
-        params = transfer.set_rows(params, shardings, ids, rows)
-        return params, [f"loaded {len(ids):,} vectors of {source} into {transfer.EMBEDDINGS}"]
-    run, at = locate(config.embeddings_from or source)
-    theirs = tokenizers.load(run / "tokenizer.json").fingerprint
-    if theirs != tokenizer.fingerprint:
-        raise ConfigError(
-            f"config.embeddings_from={str(run)!r} has another tokenizer ({theirs[:12]}, here "
-            f"{tokenizer.fingerprint[:12]}); train it with --config.tokenizer.path=RUN of init_from"
-        )
-    new, drop = config.restore.new, config.restore.drop
-    report = transfer.plan(flat, params_metadata(run, at), config.transfer, new, drop, str(run))
-    lines = report.lines(flat)
-    if report.loaded:
-        lines = [transfer.origin(run, at, config.init_weights), *lines]
-    return transfer.load(run, at, report, params, shardings, config.init_weights), lines
 
 
 def main(argv):

@@ -19,6 +19,7 @@ from data import framing, loader, prepare
 from data import tokenizer as tokenizers
 from data.config import DataConfig, TokenizerConfig
 from data.store import Rows
+from huggingface import sources
 from models.config import ModelConfig
 from objectives.base import Setting, Shapes
 from objectives.batch import Batch
@@ -100,7 +101,11 @@ class Config:
     mesh: MeshConfig
     seed: Seeds
     init_from: str = dataclasses.field(
-        default="", metadata={"help": "run directory[@step] to continue pretraining from"}
+        default="",
+        metadata={
+            "help": "run directory[@step] or Hugging Face directory to continue pretraining from; "
+            "of the latter network and tokenizer are taken too"
+        },
     )
     init_as: str = dataclasses.field(
         default="same",
@@ -156,6 +161,7 @@ def run(config, workdir):
     objectives.check(config.objective, config.model.architecture)
     resolved = configs.to_dict(config)
     folder = run_directory.open_run(workdir, config, "pretrain")
+    config = sources.adopted(config, folder)
     log.info(f"{config.model.architecture} with {config.objective.name} in {folder}")
 
     # ---- devices ---------------------------------------------------------------------------------
@@ -275,7 +281,7 @@ def run(config, workdir):
         )
         metrics.begin(start if resumed else -1)
 
-        def sources():
+        def batches_of_run():
             for number, rows in order.iterate(start, config.data.threads, config.data.prefetch):
                 yield source(number, rows)
 
@@ -305,7 +311,7 @@ def run(config, workdir):
         rate = logs.Rate(start, total, tokens, step_flops, flops.peak())
         with meshes.use(mesh):
             state = loop.run(
-                state, start, sources(), update, cadence, rates=rates, metrics=metrics, rate=rate,
+                state, start, batches_of_run(), update, cadence, rates=rates, metrics=metrics, rate=rate,
                 evaluate=evaluate if text.validation else None,
                 save=checkpoints.save if cadence.save else None, coefficients=coefficients, resumed=resumed,
             )  # fmt: skip
@@ -331,7 +337,9 @@ def open_text(config, say):
         Unigram(sum(weight * n / n.sum() for weight, n in stores)),
     )  # fmt: skip
     shapes = config.objective.shapes(setting)
-    frame = framing.frame_for(model.architecture, tokenizer.special_ids())
+    frame = framing.frame_for(
+        model.architecture, tokenizer.special_ids(), tokenizer.frame, documents=True
+    )
     make_batch = step.Corruption(config.objective, setting)
     rows = jax.ShapeDtypeStruct((config.training.batch_size, shapes.raw), np.int32)
     keys = jax.eval_shape(
@@ -360,7 +368,7 @@ def continued(config, model_config, params, shardings, tokenizer):
     """Parameters of another run of the same tokenizer: all of them or an error, or, where init_as
     says so, those of the stacks that a network of another architecture has too."""
     init_from = config.init_from
-    run_folder, at = locate(init_from)
+    run_folder, at = locate(sources.run_of(init_from, config.data.cache_dir))
     theirs = tokenizers.load(run_folder / "tokenizer.json").fingerprint
     if theirs != tokenizer.fingerprint:
         raise ConfigError(
@@ -369,7 +377,10 @@ def continued(config, model_config, params, shardings, tokenizer):
         )
     there = ModelConfig(**run_directory.read_config(run_folder)["model"])
     flat, found = rules.paths(params), params_metadata(run_folder, at)
-    plan = architectures.plan(there, model_config, found, flat, config.init_as, init_from)
+    published = "huggingface" in run_directory.read_manifest(run_folder)
+    plan = architectures.plan(
+        there, model_config, found, flat, config.init_as, init_from, published
+    )
     report = transfer.plan(flat, plan.renamed(found), "all", plan.new(), what=init_from)
     log.info(f"{transfer.origin(run_folder, at, config.init_weights)}:")
     for line in plan.lines(flat):

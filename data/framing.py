@@ -3,7 +3,7 @@
 Between raw pieces and what a model reads: rows for pretraining, examples for finetuning, prompts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class Frame:
 
     opening: tuple[int, ...]
     closing: tuple[int, ...]
-    separator: int
+    separator: tuple[int, ...]
 
     @property
     def extra(self) -> int:
@@ -24,8 +24,14 @@ class Frame:
         return len(self.opening) + len(self.closing)
 
 
-def frame_for(architecture: str, special_ids: dict) -> Frame:
+def frame_for(
+    architecture: str, special_ids: dict, own: Frame | None = None, documents: bool = False
+) -> Frame:
     """The frame of an architecture: encoder `[CLS] x [SEP]`, all others `x [EOS]`.
+
+    A tokenizer made elsewhere may bring a frame of its `own` (`Tokenizer.frame`), which goes before:
+    RoBERTa's `<s> a </s></s> b </s>`, T5's `x </s>`, Llama's `<s> x`. In a stream of `documents` each
+    one ends with the closing token of its architecture all the same.
 
     `special_ids` is what `Tokenizer.special_ids()` gives. Raises ValueError for an unknown
     architecture, or a tokenizer without the tokens.
@@ -34,17 +40,22 @@ def frame_for(architecture: str, special_ids: dict) -> Frame:
         raise ValueError(
             f"unknown architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}"
         )
+    if own is not None and not own.extra and architecture != "decoder":
+        own = None  # only a decoder reads a bare text
+    closing = "sep" if architecture == "encoder" else "eos"
     needed = ("cls", "sep") if architecture == "encoder" else ("eos",)
     missing = [name for name in needed if special_ids[name] < 0]
-    if missing:
+    if missing and (own is None or (documents and special_ids[closing] < 0)):
         raise ValueError(
             f"the tokenizer has no {' and no '.join(missing)} token, which the frame of a "
             f"{architecture} needs: use a tokenizer that has it"
         )
-    separator = special_ids["sep"] if special_ids["sep"] >= 0 else special_ids["eos"]
-    if architecture == "encoder":
-        return Frame((special_ids["cls"],), (special_ids["sep"],), separator)
-    return Frame((), (special_ids["eos"],), separator)
+    end = (special_ids[closing],)
+    if own is not None:
+        cut = documents and own.closing[-1:] != end
+        return replace(own, closing=own.closing + end) if cut else own
+    separator = (special_ids["sep"] if special_ids["sep"] >= 0 else special_ids["eos"],)
+    return Frame((special_ids["cls"],) if architecture == "encoder" else (), end, separator)
 
 
 def frame(pieces: np.ndarray, lengths: np.ndarray, frame: Frame) -> np.ndarray:
@@ -82,11 +93,10 @@ def frame_example(first, second, frame_: Frame, max_length: int) -> np.ndarray:
     Raises ValueError when the frame itself does not fit.
     """
     pair = second is not None
-    room = max_length - frame_.extra - pair
+    extra = frame_.extra + pair * len(frame_.separator)
+    room = max_length - extra
     if room < 1:
-        raise ValueError(
-            f"max_length is {max_length}, but the frame alone takes {frame_.extra + pair}: raise it"
-        )
+        raise ValueError(f"max_length is {max_length}, but the frame alone takes {extra}: raise it")
     first = np.asarray(first, np.int32).reshape(-1)
     if not pair:
         return frame(first[:room], np.array([len(first[:room])]), frame_)
@@ -99,5 +109,5 @@ def frame_example(first, second, frame_: Frame, max_length: int) -> np.ndarray:
     else:
         keep_second = min(len(second), max(shorter, room - len(first)))
         keep_first = min(len(first), room - keep_second)
-    joined = np.concatenate([first[:keep_first], [frame_.separator], second[:keep_second]])
+    joined = np.concatenate([first[:keep_first], frame_.separator, second[:keep_second]])
     return frame(joined.astype(np.int32), np.array([len(joined)]), frame_)

@@ -6,6 +6,7 @@ Between documents and the token store; text never becomes a special id unless as
 import collections
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ import tokenizers
 from etils import epath
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from data import words
+from data import foreign, framing, words
 
 SPECIALS = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[EOS]", "[MASK]", "[BOS]"),
@@ -41,22 +42,27 @@ _MARK = "▁"  # the beginning of a word while WordPiece is trained
 class Tokenizer:
     """Text to pieces and back. Made by `train`, `load` or from a `tokenizers.Tokenizer`."""
 
-    def __init__(self, inner: tokenizers.Tokenizer):
+    def __init__(self, inner: tokenizers.Tokenizer, roles: dict[str, str] | None = None):
+        """roles: {name in foreign.ROLES: token} where the tokens' names do not say it (`_NAMES`)."""
         # A text that holds '[MASK]' is a text about masks: the marker must not become the token.
         self._plain = tokenizers.Tokenizer.from_str(inner.to_str())
+        self._plain.no_truncation()  # a published one may cut at 128 and fill up to it
+        self._plain.no_padding()
         self._plain.encode_special_tokens = True
-        self._marked = tokenizers.Tokenizer.from_str(inner.to_str())
+        self.roles = dict(roles or {})
+        self._marked = tokenizers.Tokenizer.from_str(self._plain.to_str())
         self._marked.encode_special_tokens = False
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
-        """Pieces there are, special ones included."""
-        return self._plain.get_vocab_size(with_added_tokens=True)
+        """Pieces there are, special ones included; the numbers of a foreign one may have gaps."""
+        return 1 + max(self._plain.get_vocab(with_added_tokens=True).values())
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """The digest of everything that decides which pieces a text becomes."""
-        return hashlib.sha256(self._plain.to_str().encode()).hexdigest()
+        roles = json.dumps(self.roles, sort_keys=True) if self.roles else ""
+        return hashlib.sha256((self._plain.to_str() + roles).encode()).hexdigest()
 
     @functools.cached_property
     def _special(self) -> dict[str, int]:
@@ -74,12 +80,17 @@ class Tokenizer:
             field: next((special[name] for name in names if name in special), -1)
             for field, names in _NAMES.items()
         }
+        given = {field: self._plain.token_to_id(token) for field, token in self.roles.items()}
+        found |= {field: index for field, index in given.items() if field in found}
+        if found["pad"] in (found["eos"], found["sep"]):
+            found["pad"] = -1  # what ends a document cannot be what follows the last
         groups = {
             "modes": ("[R]", "[S]", "[X]"),
             "infill": ("[PRE]", "[SUF]", "[MID]"),
             "sentinels": tuple(f"<extra_id_{i}>" for i in range(100)),
         }
-        taken = sorted(set(special.values())) + [self.size]
+        gaps = set(range(self.size)).difference(self._plain.get_vocab().values())
+        taken = sorted(gaps.union(special.values())) + [self.size]
         starts = [0, *(i + 1 for i in taken[:-1])]
         return {
             "size": self.size,
@@ -91,6 +102,18 @@ class Tokenizer:
             "ordinary": tuple((a, b) for a, b in zip(starts, taken, strict=True) if a < b),
             "joins": self._joins,
         }
+
+    @functools.cached_property
+    def frame(self) -> framing.Frame | None:
+        """What a tokenizer made elsewhere puts around a text and between two; None for one of ours."""
+        own, ids = foreign.frame_of(self._plain), self.special_ids()
+        if own is None and "[EOS]" not in self._special and ids["eos"] >= 0:
+            return framing.Frame((), (), (ids["eos"],))
+        return own
+
+    @functools.cached_property
+    def _begins(self) -> bool:
+        return foreign.marks_beginnings(self._plain)
 
     @property
     def whole_words(self) -> bool:
@@ -121,6 +144,8 @@ class Tokenizer:
         chunks, owners = [], []
         for owner, text in enumerate(texts):
             parts = cut(text)
+            if self._begins:
+                parts = [part.removeprefix(" ") if n else part for n, part in enumerate(parts)]
             chunks += parts
             owners += [owner] * len(parts)
         encoded = self._plain.encode_batch_fast(chunks, add_special_tokens=False)
@@ -137,10 +162,17 @@ class Tokenizer:
         """One piece as the vocabulary writes it ('' beyond the vocabulary)."""
         return self._plain.id_to_token(int(index)) or ""
 
+    def library(self) -> tokenizers.Tokenizer:
+        """A copy as the tokenizers library has it."""
+        return tokenizers.Tokenizer.from_str(self._plain.to_str())
+
     def save(self, path: str | Path) -> None:
-        """Writes tokenizer.json (`path` is the file)."""
+        """Writes tokenizer.json (`path` is the file), and beside it the roles that were given."""
         from data.files import write_atomically
 
+        path = epath.Path(path)
+        if self.roles:
+            write_atomically(path.parent / foreign.FILE, foreign.roles_to_json(self.roles))
         write_atomically(path, self._plain.to_str(pretty=True).encode())
 
 
@@ -179,8 +211,11 @@ def load(path: str | Path) -> Tokenizer:
             f"no tokenizer at {file}: give tokenizer.path a tokenizer.json, a directory with one, "
             "or '' to train one"
         )
+    beside = file.parent / foreign.FILE
     try:
-        return Tokenizer(tokenizers.Tokenizer.from_buffer(file.read_bytes()))
+        inner = tokenizers.Tokenizer.from_buffer(file.read_bytes())
+        named = json.loads(beside.read_bytes()) if beside.is_file() else {}
+        return Tokenizer(inner, foreign.roles_of(named, inner))
     except Exception as error:  # tokenizers raises bare Exception
         reason = str(error).splitlines()[0]
         raise ValueError(

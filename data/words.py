@@ -17,18 +17,20 @@ def joins(inner: tokenizers.Tokenizer, size: int) -> bytes:
     marks what goes on (`##ing`), byte-level BPE and Unigram what begins (`Ġthe`, `▁the`), and there
     a punctuation mark neither goes on nor is gone on behind. Empty for a tokenizer of another kind.
     """
-    kind = _kind(json.loads(inner.to_str()))
-    if not kind:
+    spelled = _SPELLED.get(kind(inner))
+    if spelled is None:
         return b""
-    return bytes(_SPELLED[kind](inner.id_to_token(i) or "") for i in range(size))
+    return bytes(spelled(inner.id_to_token(i) or "") for i in range(size))
 
 
-def _kind(description):
+def kind(inner: tokenizers.Tokenizer) -> str:
+    """How pieces show where words begin: WordPiece, WordLevel, ByteLevel, Metaspace, or ''."""
+    description = json.loads(inner.to_str())
     model = description["model"]["type"]
     if model in ("WordPiece", "WordLevel"):
         return model
     steps = json.dumps([description["pre_tokenizer"], description["decoder"]])
-    return next((kind for kind in ("ByteLevel", "Metaspace") if f'"{kind}"' in steps), "")
+    return next((name for name in ("ByteLevel", "Metaspace") if f'"{name}"' in steps), "")
 
 
 def _wordpiece(piece):

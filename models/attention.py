@@ -32,6 +32,7 @@ class Attention(nn.Module):
     config: ModelConfig
     depth: int
     cross: bool = False
+    layer: int = 0  # of the stack: some layers see, and turn, otherwise than others
 
     @nn.compact
     def __call__(
@@ -45,23 +46,25 @@ class Attention(nn.Module):
     ) -> jax.Array:
         config = self.config
         size, groups = config.size_of_head, config.key_value_heads
-        q = Dense(config, config.heads * size, kind="query", name="query")(x)
-        k = Dense(config, groups * size, name="key")(y)
-        v = Dense(config, groups * size, name="value")(y)
+        biases = config.biases or config.query_key_value_biases
+        q = Dense(config, config.heads * size, kind="query", bias=biases, name="query")(x)
+        k = Dense(config, groups * size, bias=biases, name="key")(y)
+        v = Dense(config, groups * size, bias=biases, name="value")(y)
         q = q.reshape(*q.shape[:2], config.heads, size)  # [B,T,H,K]
         k = k.reshape(*k.shape[:2], groups, size)  # [B,S,G,K]
         v = v.reshape(*v.shape[:2], groups, size)
         if config.qk_norm:
             q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
         if config.positions == "rotary":
-            q = rotate(q, queries.positions, config.rotary_base)
-            k = rotate(k, keys.positions, config.rotary_base)
+            base = config.rotary_base if self.cross else config.rotary_base_of(self.layer)
+            q = rotate(q, queries.positions, base)
+            k = rotate(k, keys.positions, base)
         mask = allowed(
             queries.segments,
             keys.segments,
             visibility="all" if self.cross else keys.visibility,
             prefix=None if self.cross else keys.prefix,
-            window=0 if self.cross else keys.window,
+            window=0 if self.cross else (config.window_of(self.layer) or keys.window),
         )
         dropout = nn.Dropout(config.attention_dropout, name="dropout")
         out = attend(

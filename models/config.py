@@ -22,7 +22,7 @@ class ModelConfig:
         choices=("encoder", "decoder", "encoder_decoder", "embeddings"),
     )
     vocab_size: int = _field(0, "pieces, before padding; 0: as many as the tokenizer has", min=0)
-    max_length: int = _field(0, "rows of the learned position table; 0: the rows' length", min=0)
+    max_length: int = _field(0, "positions of the learned table; 0: the rows' length", min=0)
     layers: int = _field(4, "layers of the (encoder) stack", min=1)
     decoder_layers: int = _field(0, "layers of an encoder-decoder's decoder; 0: as layers", min=0)
     width: int = _field(256, "size of a hidden state", min=1)
@@ -45,16 +45,34 @@ class ModelConfig:
     )
     norm_epsilon: float = _field(1e-6, "added to the variance", min=0.0)
     embedding_norm: bool = _field(False, "normalise the summed embeddings (BERT)")
+    first_norm: bool = _field(
+        True, "pre-norm: also before a stack's first self-attention (ModernBERT: embedding_norm is)"
+    )
+    separate_embeddings: bool = _field(
+        False,
+        "an encoder-decoder's decoder has a position table and embedding norm of its own (BART)",
+    )
     positions: str = _field(
         "learned",
         "how positions enter",
         choices=("learned", "sinusoidal", "rotary", "relative", "none"),
     )
+    position_offset: int = _field(
+        0, "unused rows before the first of the learned position table (RoBERTa, BART: 2)", min=0
+    )
     rotary_base: float = _field(10_000.0, "longest wavelength of rotary / 2 pi", min=1.0)
+    local_rotary_base: float = _field(
+        0.0,
+        "rotary_base of layers that see a window alone (ModernBERT); 0: as rotary_base",
+        min=0.0,
+    )
     relative_buckets: int = _field(32, "buckets of T5's relative bias", min=4)
     relative_max_distance: int = _field(128, "distances beyond it share a bucket", min=2)
     tied_embeddings: bool = _field(True, "the output reads with the token table")
     biases: bool = _field(True, "biases in dense layers and in LayerNorm")
+    query_key_value_biases: bool = _field(
+        False, "biases in query, key and value where `biases` is False (Qwen2)"
+    )
     output_bias: bool = _field(False, "a bias per piece on the logits (BERT)")
     readout_transform: bool = _field(False, "dense, activation, norm before the output (BERT)")
     readout_scale: bool = _field(False, "scale the output's features by their size^-1/2 (T5 v1.0)")
@@ -67,6 +85,9 @@ class ModelConfig:
         False, "an encoder-decoder's decoder has the encoder's layers, and cross-attention (T5's P)"
     )
     window: int = _field(0, "self-attention sees |q - k| < window; 0: everything", min=0)
+    global_every: int = _field(
+        0, "each so many-th layer, from the first, sees beyond the window (ModernBERT: 3)", min=0
+    )
     dropout: float = _field(0.0, "of embeddings and sublayer outputs", min=0.0, max=0.99)
     attention_dropout: float = _field(0.0, "of attention probabilities", min=0.0, max=0.99)
     init_std: float = _field(0.02, "of kernels and tables, see models/initial.py", min=0.0)
@@ -129,6 +150,45 @@ class ModelConfig:
                 "model.readout_scale=True needs tied_embeddings=True: it undoes the size of the "
                 "token table (T5 v1.0); set one of them otherwise"
             )
+        self._check_layers()
+        self._check_embeddings()
+
+    def _check_layers(self):
+        """What tells a stack's layers apart."""
+        if self.global_every and not self.window:
+            raise ValueError(
+                f"model.global_every={self.global_every} with window=0: every layer sees everything; "
+                "set model.window, or global_every to 0"
+            )
+        if self.local_rotary_base and (
+            self.local_rotary_base < 1 or self.positions != "rotary" or not self.global_every
+        ):
+            raise ValueError(
+                f"model.local_rotary_base={self.local_rotary_base} with positions="
+                f"{self.positions!r} and global_every={self.global_every}: expected at least 1, rotary "
+                "positions and layers of both kinds; set rotary_base alone"
+            )
+        if not self.first_norm and self.norm_position != "pre":
+            raise ValueError(
+                f"model.first_norm=False with norm_position={self.norm_position!r}: only norms that "
+                "come before a sublayer can lack the first; set it to True"
+            )
+
+    def _check_embeddings(self):
+        if self.position_offset and self.positions != "learned":
+            raise ValueError(
+                f"model.position_offset={self.position_offset} with positions={self.positions!r}: "
+                "only a learned table has unused rows; set it to 0"
+            )
+        if self.separate_embeddings and (
+            self.architecture != "encoder_decoder"
+            or not (self.positions == "learned" or self.embedding_norm)
+        ):
+            raise ValueError(
+                f"model.separate_embeddings=True with architecture={self.architecture!r}, positions="
+                f"{self.positions!r}, embedding_norm={self.embedding_norm}: expected an "
+                "encoder_decoder with learned positions or an embedding norm; set it to False"
+            )
 
     @property
     def key_value_heads(self) -> int:
@@ -152,6 +212,15 @@ class ModelConfig:
     def padded_vocab_size(self) -> int:
         """V, the rows of the token table: vocab_size rounded up to a multiple of 128."""
         return -(-self.vocab_size // LANES) * LANES
+
+    def window_of(self, layer: int) -> int:
+        """How far self-attention of this layer of a stack sees; 0: everything."""
+        return 0 if self.global_every and layer % self.global_every == 0 else self.window
+
+    def rotary_base_of(self, layer: int) -> float:
+        """The base by which self-attention of this layer of a stack turns."""
+        local = self.local_rotary_base and self.window_of(layer)
+        return self.local_rotary_base if local else self.rotary_base
 
     def depth(self, stack: str) -> int:
         """Layers of the stack called 'encoder' or 'decoder'."""
@@ -189,4 +258,18 @@ def completed(
         vocab_size=config.vocab_size or vocab_size,
         max_length=config.max_length or length,
         token_types=config.token_types or token_types,
+    )
+
+
+def explicit(config: ModelConfig) -> ModelConfig:
+    """The config with zeros that stand for the usual value replaced by that value."""
+    both = config.architecture == "encoder_decoder"
+    turned = config.positions == "rotary" and config.global_every
+    return replace(
+        config,
+        embedding_size=config.size_of_embedding,
+        kv_heads=config.key_value_heads,
+        head_size=config.size_of_head,
+        decoder_layers=config.depth("decoder") if both else 0,
+        local_rotary_base=config.local_rotary_base or (config.rotary_base if turned else 0.0),
     )

@@ -54,12 +54,13 @@ project.defvjp(lambda x, kernel: (project(x, kernel), (x, kernel)), _project_bac
 
 
 class Dense(nn.Module):
-    """x[..., in] -> [..., out] with a kernel [in, out] and, if the config has biases, one [out]."""
+    """x[..., in] -> [..., out] with a kernel [in, out] and, if the config or `bias` says so, one [out]."""
 
     config: ModelConfig
     features: int
     kind: str = "kernel"  # row of the table of initial distributions
     depth: int = 1
+    bias: bool = False  # one also where the config has none
 
     @nn.compact
     def __call__(self, x):
@@ -67,7 +68,7 @@ class Dense(nn.Module):
             "kernel", initial(self.config, self.kind, self.depth), (x.shape[-1], self.features)
         )
         x = project(x, kernel)
-        if self.config.biases:
+        if self.config.biases or self.bias:
             bias = self.param("bias", ZEROS, (self.features,))
             x = x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         return x

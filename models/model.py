@@ -36,7 +36,10 @@ class Table(nn.Module):
 
 
 class Embedder(nn.Module):
-    """Sequence -> [B,T,E]: tokens, and positions and types where the config has them."""
+    """Sequence -> [B,T,E]: tokens, and positions and types where the config has them.
+
+    With separate_embeddings what a decoder reads has positions and a norm of its own.
+    """
 
     config: ModelConfig
 
@@ -44,15 +47,23 @@ class Embedder(nn.Module):
         config = self.config
         self.tokens = Table(config, config.padded_vocab_size, "token")
         if config.positions == "learned":
-            self.positions = Table(config, config.max_length, "position")
+            rows = config.position_offset + config.max_length
+            self.positions = Table(config, rows, "position")
+            if config.separate_embeddings:
+                self.decoder_positions = Table(config, rows, "position")
         if config.token_types:
             self.types = Table(config, config.token_types, "type")
         if config.embedding_norm:
             self.norm = Norm(config)
+            if config.separate_embeddings:
+                self.decoder_norm = Norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def __call__(self, sequence: Sequence, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self, sequence: Sequence, deterministic: bool = True, decoder: bool = False
+    ) -> jax.Array:
         config = self.config
+        own = decoder and config.separate_embeddings
         x = self.tokens(sequence.tokens)
         if config.positions == "learned":
             if sequence.tokens.shape[-1] > config.max_length:
@@ -60,7 +71,8 @@ class Embedder(nn.Module):
                     f"a row of {sequence.tokens.shape[-1]} tokens with "
                     f"model.max_length={config.max_length}: raise max_length or shorten the rows"
                 )
-            x = x + self.positions(sequence.positions)
+            table = self.decoder_positions if own else self.positions
+            x = x + table(sequence.positions + jnp.int32(config.position_offset))
         elif config.positions == "sinusoidal":
             size = config.size_of_embedding
             x = x * size**0.5 + sinusoids(sequence.positions, size)
@@ -68,7 +80,7 @@ class Embedder(nn.Module):
             types = sequence.types
             x = x + self.types(jnp.zeros_like(sequence.tokens) if types is None else types)
         if config.embedding_norm:
-            x = self.norm(x)
+            x = (self.decoder_norm if own else self.norm)(x)
         x = x.astype(jnp.dtype(config.dtype))
         return constrain(self.dropout(x, deterministic=deterministic), "BTE")
 
@@ -165,9 +177,11 @@ class Transformer(nn.Module):
             return encoded
         return self.decode(decoder, encoded, inputs, deterministic=deterministic)
 
-    def embedded(self, sequence: Sequence, deterministic: bool = True) -> jax.Array:
-        """What the first layer reads, [B,T,D]."""
-        x = self.embed(sequence, deterministic)
+    def embedded(
+        self, sequence: Sequence, deterministic: bool = True, decoder: bool = False
+    ) -> jax.Array:
+        """What the first layer reads, [B,T,D]; `decoder`: of an encoder-decoder's decoder."""
+        x = self.embed(sequence, deterministic, decoder)
         return constrain(self.projection(x), "BTD") if self.config.factorised else x
 
     def encode(self, inputs: Sequence, *, deterministic: bool = True) -> jax.Array:
@@ -184,7 +198,7 @@ class Transformer(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         """Hidden states [B,T,D] of an encoder-decoder's decoder over encoded[B,S,D] of inputs."""
-        x = self.embedded(decoder, deterministic)
+        x = self.embedded(decoder, deterministic, decoder=True)
         return self.decoder(x, decoder, encoded, inputs, deterministic=deterministic)
 
     def readout(self, hidden: jax.Array) -> jax.Array:

@@ -52,6 +52,30 @@ _BERT = {
     "readout_transform": True,
     "output_bias": True,
 }
+_ROBERTA = {
+    **_BERT,
+    "vocab_size": 50265,
+    "position_offset": 2,
+    "token_types": 1,
+    "norm_epsilon": 1e-5,
+}
+_MODERNBERT = {
+    "architecture": "encoder",
+    "vocab_size": 50368,
+    "max_length": 8192,
+    "positions": "rotary",
+    "rotary_base": 160_000.0,
+    "local_rotary_base": 10_000.0,
+    "window": 65,
+    "global_every": 3,
+    "norm_epsilon": 1e-5,
+    "embedding_norm": True,
+    "first_norm": False,
+    "gated": True,
+    "biases": False,
+    "readout_transform": True,
+    "output_bias": True,
+}
 _GPT2 = {
     "architecture": "decoder",
     "vocab_size": 50257,
@@ -68,6 +92,16 @@ _T5 = {
     "attention_scale": False,
     "head_size": 64,
 }
+_BART = {
+    "architecture": "encoder_decoder",
+    "vocab_size": 50265,
+    "max_length": 1024,
+    "position_offset": 2,
+    "norm_position": "post",
+    "norm_epsilon": 1e-5,
+    "embedding_norm": True,
+    "separate_embeddings": True,
+}
 _T5_FIRST = {**_T5, "activation": "relu", "readout_scale": True}
 _T5_LATER = {**_T5, "activation": "gelu_tanh", "gated": True, "tied_embeddings": False}
 
@@ -76,6 +110,10 @@ _TURC, _DEVLIN = "Turc et al. 2019, table 1", "Devlin et al. 2019, section 3"
 _RADFORD, _RAFFEL = "Radford et al. 2019, table 2", "Raffel et al. 2020, section 3.7"
 _SHAZEER = "Raffel et al. 2020, released as T5.1.1 (after Shazeer 2020)"
 _CLARK = "Clark et al. 2020, table 6"
+_LIU, _WARNER = "Liu et al. 2019, section 4", "Warner et al. 2024, table 4"
+_LEWIS = "Lewis et al. 2020, section 2.1"
+_ROBERTA_LM, _MODERN_LM = "RobertaForMaskedLM", "ModernBertForMaskedLM"
+_BART_LM = "BartForConditionalGeneration"
 
 PRESETS = {
     "bert-tiny": Preset({**_BERT, **sized("tiny")}, 4_416_698, _MASKED, _TURC),
@@ -104,6 +142,18 @@ PRESETS = {
         {**_BERT, **_shape(12, 256, 4, 1024, embedding_size=768)},
         33_740_602, "ElectraForMaskedLM", f"{_CLARK}: a third of the discriminator",
     ),
+    "roberta-base": Preset({**_ROBERTA, **sized("base")}, 124_697_433, _ROBERTA_LM, _LIU),
+    "roberta-large": Preset({**_ROBERTA, **sized("large")}, 355_412_057, _ROBERTA_LM, _LIU),
+    "distilbert-base": Preset(
+        {**_BERT, "token_types": 0, **_shape(6, 768, 12, 3072)},
+        66_985_530, "DistilBertForMaskedLM", "Sanh et al. 2019, section 3",
+    ),
+    "modernbert-base": Preset(
+        {**_MODERNBERT, **_shape(22, 768, 12, 1152)}, 149_655_232, _MODERN_LM, _WARNER
+    ),
+    "modernbert-large": Preset(
+        {**_MODERNBERT, **_shape(28, 1024, 16, 2624)}, 395_881_664, _MODERN_LM, _WARNER
+    ),
     "gpt2": Preset({**_GPT2, **sized("base")}, 124_439_808, "GPT2LMHeadModel", _RADFORD),
     "gpt2-medium": Preset({**_GPT2, **sized("large")}, 354_823_168, "GPT2LMHeadModel", _RADFORD),
     "gpt2-large": Preset(
@@ -131,6 +181,8 @@ PRESETS = {
     "t5-v1.1-xxl": Preset(
         {**_T5_LATER, **_shape(24, 4096, 64, 10240)}, 11_135_332_352, _TYPED, _SHAZEER
     ),
+    "bart-base": Preset({**_BART, **_shape(6, 768, 12, 3072)}, 139_420_416, _BART_LM, _LEWIS),
+    "bart-large": Preset({**_BART, **_shape(12, 1024, 16, 4096)}, 406_291_456, _BART_LM, _LEWIS),
 }  # fmt: skip
 
 

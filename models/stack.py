@@ -25,20 +25,27 @@ class Layer(nn.Module):
 
     config: ModelConfig
     depth: int  # of the stack, for the initial size of what is added
+    number: int = 0  # in the stack
     cross: bool = False
     shared: nn.Module | None = None
 
     def setup(self):
         config, depth = self.config, self.depth
         if self.shared is None:
-            self.self_attention = Attention(config, depth)
-            self.self_attention_norm = Norm(config)
+            self.self_attention = Attention(config, depth, layer=self.number)
+            if self.normed:
+                self.self_attention_norm = Norm(config)
             self.mlp = Mlp(config, depth)
             self.mlp_norm = Norm(config)
         if self.cross:
             self.cross_attention = Attention(config, depth, cross=True)
             self.cross_attention_norm = Norm(config)
         self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def normed(self) -> bool:
+        """Self-attention has a norm."""
+        return self.config.first_norm or self.number > 0
 
     def __call__(
         self,
@@ -57,7 +64,8 @@ class Layer(nn.Module):
         def cross_attention(x):
             return self.cross_attention(x, encoded, sequence, source, None, deterministic)
 
-        sublayers = [(own.self_attention_norm, self_attention), (own.mlp_norm, own.mlp)]
+        first_norm = own.self_attention_norm if self.normed else lambda x: x
+        sublayers = [(first_norm, self_attention), (own.mlp_norm, own.mlp)]
         if self.cross:
             sublayers.insert(1, (self.cross_attention_norm, cross_attention))
         for norm, sublayer in sublayers:
@@ -104,7 +112,7 @@ class Stack(nn.Module):
             self.relative_bias = RelativeBias(config, self.stack == "encoder")
         for i in range(depth):
             lent = None if self.shared is None else getattr(self.shared, f"layer_{i}")
-            setattr(self, f"layer_{i}", Layer(config, depth, self.cross, lent))
+            setattr(self, f"layer_{i}", Layer(config, depth, i, self.cross, lent))
         if config.norm_position == "pre" and self.shared is None:
             self.final_norm = Norm(config)
 
@@ -117,8 +125,6 @@ class Stack(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         config = self.config
-        if config.window:
-            sequence = sequence.replace(window=config.window)
         bias = self.relative_bias(x.shape[1]) if config.positions == "relative" else None
         for i in range(config.depth(self.stack)):
             layer = getattr(self, f"layer_{i}")

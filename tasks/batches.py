@@ -41,8 +41,22 @@ def subset(labels: np.ndarray, examples: int, seed: int) -> np.ndarray:
 def indices_at(step: int, batch: int, examples: int, seed: int) -> np.ndarray:
     """Indices int64[batch] of the examples of step `step` (0-based): epochs one after another, each
     a permutation of its own, cut into batches without regard to where one ends."""
+    return np.array(_stretch(step, batch, examples, seed), np.int64)
+
+
+def alike_at(step: int, batch: int, lengths: np.ndarray, window: int, seed: int) -> np.ndarray:
+    """As `indices_at`, of examples of `lengths` int[N], in batches of like length: what `window` steps
+    read is sorted by length, cut into batches, and those are read in random order."""
+    block, place = divmod(step, window)
+    indices = np.array(_stretch(block, window * batch, len(lengths), seed), np.int64)
+    groups = indices[np.argsort(lengths[indices], kind="stable")].reshape(window, batch)
+    return groups[np.random.Generator(np.random.Philox([seed, block])).permutation(window)[place]]
+
+
+@functools.lru_cache(maxsize=4)
+def _stretch(number, size, examples, seed):
     order = _order(examples, seed)
-    return np.array([order[i] for i in range(step * batch, (step + 1) * batch)], np.int64)
+    return tuple(order[i] for i in range(number * size, (number + 1) * size))
 
 
 @functools.lru_cache(maxsize=64)

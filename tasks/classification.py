@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 
 from data.framing import Frame, frame_example
+from models.layers import ACTIVATIONS
 from models.sequence import Sequence
 from objectives.batch import Batch
 from tasks.batches import PADDING
@@ -59,12 +60,12 @@ def encode(
         framed = frame_example(a, b, frame, length)
         lengths[i] = len(framed)
         tokens[i, : len(framed)] = framed
-        uncut = whole_frame + len(a) + (0 if b is None else len(b) + 1)
+        uncut = whole_frame + len(a) + (0 if b is None else len(b) + len(frame.separator))
         cut += uncut > len(framed)
         if b is not None:  # the first text cannot hold the separator: a tokenizer gives no specials
             start = len(frame.opening)
-            separator = start + int(np.argmax(framed[start:] == frame.separator))
-            types[i, separator + 1 : len(framed)] = 1
+            separator = start + int(np.argmax(framed[start:] == frame.separator[0]))
+            types[i, separator + len(frame.separator) : len(framed)] = 1
     return Encoded(tokens, lengths, types, _numbers(labels, len(first), label_names), cut)
 
 
@@ -82,15 +83,17 @@ def _numbers(labels, count, label_names):
 
 
 class ClassificationHead(nn.Module):
-    """states [B,D] -> logits float32[B,C]: dropout, [dense, tanh, dropout,] dense.
+    """states [B,D] -> logits float32[B,C]: dropout, [dense, activation, dropout,] dense.
 
     With the pooler it is BERT's (Devlin et al. 2019; dropout before the pooler is not theirs and
-    is left out then).
+    is left out then), without a bias that of published decoders.
     """
 
     classes: int
     dropout: float = 0.1
     pooler: bool = False
+    bias: bool = True
+    activation: str = "tanh"  # of the pooler
     init_std: float = 0.02
 
     @nn.compact
@@ -99,9 +102,11 @@ class ClassificationHead(nn.Module):
         states = states.astype(jnp.float32)
         if self.pooler:
             width = states.shape[-1]
-            states = jnp.tanh(nn.Dense(width, kernel_init=normal, name="pooler")(states))
+            activation = jnp.tanh if self.activation == "tanh" else ACTIVATIONS[self.activation]
+            states = activation(nn.Dense(width, kernel_init=normal, name="pooler")(states))
         states = nn.Dropout(self.dropout, name="dropout")(states, deterministic=deterministic)
-        return nn.Dense(self.classes, kernel_init=normal, name="output")(states)
+        output = nn.Dense(self.classes, self.bias, kernel_init=normal, name="output")
+        return output(states)
 
 
 @dataclass(frozen=True)
@@ -120,9 +125,11 @@ class Classification:
     start: int  # of an encoder-decoder's decoder
     dropout: float = 0.1
     pooler: bool = False
-    token_types: bool = False  # the network has a table of them
+    token_types: bool = False  # the network tells them apart
     decoder_input: str = "text"  # of an encoder-decoder: text or start, see _decoder
     reading: str = "usual"  # state, mean, or what is usual for the architecture
+    bias: bool = True  # in the classifier
+    pooler_activation: str = "tanh"
 
     @property
     def reads_mean(self) -> bool:
@@ -133,7 +140,9 @@ class Classification:
         )
 
     def head(self) -> ClassificationHead:
-        return ClassificationHead(self.classes, self.dropout, self.pooler)
+        return ClassificationHead(
+            self.classes, self.dropout, self.pooler, self.bias, self.pooler_activation
+        )
 
     def head_parameters(self, key: jax.Array) -> dict:
         """Fresh parameters of the head, float32."""
@@ -147,18 +156,21 @@ class Classification:
         """What runs on a row: as an objective's."""
         return ((config, params, {self.name: 1}),)
 
-    def batch(self, encoded: Encoded, indices: np.ndarray) -> Batch:
-        """The examples int[B] as a Batch of NumPy arrays; PADDING gives a row of weight 0."""
+    def batch(self, encoded: Encoded, indices: np.ndarray, width: int | None = None) -> Batch:
+        """The examples int[B] as a Batch of NumPy arrays; PADDING gives a row of weight 0.
+
+        width: tokens of a row, where none of the examples has more; None: those of `encoded`."""
         real = np.asarray(indices) != PADDING
         chosen = np.where(real, indices, 0)
         lengths = np.where(real, encoded.lengths[chosen], 0).astype(np.int32)
-        place = np.arange(encoded.tokens.shape[1], dtype=np.int32)
+        tokens, types = encoded.tokens[chosen][:, :width], encoded.types[chosen][:, :width]
+        place = np.arange(tokens.shape[1], dtype=np.int32)
         segments = (place < lengths[:, None]).astype(np.int32)
         inputs = Sequence(
-            tokens=np.where(segments > 0, encoded.tokens[chosen], self.pad).astype(np.int32),
+            tokens=np.where(segments > 0, tokens, self.pad).astype(np.int32),
             segments=segments,
             positions=segments * place,
-            types=encoded.types[chosen] * segments if self.token_types else None,
+            types=types * segments if self.token_types else None,
             visibility="causal" if self.architecture == "decoder" else "all",
         )
         decoder, read = None, np.zeros_like(lengths)

@@ -25,9 +25,20 @@ class TaskConfig:
     )
     length: int = _field(128, "tokens of an example; longer ones are cut", min=4)
     examples: int = _field(0, "labels that may be used, a stratified subset; 0: all", min=0)
+    alike: int = _field(
+        0,
+        "steps whose examples are sorted by length, so that a batch of short ones is short; 0: none",
+        min=0,
+    )
     metric: str = _field("accuracy", "decides which step is best", choices=tuple(METRICS))
     head_dropout: float = _field(0.1, "before the classifier", min=0.0, max=0.99)
-    pooler: bool = _field(False, "dense and tanh before the classifier (BERT's pooler)")
+    pooler: bool = _field(False, "dense and activation before the classifier")
+    pooler_activation: str = _field(
+        "tanh",
+        "of the pooler: tanh (BERT, RoBERTa, BART), relu (DistilBERT), gelu (ELECTRA)",
+        choices=("tanh", "relu", "gelu"),
+    )
+    head_bias: bool = _field(True, "a bias in the classifier (False: as published decoders)")
     reading: str = _field(
         "usual",
         "what is classified: the state of [CLS] or of the last token, or the mean of all; "

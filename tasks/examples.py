@@ -11,6 +11,8 @@ import numpy as np
 from data import framing, labelled, vectors
 from tasks import batches, classification
 
+_STEP = 8  # tokens between the widths of batches of like length
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -21,10 +23,27 @@ class Examples:
     chosen: np.ndarray  # int64[n] the training examples of the label budget
     fingerprint: str  # of the labelled set
     task: classification.Classification
+    window: int  # TaskConfig.alike
 
     def at(self, number: int, batch_size: int, seed: int) -> np.ndarray:
         """Which training examples update `number` (0-based) reads, int64[batch_size]."""
+        if self.window:
+            lengths = self.encoded["train"].lengths[self.chosen]
+            return self.chosen[batches.alike_at(number, batch_size, lengths, self.window, seed)]
         return self.chosen[batches.indices_at(number, batch_size, len(self.chosen), seed)]
+
+    def width(self, indices: np.ndarray) -> int:
+        """Tokens that a batch of those training examples is padded to: with batches of like length the
+        least multiple of 8 that holds them, so that few programs are compiled; else task.length."""
+        split = self.encoded["train"]
+        if not self.window:
+            return split.tokens.shape[1]
+        return min(-(-int(split.lengths[indices].max()) // _STEP) * _STEP, split.tokens.shape[1])
+
+    def share(self, batch_size: int, seed: int) -> float:
+        """The mean of `width` over the steps of one window, as a share of task.length."""
+        read = [self.width(self.at(n, batch_size, seed)) for n in range(self.window)]
+        return float(np.mean(read)) / self.encoded["train"].tokens.shape[1] if read else 1.0
 
 
 def open_examples(config, model, tokenizer, seed: int, say: Callable[[str], None]) -> Examples:
@@ -41,7 +60,7 @@ def open_examples(config, model, tokenizer, seed: int, say: Callable[[str], None
         texts = splits["train"].text + (splits["train"].text_pair or [])
         say(f"coverage of the training examples: {vectors.coverage(tokenizer, texts)}")
     names, ids = splits.label_names, tokenizer.special_ids()
-    frame = framing.frame_for(model.architecture, ids)
+    frame = framing.frame_for(model.architecture, ids, tokenizer.frame)
     encoded = {
         split: classification.encode(examples.text, examples.text_pair, examples.label, tokenizer,
                                      frame, config.length, names, ids["pad"])
@@ -49,8 +68,8 @@ def open_examples(config, model, tokenizer, seed: int, say: Callable[[str], None
     }  # fmt: skip
     task = classification.Classification(
         model.architecture, len(names), model.width, ids["pad"], ids["start"],
-        config.head_dropout, config.pooler, bool(model.token_types), config.decoder_input,
-        config.reading,
+        config.head_dropout, config.pooler, model.token_types > 1, config.decoder_input,
+        config.reading, config.head_bias, config.pooler_activation,
     )  # fmt: skip
     chosen = batches.subset(encoded["train"].labels, config.examples, seed)
-    return Examples(tuple(names), encoded, chosen, splits.fingerprint, task)
+    return Examples(tuple(names), encoded, chosen, splits.fingerprint, task, config.alike)

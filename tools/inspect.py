@@ -18,6 +18,7 @@ from rich.console import Console
 import finetune
 import train
 from data import tokenizer as tokenizers
+from huggingface import sources
 from models.config import ModelConfig
 from objectives.batch import Batch
 from objectives.segments import documents
@@ -85,6 +86,7 @@ def pretraining(config, number, folder=None):
     if folder is not None:
         own = dataclasses.replace(config.tokenizer, path=str(folder / "tokenizer.json"))
         config = dataclasses.replace(config, tokenizer=own)
+    config = sources.adopted(config, folder)
     train.objectives.check(config.objective, config.model.architecture)
     text = train.open_text(config, _aside)
     if folder is not None:
@@ -129,7 +131,7 @@ def pretraining(config, number, folder=None):
 def finetuning(config, number, folder=None):
     """The same of a resolved finetune.Config: labelled examples, whose targets are classes."""
     begun = run_directory.read_manifest(folder) if folder else {}
-    origin = folder if begun else locate(config.init_from)[0]
+    origin = folder if begun else locate(sources.run_of(config.init_from, say=_aside))[0]
     pretrained = ModelConfig(**run_directory.read_config(origin)["model"])
     tokenizer = tokenizers.load(origin / "tokenizer.json")
     examples = open_examples(config.task, pretrained, tokenizer, config.seed.order, _aside)
@@ -138,11 +140,12 @@ def finetuning(config, number, folder=None):
     total = finetune.clock_of(config, examples).total
     _check_step(number, total)
     chosen = examples.at(number, config.training.batch_size, config.seed.order)
+    batch = examples.task.batch(examples.encoded["train"], chosen, examples.width(chosen))
     return Seen(
         config=configs.to_dict(config),
         total=total,
         describe=f"{len(examples.names)} labels: {', '.join(examples.names)}",
-        batch=marks.on_host(examples.task.batch(examples.encoded["train"], chosen)),
+        batch=marks.on_host(batch),
         raw=None,
         raw_segments=None,
         places=[

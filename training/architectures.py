@@ -10,6 +10,7 @@ import re
 import jax
 import jax.numpy as jnp
 
+from models.config import explicit
 from training import rules
 from training.config import ConfigError
 
@@ -26,12 +27,14 @@ FILLED = {
     "both": ("encoder", "decoder"),
 }
 AS = tuple(FILLED)
-# What of a network may differ and its parameters still mean the same.
-FREE = ("architecture", "layers", "decoder_layers", "shared_stacks", "vocab_size", "max_length",
-        "dropout", "attention_dropout", "init_std", "dtype")  # fmt: skip
+# What of a network may differ and its parameters still mean the same: between networks of unlike
+# stacks, and between equal ones.
+STACKED = ("architecture", "layers", "decoder_layers", "shared_stacks", "separate_embeddings")
+FREE = ("vocab_size", "max_length", "dropout", "attention_dropout", "init_std", "dtype")
 PRETRAINING = (
     r"(heads/(?!lm/)|generator/).*"  # what an objective has beside the network and its output
 )
+OWN_EMBEDDINGS = r"embed/(decoder_)?((?:positions|norm)/.*)"  # with separate_embeddings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Plan:
         ]
 
 
-def plan(there, here, found, target, init_as, what="init_from"):
+def plan(there, here, found, target, init_as, what="init_from", published=False):
     """The Plan for parameters `target` {path: leaf} of network `here` out of `found` of `there`.
 
     Args:
@@ -86,6 +89,7 @@ def plan(there, here, found, target, init_as, what="init_from"):
       found, target: {path: leaf with shape and dtype}.
       init_as: one of AS: the stacks here that are filled. An encoder-decoder gives each stack the one
         of its name; a network of one stack gives that one.
+      published: the checkpoint is another project's, whose heads need not be those of the objective.
 
     Raises:
       ConfigError: the networks differ in what changes the meaning of parameters, the stacks in depth,
@@ -93,12 +97,15 @@ def plan(there, here, found, target, init_as, what="init_from"):
     """
     _check(there, here, init_as, what)
     if init_as == "same":
-        return Plan({path: path for path in target})
+        heads = r"(heads|generator)/.*" if published else r"(?!)"
+        fresh = [p for p in target if p not in found and re.fullmatch(heads, p)]
+        left = [p for p in found if p not in target and re.fullmatch(heads, p)]
+        return Plan({p: p for p in target if p not in fresh}, (), tuple(fresh), tuple(left))
     origin = _origins(there, here, init_as)
     names, zero, fresh = {}, [], []
     for path in target:
         stack, _, rest = path.partition("/")
-        source = path
+        source = _of_embeddings(path, there, here, init_as, origin)
         if stack in STACKS["encoder_decoder"]:
             if stack not in origin:
                 fresh.append(path)
@@ -129,6 +136,8 @@ def plan(there, here, found, target, init_as, what="init_from"):
             (path.partition("/")[0] in STACKS["encoder_decoder"]
              and (path.partition("/")[0] not in sources or "/cross_attention" in path
                   or "/relative_bias/" in path))
+            or (there.separate_embeddings and not here.separate_embeddings
+                and re.fullmatch(OWN_EMBEDDINGS, path))
             or re.fullmatch(PRETRAINING, path)
         )
     ]  # fmt: skip
@@ -164,16 +173,8 @@ def load(read, made, report, params, shardings):
 
 def _check(there, here, init_as, what):
     """Raises ConfigError unless parameters of `there` mean in `here` what they meant."""
-
-    def resolved(config):
-        return dataclasses.replace(
-            config, embedding_size=config.size_of_embedding, kv_heads=config.key_value_heads,
-            head_size=config.size_of_head,
-            decoder_layers=len(STACKS.get(config.architecture, ())) // 2 * config.depth("decoder"),
-        )  # fmt: skip
-
-    a, b = resolved(there), resolved(here)
-    free = FREE[4:] if init_as == "same" else FREE
+    a, b = explicit(there), explicit(here)
+    free = FREE if init_as == "same" else (*STACKED, *FREE)
     problems = [
         f"model.{field.name} is {getattr(a, field.name)!r} there and {getattr(b, field.name)!r} here"
         for field in dataclasses.fields(here)
@@ -196,6 +197,11 @@ def _check(there, here, init_as, what):
                 f"config.init_as='both' fills one shared stack from the two of {what}; "
                 "expected encoder or decoder"
             )
+    if there.separate_embeddings and not here.separate_embeddings and init_as == "both":
+        raise ConfigError(
+            f"config.init_as='both' fills one table of positions from the two of {what}: expected "
+            "encoder or decoder, or config.model.separate_embeddings=True"
+        )
     for stack, origin in _origins(there, here, init_as).items():
         if there.depth(origin) != here.depth(stack):
             key = "decoder_layers" if here.decoder_layers and stack == "decoder" else "layers"
@@ -206,6 +212,18 @@ def _check(there, here, init_as, what):
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ConfigError(f"{what} does not fit: {'; '.join(problems[:3])}{more}; make them equal")
+
+
+def _of_embeddings(path, there, here, init_as, origin):
+    """Where a stack's own positions or embedding norm come from: of the stack there that fills it, or
+    the only ones; any other path is its own."""
+    own = re.fullmatch(OWN_EMBEDDINGS, path)
+    if not own or there.separate_embeddings == here.separate_embeddings:
+        return path
+    if there.separate_embeddings:
+        read = FILLED[init_as][0]
+        return f"embed/{'decoder_' if origin[read] == 'decoder' else ''}{own[2]}"
+    return f"embed/{own[2]}"
 
 
 def _origins(there, here, init_as):

@@ -6,6 +6,8 @@ one), `optimizer` and `state` lie apart, so that finetuning reads no moments.
 
 import dataclasses
 import logging
+import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -259,9 +261,42 @@ def read_params(checkpoints, step, target, weights="average"):
 
 
 def write_params(run, step, params):
-    """Writes checkpoint `step` of `run` with parameters alone, for what was not trained here."""
-    with ocp.CheckpointManager(paths.absolute(paths.of(run) / "checkpoints")) as manager:
+    """Writes checkpoint `step` of `run` with parameters alone, for what was not trained here.
+
+    Leaves are arrays, or Deferred ones of which one is in memory at a time."""
+    types = ((np.ndarray, ocp.type_handlers.NumpyHandler()),
+             (jax.Array, ocp.type_handlers.ArrayHandler()), (Deferred, _OneByOne()))  # fmt: skip
+    registry = ocp.type_handlers.create_type_handler_registry(*types)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    directory = paths.absolute(paths.of(run) / "checkpoints")
+    with ocp.CheckpointManager(directory, item_handlers={"params": handler}) as manager:
         manager.save(step, args=ocp.args.Composite(params=ocp.args.PyTreeSave(params)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Deferred:
+    """A float32 leaf that `write_params` makes when its turn comes: `read()` gives the array."""
+
+    shape: tuple
+    read: Callable[[], np.ndarray]
+    dtype: np.dtype = np.dtype(np.float32)
+
+
+class _OneByOne(ocp.type_handlers.NumpyHandler):
+    """Writes Deferred leaves one after another; Orbax's own handler copies all of them first."""
+
+    def memory_size(self, values):
+        sizes = [math.prod(value.shape) * value.dtype.itemsize for value in values]
+        return [(size, size) for size in sizes]
+
+    async def serialize(self, values, infos, args=None):
+        args = args or [ocp.SaveArgs()] * len(values)
+        written = self._background_serialize(values, infos, args)
+        return [ocp.future.CommitFutureAwaitingContractedSignals(written, name="deferred")]
+
+    async def _background_serialize(self, values, infos, args=None):
+        for value, info, each in zip(values, infos, args, strict=True):
+            await super()._background_serialize([value.read()], [info], [each])
 
 
 def _or_say(read, folder, *arguments):

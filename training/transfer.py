@@ -57,7 +57,7 @@ class InheritedConfig:
             f"  {field.name:<22} {getattr(model, field.name)!s:<16} "
             + (
                 f"overridden (was {getattr(pretrained, field.name)})"
-                if field.name in changes
+                if getattr(model, field.name) != getattr(pretrained, field.name)
                 else "inherited"
             )
             for field in dataclasses.fields(model)

@@ -14,7 +14,7 @@ from corpora import documents, prepared, write
 from data.framing import Frame
 from data.loader import Batches, batches, evaluation_batches
 
-FRAME = Frame((), (4,), 3)
+FRAME = Frame((), (4,), (3,))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from data import writer
 from data.framing import Frame
 from data.store import Store
 
-ENCODER, DECODER = Frame((2,), (3,), 3), Frame((), (4,), 3)
+ENCODER, DECODER = Frame((2,), (3,), (3,)), Frame((), (4,), (3,))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import models
+import models.stack
 
 SMALL = {"layers": 2, "width": 16, "heads": 4, "mlp_size": 24, "vocab_size": 50, "max_length": 9}
 RANDOM = np.random.default_rng(0)
@@ -125,3 +126,75 @@ def test_the_rows_of_t5s_table_2_are_config_values():
 def test_stacks_that_cannot_share_are_refused(fields):
     with pytest.raises(ValueError, match="two stacks of equal depth"):
         models.ModelConfig(**SMALL, **fields, shared_stacks=True)
+
+
+def hidden(model, params, *sequences):
+    return np.asarray(model.apply({"params": params}, *sequences))
+
+
+def test_unused_rows_lie_before_the_position_table():
+    plain = models.build(models.ModelConfig(**SMALL))
+    moved = models.build(models.ModelConfig(**SMALL, position_offset=2))
+    params = random_parameters(moved, SOURCE)
+    table = params["embed"]["positions"]["embedding"]
+    assert table.shape == (11, 16)
+    same = {**params, "embed": {**params["embed"], "positions": {"embedding": table[2:]}}}
+    np.testing.assert_array_equal(hidden(moved, params, SOURCE), hidden(plain, same, SOURCE))
+
+
+def test_layers_of_two_kinds_are_those_of_networks_of_one_kind():
+    """Layer by layer: the first sees everything by the one base, the next a window by the other."""
+    fields = {"positions": "rotary", "rotary_base": 100.0}
+    shape = {**SMALL, "layers": 3}
+    config = models.ModelConfig(**shape, **fields, window=2, global_every=2, local_rotary_base=10.0)
+    assert [config.window_of(i) for i in range(3)] == [0, 2, 0]
+    assert [config.rotary_base_of(i) for i in range(3)] == [100.0, 10.0, 100.0]
+    params = random_parameters(models.build(config), SOURCE)
+    wide = {**shape, "layers": 1, **fields}
+    kinds = [wide, {**wide, "rotary_base": 10.0, "window": 2}, wide]
+    x = params["embed"]["tokens"]["embedding"][TOKENS]
+    for i, kind in enumerate(kinds):
+        stack = models.stack.Stack(models.ModelConfig(**kind), "encoder")
+        last = params["encoder"]["final_norm"]
+        alone = {"layer_0": params["encoder"][f"layer_{i}"], "final_norm": last}
+        if i < 2:  # without the norm at the end
+            layer = models.stack.Layer(models.ModelConfig(**kind), 1)
+            x = layer.apply({"params": alone["layer_0"]}, x, SOURCE)
+        else:
+            x = stack.apply({"params": alone}, x, SOURCE)
+    np.testing.assert_allclose(x, hidden(models.build(config), params, SOURCE), atol=1e-4)
+
+
+def test_without_the_first_norm_self_attention_reads_the_embeddings():
+    config = models.ModelConfig(**SMALL, embedding_norm=True, first_norm=False)
+    model = models.build(config)
+    params = random_parameters(model, SOURCE)
+    assert "self_attention_norm" not in params["encoder"]["layer_0"]
+    assert "self_attention_norm" in params["encoder"]["layer_1"]
+    _, seen = model.apply(
+        {"params": params}, SOURCE, capture_intermediates=True, mutable=["intermediates"]
+    )
+    seen = seen["intermediates"]
+    kernel = params["encoder"]["layer_0"]["self_attention"]["query"]
+    read = np.asarray(seen["embed"]["__call__"][0])
+    query = read @ kernel["kernel"] + kernel["bias"]
+    got = seen["encoder"]["layer_0"]["self_attention"]["query"]["__call__"][0]
+    np.testing.assert_allclose(got, query, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"global_every": 2}, "global_every=2 with window=0"),
+        ({"local_rotary_base": 10.0, "positions": "rotary"}, "local_rotary_base=10.0.*layers of both"),
+        ({"first_norm": False, "norm_position": "post"}, "first_norm=False with norm_position='post'"),
+        ({"position_offset": 2, "positions": "rotary"}, "position_offset=2 with positions='rotary'"),
+        ({"separate_embeddings": True}, "separate_embeddings=True with architecture='encoder'"),
+        ({"separate_embeddings": True, "architecture": "encoder_decoder", "positions": "none"},
+         "learned positions or an embedding norm"),
+    ],
+)  # fmt: skip
+def test_choices_without_an_object_are_refused_in_one_line(fields, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        models.ModelConfig(**SMALL, **fields)
+    assert "\n" not in str(caught.value)

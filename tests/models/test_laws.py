@@ -22,12 +22,22 @@ KINDS = {
     },
     "relative": {"positions": "relative", "attention_scale": False, "biases": False},
     "none": {"positions": "none", "window": 3},
+    "alternating": {
+        "positions": "rotary",
+        "window": 3,
+        "global_every": 2,
+        "local_rotary_base": 100.0,
+        "embedding_norm": True,
+        "first_norm": False,
+    },
     "factorised": {"embedding_size": 8, "embedding_norm": True},
 }
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
 SHARED = {"positions": "relative", "shared_stacks": True, "qk_norm": True}
 PACKED = [(a, a + "-" + k, KINDS[k]) for a in ARCHITECTURES for k in KINDS]
 PACKED.append(("encoder_decoder", "encoder_decoder-shared", SHARED))
+OWN = {**KINDS["learned"], "separate_embeddings": True, "position_offset": 2}
+PACKED.append(("encoder_decoder", "encoder_decoder-separate", OWN))
 RANDOM = np.random.default_rng(0)
 ROW = RANDOM.integers(0, 100, 12).astype(np.int32)
 LENGTHS = (5, 4)  # two documents, then three positions of padding

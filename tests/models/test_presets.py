@@ -34,6 +34,8 @@ def count(config, head=True):
     traced in no time, times the layers (that they are alike is tested below)."""
     sizes = shapes(dataclasses.replace(config, layers=1, decoder_layers=0), head)
     total = sum(n * (config.layers if "/layer_0/" in path else 1) for path, n in sizes.items())
+    if not config.first_norm:
+        total += (config.layers - 1) * config.width * (1 + config.biases)
     padding = config.padded_vocab_size - config.vocab_size
     width = config.size_of_embedding  # of the table; an output bias and an untied kernel as well
     if head:
@@ -61,6 +63,8 @@ def test_layers_are_alike():
 ROUND = {
     "bert-tiny": 4.4, "bert-mini": 11.3, "bert-small": 29.1, "bert-medium": 41.7,
     "bert-base": 110, "bert-large": 335, "electra-small": 14, "electra-base": 110,
+    "roberta-base": 125, "roberta-large": 355, "distilbert-base": 66,
+    "modernbert-base": 149, "modernbert-large": 395, "bart-base": 140, "bart-large": 400,
     "gpt2": 124, "gpt2-medium": 355, "gpt2-large": 774, "gpt2-xl": 1558,
     "t5-small": 60, "t5-base": 220, "t5-large": 770, "t5-3b": 2800, "t5-11b": 11000,
     "t5-v1.1-small": 77, "t5-v1.1-base": 250, "t5-v1.1-large": 800, "t5-v1.1-xl": 3000,
@@ -150,6 +154,20 @@ def test_a_preset_counts_what_transformers_own_model_counts(name):
             d_model=f["width"], d_kv=f["head_size"], d_ff=f["mlp_size"], num_layers=f["layers"],
             num_heads=f["heads"], feed_forward_proj="gated-gelu" if later else "relu",
             tie_word_embeddings=not later,
+        )  # fmt: skip
+    elif name.startswith("bart"):
+        config = transformers.BartConfig(
+            d_model=f["width"], encoder_layers=f["layers"], decoder_layers=f["layers"],
+            encoder_ffn_dim=f["mlp_size"], decoder_ffn_dim=f["mlp_size"],
+        )  # fmt: skip
+    elif name.startswith("distilbert"):
+        config = transformers.DistilBertConfig(dim=f["width"], n_layers=f["layers"])
+    elif name.startswith(("roberta", "modernbert")):
+        kind = getattr(transformers, PRESETS[name].counted.replace("ForMaskedLM", "Config"))
+        given = {"type_vocab_size": 1, "max_position_embeddings": 514} if "rob" in name else {}
+        config = kind(
+            vocab_size=f["vocab_size"], hidden_size=f["width"], num_hidden_layers=f["layers"],
+            num_attention_heads=f["heads"], intermediate_size=f["mlp_size"], **given,
         )  # fmt: skip
     else:
         kind = transformers.ElectraConfig if name.startswith("electra") else transformers.BertConfig

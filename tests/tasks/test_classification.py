@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import models
-from data.framing import frame_for
+from data.framing import Frame, frame_for
 from tasks import metrics
 from tasks.batches import PADDING, evaluation_indices, indices_at
 from tasks.classification import Classification, encode
@@ -134,6 +134,22 @@ def test_pairs_are_joined_by_sep_and_the_longer_text_is_cut_first():
     assert batch.weights.sum() == 0  # no labels
 
 
+def test_the_second_text_begins_behind_a_separator_of_several_tokens():
+    frame = Frame((2,), (3,), (3, 3))
+    data = encode(["w11 w12"], ["w13"], None, Words(), frame, LENGTH, NAMES, 0)
+    assert data.tokens[0, : data.lengths[0]].tolist() == [2, 11, 12, 3, 3, 13, 3]
+    assert data.types[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 0] and data.cut == 0
+
+
+@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder_decoder"])
+def test_a_batch_of_short_examples_may_be_short(architecture):
+    data = encoded(architecture, ["w11", "w12 w13"], labels=["bad", "good"])
+    long, short = (task_for(architecture).batch(data, np.arange(2), w) for w in (None, 5))
+    for whole, cut in zip(jax.tree.leaves(long), jax.tree.leaves(short), strict=True):
+        assert cut.shape[1] <= 5 and np.array_equal(whole[:, : cut.shape[1]], cut)
+        assert not whole[:, cut.shape[1] :].any() or whole.shape[1] == 1
+
+
 def test_an_unknown_label_is_refused_in_one_line():
     with pytest.raises(ValueError, match="'ugly'.*bad, good") as error:
         encoded("encoder", ["w10", "w11"], labels=["good", "ugly"])
@@ -203,11 +219,14 @@ def test_the_head_learns_a_word_and_dropout_follows_the_key(architecture):
     assert after["classification"][0] < before["classification"][0] / 2
 
 
-def test_the_pooler_is_a_dense_layer_and_tanh():
-    task = task_for("encoder", pooler=True)
+@pytest.mark.parametrize(
+    ("name", "activation"), [("tanh", np.tanh), ("relu", lambda x: np.maximum(x, 0))]
+)
+def test_the_pooler_is_a_dense_layer_and_its_activation(name, activation):
+    task = task_for("encoder", pooler=True, pooler_activation=name)
     head = task.head_parameters(jax.random.key(0))
     states = jnp.asarray(np.random.default_rng(0).normal(size=(3, WIDTH)), jnp.float32)
-    pooled = np.tanh(states @ head["pooler"]["kernel"] + head["pooler"]["bias"][None])
+    pooled = activation(states @ head["pooler"]["kernel"] + head["pooler"]["bias"][None])
     by_hand = pooled @ head["output"]["kernel"] + head["output"]["bias"][None]
     with jax.numpy_rank_promotion("allow"):
         np.testing.assert_allclose(

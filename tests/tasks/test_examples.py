@@ -1,12 +1,15 @@
 """Which examples in which order, how a split is scored, and the file of predictions."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from tasks import batches, metrics, predictions
+from tasks.classification import Encoded
 from tasks.config import TaskConfig
+from tasks.examples import Examples
 
 
 def test_law_01_each_epoch_is_a_permutation_and_a_function_of_the_seed():
@@ -21,6 +24,36 @@ def test_law_01_each_epoch_is_a_permutation_and_a_function_of_the_seed():
     longer = np.concatenate([batches.indices_at(step, 5, 21, 5) for step in range(8)])
     np.testing.assert_array_equal(longer, (first + second)[:40])
     assert len(batches.indices_at(2**31, 4, 3, 2**40)) == 4
+
+
+def test_law_01_batches_of_like_length_read_the_same_examples_and_are_a_function_of_the_seed():
+    lengths = np.random.default_rng(0).integers(3, 60, 48)
+
+    def window(number, seed, size=6):
+        steps = range(number * size, (number + 1) * size)
+        return [batches.alike_at(step, 4, lengths, size, seed).tolist() for step in steps]
+
+    for number in range(4):
+        steps = range(number * 6, (number + 1) * 6)
+        plain = [batches.indices_at(step, 4, 48, 5).tolist() for step in steps]
+        assert sorted(sum(window(number, 5), [])) == sorted(sum(plain, []))
+    spread = [np.ptp(lengths[batch]) for batch in window(0, 5)]
+    assert max(spread) < 25 and sorted(window(0, 5)) != window(0, 5)
+    assert window(1, 5) == window(1, 5) != window(1, 6)
+    order = [np.mean(lengths[batch]) for batch in window(0, 5)]
+    assert order != sorted(order)  # not from the short to the long
+
+
+def test_a_batch_is_as_wide_as_its_longest_example_needs_where_lengths_are_alike():
+    lengths = np.repeat([3, 9, 20], [20, 20, 8])
+    tokens = np.zeros((48, 20), np.int32)
+    train = Encoded(tokens, lengths, tokens, np.zeros(48, np.int32), 0)
+    alike = Examples((), {"train": train}, np.arange(48), "", None, window=12)
+    widths = [alike.width(alike.at(step, 4, 0)) for step in range(12)]
+    assert sorted(widths) == [8] * 5 + [16] * 5 + [20] * 2
+    assert alike.share(4, 0) == np.mean(widths) / 20
+    plain = dataclasses.replace(alike, window=0)
+    assert plain.width(plain.at(3, 4, 0)) == 20 and plain.share(4, 0) == 1.0
 
 
 def test_a_budget_is_stratified_nested_and_decided_by_the_seed():

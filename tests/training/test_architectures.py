@@ -176,6 +176,35 @@ def test_a_decoder_and_an_encoder_are_the_same_where_nothing_is_seen_ahead(a, b)
     assert "relative biases of an encoder tell left from right" in plan.notes[0]
 
 
+SEPARATE = {"separate_embeddings": True, "embedding_norm": True, "position_offset": 2}
+ONE = {"embedding_norm": True, "position_offset": 2}
+
+
+def test_each_stack_keeps_its_own_positions_and_embedding_norm():
+    """Between a network where both stacks share them and one where each has its own, and apart."""
+    both = made("encoder_decoder", **SEPARATE)
+    for stack in ("encoder", "decoder"):
+        single = made(stack, **ONE)
+        plan, params = carried(single, both, "both")
+        equal(encode(both[1], params, TYPED), single[1].apply({"params": single[2]}, TYPED))
+        if stack == "decoder":
+            equal(scores(both[1], params, READ, TYPED), scores(single[1], single[2], TYPED))
+        plan, params = carried(both, single, stack)
+        prefix = "decoder_" if stack == "decoder" else ""
+        for leaf in ("positions/embedding", "norm/scale"):
+            assert plan.names[f"embed/{leaf}"] == f"embed/{prefix}{leaf}"
+    plan, params = carried(both, made("encoder", **ONE), "encoder")
+    equal(encode(made("encoder", **ONE)[1], params), encode(both[1], both[2]))
+    shared = made("encoder_decoder", **ONE)
+    plan, params = carried(shared, both, "both")
+    equal(scores(both[1], params, READ, TYPED), scores(shared[1], shared[2], READ, TYPED))
+    with pytest.raises(ConfigError, match="one table of positions from the two"):
+        carried(both, shared, "both")
+    plan, params = carried(both, shared, "encoder")
+    equal(encode(shared[1], params), encode(both[1], both[2]))
+    carried(both, made("encoder_decoder", **SEPARATE), "same")
+
+
 def test_what_post_norm_does_to_a_decoder_is_said():
     fields = {"norm_position": "post", "embedding_norm": True}
     source, target = made("decoder", **fields), made("encoder_decoder", **fields)

@@ -1,0 +1,147 @@
+"""Makes tests/huggingface/golden/: tiny networks of transformers and what they compute, once and for all.
+
+python tests/huggingface/make_golden.py [NAME ...]      # in an environment with the extra [parity]
+
+A directory is what save_pretrained writes, without a tokenizer, and `answers.safetensors`: hidden states
+and logits for the tokens of tests/parity.py, padded, and a greedy continuation.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import save_file
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import parity  # noqa: E402
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+SPECIAL = {"pad_token_id": 0, "eos_token_id": 4, "bos_token_id": 4}
+LLAMA = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+    **SPECIAL,
+}
+BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+}
+T5 = {
+    "d_model": 12,
+    "d_kv": 4,
+    "d_ff": 16,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 10,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 4,
+}
+MODERNBERT = {
+    **BERT,
+    "num_hidden_layers": 4,
+    "local_attention": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+}
+BART = {
+    "d_model": 12,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "max_position_embeddings": 16,
+    "forced_eos_token_id": None,
+}
+# name: (class, values of its config)
+NETWORKS = {
+    "bert": ("BertForPreTraining", BERT),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16} | SPECIAL,
+    ),
+    "t5": ("T5ForConditionalGeneration", T5),
+    "t5-v1.1": (
+        "T5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "llama": ("LlamaForCausalLM", LLAMA),
+    "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 4}),
+    "qwen2": ("Qwen2ForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 8}),
+    "roberta": ("RobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
+    "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 12}),
+    "electra-discriminator": ("ElectraForPreTraining", {**BERT, "embedding_size": 12}),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {"dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 16},
+    ),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "bart": ("BartForConditionalGeneration", BART),
+}
+
+
+def make(name):
+    """Writes one directory anew."""
+    kind, values = NETWORKS[name]
+    network = getattr(transformers, kind)
+    config = network.config_class(vocab_size=parity.VOCABULARY, **values)
+    config._attn_implementation = "eager"
+    peer = network(config)
+    if name == "t5-v1.1":  # transformers ties the output whatever the config says
+        peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight.detach().clone())
+    parity.randomised(peer, 0.1 if name.startswith("t5") else 0.3)
+    directory = GOLDEN / name
+    shutil.rmtree(directory, ignore_errors=True)
+    peer.save_pretrained(directory)
+    written = json.loads((directory / "config.json").read_text())
+    written.pop("transformers_version")
+    (directory / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    given = {
+        "input_ids": torch.from_numpy(parity.TOKENS).long(),
+        "attention_mask": torch.from_numpy(parity.PADDED).long(),
+    }
+    both = peer.config.is_encoder_decoder
+    if both:
+        given["labels"] = torch.from_numpy(parity.REPLIES).long()
+    with torch.no_grad():
+        out = peer(**given, output_hidden_states=True)
+        states = out.decoder_hidden_states if both else out.hidden_states
+        logits = out.prediction_logits if name == "bert" else out.logits
+        answers = {"hidden": states[-1].numpy(), "logits": logits.numpy()}
+        if hasattr(peer, "generate") and peer.can_generate():
+            prompt = torch.from_numpy(parity.TOKENS[:, :5]).long()
+            peer.generation_config.eos_token_id = None
+            more = peer.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=parity.NEW,
+                do_sample=False,
+            )
+            answers["greedy"] = more[:, -parity.NEW :].numpy().astype(np.int32)
+    save_file(answers, directory / "answers.safetensors")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or NETWORKS:
+        make(name)

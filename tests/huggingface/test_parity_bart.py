@@ -1,0 +1,29 @@
+"""BART there and BART here, through the files: states, logits, gradients, greedy continuation."""
+
+import parity
+import pytest
+
+REASON = "needs PyTorch and transformers: pip install -e .[parity]"
+torch = pytest.importorskip("torch", reason=REASON)
+transformers = pytest.importorskip("transformers", reason=REASON)
+
+pytestmark = pytest.mark.parity
+
+SHAPE = {
+    "vocab_size": parity.VOCABULARY,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 16,
+    "forced_eos_token_id": None,
+}
+
+
+def test_conditional_generation(tmp_path):
+    config = transformers.BartConfig(**SHAPE)
+    peer = parity.randomised(transformers.BartForConditionalGeneration(config))
+    parity.converse(peer, tmp_path, generate=True)

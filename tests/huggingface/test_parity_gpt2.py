@@ -1,0 +1,22 @@
+"""GPT-2 there and GPT-2 here, through the files: states, logits, gradients, what it goes on with."""
+
+import parity
+import pytest
+
+REASON = "needs PyTorch and transformers: pip install -e .[parity]"
+pytest.importorskip("torch", reason=REASON)
+transformers = pytest.importorskip("transformers", reason=REASON)
+
+pytestmark = pytest.mark.parity
+
+SHAPE = {
+    "vocab_size": parity.VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16,
+    "bos_token_id": 4, "eos_token_id": 4, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{"n_inner": 48}, {"tie_word_embeddings": False}], ids=str)
+def test_causal_lm(changes, tmp_path):
+    config = transformers.GPT2Config(**SHAPE, **changes)
+    peer = parity.randomised(transformers.GPT2LMHeadModel(config))
+    parity.converse(peer, tmp_path, generate=True)

@@ -1,0 +1,35 @@
+"""T5 v1.0 and v1.1 there and here, through the files: states, logits, gradients, what they type."""
+
+import parity
+import pytest
+
+REASON = "needs PyTorch and transformers: pip install -e .[parity]"
+torch = pytest.importorskip("torch", reason=REASON)
+transformers = pytest.importorskip("transformers", reason=REASON)
+
+pytestmark = pytest.mark.parity
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.1, tied"])
+def test_span_corruption(version, tmp_path):
+    later = version != "1.0"
+    config = transformers.T5Config(
+        vocab_size=parity.VOCABULARY,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_decoder_layers=3 if later else 2,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=10,
+        feed_forward_proj="gated-gelu" if later else "relu",
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        **({"tie_word_embeddings": False} if later else {}),
+    )
+    peer = transformers.T5ForConditionalGeneration(config)
+    if version == "1.1":  # transformers ties them whatever the config says, until a file differs
+        peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight.detach().clone())
+    # Scores are not scaled and gates multiply: larger parameters would make rounding visible.
+    parity.converse(parity.randomised(peer, 0.1), tmp_path, generate=True)

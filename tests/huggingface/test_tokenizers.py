@@ -1,0 +1,276 @@
+"""Tokenizers of other people: the pieces, the roles and the frame that their files say, and ours out.
+
+Pieces are compared with the tokenizers library's own classes and with segmentations made by hand.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from published import (
+    TEXTS,
+    WORDS,
+    bpe_pieces,
+    byte_level,
+    sentencepiece,
+    unigram_pieces,
+    wordpiece,
+)  # fmt: skip
+from tokenizers import AddedToken, Tokenizer
+
+from data import tokenizer as ours
+from data.framing import Frame, frame_for
+from huggingface.tokenizers import read_tokenizer, write_tokenizer
+from tasks.classification import encode
+from training.config import ConfigError
+
+
+def spelled(tokenizer, text):
+    return [tokenizer.piece(i) for i in tokenizer.encode(text)]
+
+
+def pair_of(tokenizer, architecture, first, second):
+    """(tokens, types) of a pair as finetuning frames it."""
+    frame = frame_for(architecture, tokenizer.special_ids(), tokenizer.frame)
+    found = encode([first], [second], [], tokenizer, frame, 60, (), 0)
+    count = found.lengths[0]
+    return found.tokens[0, :count].tolist(), found.types[0, :count].tolist()
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_vocab_txt_is_cut_as_the_library_cuts_it(tmp_path, lower):
+    reference = wordpiece(tmp_path, do_lower_case=lower, unk_token="[UNK]")
+    made = read_tokenizer(tmp_path)
+    assert made.size == reference.get_vocab_size() and made.roles == {}
+    for text in [*TEXTS, *WORDS]:
+        assert made.encode(text).tolist() == reference.encode(text, add_special_tokens=False).ids
+    ids = made.special_ids()
+    assert [ids[role] for role in ("pad", "unk", "cls", "sep", "mask", "eos")] == [
+        0,
+        4,
+        5,
+        6,
+        7,
+        -1,
+    ]
+    assert made.frame == Frame((5,), (6,), (6,))
+    assert made.encode("a [MASK] b", specials=True).tolist().count(7) == 1
+    framed = reference.encode(TEXTS[0], TEXTS[3])
+    assert pair_of(made, "encoder", TEXTS[0], TEXTS[3]) == (framed.ids, framed.type_ids)
+
+
+def test_tokenizer_json_goes_before_other_files_and_does_not_cut_or_pad(tmp_path):
+    reference = wordpiece(tmp_path)
+    inner = Tokenizer.from_str(reference.to_str())
+    inner.enable_truncation(8)
+    inner.enable_padding(length=8)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "vocab.txt").write_text("[UNK]\n")
+    made = read_tokenizer(tmp_path)
+    assert len(made.encode(TEXTS[0])) == 10 and len(made.encode("hello")) == 1
+    assert made.encode(TEXTS[0]).tolist() == ours.load(tmp_path).encode(TEXTS[0]).tolist()
+
+
+def test_bytes_of_gpt2_have_no_frame_but_between_documents(tmp_path):
+    reference = byte_level(tmp_path)
+    made = read_tokenizer(tmp_path)
+    for text in TEXTS:
+        assert made.encode(text).tolist() == reference.encode(text).ids
+        assert made.decode(made.encode(text)) == text
+    ids = made.special_ids()
+    assert ids["eos"] == 0 and ids["pad"] == -1
+    assert made.frame == Frame((), (), (0,))
+    assert frame_for("decoder", ids, made.frame) == made.frame
+    assert frame_for("decoder", ids, made.frame, documents=True) == Frame((), (0,), (0,))
+
+
+def test_roberta_separates_a_pair_by_two_tokens(tmp_path):
+    byte_level(tmp_path, "roberta")
+    made = read_tokenizer(tmp_path)
+    assert made.frame == Frame((0,), (2,), (2, 2))
+    a, b = (made.encode(text).tolist() for text in ("the fox", "a dog"))
+    tokens, types = pair_of(made, "encoder", "the fox", "a dog")
+    assert tokens == [0, *a, 2, 2, *b, 2] and sum(types) == len(b) + 1
+    ids = made.special_ids()
+    assert [ids[role] for role in ("cls", "pad", "sep", "unk", "mask")] == [0, 1, 2, 3, 4]
+
+
+def test_a_unigram_model_is_cut_by_the_best_sum_of_scores(tmp_path):
+    sentencepiece(tmp_path, unigram_pieces(), dummy=1, collapse=1)
+    made = read_tokenizer(tmp_path)
+    count = len(unigram_pieces())
+    assert made.size == count + 100
+    assert spelled(made, " the  lower quick ") == ["▁the", "▁low", "er", "▁quick"]
+    assert made.decode(made.encode("the lower quick")) == "the lower quick"
+    ids = made.special_ids()
+    assert ids["sentinels"] == tuple(range(count + 99, count - 1, -1))
+    assert (ids["pad"], ids["eos"], ids["unk"], ids["start"]) == (0, 1, 2, 0)
+    assert made.frame == Frame((), (1,), (1,))
+    tokens, _ = pair_of(made, "encoder_decoder", "the", "low")
+    assert [made.piece(i) for i in tokens] == ["▁the", "</s>", "▁low", "</s>"]
+    # The lattice may take any piece: what spells a control piece does not become it.
+    assert not {0, 1} & set(made.encode("a </s> and <pad>").tolist())
+    assert {0, 1} < set(made.encode("a </s> and <pad>", specials=True).tolist())
+
+
+def test_a_bpe_model_merges_by_score_and_spells_the_rest_in_bytes(tmp_path):
+    sentencepiece(tmp_path, bpe_pieces(), 2, "tokenizer.model", "llama", bytes=True, collapse=0)
+    made = read_tokenizer(tmp_path)
+    assert spelled(made, "the lower low") == ["▁the", "▁lower", "▁low"]
+    assert spelled(made, " the") == ["▁", "▁the"]  # a blank goes before every text
+    assert spelled(made, "ü") == ["▁", "<0xC3>", "<0xBC>"]
+    assert made.decode(made.encode("the ü low")) == "the ü low"
+    assert made.frame == Frame((1,), (), (1,))
+    ids = made.special_ids()
+    assert frame_for("decoder", ids, made.frame, documents=True) == Frame((1,), (2,), (1,))
+    # A long text is cut before a blank, and its pieces are those of the whole.
+    text = "the lower low " * 6000
+    long = made.encode(text.strip())
+    np.testing.assert_array_equal(long, np.tile(made.encode("the lower low"), 6000))
+
+
+def test_roles_that_no_name_tells_come_from_the_files_and_stay_with_the_run(tmp_path):
+    inner = byte_level(tmp_path)
+    inner.add_special_tokens(["<|im_end|>", "<|im_start|>"])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    named = {"eos_token": {"content": "<|im_end|>", "lstrip": False}, "pad_token": "<|endoftext|>",
+             "bos_token": None, "mask_token": "<nowhere>"}  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    made = read_tokenizer(tmp_path)
+    end = made.vocabulary()["<|im_end|>"]
+    assert made.special_ids()["eos"] == end and made.special_ids()["pad"] == 0
+    assert made.special_ids()["mask"] == -1
+    made.save(tmp_path / "run.json")
+    (tmp_path / "run").mkdir()
+    made.save(tmp_path / "run" / "tokenizer.json")
+    again = ours.load(tmp_path / "run")
+    assert again.special_ids() == made.special_ids() and again.fingerprint == made.fingerprint
+    (tmp_path / "run" / "special_tokens_map.json").unlink()
+    assert ours.load(tmp_path / "run").fingerprint != made.fingerprint
+    # Padding that is the end of a document would end it.
+    (tmp_path / "special_tokens_map.json").write_text('{"pad_token": "<|im_end|>"}')
+    assert read_tokenizer(tmp_path).special_ids()["pad"] == -1
+    # BART: what the decoder starts with is a number in the model's config.
+    (tmp_path / "config.json").write_text(json.dumps({"decoder_start_token_id": end}))
+    assert read_tokenizer(tmp_path).special_ids()["start"] == end
+
+
+def test_added_tokens_have_the_numbers_they_were_given(tmp_path):
+    wordpiece(tmp_path)
+    size = read_tokenizer(tmp_path).size
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[X1]": size, "[X2]": size + 1}))
+    made = read_tokenizer(tmp_path)
+    assert made.vocabulary()["[X2]"] == size + 1 == made.size - 1
+    assert size not in made.encode("[X1]") and size in made.encode("[X1]", specials=True)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[X1]": size + 7}))
+    with pytest.raises(ConfigError, match=f"has number {size}, said to be {size + 7}"):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "has no tokenizer: expected tokenizer.json, vocab.txt"),
+        ({"tokenizer.json": "{}"}, "tokenizer.json cannot be read as a tokenizer"),
+        ({"tokenizer.json": "[1"}, "tokenizer.json cannot be read as a tokenizer"),
+        ({"tokenizer_config.json": "[]"}, "holds no JSON object"),
+        ({"spiece.model": "nothing of the kind"}, "spiece.model cannot be read as a tokenizer"),
+        ({"spiece.model": ""}, "it holds no pieces"),
+        ({"vocab.json": "{}", "merges.txt": "a b c"}, "cannot be read as a tokenizer"),
+        ({"vocab.txt": "a\nb\n"}, "it has no cls and no sep token"),
+        ({"vocab.txt": "a\n", "config.json": '{"model_type": "qwen3"}'}, "vocab.txt of a qwen3 but"),
+        ({"spiece.model": "", "config.json": '{"model_type": "albert"}'}, "of a albert but no tok"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path, files, message):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torn_sentencepiece_model_is_refused_wherever_it_is_cut(tmp_path):
+    data = sentencepiece(tmp_path, unigram_pieces(), dummy=1, collapse=1)
+    rng = np.random.default_rng(0)
+    for trial in range(120):
+        torn = bytearray(data[: rng.integers(len(data))] if trial % 2 else data)
+        for place in rng.integers(0, max(1, len(torn)), 3 * (trial % 3)):
+            torn[place : place + 1] = bytes(rng.integers(0, 256, 1, np.uint8))
+        (tmp_path / "spiece.model").write_bytes(torn)
+        try:
+            read_tokenizer(tmp_path)
+        except ConfigError as error:
+            assert "cannot be read as a tokenizer" in str(error)
+
+
+def test_a_link_out_of_the_directory_is_refused(tmp_path):
+    home, outside = tmp_path / "home", tmp_path / "outside"
+    home.mkdir()
+    outside.mkdir()
+    wordpiece(outside)
+    (home / "vocab.txt").symlink_to(outside / "vocab.txt")
+    with pytest.raises(ConfigError, match="outside of its directory"):
+        read_tokenizer(home)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+@pytest.mark.parametrize(
+    ("architecture", "head", "single", "pair"),
+    [
+        ("encoder", "lm", "[CLS] a [SEP]", "[CLS] a [SEP] b [SEP]"),
+        ("decoder", "lm", "a", "a b"),
+        ("decoder", "classification", "a [EOS]", "a [SEP] b [EOS]"),
+        ("encoder_decoder", "lm", "a [EOS]", "a [SEP] b [EOS]"),
+    ],
+)
+def test_ours_goes_out_with_the_frame_of_its_model(
+    tmp_path, kind, architecture, head, single, pair
+):
+    made = ours.train(TEXTS * 20, kind=kind, vocab_size=400)
+    write_tokenizer(made, tmp_path, architecture=architecture, head=head, max_length=77,
+                    token_types=architecture == "encoder")  # fmt: skip
+    inner = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    first, second = made.encode("one word"), made.encode("two")
+    known = {"a": first, "b": second}
+
+    def ids(template):
+        return np.concatenate(
+            [known.get(t, [inner.token_to_id(t)]) for t in template.split()]
+        ).tolist()
+
+    assert inner.encode("one word").ids == ids(single)
+    found = inner.encode("one word", "two")
+    assert found.ids == ids(pair)
+    if head != "lm" or architecture != "decoder":
+        tokens, types = pair_of(made, architecture, "one word", "two")
+        assert (tokens, types) == (found.ids, found.type_ids)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == 77 and settings["mask_token"] == "[MASK]"
+    assert settings["padding_side"] == ("left" if ids("a") == ids(single) else "right")
+    assert ("token_type_ids" in settings["model_input_names"]) == (architecture == "encoder")
+    again = read_tokenizer(tmp_path)
+    assert again.special_ids() == made.special_ids() and again.roles == {}
+    same = frame_for(architecture, made.special_ids(), again.frame)
+    assert same == frame_for(architecture, made.special_ids(), made.frame)
+    for text in (*TEXTS, "[MASK] and [CLS]"):
+        assert again.encode(text).tolist() == made.encode(text).tolist()
+    # The token for a masked word takes the blank before it along where words carry theirs.
+    masked = inner.encode("one [MASK] word", add_special_tokens=False).ids
+    assert made.piece(masked[masked.index(5) - 1]) not in ("Ġ", "▁")
+
+
+def test_a_foreign_tokenizer_goes_out_as_it_came(tmp_path):
+    (tmp_path / "in").mkdir()
+    inner = byte_level(tmp_path / "in")
+    inner.add_special_tokens([AddedToken("<|im_end|>", special=True)])
+    inner.save(str(tmp_path / "in" / "tokenizer.json"))
+    (tmp_path / "in" / "special_tokens_map.json").write_text('{"eos_token": "<|im_end|>"}')
+    made = read_tokenizer(tmp_path / "in")
+    for head, name in (("lm", "a"), ("classification", "b")):
+        write_tokenizer(made, tmp_path / name, architecture="decoder", head=head, max_length=9,
+                        token_types=False)  # fmt: skip
+        again = read_tokenizer(tmp_path / name)
+        assert again.special_ids() == made.special_ids() and again.frame == made.frame
+        named = json.loads((tmp_path / name / "special_tokens_map.json").read_text())
+        assert named["pad_token"] == named["eos_token"] == "<|im_end|>"
