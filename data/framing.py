@@ -40,6 +40,8 @@ def frame_for(
         raise ValueError(
             f"unknown architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}"
         )
+    if own is not None and not own.extra and architecture != "decoder":
+        own = None  # only a decoder reads a bare text
     closing = "sep" if architecture == "encoder" else "eos"
     needed = ("cls", "sep") if architecture == "encoder" else ("eos",)
     missing = [name for name in needed if special_ids[name] < 0]

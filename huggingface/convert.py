@@ -5,6 +5,7 @@ All names, shapes and dtypes are checked before anything is written.
 
 import dataclasses
 import functools
+import json
 import pathlib
 
 import jax
@@ -46,6 +47,11 @@ def from_hf(source: str, workdir: str, alone: bool = False) -> str:
         raise ConfigError(f"{str(workdir)!r} is not empty; choose another directory for the run")
     if not alone and halves.are_in(source):
         return halves.join(source, workdir, functools.partial(from_hf, alone=True))
+    if not (source / "config.json").is_file():
+        raise ConfigError(
+            f"{str(source)!r} has no config.json; expected a Hugging Face directory, with its model and "
+            "its tokenizer"
+        )
     config = read_json(source / "config.json")
     family = _family_of(config, source)
     name = _class_of(config, family)
@@ -54,6 +60,11 @@ def from_hf(source: str, workdir: str, alone: bool = False) -> str:
         family = family.bare()
     stored = {family.present(name): name for name in weights.leaves}
     model = family.model(_untied(config, family, weights, stored))
+    if max(model.layers, model.decoder_layers) > len(weights.leaves):
+        raise ConfigError(
+            f"{source}/config.json says {max(model.layers, model.decoder_layers):,} layers, its files have "
+            f"{len(weights.leaves)} tensors; fetch both again"
+        )
     must, may = shapes.of_class(family, shapes.of_network(family, model, len(labels)), name)
     tree = must | _complete(family.moves(model, may), may, stored)
     moves = family.moves(model, tree)
@@ -74,13 +85,13 @@ def from_hf(source: str, workdir: str, alone: bool = False) -> str:
     checkpoint.write_params(folder, 0, rules.merge(deferred, {}))
     tokenizer.save(folder / "tokenizer.json")
     dtypes = {move.theirs: str(weights.leaves[stored[move.theirs]].dtype) for move in moves}
-    main = max(DTYPES, key=list(dtypes.values()).count)
+    usual = max(DTYPES, key=list(dtypes.values()).count)
     origin = {
         "source": str(source),
         "model_type": family.model_type,
         "class": name,
-        "dtype": main,
-        "dtypes": {n: dtype for n, dtype in dtypes.items() if dtype != main},
+        "dtype": usual,
+        "dtypes": {n: dtype for n, dtype in dtypes.items() if dtype != usual},
     }
     extra = {"tokenizer": tokenizer.fingerprint, "huggingface": origin}
     if any(path.startswith("heads/classification/") for path in tree):
@@ -89,7 +100,7 @@ def from_hf(source: str, workdir: str, alone: bool = False) -> str:
     run_directory.write_manifest(folder, record, extra)
     run_directory.record_run(folder, record, "pretrain", model)
     count = sum(int(np.prod(shape)) for shape in tree.values())
-    return f"{name} in {main}: {len(moves)} tensors, {count:,} parameters with the vocabulary's padding"
+    return f"{name} in {usual}: {len(moves)} tensors, {count:,} parameters with the vocabulary's padding"
 
 
 def _made(weights, theirs, move, tree, part):
@@ -105,7 +116,7 @@ def _made(weights, theirs, move, tree, part):
 def _family_of(config, source):
     """The family of a config.json. Raises ConfigError naming those that there are."""
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(
             f"{source}/config.json has model_type={kind!r}; expected one of {', '.join(FAMILIES)}"
         )
@@ -115,7 +126,7 @@ def _family_of(config, source):
 def _class_of(config, family):
     """The class whose parameters a directory holds; without a word that of the network alone."""
     named = config.get("architectures") or [family.network]
-    if not isinstance(named, list) or named[0] not in family.classes:
+    if not isinstance(named, list) or str(named[0]) not in family.classes:
         raise ConfigError(
             f"config.json has architectures={named!r}, which has no counterpart here; expected one of "
             f"{', '.join(family.classes)}"
@@ -191,7 +202,7 @@ def _equal(a, b):
 
 def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> str:
     """Writes checkpoint RUN[@STEP] of a run as a Hugging Face directory, and returns a line that says
-    as what.
+    as what. Without a step it is the one that finetune.py scored, or the newest.
 
     Args:
       dtype: of the tensors; '': that of the directory the run was made of, else float32.
@@ -200,7 +211,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
     Raises ConfigError, before anything is written, for a network without a counterpart there, with the
     values that would have one.
     """
-    folder, step = checkpoint.locate(run)
+    folder, step = checkpoint.locate(run, _scored(run))
     target = pathlib.Path(directory)
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{str(directory)!r} is not empty; choose another directory")
@@ -216,12 +227,14 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
             return to_hf(run, directory, dtype, architecture)
 
         return halves.part(folder, step, record, manifest, directory, alone)
-    family, config = _family_for(model, origin.get("model_type"), architecture, folder)
+    task = record["config"].get("task")
+    task = task and dataclasses.asdict(TaskConfig()) | task
+    family, config = _family_for(model, origin.get("model_type"), architecture, task, folder)
     name, tree = _class_for(
         family, model, tree, len(labels), origin.get("class"), architecture, folder
     )
-    if "classification" in family.classes[name] and "task" in record["config"]:
-        _check_task(family, record["config"]["task"], folder)
+    if task and "classification" in family.classes[name]:
+        _check_task(family, task, folder)
     moves = family.named(name).moves(model, tree)
     tokenizer = tokenizers.load(folder / "tokenizer.json")
     ids = _token_ids(tokenizer, model, config, folder)
@@ -270,6 +283,12 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
     return f"{name} in {stored_as}: {len(moves)} tensors of {folder} at step {step}"
 
 
+def _scored(run):
+    """The step whose scores a finetuned run gives, '' where a step is named or nothing was scored."""
+    file = paths.of(run) / "scores.json"
+    return json.loads(file.read_text())["step"] if file.is_file() else ""
+
+
 def _token_ids(tokenizer, model, config, folder):
     """Numbers of special tokens, by their keys in config.json; None where the tokenizer has none.
 
@@ -315,7 +334,7 @@ class _Parameters:
         return np.asarray(self.arrays[path])
 
 
-def _family_for(model, kind, architecture, folder):
+def _family_for(model, kind, architecture, task, folder):
     """(family that can say a network, its config.json)."""
     found = {}
     for family in FAMILIES.values():
@@ -328,6 +347,8 @@ def _family_for(model, kind, architecture, folder):
             f"architecture={architecture!r} is in no table; expected one of {', '.join(names)}"
         )
     fitting = [name for name, (problems, _, _) in found.items() if not problems]
+    if task:  # a stable sort: of those that fit alike the first
+        fitting.sort(key=lambda name: len(found[name][1].unmet(task)))
     if fitting:
         return found[kind if kind in fitting else fitting[0]][1:]
     alike = [n for n, (_, f, _) in found.items() if f.fixed["architecture"] == model.architecture]
@@ -365,7 +386,6 @@ def _class_for(family, model, tree, classes, origin, architecture, folder):
 
 def _check_task(family, task, folder):
     """Raises ConfigError where a classification head reads what its counterpart does not."""
-    task = dataclasses.asdict(TaskConfig()) | task
     wrong = [
         f"config.task.{name}={task[name]!r} (expected {value!r})"
         for name, value in family.unmet(task).items()

@@ -5,7 +5,7 @@ Made in huggingface/families/, one file each; used by huggingface/convert.py.
 
 import math
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -174,6 +174,8 @@ class Family:
                 found |= key.read(config)
             except ValueError as error:
                 problems.append(str(error))
+            except (TypeError, ZeroDivisionError):  # what another key says is no number
+                problems.append(f"{key.theirs} depends on another key (expected numbers)")
         if problems:
             raise ConfigError(
                 f"config.json of a {self.model_type} says what has no counterpart here: "
@@ -272,6 +274,9 @@ class Family:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
 
+_LOWEST = {f.name: f.metadata["min"] for f in fields(ModelConfig) if "min" in f.metadata}
+
+
 def _typed(name, value):
     """`value` in the type of the field: JSON writes 0 for 0.0."""
     kind = type(getattr(ModelConfig(), name))
@@ -279,8 +284,9 @@ def _typed(name, value):
         return float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError(f"{value!r} for {name}; expected {kind.__name__}")
-    if kind is int and value < 0:
-        raise ValueError(f"{value!r} for {name}; expected a natural number")
+    lowest = _LOWEST.get(name, value)
+    if value < lowest:
+        raise ValueError(f"{value!r} for {name}; expected at least {lowest!r}")
     return value
 
 

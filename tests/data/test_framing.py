@@ -21,6 +21,31 @@ def test_each_architecture_has_its_frame():
         frame_for("encoder", {"cls": -1, "sep": 3, "eos": 4})
 
 
+def test_a_frame_of_the_tokenizers_own_goes_before_and_closes_documents():
+    roberta, llama, bare = Frame((2,), (3,), (3, 3)), Frame((7,), (), (7,)), Frame((), (), (4,))
+    assert frame_for("encoder", IDS, roberta) == frame_for("encoder", IDS, roberta, True) == roberta
+    assert frame_for("decoder", IDS, llama) == llama
+    assert frame_for("decoder", IDS, llama, documents=True) == Frame((7,), (4,), (7,))
+    assert frame_for("decoder", IDS, bare) == bare
+    assert frame_for("decoder", IDS, bare, documents=True) == Frame((), (4,), (4,))
+    assert frame_for("encoder", IDS, bare) == ENCODER  # only a decoder reads a bare text
+    assert frame_for("encoder_decoder", IDS, bare) == DECODER
+    with pytest.raises(ValueError, match="no eos token"):
+        frame_for("decoder", {"cls": 2, "sep": 3, "eos": -1}, llama, documents=True)
+    assert frame_example([10, 11, 12], [13, 14], roberta, 8).tolist() == [
+        2,
+        10,
+        11,
+        3,
+        3,
+        13,
+        14,
+        3,
+    ]
+    with pytest.raises(ValueError, match="the frame alone takes 4"):
+        frame_example([10], [11], roberta, 4)
+
+
 @pytest.mark.parametrize(
     ("of", "expected"),
     [(ENCODER, [2, 10, 11, 3, 2, 12, 3, 2, 3]), (DECODER, [10, 11, 4, 12, 4, 4])],

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import weakref
 
+import jax
 import numpy as np
 import parity
 import pytest
@@ -49,6 +51,11 @@ WRONG = {
     "a number that is none": ({"config": {"hidden_size": "32"}}, "'32' for width"),
     "a number below 0": ({"config": {"hidden_size": -16}}, "-16 for width"),
     "another size": ({"config": {"hidden_size": 32}}, "is .16., expected .32."),
+    "a size of nothing": (
+        {"config": {"num_attention_heads": 0}},
+        "0 for heads; expected at least 1",
+    ),
+    "more layers than tensors": ({"config": {"num_hidden_layers": 10**9}}, "1,000,000,000 layers"),
     "another depth": ({"config": {"num_hidden_layers": 3}}, "missing bert.encoder.layer.2"),
     "a layer more": ({"config": {"num_hidden_layers": 1}}, "unexpected bert.encoder.layer.1"),
     "a class": ({"config": {"architectures": ["BertForMultipleChoice"]}}, "BertForMultipleChoice"),
@@ -170,3 +177,23 @@ def test_the_modern_recipe_without_an_output_bias_is_qwen3():
     model = completed(ModelConfig(**fields), 4096, 128)
     fitting = [kind for kind, family in FAMILIES.items() if not family.config(model)[1]]
     assert fitting == ["qwen3"]
+
+
+def test_deferred_leaves_of_a_checkpoint_are_made_one_after_another(tmp_path):
+    made, alive = [], []
+
+    def leaf(number):
+        def read():
+            alive.append(sum(array() is not None for array in made))
+            array = np.full((64, 3), number, np.float32)
+            made.append(weakref.ref(array))
+            return array
+
+        return checkpoint.Deferred((64, 3), read)
+
+    checkpoint.write_params(tmp_path, 0, {f"part_{n}": leaf(n) for n in range(8)})
+    assert len(made) == 8 and max(alive) <= 2
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = {"part_5": jax.ShapeDtypeStruct((64, 3), np.float32, sharding=place)}
+    read = checkpoint.read_params(tmp_path / "checkpoints", 0, target)
+    assert (np.asarray(read["part_5"]) == 5).all()
