@@ -90,8 +90,8 @@ def part(folder, step, record, manifest, directory, to_hf) -> str:
             _files(folder, run)
             run_directory.write_json(run / "manifest.json", manifest | {"huggingface": origin})
             run_directory.record_run(run, record["config"], record["kind"], network)
-            said.append(to_hf(str(run), targets[name], _CLASSES[name]))
-    return "; ".join(f"{name}: {line}" for name, line in zip(halves, said, strict=True))
+            said.append(to_hf(str(run), targets[name], _CLASSES[name]).partition(" of ")[0])
+    return f"{' and '.join(said)} of {folder} at step {step}"
 
 
 def _network(run):
