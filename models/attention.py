@@ -3,6 +3,8 @@ A layer of models/stack.py calls it; the mask comes as two Sequences, not as an 
 `attend` is the plain path, the one place that makes the mask dense.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -30,7 +32,7 @@ class Attention(nn.Module):
     """
 
     config: ModelConfig
-    depth: int
+    depth: int  # of the stack, for the initial size of `out`
     cross: bool = False
     layer: int = 0  # of the stack: some layers see, and turn, otherwise than others
 
@@ -59,6 +61,7 @@ class Attention(nn.Module):
             base = config.rotary_base if self.cross else config.rotary_base_of(self.layer)
             q = rotate(q, queries.positions, base)
             k = rotate(k, keys.positions, base)
+        # Crossing over, every query sees all of the other sequence's segment.
         mask = allowed(
             queries.segments,
             keys.segments,
@@ -80,7 +83,16 @@ class Attention(nn.Module):
         return Dense(config, config.width, kind="residual", depth=self.depth, name="out")(out)
 
 
-def attend(q, k, v, mask, *, bias=None, scale=1.0, dropout=lambda probabilities: probabilities):
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    *,
+    bias: jax.Array | None = None,
+    scale: float = 1.0,
+    dropout: Callable[[jax.Array], jax.Array] = lambda probabilities: probabilities,
+) -> jax.Array:
     """softmax(q k + bias) v: q[B,T,H,K], k[B,S,G,K], v[B,S,G,K], mask[B,T,S] -> [B,T,H,K].
 
     bias float32[H,T,S] is added to the scores. Scores and softmax are float32. Heads move before

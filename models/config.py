@@ -122,10 +122,8 @@ class ModelConfig:
                 f"{self.size_of_embedding} entries: choose an even model.width or embedding_size"
             )
         if self.positions == "relative":
-            # In an encoder half of the buckets are for each direction, half of those exact.
-            exact = self.relative_buckets // (2 if self.architecture == "decoder" else 4)
-            if self.architecture == "encoder_decoder":
-                exact = self.relative_buckets // 2
+            # Half of the buckets hold one distance each; an encoder has half of them for each side.
+            exact = self.relative_buckets // (4 if self.architecture == "encoder" else 2)
             if self.relative_buckets % 4 or self.relative_max_distance <= exact:
                 raise ValueError(
                     f"model.relative_buckets={self.relative_buckets} with "

@@ -59,11 +59,11 @@ class Dense(nn.Module):
     config: ModelConfig
     features: int
     kind: str = "kernel"  # row of the table of initial distributions
-    depth: int = 1
+    depth: int = 1  # of the stack, for the initial size of what is added to the stream
     bias: bool = False  # one also where the config has none
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param(
             "kernel", initial(self.config, self.kind, self.depth), (x.shape[-1], self.features)
         )
@@ -84,7 +84,7 @@ class Norm(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         config, shape = self.config, (1,) * (x.ndim - 1) + (-1,)
         dtype, x = x.dtype, x.astype(jnp.float32)
         scale = self.param("scale", ONES, (x.shape[-1],)).reshape(shape)
@@ -101,10 +101,10 @@ class Mlp(nn.Module):
     """[B,T,D] -> [B,T,D] by way of F: out(act(in x)), or gated out(act(gate x) * in x)."""
 
     config: ModelConfig
-    depth: int
+    depth: int  # of the stack
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         config = self.config
         activation = ACTIVATIONS[config.activation]
         hidden = Dense(config, config.mlp_size, name="in")(x)  # [B,T,F]

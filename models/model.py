@@ -22,7 +22,7 @@ class Table(nn.Module):
 
     config: ModelConfig
     rows: int
-    kind: str
+    kind: str  # row of the table of initial distributions (models/initial.py)
 
     def setup(self):
         self.embedding = self.param(
@@ -31,7 +31,7 @@ class Table(nn.Module):
             (self.rows, self.config.size_of_embedding),
         )
 
-    def __call__(self, ids):
+    def __call__(self, ids: jax.Array) -> jax.Array:  # int32[...] -> float32[...,E]
         return jnp.take(self.embedding, ids, axis=0, mode="fill")
 
 

@@ -28,6 +28,7 @@ def rotate(x: jax.Array, positions: jax.Array, base: float) -> jax.Array:
 
 
 def _angles(positions: jax.Array, size: int, base: float) -> jax.Array:
+    """int32[...] -> float32[..., size / 2]: position / base^(2i / size), in radians."""
     wavelengths = np.float32(base) ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
     return positions.astype(jnp.float32)[..., None] / wavelengths.reshape(
         (1,) * positions.ndim + (-1,)

@@ -38,7 +38,11 @@ def sequence_of(
     prefix: jax.Array | None = None,
     types: jax.Array | None = None,
 ) -> Sequence:
-    """The Sequence of tokens[...,T] and segments[...,T]: positions counted within each segment."""
+    """The Sequence of tokens int32[...,T] and segments int32[...,T] (prefix bool[...,T], types
+    int32[...,T]): positions counted within each segment.
+
+    Raises ValueError for an unknown visibility, and for "prefix" without a prefix or the reverse.
+    """
     if visibility not in VISIBILITIES:
         raise ValueError(f"visibility {visibility!r}: expected one of {', '.join(VISIBILITIES)}")
     if (visibility == "prefix") != (prefix is not None):
