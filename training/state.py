@@ -90,16 +90,25 @@ def averaged(state):
 
 
 def at_frequencies(params, answers):
-    """`params` with each output bias (heads/lm/bias [V], of a generator too) at log(1 + count) of the
-    answers to loss 'lm' (entropy.added): the best guess before anything is read.
+    """`params` with each output bias at how often its answers occur (entropy.added): the best guess
+    before anything is read. That of a head of classes (heads/lm/bias [V], of a generator too, or
+    heads/NAME/output/bias [C]) at log(1 + count) of the answers to loss NAME, that of a yes or no, [1],
+    at their log odds.
 
-    Then no hidden state has to carry how often each piece occurs, and none of the first updates goes
-    into writing that into the token table, which leaves tokens hard to tell apart (docs/log.md)."""
+    Then no hidden state has to carry how often each answer occurs, and none of the first updates goes
+    into writing that into the token table or into one direction that all states share, which leaves
+    tokens hard to tell apart (docs/log.md)."""
     flat = rules.paths(params)
     for path, bias in flat.items():
-        if re.fullmatch(r"(.*/)?heads/lm/bias", path) and "lm" in answers:
+        found = re.fullmatch(r"(?:.*/)?heads/(\w+)/(?:output/)?bias", path)
+        if found and found[1] in answers:
+            logs = np.log1p(answers[found[1]][0])
             values = np.zeros(bias.shape, np.float32)
-            values[: len(answers["lm"][0])] = np.log1p(answers["lm"][0])
+            if bias.shape == (1,):
+                values[0] = logs[1] - logs[0]
+            else:
+                size = min(len(logs), len(values))
+                values[:size] = logs[:size]
             flat[path] = jax.device_put(values, bias.sharding)
     return rules.merge(flat, {})
 
