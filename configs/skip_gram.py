@@ -4,6 +4,9 @@ python train.py --config=configs/skip_gram.py --workdir=runs/skip_gram
 python train.py --config=configs/skip_gram.py:words=false --workdir=runs/pieces    # of pieces, as a
     # Transformer reads them: --config.tokenizer.path=RUN takes its tokenizer over
 python -m tools.evaluate --run=runs/skip_gram --suite=similarity --data=FILE.tsv
+
+Measured on two CPU cores (docs/log.md): 50 million words of English prose, 5 epochs of 2 minutes each:
+Spearman 0.662 on WordSim-353, 0.315 on SimLex-999, 0.711 on MEN; 46 % of word2vec's analogies.
 """
 
 import ml_collections

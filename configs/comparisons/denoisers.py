@@ -1,6 +1,9 @@
 """What an encoder-decoder is asked to restore: T5's table 4 and its spans in small, at equal FLOPs.
 
 python -m studies.objectives --config=configs/comparisons/denoisers.py --workdir=runs/denoisers
+
+Measured on two busy CPU cores (docs/log.md), 45 minutes: test accuracies of 0.34 (i.i.d. spans) to 0.47
+(deshuffling), nearly the published order upside down.
 """
 
 import ml_collections
