@@ -65,6 +65,7 @@ def from_hf(source: str, workdir: str, alone: bool = False) -> str:
             f"{source}/config.json says {max(model.layers, model.decoder_layers):,} layers, its files have "
             f"{len(weights.leaves)} tensors; fetch both again"
         )
+    reading = family.reading(config) if "classification" in family.classes[name] else ""
     must, may = shapes.of_class(family, shapes.of_network(family, model, len(labels)), name)
     tree = must | _complete(family.moves(model, may), may, stored)
     moves = family.moves(model, tree)
@@ -95,7 +96,7 @@ def from_hf(source: str, workdir: str, alone: bool = False) -> str:
     }
     extra = {"tokenizer": tokenizer.fingerprint, "huggingface": origin}
     if any(path.startswith("heads/classification/") for path in tree):
-        extra["labels"] = labels
+        extra["labels"], origin["reading"] = labels, reading
     record = {"huggingface": str(source), "seed": {}}
     run_directory.write_manifest(folder, record, extra)
     run_directory.record_run(folder, record, "pretrain", model)
@@ -265,7 +266,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
             "id2label": {str(i): label for i, label in enumerate(labels)},
             "label2id": {label: i for i, label in enumerate(labels)},
             "problem_type": "single_label_classification",
-        }
+        } | family.chosen(task or {"reading": origin.get("reading", "usual")})
     target.mkdir(parents=True, exist_ok=True)
     write_weights(target, leaves, read)
     write_tokenizer(

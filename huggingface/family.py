@@ -138,6 +138,8 @@ class Family:
       ignored: regexes of tensors that are no parameters.
       needs: {head: {TaskConfig field: value}}, what a classification run must have for its head to
         mean the same there.
+      readings: a key of config.json and {its value: the TaskConfig.reading that it stands for}, in a
+        family that leaves the choice.
       said: keys of config.json that are written as they stand and not read.
     """
 
@@ -152,6 +154,7 @@ class Family:
     renamed: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     needs: dict[str, dict] = field(default_factory=dict)
+    readings: tuple[str, dict[str, str]] = ("", {})
     said: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -204,13 +207,37 @@ class Family:
             problems.append(str(error))
         return {**written, **self.said}, problems
 
-    def unmet(self, task: dict[str, Any]) -> dict[str, Any]:
+    def unmet(self, task: dict[str, Any], reading: str = "") -> dict[str, Any]:
         """{TaskConfig field: value} that a classification head needs to mean the same there, and a task
-        (of all its fields) does not have."""
-        usual = "mean" if self.fixed["architecture"] == "encoder_decoder" else "state"
-        task = task | ({"reading": usual} if task["reading"] == "usual" else {})
-        needs = self.needs.get("classification", {})
+        (of all its fields) does not have; `reading` is that of a directory which had the choice."""
+        task = task | {"reading": self._reading(task)}
+        needs = self.needs.get("classification", {}) | ({"reading": reading} if reading else {})
         return {name: value for name, value in needs.items() if task[name] != value}
+
+    def reading(self, config: dict) -> str:
+        """The TaskConfig.reading that a config.json chooses, '' where the family leaves no choice.
+
+        Raises ConfigError for one that has no counterpart here."""
+        key, values = self.readings
+        if not key:
+            return ""
+        chosen = config.get(key, next(iter(values)))
+        if chosen not in values:
+            raise ConfigError(
+                f"config.json of a {self.model_type} says {key}={chosen!r}; expected "
+                f"{' or '.join(map(repr, values))}; choose another model"
+            )
+        return values[chosen]
+
+    def chosen(self, task: dict[str, Any]) -> dict[str, str]:
+        """The choice of a task (of all its fields) as config.json says it."""
+        key, values = self.readings
+        said = [there for there, here in values.items() if here == self._reading(task)]
+        return {key: said[0]} if said else {}
+
+    def _reading(self, task):
+        usual = "mean" if self.fixed["architecture"] == "encoder_decoder" else "state"
+        return usual if task["reading"] == "usual" else task["reading"]
 
     # ---- tensors ---------------------------------------------------------------------------------
 

@@ -24,8 +24,11 @@ def of_network(family: Family, model: ModelConfig, classes: int) -> dict[str, tu
         "pair": PairHead(model),
         "discriminator": DiscriminatorHead(model),
         "classification": ClassificationHead(
-            max(classes, 1), pooler=task.get("pooler", False), bias=task.get("head_bias", True)
-        ),
+            max(classes, 1),
+            pooler=task.get("pooler", False),
+            bias=task.get("head_bias", True),
+            norm=task.get("pooler_norm", False),
+        ),  # fmt: skip
     }
     tree = jax.eval_shape(lambda: network.init(key, *rows, method="initialise")["params"])
     tree = rules.paths(tree)

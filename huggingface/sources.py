@@ -174,8 +174,9 @@ def _kept_head(run, labels, task):
         return [], [f"its head stays behind: it tells {', '.join(theirs[:6])} apart, the task "
                     f"{', '.join(labels[:6])}"]  # fmt: skip
     family = FAMILIES[manifest["huggingface"]["model_type"]]
+    reading = manifest["huggingface"].get("reading", "")
     lacks = [f"config.task.{name}={value!r}"
-             for name, value in family.unmet(dataclasses.asdict(task)).items()]  # fmt: skip
+             for name, value in family.unmet(dataclasses.asdict(task), reading).items()]  # fmt: skip
     if lacks:
         return [], [f"its head stays behind; {' '.join(lacks)} would keep it"]
     return [theirs.index(label) for label in labels], ["its head is kept: the labels are the same"]

@@ -86,7 +86,8 @@ class ClassificationHead(nn.Module):
     """states [B,D] -> logits float32[B,C]: dropout, [dense, activation, dropout,] dense.
 
     With the pooler it is BERT's (Devlin et al. 2019; dropout before the pooler is not theirs and
-    is left out then), without a bias that of published decoders.
+    is left out then), without a bias that of published decoders; `norm` has a LayerNorm behind the
+    pooler's activation, both without biases (ModernBERT; Warner et al. 2024).
     """
 
     classes: int
@@ -94,6 +95,7 @@ class ClassificationHead(nn.Module):
     pooler: bool = False
     bias: bool = True
     activation: str = "tanh"  # of the pooler
+    norm: bool = False  # behind it
     init_std: float = 0.02
 
     @nn.compact
@@ -103,7 +105,10 @@ class ClassificationHead(nn.Module):
         if self.pooler:
             width = states.shape[-1]
             activation = jnp.tanh if self.activation == "tanh" else ACTIVATIONS[self.activation]
-            states = activation(nn.Dense(width, kernel_init=normal, name="pooler")(states))
+            pooler = nn.Dense(width, not self.norm, kernel_init=normal, name="pooler")
+            states = activation(pooler(states))
+            if self.norm:
+                states = nn.LayerNorm(1e-5, use_bias=False, name="pooler_norm")(states)
         states = nn.Dropout(self.dropout, name="dropout")(states, deterministic=deterministic)
         output = nn.Dense(self.classes, self.bias, kernel_init=normal, name="output")
         return output(states)
@@ -130,6 +135,7 @@ class Classification:
     reading: str = "usual"  # state, mean, or what is usual for the architecture
     bias: bool = True  # in the classifier
     pooler_activation: str = "tanh"
+    pooler_norm: bool = False
 
     @property
     def reads_mean(self) -> bool:
@@ -141,8 +147,9 @@ class Classification:
 
     def head(self) -> ClassificationHead:
         return ClassificationHead(
-            self.classes, self.dropout, self.pooler, self.bias, self.pooler_activation
-        )
+            self.classes, self.dropout, self.pooler, self.bias, self.pooler_activation,
+            self.pooler_norm,
+        )  # fmt: skip
 
     def head_parameters(self, key: jax.Array) -> dict:
         """Fresh parameters of the head, float32."""

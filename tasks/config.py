@@ -35,8 +35,11 @@ class TaskConfig:
     pooler: bool = _field(False, "dense and activation before the classifier")
     pooler_activation: str = _field(
         "tanh",
-        "of the pooler: tanh (BERT, RoBERTa, BART), relu (DistilBERT), gelu (ELECTRA)",
+        "of the pooler: tanh (BERT, RoBERTa, BART), relu (DistilBERT), gelu (ELECTRA, ModernBERT)",
         choices=("tanh", "relu", "gelu"),
+    )
+    pooler_norm: bool = _field(
+        False, "LayerNorm behind the pooler, both without biases (ModernBERT)"
     )
     head_bias: bool = _field(True, "a bias in the classifier (False: as published decoders)")
     reading: str = _field(

@@ -69,7 +69,7 @@ def open_examples(config, model, tokenizer, seed: int, say: Callable[[str], None
     task = classification.Classification(
         model.architecture, len(names), model.width, ids["pad"], ids["start"],
         config.head_dropout, config.pooler, model.token_types > 1, config.decoder_input,
-        config.reading, config.head_bias, config.pooler_activation,
+        config.reading, config.head_bias, config.pooler_activation, config.pooler_norm,
     )  # fmt: skip
     chosen = batches.subset(encoded["train"].labels, config.examples, seed)
     return Examples(tuple(names), encoded, chosen, splits.fingerprint, task, config.alike)

@@ -85,6 +85,7 @@ MODERNBERT = Family(
     prefix="model.",
     classes={
         "ModernBertForMaskedLM": "lm",
+        "ModernBertForSequenceClassification": "classification",
         "ModernBertModel": "",
     },
     lines=[
@@ -102,6 +103,12 @@ MODERNBERT = Family(
         *dense("heads/lm/transform", "head.dense"),
         *norm("heads/lm/norm", "head.norm"),
         Line("heads/lm/bias", "decoder.bias", PIECES),
+        # A classifier's activation and norm are the network's there, and these here.
+        Line("heads/classification/pooler/kernel", "head.dense.weight", TRANSPOSED,
+             {"activation": "gelu"}),
+        Line("heads/classification/pooler_norm/scale", "head.norm.weight",
+             where={"norm_epsilon": 1e-5}),
+        *dense("heads/classification/output", "classifier"),
     ],
     keys=[
         Key("vocab_size", "vocab_size", 50368),
@@ -130,4 +137,6 @@ MODERNBERT = Family(
         "readout_transform": True,
     },
     copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    needs={"classification": {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True}},
+    readings=("classifier_pooling", {"cls": "state", "mean": "mean"}),
 )  # fmt: skip

@@ -36,6 +36,7 @@ CASES = {
     "Bert": ENCODER,
     "Roberta": {**ENCODER, "type_vocab_size": 1},
     "Electra": ENCODER,
+    "ModernBert": {**ENCODER, "pad_token_id": 0, "classifier_pooling": "mean"},
     "DistilBert": {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 48},
     "Bart": BART,
 }
@@ -64,7 +65,7 @@ def test_sequence_classification(name, tmp_path):
     for network, ours in ((peer, parity.Ours.of(run)), (again, parity.Ours.of(other))):
         task = Classification(
             ours.config.architecture, len(LABELS), ours.config.width, config.pad_token_id, 2,
-            **family.needs["classification"],
+            **{"reading": family.reading(config.to_dict())} | family.needs["classification"],
         )  # fmt: skip
         batch = task.batch(encoded, np.arange(len(tokens)))
         logits = task.predictions(models.build(ours.config), ours.params, batch)

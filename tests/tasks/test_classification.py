@@ -4,6 +4,7 @@ The tokenizer is a table of words; texts, frames and positions read are written 
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -251,3 +252,22 @@ def test_the_mean_is_of_the_real_states_and_usual_for_an_encoder_decoder():
     np.testing.assert_allclose(
         found, means @ np.asarray(head["kernel"]) + np.asarray(head["bias"]), rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_pooler_with_a_norm_has_no_biases_and_is_modernberts():
+    task = task_for("encoder", pooler=True, pooler_activation="gelu", pooler_norm=True)
+    params = task.head_parameters(jax.random.key(0))
+    assert set(params) == {"pooler", "pooler_norm", "output"}
+    assert set(params["pooler"]) == {"kernel"} and set(params["pooler_norm"]) == {"scale"}
+    scale = np.linspace(0.5, 2.0, task.width).astype(np.float32)
+    params["pooler_norm"] = {"scale": jnp.asarray(scale)}
+    states = jax.random.normal(jax.random.key(1), (3, WIDTH))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        logits = task.head().apply({"params": params}, states)
+    hidden = np.asarray(states) @ np.asarray(params["pooler"]["kernel"])
+    hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / 2**0.5))
+    hidden = hidden - hidden.mean(-1, keepdims=True)
+    hidden = hidden / np.sqrt((hidden**2).mean(-1, keepdims=True) + 1e-5) * scale
+    output = params["output"]
+    expected = hidden @ np.asarray(output["kernel"]) + np.asarray(output["bias"])
+    np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-5)
