@@ -17,6 +17,7 @@ import models
 import objectives
 from models import ModelConfig, sized
 from objectives.base import Setting
+from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 
 AIM = 0.03
@@ -50,24 +51,27 @@ def fastest(functions, repeats: int) -> list[float]:
 
 def measure(name, architecture, *, size="tiny", rows=32, length=128, repeats=5):
     """(seconds of corruption, seconds of the gradient) of one batch; compilation apart."""
-    objective, setting = objectives.build(name), Setting(architecture, VOCABULARY, length)
+    objective = objectives.build(name)
+    setting = Setting(architecture, VOCABULARY, length, Unigram(np.full(SIZE, 1000.0)))
     source = rows_of(architecture, rows, objective.shapes(setting).raw)
     keys = jax.random.split(jax.random.key(0), rows)
     corrupt = jax.jit(functools.partial(objective.corrupt_batch, setting))
     batch = corrupt(keys, source)
     longest = max(length, batch.targets.shape[1])
     model = models.build(ModelConfig(architecture=architecture, vocab_size=SIZE, max_length=longest,
-                                     positions="rotary", **sized(size)))  # fmt: skip
-    params = model.init(jax.random.key(1), batch.inputs, batch.decoder, method="initialise")
+                                     token_types=objective.token_types, positions="rotary",
+                                     **sized(size)))  # fmt: skip
+    params = objective.initialise(model, jax.random.key(1), batch)
 
     @jax.jit
     def gradient(params, batch):
         def loss(params):
-            return objective.losses(model, params, batch, None)["lm"][0]
+            sums = objective.losses(model, params, batch, None)
+            return sum(c * sums[name][0] for name, c in objective.coefficients().items())
 
         return jax.grad(loss)(params)
 
-    step = functools.partial(gradient, params["params"], batch)
+    step = functools.partial(gradient, params, batch)
     jax.block_until_ready(step())
     return fastest([functools.partial(corrupt, keys, source), step], repeats)
 
