@@ -13,6 +13,7 @@ from models.sequence import sequence_of
 from objectives.base import Setting, Shapes
 from objectives.batch import Batch
 from objectives.segments import left_of
+from objectives.vocabulary import Vocabulary
 
 
 def compact(
@@ -171,6 +172,17 @@ def sides(setting: Setting, batch: Batch) -> list[tuple[list[int], list[int]]]:
         )
         for number in range(1, int(read.segments.max(initial=0)) + 1)
     ]
+
+
+def spans_back(given: list[int], typing: list[int], vocabulary: Vocabulary) -> list[int]:
+    """A document with its spans again where their sentinels stand."""
+    found, span = {}, []
+    for token in typing:
+        if token in vocabulary.sentinels:
+            span = found.setdefault(token, [])
+        elif token != vocabulary.eos:
+            span.append(token)
+    return [back for token in given for back in found.get(token, [token])]
 
 
 def padded(tokens: list[int], length: int, pad: int) -> np.ndarray:

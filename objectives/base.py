@@ -4,7 +4,8 @@ An objective is a frozen dataclass of its hyperparameters: it hashes, and it hol
 """
 
 import functools
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterable
+from dataclasses import astuple, dataclass, field, replace
 from typing import ClassVar
 
 import jax
@@ -72,6 +73,12 @@ class Shapes:
     # in its place. Elsewhere 1 where the last token is a target and not read, else 0.
     overlap: int
 
+    @classmethod
+    def largest(cls, each: Iterable["Shapes"]) -> "Shapes":
+        """Shapes with room for a row of any of them."""
+        raw, inputs, targets, overlap = zip(*map(astuple, each), strict=True)
+        return cls(max(raw), max(inputs), max(targets), min(overlap))
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -107,6 +114,19 @@ class Objective:
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
         """row int32[raw] -> Batch of that one row (no batch axis), drawn by `key`."""
         raise NotImplementedError
+
+    @property
+    def program(self) -> Hashable:
+        """What `corrupt` is compiled from. Objectives that differ only in what `corrupt_one_of`
+        reads from a table have an equal one, and a mixture runs it once for all of them."""
+        return self
+
+    def corrupt_one_of(
+        self, members: tuple, which: jax.Array, setting: Setting, key: jax.Array, row: jax.Array
+    ) -> Batch:
+        """members[which int32[]].corrupt, of members of this `program`. The row int32[raw] has room
+        for any of them, and the Batch the largest of their shapes."""
+        return self.corrupt(setting, key, row)
 
     def corrupt_batch(self, setting: Setting, keys: jax.Array, rows: jax.Array) -> Batch:
         """keys [B], rows int32[B,raw] -> Batch [B,...]: each row by itself, unless the objective

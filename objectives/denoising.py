@@ -4,7 +4,8 @@ spells. Read next: patterns.py (which tokens are noise), assemble.py (how docume
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.sequence import sequence_of
-from objectives.assemble import Side, assembled, padded, sides
+from objectives.assemble import Side, assembled, padded, sides, spans_back
 from objectives.base import ARCHITECTURES, Objective, Setting, Shapes, knob
 from objectives.batch import Batch
 from objectives.grammar import (
@@ -178,24 +179,42 @@ class Denoising(Objective):
 
     # ---- What becomes of a row -------------------------------------------------------------------
 
+    @property
+    def program(self) -> Hashable:
+        read = {"noise_density", "max_spans", "closed_documents"}
+        if self.pattern in ("iid", "span"):
+            read.add("mean_span_length")
+        return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.name not in read)
+
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
+        return self.corrupt_one_of((self,), 0, setting, key, row)
+
+    def corrupt_one_of(self, members, which, setting, key, row) -> Batch:
+        """What the members differ in is how much noise a row has, in how many spans."""
+        shapes = [member.shapes(setting) for member in members]
+        most = max(m._spans(s.raw) for m, s in zip(members, shapes, strict=True))
+        shapes = Shapes.largest(shapes)
         vocabulary, typing = setting.vocabulary, setting.architecture != "encoder"
         noise_key, how_key = jax.random.split(key)
         segments = documents(row, vocabulary, setting.architecture)
         eligible = ordinary(row, vocabulary)
         counted = (segments > 0) if typing else eligible  # what noise_density is a share of
-        noise = self._drawn(setting, noise_key, row, eligible, counted)
+        tokens = counted.sum(dtype=jnp.int32)
+        budget, cuts = (
+            count_of(tokens, len(row), *rules, which=which)
+            for rules in ([m._noise for m in members], [m._spans for m in members])
+        )
+        noise = self._drawn(setting, noise_key, row, eligible, budget, cuts, most)
         shown = self._shown(setting, how_key, row, segments, noise)
         if not typing:
-            return self._in_place(setting, row, segments, eligible, noise, shown)
-        return self._typed(setting, row, segments, noise, shown)
+            return self._in_place(shapes, row, segments, eligible, noise, shown)
+        return self._typed(setting, shapes, row, segments, noise, shown)
 
-    def _drawn(self, setting, key, row, eligible, counted) -> Noise:
-        """Which of the eligible positions bool[L] are noise: a share of the counted ones bool[L]."""
-        raw, tokens = row.shape[0], counted.sum(dtype=jnp.int32)
-        budget, most = count_of(tokens, raw, self._noise), self._spans(raw)
+    def _drawn(self, setting, key, row, eligible, budget, cuts, most) -> Noise:
+        """Which of the eligible positions bool[L] are noise: `budget` of them, pattern=span in `cuts`
+        spans, int32[] both; spans are at most `most`."""
         if self.pattern == "span":
-            return spans(key, eligible, budget, count_of(tokens, raw, self._spans), most)
+            return spans(key, eligible, budget, cuts, most)
         word = units(row, eligible, setting.vocabulary) if self.unit == "word" else None
         if self.pattern == "iid":
             return single(key, eligible, budget, word)
@@ -214,14 +233,14 @@ class Denoising(Objective):
         shown = altered(key, row, setting.vocabulary, *shares, noise.group)
         return jnp.where(noise.mask, shown, row)
 
-    def _in_place(self, setting, row, segments, eligible, noise, shown):
+    def _in_place(self, shapes, row, segments, eligible, noise, shown):
         """An encoder's Batch."""
         inputs = sequence_of(shown, segments)
         if self.targets == "full":
             told = eligible.astype(jnp.float32)
             targets = jnp.where(eligible, row, jnp.zeros_like(row))
             return Batch(inputs=inputs, decoder=None, targets=targets, weights=told)
-        indices, filled = slots(noise.mask, self.shapes(setting).targets)
+        indices, filled = slots(noise.mask, shapes.targets)
         return Batch(
             inputs=inputs,
             decoder=None,
@@ -230,7 +249,7 @@ class Denoising(Objective):
             indices=indices,
         )
 
-    def _typed(self, setting, row, segments, noise, shown):
+    def _typed(self, setting, shapes, row, segments, noise, shown):
         """The Batch of an architecture that types: a span has one token left in the inputs, at its
         start, or none; the targets have what is noise, or everything."""
         nothing, everything = jnp.full_like(row, -1), jnp.ones_like(noise.mask)
@@ -250,9 +269,7 @@ class Denoising(Objective):
             inputs = inputs._replace(tokens=jnp.where(starts, sentinels, row))
             if cut_out:  # which are announced by their sentinels here too
                 targets = targets._replace(marks=jnp.where(starts, sentinels, nothing))
-        return assembled(
-            setting, self.shapes(setting), row, segments, inputs, targets, close=cut_out
-        )
+        return assembled(setting, shapes, row, segments, inputs, targets, close=cut_out)
 
     def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
         """The row; of one that was cut for want of room, what was kept and the [EOS] behind it."""
@@ -272,16 +289,5 @@ class Denoising(Objective):
                 pieces = iter(typing)
                 row += [next(pieces) if token == vocabulary.mask else token for token in given]
             else:
-                row += _spans_back(given, typing, vocabulary)
+                row += spans_back(given, typing, vocabulary)
         return padded(row[:raw], raw, vocabulary.pad)  # one more: the [EOS] behind a cut
-
-
-def _spans_back(given, typing, vocabulary):
-    """A document with its spans again where their sentinels stand."""
-    found, span = {}, []
-    for token in typing:
-        if token in vocabulary.sentinels:
-            span = found.setdefault(token, [])
-        elif token != vocabulary.eos:
-            span.append(token)
-    return [back for token in given for back in found.get(token, [token])]

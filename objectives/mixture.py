@@ -65,11 +65,7 @@ class Mixture(Objective):
                 f"{self.name}: the tokenizer has no [R], [S] and [X]: "
                 "use one that was trained here, or members without a mode"
             )
-        each = [part.objective.shapes(setting) for part in self.parts]
-        raw, inputs, targets = (
-            max(getattr(s, f) for s in each) for f in ("raw", "inputs", "targets")
-        )
-        return Shapes(raw, inputs, targets, overlap=min(s.overlap for s in each))
+        return Shapes.largest(part.objective.shapes(setting) for part in self.parts)
 
     def targets_expected(self, setting: Setting) -> float:
         return sum(p.share * p.objective.targets_expected(setting) for p in self.parts)
@@ -85,30 +81,47 @@ class Mixture(Objective):
         )
 
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
-        which, key = self._drawn(key)
-        return jax.lax.switch(which, self._branches(setting), key, row)
+        program, place, key = self._drawn(key)
+        return jax.lax.switch(program, self._branches(setting), place, key, row)
 
     def corrupt_batch(self, setting: Setting, keys: jax.Array, rows: jax.Array) -> Batch:
         """draw=batch: the first row's key draws for all, and the other members are not run."""
         if self.draw == "row":
             return super().corrupt_batch(setting, keys, rows)
-        which, _ = self._drawn(keys[0])
-        keys = jax.vmap(lambda key: self._drawn(key)[1])(keys)
-        return jax.lax.switch(which, [jax.vmap(b) for b in self._branches(setting)], keys, rows)
+        program, place, _ = self._drawn(keys[0])
+        keys = jax.vmap(lambda key: self._drawn(key)[2])(keys)
+        branches = [jax.vmap(b, in_axes=(None, 0, 0)) for b in self._branches(setting)]
+        return jax.lax.switch(program, branches, place, keys, rows)
+
+    @property
+    def _programs(self) -> tuple[tuple["Member", ...], ...]:
+        """The members, those together that one program makes. A row's draw is a switch, and under
+        vmap all of its branches are run: UL2's seven denoisers are two programs, and cost two."""
+        found = {}
+        for part in self.parts:
+            found.setdefault((part.objective.program, part.mode != ""), []).append(part)
+        return tuple(map(tuple, found.values()))
 
     def _drawn(self, key):
-        """(number of a member, key for its corruption)."""
+        """(number of a program, place among its members, key for the corruption)."""
         which_key, key = jax.random.split(key)
         edges = jnp.asarray(np.cumsum([part.share for part in self.parts])[:-1], jnp.float32)
-        return (jax.random.uniform(which_key) >= edges).sum(dtype=jnp.int32), key
+        which = (jax.random.uniform(which_key) >= edges).sum(dtype=jnp.int32)
+        where = {
+            part.number: (program, place)
+            for program, members in enumerate(self._programs)
+            for place, part in enumerate(members)
+        }
+        program, place = jnp.asarray([where[n] for n in range(len(where))], jnp.int32)[which]
+        return program, place, key
 
     def _branches(self, setting):
-        """One function (key, row) -> Batch for each member, all of one structure."""
+        """One function (place, key, row) -> Batch for each program, all of one structure."""
         shapes = self.shapes(setting)
-        plain = [functools.partial(_of_member, part, setting) for part in self.parts]
-        key = jax.eval_shape(lambda: jax.random.key(0))
+        plain = [functools.partial(_of_program, parts, setting) for parts in self._programs]
+        place, key = jax.eval_shape(lambda: (jnp.int32(0), jax.random.key(0)))
         row = jax.ShapeDtypeStruct((shapes.raw,), jnp.int32)
-        like = [jax.eval_shape(branch, key, row) for branch in plain]
+        like = [jax.eval_shape(branch, place, key, row) for branch in plain]
         seen = {batch.inputs.visibility for batch in like}
         alike = functools.partial(
             _alike,
@@ -116,7 +129,7 @@ class Mixture(Objective):
             visibility=seen.pop() if len(seen) == 1 else "prefix",
             indexed=any(batch.indices is not None for batch in like),
         )
-        return [lambda key, row, branch=branch: alike(branch(key, row)) for branch in plain]
+        return [lambda *drawn, branch=branch: alike(branch(*drawn)) for branch in plain]
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,7 @@ class UL2(Mixture):
 class Member:
     """One objective of a mixture."""
 
+    number: int  # among the members
     share: float  # of all weights
     text: str
     objective: Objective
@@ -173,17 +187,20 @@ def _parsed(members):
     if not made:
         raise ValueError("members is empty: expected ((weight, 'objective'), ...)")
     total = sum(weight for weight, *_ in made)
-    return tuple(Member(weight / total, *rest) for weight, *rest in made)
+    return tuple(Member(n, weight / total, *rest) for n, (weight, *rest) in enumerate(made))
 
 
-def _of_member(part, setting, key, row):
-    """A member's Batch of the first tokens of a row."""
-    raw = part.objective.shapes(setting).raw
-    row = row[:raw]
-    if part.mode:
-        token = setting.vocabulary.modes[MODES.index(part.mode)]
-        row = _announced(row, token, setting)
-    return part.objective.corrupt(setting, key, row)
+def _of_program(parts, setting, place, key, row):
+    """The Batch of the first tokens of a row that parts[place], of one program, makes."""
+    members = tuple(part.objective for part in parts)
+    lengths = [member.shapes(setting).raw for member in members]
+    row = row[: max(lengths)]
+    if parts[0].mode:
+        tokens = [setting.vocabulary.modes[MODES.index(part.mode)] for part in parts]
+        row = _announced(row, jnp.asarray(tokens, jnp.int32)[place], setting)
+    its_own = jnp.arange(len(row), dtype=jnp.int32) < jnp.asarray(lengths, jnp.int32)[place]
+    row = jnp.where(its_own, row, jnp.full_like(row, setting.vocabulary.pad))
+    return members[0].corrupt_one_of(members, place, setting, key, row)
 
 
 def _announced(row, token, setting):

@@ -12,13 +12,17 @@ from objectives.segments import last_of, next_of, ordinary
 from objectives.vocabulary import Vocabulary
 
 
-def count_of(real: jax.Array, length: int, rule: Callable[[int], int]) -> jax.Array:
-    """rule(real), int32 as real, for numbers of tokens in 0..length known on the device alone.
+def count_of(
+    real: jax.Array, length: int, *rules: Callable[[int], int], which: int | jax.Array = 0
+) -> jax.Array:
+    """rules[which](real), int32 as real, for numbers of tokens in 0..length known on the device
+    alone.
 
     A table made by Python: `round(0.15 * n)` then means the same here, in T5 and in a test; in
     float32 some n would round the other way.
     """
-    return jnp.asarray([rule(n) for n in range(length + 1)], jnp.int32)[real]
+    table = [[rule(n) for n in range(length + 1)] for rule in rules]
+    return jnp.asarray(table, jnp.int32)[which, real]
 
 
 def noise_count(density: float, tokens: int) -> int:

@@ -82,15 +82,17 @@ class SkipGram(Objective):
         tokens = jnp.where(filled, row[places], jnp.full_like(segments, vocabulary.pad))
         offsets = np.array([*range(-w, 0), *range(1, w + 1)], np.int32)
         reach = jax.random.randint(window_key, (T,), 1, w + 1, jnp.int32)
-        beside = np.arange(T, dtype=np.int32)[:, None] + offsets[None]  # [T, 2w]
-        inside = (beside >= 0) & (beside < T)
-        beside = np.where(inside, beside, 0)
-        pairs = (segments[:, None] > 0) & (segments[beside] == segments[:, None])
-        pairs &= inside & (np.abs(offsets)[None] <= reach[:, None])
+
+        def beside(x):  # int32[T] -> int32[T, 2w], 0 beyond the row
+            x = jnp.pad(x, w)
+            return jnp.stack([x[w + offset : w + offset + T] for offset in offsets], axis=1)
+
+        pairs = (segments[:, None] > 0) & (beside(segments) == segments[:, None])
+        pairs &= np.abs(offsets)[None] <= reach[:, None]
         return Batch(
             inputs=sequence_of(tokens, segments),
             decoder=None,
-            targets=jnp.where(inside, tokens[beside], jnp.zeros_like(beside)).reshape(-1),
+            targets=beside(tokens).reshape(-1),
             weights=pairs.astype(jnp.float32).reshape(-1),
             indices=jnp.asarray(np.repeat(np.arange(T, dtype=np.int32), 2 * w)),
             noise=sampled(noise_key, (self.noise_words,), self._noise_weights(setting)),

@@ -13,6 +13,7 @@ from benchmarks.corruption import AIM, measure
         ("fill_in_the_middle", "decoder"),
         ("span_corruption", "encoder_decoder"),
         ("text_infilling", "encoder_decoder"),
+        ("ul2", "decoder"),
     ],
 )
 def test_corruption_costs_less_than_3_percent_of_a_tiny_models_step(name, architecture):

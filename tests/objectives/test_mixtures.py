@@ -71,6 +71,36 @@ def test_a_batch_is_of_one_member_drawn_by_its_first_row_and_the_same_sharded():
     jax.tree.map(np.testing.assert_array_equal, sharded, corrupt(keys, rows))
 
 
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+def test_what_differs_in_density_and_spans_alone_is_one_program(architecture):
+    texts = [text for _, text, mode in objectives.build("ul2").members if mode != "S"]
+    members = tuple(objectives.parse(text) for text in texts)
+    setting = Setting(architecture, VOCABULARY, 48)
+    assert len({member.program for member in members}) == 1
+    geometric = [f"geometric_0.15_sentinel_spans:mean_span_length={n}" for n in (3, 4)]
+    assert len({objectives.parse(text).program for text in (*geometric, texts[0])}) == 3
+
+    lengths = [member.shapes(setting).raw for member in members]
+    row = np.random.default_rng(0).choice(ORDINARY, max(lengths)).astype(np.int32)
+
+    @jax.jit
+    def corrupt(which, row):
+        alone = jax.vmap(lambda key: members[0].corrupt_one_of(members, which, setting, key, row))
+        return alone(keys[:8])
+
+    for which, (member, raw) in enumerate(zip(members, lengths, strict=True)):
+        own = np.where(np.arange(len(row)) < raw, row, VOCABULARY.pad)
+        batch = jax.tree.map(np.asarray, corrupt(which, own))
+        noise = round(member.noise_density * raw)
+        spans = max(1, round(noise / member.mean))
+        assert (batch.weights.sum(1) == noise + spans + 1).all()  # and the [EOS] behind them
+        announced = np.isin(batch.targets, VOCABULARY.sentinels) & (batch.weights > 0)
+        assert (announced.sum(1) == spans).all()
+        for number in range(8):
+            restored = member.inverse(setting, jax.tree.map(lambda x, n=number: x[n], batch))
+            np.testing.assert_array_equal(restored[:raw], own[:raw])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
 def test_ul2_announces_its_seven_denoisers_before_each_document(architecture):
