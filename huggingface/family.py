@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from huggingface.keys import ACTIVATIONS, Key, Only, Rule, put, together
-from models.config import ModelConfig, explicit
+from models.config import SILENT, ModelConfig, explicit
 from training.config import ConfigError
 
 # What a table of a family is written with; the rest of this file reads it.
@@ -114,9 +114,6 @@ class Move(NamedTuple):
 
 
 # ---- the two together ------------------------------------------------------------------------------
-
-# What does not change what a network computes from its parameters.
-FREE = ("dropout", "attention_dropout", "init_std", "dtype")
 
 
 @dataclass(frozen=True)
@@ -319,7 +316,7 @@ def _typed(name, value):
 
 def _differences(model, back):
     """Fields in which two explicit configs mean different networks."""
-    silent = set(FREE)
+    silent = set(SILENT)
     if model.positions == back.positions != "rotary":
         silent.add("rotary_base")
     if model.positions == back.positions != "relative":

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import tokenizer as tokenizers
-from models.config import ModelConfig, explicit
+from models.config import SILENT, ModelConfig, explicit
 from objectives.replaced_token_detection import ReplacedTokenDetection
 from training import checkpoint, paths, rules, run_directory
 from training.config import ConfigError
 
 INSIDE = "generator"  # of the directory there; of the parameters here
 _CLASSES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
-_SILENT = ("dropout", "attention_dropout", "init_std", "dtype")
 
 
 def are_in(source) -> bool:
@@ -121,7 +120,7 @@ def _share(discriminator, generator, source):
     wrong = [
         f"{name}={getattr(explicit(generator), name)!r} (expected {getattr(made, name)!r})"
         for name in made.__dataclass_fields__
-        if name not in _SILENT and getattr(explicit(generator), name) != getattr(made, name)
+        if name not in SILENT and getattr(explicit(generator), name) != getattr(made, name)
     ]
     if wrong:
         raise ConfigError(

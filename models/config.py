@@ -6,6 +6,8 @@ The range and the choices of a field are metadata, which training/config.py chec
 from dataclasses import dataclass, field, replace
 
 LANES = 128  # the vocabulary is padded to this: one TPU lane tile, and divisible by any mesh axis
+# Fields that change nothing in what a network computes from its parameters, precision apart.
+SILENT = ("dropout", "attention_dropout", "init_std", "dtype")
 
 
 def _field(default, help, **metadata):

@@ -10,7 +10,7 @@ import re
 import jax
 import jax.numpy as jnp
 
-from models.config import explicit
+from models.config import SILENT, explicit
 from training import rules
 from training.config import ConfigError
 
@@ -30,7 +30,7 @@ AS = tuple(FILLED)
 # What of a network may differ and its parameters still mean the same: between networks of unlike
 # stacks, and between equal ones.
 STACKED = ("architecture", "layers", "decoder_layers", "shared_stacks", "separate_embeddings")
-FREE = ("vocab_size", "max_length", "dropout", "attention_dropout", "init_std", "dtype")
+FREE = ("vocab_size", "max_length", *SILENT)
 PRETRAINING = (
     r"(heads/(?!lm/)|generator/).*"  # what an objective has beside the network and its output
 )
