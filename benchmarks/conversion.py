@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 
-import ml_dtypes
 import numpy as np
 import tokenizers
 
@@ -28,7 +27,6 @@ SHAPE = {
     "hidden_size": 2048, "num_attention_heads": 32, "num_key_value_heads": 32,
     "intermediate_size": 8192, "max_position_embeddings": 2048,
 }  # fmt: skip
-DTYPES = {"float32": np.dtype("<f4"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def model(folder, layers, dtype):
@@ -40,7 +38,9 @@ def model(folder, layers, dtype):
     tree, _ = shapes.of_class(family, whole, "LlamaForCausalLM")
     moves = family.moves(network, tree)
     leaves = {
-        m.theirs: Leaf(DTYPES[dtype], m.how.shape([tree[p] for p in m.ours], network.vocab_size))
+        m.theirs: Leaf(
+            convert.DTYPES[dtype], m.how.shape([tree[p] for p in m.ours], network.vocab_size)
+        )
         for m in moves
     }
     random = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def main():
     """Command line of this file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=14, help="of 67 million parameters each")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bfloat16")
+    parser.add_argument("--dtype", choices=tuple(convert.DTYPES), default="bfloat16")
     parser.add_argument("--folder", default=None, help="of the files, 10 bytes a parameter")
     parser.add_argument("--only", nargs=3, metavar=("WHAT", "FROM", "TO"), help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -19,16 +19,16 @@ FILE = "special_tokens_map.json"
 
 
 def roles_of(named: dict, inner: tokenizers.Tokenizer) -> dict[str, str]:
-    """{role: token} out of a special_tokens_map.json, of the tokens that the tokenizer knows.
+    """{role: token} out of a special_tokens_map.json, of the tokens that the tokenizer knows."""
+    tokens = {role: content(named.get(key)) for role, key in ROLES.items()}
+    return {role: t for role, t in tokens.items() if t and inner.token_to_id(t) is not None}
 
-    A token is given by itself or as {"content": it}."""
-    found = {}
-    for role, key in ROLES.items():
-        token = named.get(key)
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str) and inner.token_to_id(token) is not None:
-            found[role] = token
-    return found
+
+def content(token) -> str:
+    """The text of a token in a special_tokens_map.json or tokenizer_config.json: itself, or
+    {"content": it}."""
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else ""
 
 
 def roles_to_json(roles: dict[str, str]) -> bytes:

@@ -83,7 +83,7 @@ def read_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
             usual = _USUAL[TEMPLATES[kind]]
             _add(inner, _added(directory, settings))
         named = usual | {key: settings[key] for key in foreign.ROLES.values() if settings.get(key)}
-        tokens = map(_content, named.values())
+        tokens = map(foreign.content, named.values())
         inner.add_special_tokens([t for t in tokens if inner.token_to_id(t) is not None])
         template = TEMPLATES.get(kind)
         if template and foreign.frame_of(inner) is None and (usual or template != _LLAMA):
@@ -101,12 +101,6 @@ def read_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
         raise ConfigError(
             f"{file or directory} cannot be read as a tokenizer ({reason}); {_REMEDY}"
         ) from error
-
-
-def _content(token) -> str:
-    """The text of a token in tokenizer_config.json: itself, or {"content": it}."""
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else ""
 
 
 def _numbered(model, inner, named) -> dict[str, str]:
@@ -145,7 +139,7 @@ def _wordpiece(files, kind, settings):
     """BERT's vocab.txt: a piece a line, in the order of the numbers."""
     lines = files[0].read_bytes().decode().removesuffix("\n").split("\n")
     vocabulary = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
-    unknown = _content(settings.get("unk_token")) or "[UNK]"
+    unknown = foreign.content(settings.get("unk_token")) or "[UNK]"
     inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
     inner.normalizer = normalizers.BertNormalizer(
         lowercase=settings.get("do_lower_case", True),
@@ -194,7 +188,7 @@ def _added(directory, settings) -> dict[int, AddedToken]:
             key: bool(token.get(key, False))
             for key in ("single_word", "lstrip", "rstrip", "normalized", "special")
         }
-        found[int(number)] = AddedToken(_content(token), **flags)
+        found[int(number)] = AddedToken(foreign.content(token), **flags)
     return found
 
 
