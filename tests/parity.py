@@ -11,6 +11,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tokenizers
 
 import models
@@ -30,6 +31,12 @@ REPLIES = RANDOM.integers(5, VOCABULARY, (ROWS, REPLY)).astype(np.int32)
 WHOLE = np.ones_like(TOKENS)
 PADDED = (np.arange(LENGTH) < np.array([[LENGTH], [7], [2]])).astype(np.int32)
 NEW = 6  # pieces of a continuation; with a prompt of 5, a row
+
+
+def peers():
+    """(torch, transformers), or the module that asks for them is skipped with the reason."""
+    reason = "needs PyTorch and transformers: pip install -e .[parity]"
+    return [pytest.importorskip(name, reason=reason) for name in ("torch", "transformers")]
 
 
 @functools.partial(jax.jit, static_argnums=0)

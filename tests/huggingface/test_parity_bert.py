@@ -7,9 +7,7 @@ import pytest
 from huggingface import convert
 from objectives.heads import PairHead
 
-REASON = "needs PyTorch and transformers: pip install -e .[parity]"
-torch = pytest.importorskip("torch", reason=REASON)
-transformers = pytest.importorskip("transformers", reason=REASON)
+torch, transformers = parity.peers()
 
 pytestmark = pytest.mark.parity
 

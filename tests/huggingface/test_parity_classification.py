@@ -9,9 +9,7 @@ from huggingface import convert
 from huggingface.families import FAMILIES
 from tasks.classification import Classification, Encoded
 
-REASON = "needs PyTorch and transformers: pip install -e .[parity]"
-torch = pytest.importorskip("torch", reason=REASON)
-transformers = pytest.importorskip("transformers", reason=REASON)
+torch, transformers = parity.peers()
 
 pytestmark = pytest.mark.parity
 

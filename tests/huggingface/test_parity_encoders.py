@@ -5,9 +5,7 @@ ModernBERT; states, logits, gradients, and heads.
 import parity
 import pytest
 
-REASON = "needs PyTorch and transformers: pip install -e .[parity]"
-torch = pytest.importorskip("torch", reason=REASON)
-transformers = pytest.importorskip("transformers", reason=REASON)
+torch, transformers = parity.peers()
 
 pytestmark = pytest.mark.parity
 

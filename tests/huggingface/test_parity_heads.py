@@ -24,9 +24,7 @@ from tasks.config import TaskConfig
 from training import checkpoint, run_directory
 from training.config import ConfigError
 
-REASON = "needs PyTorch and transformers: pip install -e .[parity]"
-torch = pytest.importorskip("torch", reason=REASON)
-transformers = pytest.importorskip("transformers", reason=REASON)
+torch, transformers = parity.peers()
 
 pytestmark = pytest.mark.parity
 

@@ -5,9 +5,7 @@ they go on with.
 import parity
 import pytest
 
-REASON = "needs PyTorch and transformers: pip install -e .[parity]"
-pytest.importorskip("torch", reason=REASON)
-transformers = pytest.importorskip("transformers", reason=REASON)
+_, transformers = parity.peers()
 
 pytestmark = pytest.mark.parity
 

