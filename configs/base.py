@@ -82,3 +82,21 @@ def pretraining(architecture, objective, arg):
     if arg["recipe"] == "modern":
         config.objective.z_loss = 1e-4
     return config
+
+
+def plan(title, finetuning, **values):
+    """What all plans of studies share, so that they can be compared: finetuning runs looked at four
+    times, judged by their end and not kept; five paired seeds, and rates tuned with another one."""
+    config = ml_collections.ConfigDict()
+    config.title = title
+    config.finetune = (
+        f"training.duration={finetuning}",
+        "evaluation.every=25 %",
+        "evaluation.select=last",
+        "checkpoint.every=never",
+        "logging.tensorboard=false",
+    )
+    config.seeds = (0, 1, 2, 3, 4)
+    config.tune_seeds = (1000,)
+    config.update(values)
+    return config
