@@ -45,6 +45,7 @@ def trained(tmp_path_factory):
     grammar.corpus(folder)
 
     def train_cell(cell, steps, rows, layers, watch):
+        jax.clear_caches()  # the programs of 34 cells would be more mappings than Linux allows
         config = shrink.pretraining(
             folder, CELLS[cell], model__layers=layers, model__width=64, model__mlp_size=128,
             training__duration=f"{steps} steps", training__batch_size=rows, training__length=48,

@@ -8,12 +8,11 @@ import re
 
 import jax
 import jax.numpy as jnp
+import parity
 import pytest
 
 import models
 from models.presets import PRESETS, ROUNDED, modern, preset, sized
-
-REASON = "needs PyTorch and transformers: pip install -e .[parity]"
 
 
 def shapes(config, head=True):
@@ -143,8 +142,7 @@ def test_the_page_names_every_choice_and_every_preset_with_its_shape_and_count()
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_counts_what_transformers_own_model_counts(name):
     """The published configs, built on PyTorch's meta device: shapes without memory."""
-    torch = pytest.importorskip("torch", reason=REASON)
-    transformers = pytest.importorskip("transformers", reason=REASON)
+    torch, transformers = parity.peers()
     f = preset(name)
     if name.startswith("gpt2"):
         config = transformers.GPT2Config(n_embd=f["width"], n_layer=f["layers"], n_head=f["heads"])
