@@ -10,90 +10,91 @@ LANES = 128  # the vocabulary is padded to this: one TPU lane tile, and divisibl
 SILENT = ("dropout", "attention_dropout", "init_std", "dtype")
 
 
-def _field(default, help, **metadata):
-    return field(default=default, metadata={"help": help, **metadata})
+def knob(default, help, kw_only=False, **metadata):
+    """A field of a config: its default, a line of help, and choices=, min= or max= for the checker."""
+    return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network. Zero stands for "the usual value" where a field says so; no field is None."""
 
-    architecture: str = _field(
+    architecture: str = knob(
         "encoder",
         "which stacks; embeddings: none, vectors of `width` alone (skip_gram)",
         choices=("encoder", "decoder", "encoder_decoder", "embeddings"),
     )
-    vocab_size: int = _field(0, "pieces, before padding; 0: as many as the tokenizer has", min=0)
-    max_length: int = _field(0, "positions of the learned table; 0: the rows' length", min=0)
-    layers: int = _field(4, "layers of the (encoder) stack", min=1)
-    decoder_layers: int = _field(0, "layers of an encoder-decoder's decoder; 0: as layers", min=0)
-    width: int = _field(256, "size of a hidden state", min=1)
-    embedding_size: int = _field(
+    vocab_size: int = knob(0, "pieces, before padding; 0: as many as the tokenizer has", min=0)
+    max_length: int = knob(0, "positions of the learned table; 0: the rows' length", min=0)
+    layers: int = knob(4, "layers of the (encoder) stack", min=1)
+    decoder_layers: int = knob(0, "layers of an encoder-decoder's decoder; 0: as layers", min=0)
+    width: int = knob(256, "size of a hidden state", min=1)
+    embedding_size: int = knob(
         0, "width of the tables, projected to width where it differs (ALBERT); 0: as width", min=0
     )
-    heads: int = _field(4, "query heads", min=1)
-    kv_heads: int = _field(0, "key and value heads (grouped-query); 0: as heads", min=0)
-    head_size: int = _field(0, "size of a head; 0: width / heads", min=0)
-    mlp_size: int = _field(1024, "hidden size of the MLP", min=1)
-    activation: str = _field(
+    heads: int = knob(4, "query heads", min=1)
+    kv_heads: int = knob(0, "key and value heads (grouped-query); 0: as heads", min=0)
+    head_size: int = knob(0, "size of a head; 0: width / heads", min=0)
+    mlp_size: int = knob(1024, "hidden size of the MLP", min=1)
+    activation: str = knob(
         "gelu",
         "of the MLP and the readout transform; gelu is the exact one (erf)",
         choices=("gelu", "gelu_tanh", "relu", "silu"),
     )
-    gated: bool = _field(False, "MLP act(gate x) * (in x): GEGLU, SwiGLU (Shazeer 2020)")
-    norm: str = _field("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
-    norm_position: str = _field(
+    gated: bool = knob(False, "MLP act(gate x) * (in x): GEGLU, SwiGLU (Shazeer 2020)")
+    norm: str = knob("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
+    norm_position: str = knob(
         "pre", "norm of each sublayer's input, or of the sum after it", choices=("pre", "post")
     )
-    norm_epsilon: float = _field(1e-6, "added to the variance", min=0.0)
-    embedding_norm: bool = _field(False, "normalise the summed embeddings (BERT)")
-    first_norm: bool = _field(
+    norm_epsilon: float = knob(1e-6, "added to the variance", min=0.0)
+    embedding_norm: bool = knob(False, "normalise the summed embeddings (BERT)")
+    first_norm: bool = knob(
         True, "pre-norm: also before a stack's first self-attention (ModernBERT: embedding_norm is)"
     )
-    separate_embeddings: bool = _field(
+    separate_embeddings: bool = knob(
         False,
         "an encoder-decoder's decoder has a position table and embedding norm of its own (BART)",
     )
-    positions: str = _field(
+    positions: str = knob(
         "learned",
         "how positions enter",
         choices=("learned", "sinusoidal", "rotary", "relative", "none"),
     )
-    position_offset: int = _field(
+    position_offset: int = knob(
         0, "unused rows before the first of the learned position table (RoBERTa, BART: 2)", min=0
     )
-    rotary_base: float = _field(10_000.0, "longest wavelength of rotary / 2 pi", min=1.0)
-    local_rotary_base: float = _field(
+    rotary_base: float = knob(10_000.0, "longest wavelength of rotary / 2 pi", min=1.0)
+    local_rotary_base: float = knob(
         0.0,
         "rotary_base of layers that see a window alone (ModernBERT); 0: as rotary_base",
         min=0.0,
     )
-    relative_buckets: int = _field(32, "buckets of T5's relative bias", min=4)
-    relative_max_distance: int = _field(128, "distances beyond it share a bucket", min=2)
-    tied_embeddings: bool = _field(True, "the output reads with the token table")
-    biases: bool = _field(True, "biases in dense layers and in LayerNorm")
-    query_key_value_biases: bool = _field(
+    relative_buckets: int = knob(32, "buckets of T5's relative bias", min=4)
+    relative_max_distance: int = knob(128, "distances beyond it share a bucket", min=2)
+    tied_embeddings: bool = knob(True, "the output reads with the token table")
+    biases: bool = knob(True, "biases in dense layers and in LayerNorm")
+    query_key_value_biases: bool = knob(
         False, "biases in query, key and value where `biases` is False (Qwen2)"
     )
-    output_bias: bool = _field(False, "a bias per piece on the logits (BERT)")
-    readout_transform: bool = _field(False, "dense, activation, norm before the output (BERT)")
-    readout_scale: bool = _field(False, "scale the output's features by their size^-1/2 (T5 v1.0)")
-    attention_scale: bool = _field(True, "scale scores by head_size^-1/2 (False: T5)")
-    token_types: int = _field(
+    output_bias: bool = knob(False, "a bias per piece on the logits (BERT)")
+    readout_transform: bool = knob(False, "dense, activation, norm before the output (BERT)")
+    readout_scale: bool = knob(False, "scale the output's features by their size^-1/2 (T5 v1.0)")
+    attention_scale: bool = knob(True, "scale scores by head_size^-1/2 (False: T5)")
+    token_types: int = knob(
         0, "rows of the token type table (BERT: 2); 0: as many as the objective tells apart", min=0
     )
-    qk_norm: bool = _field(False, "normalise each head's query and key (Henry et al. 2020)")
-    shared_stacks: bool = _field(
+    qk_norm: bool = knob(False, "normalise each head's query and key (Henry et al. 2020)")
+    shared_stacks: bool = knob(
         False, "an encoder-decoder's decoder has the encoder's layers, and cross-attention (T5's P)"
     )
-    window: int = _field(0, "self-attention sees |q - k| < window; 0: everything", min=0)
-    global_every: int = _field(
+    window: int = knob(0, "self-attention sees |q - k| < window; 0: everything", min=0)
+    global_every: int = knob(
         0, "each so many-th layer, from the first, sees beyond the window (ModernBERT: 3)", min=0
     )
-    dropout: float = _field(0.0, "of embeddings and sublayer outputs", min=0.0, max=0.99)
-    attention_dropout: float = _field(0.0, "of attention probabilities", min=0.0, max=0.99)
-    init_std: float = _field(0.02, "of kernels and tables, see models/initial.py", min=0.0)
-    dtype: str = _field("float32", "compute dtype", choices=("float32", "bfloat16"))
+    dropout: float = knob(0.0, "of embeddings and sublayer outputs", min=0.0, max=0.99)
+    attention_dropout: float = knob(0.0, "of attention probabilities", min=0.0, max=0.99)
+    init_std: float = knob(0.02, "of kernels and tables, see models/initial.py", min=0.0)
+    dtype: str = knob("float32", "compute dtype", choices=("float32", "bfloat16"))
 
     def __post_init__(self):
         if self.architecture == "embeddings":

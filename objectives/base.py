@@ -5,13 +5,14 @@ An objective is a frozen dataclass of its hyperparameters: it hashes, and it hol
 
 import functools
 from collections.abc import Hashable, Iterable
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.config import knob
 from objectives.batch import Batch
 from objectives.loss import chunked_cross_entropy
 from objectives.unigram import Unigram
@@ -22,11 +23,6 @@ EMBEDDINGS = "embeddings"  # a table alone
 
 # Why objectives of a Transformer make no sense for a table alone.
 NO_STATES = "vectors of single words have no hidden states; skip_gram trains them"
-
-
-def knob(default, help, kw_only=False, **metadata):
-    """A hyperparameter: its default, a line of help, and choices=, min= or max= for the checker."""
-    return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 
 @dataclass(frozen=True)

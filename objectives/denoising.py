@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.config import knob
 from models.sequence import sequence_of
 from objectives.assemble import Side, assembled, padded, sides, spans_back
-from objectives.base import ARCHITECTURES, Objective, Setting, Shapes, knob
+from objectives.base import ARCHITECTURES, Objective, Setting, Shapes
 from objectives.batch import Batch
 from objectives.grammar import (
     IN_PLACE,

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.config import knob
 from objectives.assemble import padded
-from objectives.base import Setting, Shapes, knob
+from objectives.base import Setting, Shapes
 from objectives.batch import Batch
 from objectives.causal_lm import CausalLM
 from objectives.segments import documents

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.config import knob
 from objectives.assemble import compact
-from objectives.base import ARCHITECTURES, Objective, Setting, Shapes, knob
+from objectives.base import ARCHITECTURES, Objective, Setting, Shapes
 from objectives.batch import Batch
 from objectives.registry import parse
 from objectives.segments import documents, left_of

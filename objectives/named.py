@@ -4,7 +4,7 @@ The registry takes them from here. A new one is a line; a new word is one of gra
 
 import dataclasses
 
-from objectives.base import knob
+from models.config import knob
 from objectives.denoising import Denoising
 from objectives.grammar import parse
 

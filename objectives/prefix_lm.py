@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.config import knob
 from models.sequence import sequence_of
 from objectives.assemble import compact, padded, sides, typed
-from objectives.base import Objective, Setting, Shapes, knob
+from objectives.base import Objective, Setting, Shapes
 from objectives.batch import Batch
 from objectives.noise import count_of
 from objectives.segments import documents, lengths

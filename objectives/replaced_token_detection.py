@@ -13,9 +13,9 @@ import numpy as np
 import optax
 
 from models import build
-from models.config import ModelConfig
+from models.config import ModelConfig, knob
 from models.sequence import sequence_of
-from objectives.base import Objective, Setting, Shapes, all_states, hidden_states, knob
+from objectives.base import Objective, Setting, Shapes, all_states, hidden_states
 from objectives.batch import Batch
 from objectives.heads import DiscriminatorHead, with_head
 from objectives.loss import sampled_pieces

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from models.config import knob
 from models.sequence import Sequence, sequence_of
-from objectives.base import Objective, Setting, Shapes, all_states, knob, predicting
+from objectives.base import Objective, Setting, Shapes, all_states, predicting
 from objectives.batch import Batch
 from objectives.heads import PairHead, with_head
 from objectives.noise import check_shares, masked_pieces, noise_count

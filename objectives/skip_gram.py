@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.config import knob
 from models.sequence import sequence_of
-from objectives.base import ARCHITECTURES, EMBEDDINGS, Objective, Setting, Shapes, knob
+from objectives.base import ARCHITECTURES, EMBEDDINGS, Objective, Setting, Shapes
 from objectives.batch import Batch
 from objectives.noise import slots
 from objectives.segments import documents, ordinary

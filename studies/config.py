@@ -5,14 +5,11 @@ Read by studies/three_ways.py and studies/tune.py; files under configs/studies/ 
 
 import dataclasses
 
+from models.config import knob
 from training import config as configs
 
 ARMS = ("none", "embeddings", "all")
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
-
-
-def _field(default, help, **limits):
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,25 +20,23 @@ class StudyConfig:
     without '--config.'; 'encoder: key=value' concerns one architecture.
     """
 
-    title: str = _field("Pretraining three ways", "heading of the report")
-    architectures: tuple = _field(ARCHITECTURES, "which architectures, in order")
-    arms: tuple = _field(
+    title: str = knob("Pretraining three ways", "heading of the report")
+    architectures: tuple = knob(ARCHITECTURES, "which architectures, in order")
+    arms: tuple = knob(
         ARMS, "what finetuning starts from; the first is what others are compared with"
     )
-    budgets: tuple = _field((100, 1000), "numbers of labelled examples")
-    seeds: tuple = _field((0, 1, 2), "one pair per seed: label subset, head, order, dropout")
-    pretrain_config: str = _field("configs/{architecture}.py", "file of the pretraining runs")
-    finetune_config: str = _field(
-        "configs/finetune/classification.py", "file of the finetuning runs"
-    )
-    pretrain: tuple = _field((), "'key=value' for every pretraining run")
-    finetune: tuple = _field((), "'key=value' for every finetuning run")
-    rates: tuple = _field(
+    budgets: tuple = knob((100, 1000), "numbers of labelled examples")
+    seeds: tuple = knob((0, 1, 2), "one pair per seed: label subset, head, order, dropout")
+    pretrain_config: str = knob("configs/{architecture}.py", "file of the pretraining runs")
+    finetune_config: str = knob("configs/finetune/classification.py", "file of the finetuning runs")
+    pretrain: tuple = knob((), "'key=value' for every pretraining run")
+    finetune: tuple = knob((), "'key=value' for every finetuning run")
+    rates: tuple = knob(
         (), "(architecture, arm, labels, learning rate); labels 0: every budget without its own row"
     )
-    grid: tuple = _field((3e-4, 1e-3, 3e-3), "rates that studies.tune tries for every arm")
-    tune_seeds: tuple = _field((1000, 1001), "seeds of studies.tune, apart from those of the study")
-    keep_checkpoints: bool = _field(False, "keep the finetuned parameters of every cell")
+    grid: tuple = knob((3e-4, 1e-3, 3e-3), "rates that studies.tune tries for every arm")
+    tune_seeds: tuple = knob((1000, 1001), "seeds of studies.tune, apart from those of the study")
+    keep_checkpoints: bool = knob(False, "keep the finetuned parameters of every cell")
 
     def __post_init__(self):
         for name in ("architectures", "arms", "budgets", "seeds", "grid", "tune_seeds"):

@@ -12,15 +12,12 @@ import re
 import shutil
 import time
 
+from models.config import knob
 from studies import records, results, statistics, table, three_ways
 from training import cli, logs
 from training import config as configs
 
 log = logging.getLogger("triptych.studies")
-
-
-def _field(default, help):
-    return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +27,16 @@ class ComparisonConfig:
     `pretrain` and `finetune` hold 'key=value' in the words of the command line without '--config.'.
     """
 
-    title: str = _field("Objectives at equal FLOPs", "heading of the table")
-    arms: tuple = _field((), "((name, config file[:arg], 'key=value', ...), ...); others - first")
-    updates: int = _field(500, "updates of the first arm; the others get as many FLOPs")
-    pretrain: tuple = _field((), "'key=value' for every pretraining run")
-    finetune_config: str = _field("configs/finetune/classification.py", "file of the finetuning")
-    finetune: tuple = _field((), "'key=value' for every finetuning run")
-    budgets: tuple = _field((200,), "numbers of labelled examples")
-    seeds: tuple = _field((0, 1, 2, 3, 4), "one pair each: label subset, head, order, dropout")
-    grid: tuple = _field((3e-4, 1e-3, 3e-3), "rates tried for each arm and budget")
-    tune_seeds: tuple = _field((1000,), "seeds that rates are tuned with, apart from the others")
+    title: str = knob("Objectives at equal FLOPs", "heading of the table")
+    arms: tuple = knob((), "((name, config file[:arg], 'key=value', ...), ...); others - first")
+    updates: int = knob(500, "updates of the first arm; the others get as many FLOPs")
+    pretrain: tuple = knob((), "'key=value' for every pretraining run")
+    finetune_config: str = knob("configs/finetune/classification.py", "file of the finetuning")
+    finetune: tuple = knob((), "'key=value' for every finetuning run")
+    budgets: tuple = knob((200,), "numbers of labelled examples")
+    seeds: tuple = knob((0, 1, 2, 3, 4), "one pair each: label subset, head, order, dropout")
+    grid: tuple = knob((3e-4, 1e-3, 3e-3), "rates tried for each arm and budget")
+    tune_seeds: tuple = knob((1000,), "seeds that rates are tuned with, apart from the others")
 
     def __post_init__(self):
         names = [arm[0] for arm in self.arms if isinstance(arm, tuple) and len(arm) >= 2]

@@ -10,14 +10,11 @@ import math
 import jax
 import optax
 
+from models.config import knob
 from training import rules
 from training.config import ConfigError
 
 SCHEDULES = ("cosine", "linear", "rsqrt", "relative_step", "wsd", "constant")
-
-
-def _field(default, help, **limits):
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +24,18 @@ class OptimizerConfig:
     Each optimizer is a subclass with its own hyperparameters; `name` chooses it in a config.
     """
 
-    learning_rate: float = _field(1e-3, "peak", min=0.0)
-    schedule: str = _field("cosine", "shape of the rate over the run", choices=SCHEDULES)
-    warmup: str = _field("6 %", "duration of linear warmup")
-    decay: str = _field("10 %", "final decay of wsd (duration)")
-    final_ratio: float = _field(0.1, "last rate of cosine, linear, wsd / peak", min=0.0, max=1.0)
-    weight_decay: float = _field(0.01, "decoupled: the rate times this times p", min=0.0)
-    clip_norm: float = _field(1.0, "of the whole gradient; 0 = none", min=0.0)
-    decay_rules: tuple = _field(
+    learning_rate: float = knob(1e-3, "peak", min=0.0)
+    schedule: str = knob("cosine", "shape of the rate over the run", choices=SCHEDULES)
+    warmup: str = knob("6 %", "duration of linear warmup")
+    decay: str = knob("10 %", "final decay of wsd (duration)")
+    final_ratio: float = knob(0.1, "last rate of cosine, linear, wsd / peak", min=0.0, max=1.0)
+    weight_decay: float = knob(0.01, "decoupled: the rate times this times p", min=0.0)
+    clip_norm: float = knob(1.0, "of the whole gradient; 0 = none", min=0.0)
+    decay_rules: tuple = knob(
         ((r".*/(kernel|embedding)", 1.0), (r".*", 0.0)),
         "(regex, factor of weight_decay), first match wins",
     )
-    rate_rules: tuple = _field(((r".*", 1.0),), "(regex, factor of learning_rate)")
+    rate_rules: tuple = knob(((r".*", 1.0),), "(regex, factor of learning_rate)")
 
     def direction(self, params):
         """Optax transformation of clipped gradients into directions, for the *trainable* `params`."""
@@ -58,10 +55,10 @@ class AdamW(OptimizerConfig):
     """
 
     name = "adamw"
-    beta1: float = _field(0.9, "memory of the gradient", min=0.0, max=1.0)
-    beta2: float = _field(0.98, "memory of its square", min=0.0, max=1.0)
-    epsilon: float = _field(1e-8, "added to the root", min=0.0)
-    parameter_scale: bool = _field(
+    beta1: float = knob(0.9, "memory of the gradient", min=0.0, max=1.0)
+    beta2: float = knob(0.98, "memory of its square", min=0.0, max=1.0)
+    epsilon: float = knob(1e-8, "added to the root", min=0.0)
+    parameter_scale: bool = knob(
         False, "steps relative to each tensor's RMS, as Adafactor's (Nawrot 2023, nanoT5)"
     )
 
@@ -78,10 +75,10 @@ class Lion(OptimizerConfig):
     """
 
     name = "lion"
-    learning_rate: float = _field(1e-4, "peak; 3 to 10 times below AdamW's", min=0.0)
-    weight_decay: float = _field(0.1, "decoupled; 3 to 10 times AdamW's", min=0.0)
-    beta1: float = _field(0.9, "share of the moment in the direction", min=0.0, max=1.0)
-    beta2: float = _field(0.99, "memory of the moment", min=0.0, max=1.0)
+    learning_rate: float = knob(1e-4, "peak; 3 to 10 times below AdamW's", min=0.0)
+    weight_decay: float = knob(0.1, "decoupled; 3 to 10 times AdamW's", min=0.0)
+    beta1: float = knob(0.9, "share of the moment in the direction", min=0.0, max=1.0)
+    beta2: float = knob(0.99, "memory of the moment", min=0.0, max=1.0)
 
     def direction(self, params):
         return optax.scale_by_lion(self.beta1, self.beta2)
@@ -97,22 +94,22 @@ class Muon(OptimizerConfig):
     """
 
     name = "muon"
-    momentum: float = _field(0.95, "memory of the matrices' gradient", min=0.0, max=0.9999)
-    nesterov: bool = _field(True, "look one gradient ahead")
-    newton_schulz_steps: int = _field(5, "products of three matrices", min=1)
-    consistent_rms: float = _field(
+    momentum: float = knob(0.95, "memory of the matrices' gradient", min=0.0, max=0.9999)
+    nesterov: bool = knob(True, "look one gradient ahead")
+    newton_schulz_steps: int = knob(5, "products of three matrices", min=1)
+    consistent_rms: float = knob(
         0.2,
         "scale = this * sqrt(max(in, out)), so that AdamW's rates and decay fit (Liu et al. 2025, "
         "2502.16982, section 2.2); 0: sqrt(max(1, out / in)) of Jordan et al.",
         min=0.0,
     )
-    matrices: tuple = _field(
+    matrices: tuple = knob(
         ((r"(.*/)?(embed|heads|projection)/.*", "adamw"), (r".*/kernel", "muon"), (r".*", "adamw")),
         "(regex, muon | adamw), first match wins; muon needs 2-D kernels [in, out]",
     )
-    beta1: float = _field(0.9, "of the AdamW beside", min=0.0, max=1.0)
-    beta2: float = _field(0.98, "of the AdamW beside", min=0.0, max=1.0)
-    epsilon: float = _field(1e-8, "of the AdamW beside and of the matrices' norm", min=0.0)
+    beta1: float = knob(0.9, "of the AdamW beside", min=0.0, max=1.0)
+    beta2: float = knob(0.98, "of the AdamW beside", min=0.0, max=1.0)
+    epsilon: float = knob(1e-8, "of the AdamW beside and of the matrices' norm", min=0.0)
 
     def direction(self, params):
         dimensions = optax.contrib.MuonDimensionNumbers()
@@ -166,17 +163,17 @@ class Adafactor(OptimizerConfig):
     """
 
     name = "adafactor"
-    learning_rate: float = _field(1e-2, "peak, relative to each tensor's RMS", min=0.0)
-    schedule: str = _field("relative_step", "shape of the rate", choices=SCHEDULES)
-    warmup: str = _field("never", "duration of linear warmup")
-    weight_decay: float = _field(0.0, "decoupled, on top of the relative step", min=0.0)
-    clip_norm: float = _field(0.0, "of the whole gradient; 0 = none, as T5", min=0.0)
-    decay_exponent: float = _field(0.8, "c of b_t = 1 - t^-c", min=0.0, max=1.0)
-    epsilon: float = _field(1e-30, "added to g^2 (epsilon 1)", min=0.0)
-    update_clip: float = _field(1.0, "largest RMS of a tensor's update (d); 0 = none", min=0.0)
-    parameter_scale: bool = _field(True, "steps relative to each tensor's RMS")
-    smallest_scale: float = _field(1e-3, "least such RMS (epsilon 2)", min=0.0)
-    factored_size: int = _field(128, "least side of a matrix that is factored", min=1)
+    learning_rate: float = knob(1e-2, "peak, relative to each tensor's RMS", min=0.0)
+    schedule: str = knob("relative_step", "shape of the rate", choices=SCHEDULES)
+    warmup: str = knob("never", "duration of linear warmup")
+    weight_decay: float = knob(0.0, "decoupled, on top of the relative step", min=0.0)
+    clip_norm: float = knob(0.0, "of the whole gradient; 0 = none, as T5", min=0.0)
+    decay_exponent: float = knob(0.8, "c of b_t = 1 - t^-c", min=0.0, max=1.0)
+    epsilon: float = knob(1e-30, "added to g^2 (epsilon 1)", min=0.0)
+    update_clip: float = knob(1.0, "largest RMS of a tensor's update (d); 0 = none", min=0.0)
+    parameter_scale: bool = knob(True, "steps relative to each tensor's RMS")
+    smallest_scale: float = knob(1e-3, "least such RMS (epsilon 2)", min=0.0)
+    factored_size: int = knob(128, "least side of a matrix that is factored", min=1)
 
     def direction(self, params):
         chain = [
