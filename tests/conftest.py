@@ -6,9 +6,11 @@ Warnings are errors where setup.cfg says so.
 import os
 import tempfile
 
-# Before JAX is imported: the number of devices cannot change later.
+# Before JAX is imported: the number of devices cannot change later. Devices that share one busy core
+# meet late, and XLA ends a process whose devices have not met in 40 seconds.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=300"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

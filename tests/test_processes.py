@@ -27,8 +27,8 @@ def launch(folder, name, architecture, processes, devices, **overrides):
     )  # fmt: skip
     words = [sys.executable, "train.py", f"--config=configs/{architecture}.py",
              f"--workdir={folder}/{name}", *shrink.flags(config)]  # fmt: skip
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu",
-                   "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}  # fmt: skip
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     if processes > 1:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
