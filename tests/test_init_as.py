@@ -36,7 +36,7 @@ def test_a_run_begins_with_the_stacks_of_another_and_says_so(tmp_path, caplog):
     assert "decoder: decodes as it did, whatever is encoded" in caplog.text
 
     theirs, ours = parameters(source, 2), parameters(tmp_path / "both", 0)
-    assert {path.partition("/")[0] for path in theirs} == {"embed", "decoder"}
+    assert {path.partition("/")[0] for path in theirs} == {"embed", "decoder", "heads"}
     for path, expected in theirs.items():
         np.testing.assert_array_equal(ours[path], expected)
         if path.startswith("decoder/"):
