@@ -188,6 +188,7 @@ class Denoising(Objective):
         return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.name not in read)
 
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
+        """As `corrupt_one_of`, which is what a subclass changes."""
         return self.corrupt_one_of((self,), 0, setting, key, row)
 
     def corrupt_one_of(self, members, which, setting, key, row) -> Batch:
