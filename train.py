@@ -159,6 +159,7 @@ def run(config, workdir):
     logs.banner("configuration")
     config = configs.resolve(Config, config)
     objectives.check(config.objective, config.model.architecture)
+    architectures.check_asked(config)
     resolved = configs.to_dict(config)
     folder = run_directory.open_run(workdir, config, "pretrain")
     config = sources.adopted(config, folder)

@@ -64,21 +64,23 @@ def network(architecture, size="", recipe="classic", preset=""):
     return presets.modern(fields) if recipe == "modern" else fields
 
 
-def pretraining(architecture, objective, arg):
+def pretraining(architecture, objective, arg, **hyperparameters):
     """What all three architectures share, so that they can be compared: text, length, AdamW with a
-    cosine to a tenth. `arg`: size=, recipe=, preset=, objective=, as the config files say.
+    cosine to a tenth. `arg`: size=, recipe=, preset=, objective=, as the config files say; an
+    objective that it names has its own values, without one it is `objective` with `hyperparameters`.
 
     A preset brings the size of its vocabulary along, for the tokenizer that is trained here.
     """
-    arg = parse(arg, size="", recipe="classic", preset="", objective=objective)
-    objective = arg.pop("objective")
+    arg = parse(arg, size="", recipe="classic", preset="", objective="")
+    named = arg.pop("objective")
     config = ml_collections.ConfigDict()
     config.model = {"dropout": 0.0, **network(architecture, **arg)}
-    config.objective = {"name": objective}
+    config.objective = {"name": named} if named else {"name": objective, **hyperparameters}
     config.data = {"source": "python_docs"}
     config.tokenizer = {"kind": "bpe", "vocab_size": config.model.get("vocab_size", 4096)}
     config.training = {"duration": "2000 steps", "batch_size": 32, "length": 128}
-    config.optimizer = {"learning_rate": 2e-3, "schedule": "cosine", "warmup": "6 %"}
+    config.optimizer = {"name": "adamw", "learning_rate": 2e-3, "schedule": "cosine"}
+    config.optimizer.warmup = "6 %"
     if arg["recipe"] == "modern":
         config.objective.z_loss = 1e-4
     return config

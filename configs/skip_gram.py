@@ -22,11 +22,14 @@ def get_config(arg=""):
     config.objective = {"name": "skip_gram"}
     config.data = {"source": "python_docs"}
     config.tokenizer = {"kind": "bpe", "vocab_size": 4096}
+    if arg["words"] not in ("true", "false"):
+        raise ValueError(f"words={arg['words']!r}: expected true or false")
     if arg["words"] == "true":
         config.tokenizer = {"kind": "word", "vocab_size": 30_000, "lowercase": True}
         config.tokenizer.min_frequency = 5
     config.training = {"duration": "10 epochs", "batch_size": 128, "length": 64}
     config.optimizer = {
+        "name": "adamw",
         "learning_rate": 1e-2,
         "schedule": "linear",
         "warmup": "2 %",

@@ -3,6 +3,7 @@
 Read by finetune.py, tools.vectors and tools.evaluate; streamed both ways, and nothing is unpickled.
 """
 
+import codecs
 import contextlib
 import gzip
 import itertools
@@ -55,6 +56,10 @@ def read(path: str, limit: int = 0) -> Vectors:
 
     limit: the first so many words, 0: all. Raises ValueError or OSError of one line.
     """
+    if limit < 0:
+        raise ValueError(
+            f"limit={limit}: expected how many of the first words to read, or 0 for all"
+        )
     if _suffix(path) not in SUFFIXES:
         raise ValueError(
             f"{path} does not look like vectors: expected one of {', '.join(SUFFIXES)}, "
@@ -96,6 +101,8 @@ def _text(path: str, stream) -> Iterator[tuple[str, np.ndarray]]:
         where = f"{path}:{number}"
         if len(line) == _LONGEST_LINE:
             raise ValueError(f"{where} has over {len(line):,} bytes: this is not a text of vectors")
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         fields = line.rstrip(b" \t\r\n").replace(b"\t", b" ").split(b" ")
         if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
             promised, width = _header(path, fields)

@@ -226,5 +226,6 @@ def modern(fields: dict) -> dict:
         "norm": "rmsnorm",
         "positions": "rotary",
         "biases": False,
+        "output_bias": False,
         "qk_norm": True,
     }

@@ -66,7 +66,7 @@ class Denoising(Objective):
     inputs: str = knob("sentinel", "what the noise looks like", choices=WORDS["inputs"])
     targets: str = knob("spans", "what is predicted", choices=TARGETS)
     unit: str = knob("piece", "what is noise as a whole", choices=WORDS["unit"])
-    mean_span_length: float = knob(0.0, "units in a span; 0: 3, geometric 5", min=0.0)
+    mean_span_length: float = knob(0.0, "units in a span; 0: 3, geometric 5", min=0.0, max=1e3)
     max_span_length: int = knob(0, "of geometric and poisson; 0: no limit", min=0)
     random: float = knob(0.1, "inputs=bert: share of the noise that is random", min=0.0, max=1.0)
     keep: float = knob(0.1, "inputs=bert: share of the noise that is kept", min=0.0, max=1.0)
@@ -175,7 +175,8 @@ class Denoising(Objective):
         if self.targets == "full" or self.inputs != "sentinel":
             return shapes.targets
         noise, exact = self._noise(shapes.raw), self.pattern == "span"
-        apart = noise * (1 - self.noise_density) if self.pattern == "iid" else noise / self.mean
+        runs = noise * (shapes.raw - noise + 1) / shapes.raw  # of so many among so many
+        apart = runs if self.pattern == "iid" else noise / self.mean
         return shapes.targets - (0 if exact else self._spans(shapes.raw) - apart)
 
     # ---- What becomes of a row -------------------------------------------------------------------

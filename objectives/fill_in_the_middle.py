@@ -35,7 +35,7 @@ class FillInTheMiddle(CausalLM):
         weights           [  1,  1,  1,  1,  1,  1,  0,  1,  1,  1,  1 ]
 
     What the three tokens leave no room for is cut off from the end of the row before anything is
-    moved ("context level", section 4.3), so that prefix and suffix are always complete.
+    moved ("context level", section 3.2), so that prefix and suffix are always complete.
     The places are between pieces, not between characters: rows are tokenised before they are cut.
     """
 

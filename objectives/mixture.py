@@ -4,6 +4,7 @@ Batches are made alike: padded to the largest, and seen as a prefix where not al
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -172,7 +173,7 @@ def _parsed(members):
     made = []
     for member in members:
         weight, text, mode = (*member, "")[:3] if isinstance(member, tuple) else (0, "", "")
-        right = isinstance(weight, (int, float)) and weight > 0 and isinstance(text, str)
+        right = isinstance(weight, (int, float)) and 0 < weight < math.inf and isinstance(text, str)
         if not right or len(member) not in (2, 3) or mode not in ("", *MODES):
             raise ValueError(
                 f"members has {member!r}: expected (weight, 'objective') with a weight above 0, and "
@@ -183,6 +184,16 @@ def _parsed(members):
             raise ValueError(
                 f"members has {text!r}, whose loss is one of its own: a mixture shares the cross "
                 "entropy of its targets; train it alone"
+            )
+        if objective.z_loss:
+            raise ValueError(
+                f"members has {text!r}: z_loss is of the loss that a mixture's members share; set it on "
+                "the mixture"
+            )
+        if isinstance(objective, Mixture) and (mode or objective.draw != "row"):
+            raise ValueError(
+                f"members has {member!r}, a mixture with a mode or a draw of its own: its rows are "
+                "drawn as this one's are; list its members here"
             )
         made.append((weight, text, objective, mode))
     if not made:

@@ -40,14 +40,15 @@ def single(
     2019, section 3.1; Raffel et al. 2020, section 3.1.4).
 
     With `word` int32[L] (from `units`) whole words in random order, those that fit into the budget,
-    as BERT's repository does it.
+    each piece of them corrupted by itself, as BERT's repository does it.
     """
     group, inserted = jnp.arange(eligible.shape[0], dtype=jnp.int32), jnp.zeros_like(eligible)
     if word is None:
         return Noise(choose(key, eligible, budget), group, inserted)
     sizes = _sizes(eligible, word)
     rank = jax.random.uniform(key, eligible.shape)
-    return _of_words(Noise(within(sizes > 0, rank, sizes, budget, passes=3), group, inserted), word)
+    mask = within(sizes > 0, rank, sizes, budget, passes=3)
+    return Noise(mask[word], group, inserted)
 
 
 def spans(

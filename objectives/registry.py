@@ -3,8 +3,10 @@ Filled in by objectives/__init__.py, which is the one place that knows the names
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
+import math
 
 from objectives.base import ARCHITECTURES, EMBEDDINGS, NO_STATES, Objective
 from objectives.denoising import Denoising
@@ -87,13 +89,15 @@ def _spelled(name):
 def _typed(name, key, value):
     """A value out of a text as the type that the field's default has, within its range."""
     field = {f.name: f for f in dataclasses.fields(REGISTRY.get(name, Objective))}.get(key)
-    if field is None or not isinstance(value, str):
+    if field is None:
         return value
-    kind, rules = type(field.default), field.metadata
-    try:
-        value = value if kind is str else kind(ast.literal_eval(value))
-    except (ValueError, SyntaxError, TypeError):
-        raise ValueError(f"{name}:{key}={value!r}: expected {kind.__name__}") from None
+    kind, rules, given = type(field.default), field.metadata, value
+    if isinstance(value, str) and kind is not str:
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+    value = float(value) if kind is float and type(value) is int else value
+    if type(value) is not kind or value in (math.inf, -math.inf):
+        raise ValueError(f"{name}:{key}={given}: expected {kind.__name__}")
     low, high = rules.get("min", value), rules.get("max", value)
     if value not in rules.get("choices", (value,)) or not low <= value <= high:
         known = [f"{rule} {rules[rule]}" for rule in ("choices", "min", "max") if rule in rules]

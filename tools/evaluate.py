@@ -53,7 +53,6 @@ class Suite:
     part: str  # attribute of the Subject that it reads
     score: Callable
     help: str
-    needs_run: bool = False  # a file of vectors will not do
 
 
 SUITES = {
@@ -65,8 +64,6 @@ SUITES = {
 def run(subject: Subject, suite: str, paths: list[str]) -> dict[str, list[dict]]:
     """{path: lines of named numbers} of one suite on each file."""
     chosen = SUITES[suite]
-    if chosen.needs_run and not subject.run:
-        raise ConfigError(f"--suite={suite} needs a network: give --run=RUN_DIR, not --vectors")
     return {path: chosen.score(getattr(subject, chosen.part), path) for path in paths}
 
 
@@ -85,6 +82,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", default="", metavar="FILE", help="write the scores as JSON too")
     parser.add_argument("--debug", action="store_true", help="traceback instead of one line")
     given = parser.parse_args(argv)
+    if given.run and given.limit:
+        raise ConfigError(
+            f"--limit={given.limit} is of a file of --vectors; leave it out with --run"
+        )
     subject = Subject(given.run, given.vectors, given.limit)
     results = run(subject, given.suite, given.data)
     for path, lines in results.items():

@@ -19,14 +19,12 @@ import finetune
 import train
 from data import tokenizer as tokenizers
 from huggingface import sources
-from models.config import ModelConfig
 from objectives.batch import Batch
 from objectives.segments import documents
 from tasks.examples import open_examples
 from tools import marks
 from training import cli, run_directory, step
 from training import config as configs
-from training.checkpoint import locate
 from training.config import ConfigError
 
 FLAGS = (
@@ -45,7 +43,10 @@ FLAGS = (
     ("--raw", {"action": "store_true", "help": "also the row before it was corrupted"}),
     (
         "--documents",
-        {"action": "store_true", "help": "which documents each row shows; with text, those alone"},
+        {
+            "action": "store_true",
+            "help": "which documents each row was made of; with text, those alone",
+        },
     ),
     (
         "--format",
@@ -131,10 +132,8 @@ def pretraining(config, number, folder=None):
 def finetuning(config, number, folder=None):
     """The same of a resolved finetune.Config: labelled examples, whose targets are classes."""
     begun = run_directory.read_manifest(folder) if folder else {}
-    origin = folder if begun else locate(sources.run_of(config.init_from, say=_aside))[0]
-    pretrained = ModelConfig(**run_directory.read_config(origin)["model"])
-    tokenizer = tokenizers.load(origin / "tokenizer.json")
-    examples = open_examples(config.task, pretrained, tokenizer, config.seed.order, _aside)
+    _, model, tokenizer, _ = sources.origin(config, folder, begun)
+    examples = open_examples(config.task, model, tokenizer, config.seed.order, _aside)
     if begun:
         run_directory.check_unchanged(folder, data=examples.fingerprint)
     total = finetune.clock_of(config, examples).total
@@ -315,4 +314,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    cli.main(main, console=sys.stderr)

@@ -81,6 +81,15 @@ class Plan:
         ]
 
 
+def check_asked(config):
+    """Raises ConfigError for an `init_as` that nothing is initialised from."""
+    if config.init_as != "same" and not config.init_from:
+        raise ConfigError(
+            f"config.init_as={config.init_as!r} says which stacks init_from fills, and there is none; set "
+            "config.init_from, or leave it out"
+        )
+
+
 def plan(there, here, found, target, init_as, what="init_from", published=False):
     """The Plan for parameters `target` {path: leaf} of network `here` out of `found` of `there`.
 

@@ -52,10 +52,11 @@ def arguments(argv, description, extra=(), config="required", examples=""):
     return given, configs.override(configs.load_file(given.config), overrides)
 
 
-def main(run, argv=None):
-    """Runs `run(argv)`, maps what it raises to the exit status, and exits."""
+def main(run, argv=None, console=None):
+    """Runs `run(argv)`, maps what it raises to the exit status, and exits. The log goes to the stream
+    `console`: standard error where the output is for another program."""
     argv = sys.argv[1:] if argv is None else argv
-    logs.to_console()
+    logs.to_console(console)
     if "--debug" not in argv:
         _hush()
     try:

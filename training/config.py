@@ -10,10 +10,13 @@ import difflib
 import importlib.util
 import inspect
 import json
+import logging
 import pathlib
 import typing
 
 import ml_collections
+
+log = logging.getLogger("triptych")
 
 
 class ConfigError(ValueError):
@@ -107,10 +110,14 @@ def resolve(schema, config, where="config"):
 
 
 def override(config, assignments):
-    """Applies `[('model.layers', '4'), ...]` to a ConfigDict; leaves stay strings until `resolve`."""
+    """Applies `[('model.layers', '4'), ...]` to a ConfigDict; leaves stay strings until `resolve`.
+
+    A section that gets another `name` begins with that one's own defaults: what the file says there
+    is said of the first.
+    """
     config = ml_collections.ConfigDict(config.to_dict() if hasattr(config, "to_dict") else config,
                                        type_safe=False)  # fmt: skip
-    for key, text in assignments:
+    for key, text in sorted(assignments, key=lambda pair: not pair[0].endswith(".name")):
         *sections, leaf = key.split(".")
         node = config
         for section in sections:
@@ -120,6 +127,13 @@ def override(config, assignments):
             if not hasattr(node, "items"):
                 raise ConfigError(f"config.{key}: {section!r} is a leaf, not a section; "
                                   f"set --config.{'.'.join(sections)}=... instead")  # fmt: skip
+        if leaf == "name" and node.get("name", text) != text:
+            idle = [key for key in node if key != "name"]
+            if idle:
+                log.info(f"config.{key}={text}: what the file sets for {node['name']} is left out, "
+                         f"{_list(idle)}")  # fmt: skip
+            for key in list(node):
+                del node[key]
         node[leaf] = text
     return config
 

@@ -26,10 +26,11 @@ class LoggingConfig:
     tensorboard: bool = dataclasses.field(default=True, metadata={"help": "write event files"})
 
 
-def to_console():
-    """Plain lines on standard output. Touches no device: processes may still have to join."""
+def to_console(stream=None):
+    """Plain lines on `stream`, by default standard output. Touches no device: processes may still
+    have to join."""
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stdout)
+        handler = logging.StreamHandler(stream or sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.propagate = False

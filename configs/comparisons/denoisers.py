@@ -17,7 +17,7 @@ def get_config():
         "Denoisers of a small encoder-decoder",
         "200 steps",
         arms=(
-            ("BERT-style", network + "bert_style", "objective.noise_density=0.15"),
+            ("BERT-style", network + "bert_style"),
             ("prefix LM", network + "prefix_lm"),
             ("deshuffling", network + "deshuffling"),
             ("replaced spans, i.i.d.", network + "replace_spans"),

@@ -13,6 +13,6 @@ def get_config():
     config = ml_collections.ConfigDict()
     config.task = {"source": "python_docs", "text": "text", "label": "label", "length": 64}
     config.training = {"duration": "3 epochs", "batch_size": 16}
-    config.optimizer = {"learning_rate": 1e-3, "schedule": "linear", "warmup": "10 %"}
-    config.optimizer.final_ratio = 0.0
+    config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "schedule": "linear"}
+    config.optimizer.update({"warmup": "10 %", "final_ratio": 0.0})
     return config

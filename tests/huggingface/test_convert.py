@@ -172,9 +172,8 @@ def test_the_page_names_every_family_and_class():
         assert [name for name in family.classes if f"`{name}`" not in page] == []
 
 
-def test_the_modern_recipe_without_an_output_bias_is_qwen3():
-    fields = dict(decoder.get_config("recipe=modern").model) | {"output_bias": False}
-    model = completed(ModelConfig(**fields), 4096, 128)
+def test_the_modern_recipe_is_qwen3():
+    model = completed(ModelConfig(**decoder.get_config("recipe=modern").model), 4096, 128)
     fitting = [kind for kind, family in FAMILIES.items() if not family.config(model)[1]]
     assert fitting == ["qwen3"]
 

@@ -139,6 +139,15 @@ def test_a_mixture_comes_from_the_command_line_and_from_a_config_file():
         (((0, "prefix_lm"),), "above 0"),
         (((1, "prefix_lm", "Q"),), "mode of R, S, X"),
         (((1, "prefix_ml"),), "did you mean 'prefix_lm'"),
+        (((float("inf"), "prefix_lm"),), "above 0"),
+        (((1, "prefix_lm:z_loss=0.5"),), "set it on the mixture"),
+        (((1, "ul2:draw=batch"),), "list its members here"),
+        (((1, "ul2", "R"),), "list its members here"),
+        (((1, "iid_1.5_mask_full"),), "out of range"),
+        (((1, "iid_-0.5_mask_full"),), "out of range"),
+        (((1, "iid_inf_mask_full"),), "expected float"),
+        (((1, "span_corruption:max_spans=2.7"),), "expected int"),
+        (((1, "prefix_lm:noise_density=True"),), "expected float"),
     ],
 )
 def test_members_that_are_none_are_refused(members, words):

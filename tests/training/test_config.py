@@ -136,6 +136,19 @@ def test_overrides_win_over_the_file_and_may_name_new_leaves():
         configs.override(given, [("model.layers.x", "4")])
 
 
+def test_a_section_that_gets_another_name_begins_with_that_ones_defaults(caplog):
+    caplog.set_level("INFO", "triptych")
+    given = {"objective": {"name": "bert_style", "noise_density": 0.5}, "model": {"layers": 3}}
+    names = [("objective.targets", "full"), ("objective.name", "mass_style")]
+    assert configs.override(given, names).to_dict() == {
+        "objective": {"name": "mass_style", "targets": "full"},
+        "model": {"layers": 3},
+    }
+    assert "sets for bert_style is left out, noise_density" in caplog.text
+    same = configs.override(given, [("objective.name", "bert_style"), ("model.layers", "4")])
+    assert same.objective.noise_density == 0.5
+
+
 def test_a_missing_config_file_names_the_nearest():
     with pytest.raises(ConfigError, match="'configs/decodr.py' does not exist.*configs/decoder.py"):
         configs.load_file("configs/decodr.py")
