@@ -55,6 +55,7 @@ def contents(run):
         ("data.source", "text:/nowhere/*.txt", "/nowhere/*.txt"),
         ("data.source", "txt:a", "txt:a"),
         ("init_from", "/nowhere", "'/nowhere' is not a run directory"),
+        ("init_as", "encoder", "set config.init_from, or leave it out"),
         ("objective.name", "masked_lm", "masked_lm does not fit architecture 'decoder'"),
     ],
 )

@@ -14,8 +14,9 @@ import train
 from data import tokenizer as tokenizers
 from data import vectors as files
 from data.vectors import Vectors
-from tools import evaluate, vectors, word_vectors
+from tools import evaluate, inspect, vectors, word_vectors
 from training import checkpoint, cli, loop, rules, transfer
+from training import config as configs
 from training import mesh as meshes
 from training.config import ConfigError
 
@@ -148,6 +149,11 @@ def test_foreign_vectors_bring_tokenizer_table_and_a_projection(folder, foreign,
             result = finetune.run(config, str(folder / f"foreign-{arm}"))
         assert "test/accuracy" in result.metrics
         runs[arm] = parameters(folder / f"foreign-{arm}", 0)
+        before = inspect.finetuning(configs.resolve(finetune.Config, config), 1)
+        after = inspect.finetuning(
+            configs.resolve(finetune.Config, config), 1, folder / f"foreign-{arm}"
+        )
+        jax.tree.map(np.testing.assert_array_equal, before.batch, after.batch)
     assert "coverage of the training examples" in caplog.text and "tokens known" in caplog.text
     read = files.read(foreign)
     ids, rows = read.rows(read.tokenizer())
@@ -320,6 +326,7 @@ def test_the_command_lines_print_write_and_refuse(folder, tmp_path, capsys):
         (["--run=/nowhere", *words[1:]], "'/nowhere' is not a run directory"),
         ([words[0], "--suite=similarty", *words[2:]], "similarty"),
         (["--suite=similarity", *words[2:]], "--run"),
+        ([*words, "--limit=1"], "--limit=1 is of a file of --vectors"),
     ):
         with pytest.raises(SystemExit):
             cli.main(evaluate.main, line)

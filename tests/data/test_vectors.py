@@ -34,6 +34,8 @@ def test_the_forms_of_other_programs_are_read(tmp_path):
     (tmp_path / "fasttext.vec").write_text("2 3 \nthe 1 2 3 \nof -1e-2 .5 6 \n")
     (tmp_path / "windows.txt").write_bytes(b"the 1 2 3\r\nof -1e-2 .5 6\r\n")
     (tmp_path / "tabs.txt").write_text("the\t1\t2\t3\nof\t-1e-2\t.5\t6")
+    (tmp_path / "marked.txt").write_text("the 1 2 3\nof -1e-2 .5 6\n", encoding="utf-8-sig")
+    (tmp_path / "marked.vec").write_text("2 3\nthe 1 2 3\nof -1e-2 .5 6\n", encoding="utf-8-sig")
     rows = np.array([[1, 2, 3], [-0.01, 0.5, 6]], "<f4")
     bare = b"2 3\n" + b"".join(
         w + b" " + r.tobytes() for w, r in zip((b"the", b"of"), rows, strict=True)
@@ -100,6 +102,8 @@ def test_a_hostile_file_is_one_line_that_names_it(tmp_path, name):
 def test_a_missing_file_and_an_unwritable_word_are_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.txt"):
         vectors.read(str(tmp_path / "nowhere.txt"))
+    with pytest.raises(ValueError, match="limit=-2: expected how many"):
+        vectors.read(str(tmp_path / "nowhere.txt"), -2)
     with pytest.raises(ValueError, match="'new york' is empty or has a blank"):
         vectors.write(str(tmp_path / "a.txt"), 1, 1, [("new york", TABLE[0, :1])])
     with pytest.raises(ValueError, match="a.npy: expected a name with"):
