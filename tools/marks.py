@@ -113,7 +113,9 @@ def lines(batch, pieces, labels=()):
         found += _sequence(name, sequence, predicted if name == reads else {}, pieces, labels)
     if elsewhere:
         found += [(name, "", _runs(getattr(batch, name))) for name in ("targets", "weights")]
-    known = ("targets", "weights", "indices")
+    if batch.noise is not None:
+        found.append(("noise", "", Text(" ".join(pieces(token)[0] for token in batch.noise))))
+    known = ("targets", "weights", "indices", "noise")
     for name, value in _fields(batch):
         if name not in known and not isinstance(value, Sequence):
             found += [(f"{name}{path}", "", _runs(leaf)) for path, leaf in _leaves(value)]

@@ -88,6 +88,12 @@ def test_several_targets_of_one_position_and_labels_by_name():
     ]
 
 
+def test_noise_words_are_pieces():
+    row = batch(sequence([RIV, RUNS]), [RUNS, RIV], [1, 1], [0, 1])
+    row = row.replace(noise=np.array([COLD, THE, COLD], np.int32))
+    assert drawn(row) == ["inputs 1│riv→runs runs→riv", "noise │cold the cold"]
+
+
 def test_fields_that_this_file_has_never_heard_of_are_shown(monkeypatch):
     types = np.array([0, 0, 1], np.int32)
     row = batch(sequence([THE, RUNS, COLD], types=types), [[1, 1], [2, 2]], [[1, 1], [1, 1]])
