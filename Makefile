@@ -42,10 +42,10 @@ study: $(CORE)
 	$(BIN)/python -m studies.three_ways --config=configs/studies/study.py --workdir=$(WORKDIR)/study
 
 test: $(TEST)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not parity' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not parity' $(PYTEST_FLAGS)
 
 test-all: $(TEST)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not parity' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not parity' $(PYTEST_FLAGS)
 
 test-parity: $(PARITY)
 	$(BIN)/python -m pytest -m parity $(PYTEST_FLAGS)

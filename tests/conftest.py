@@ -25,6 +25,14 @@ os.environ.setdefault(
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+# Files of few tests that take minutes: they begin first, or one worker ends alone with them.
+LONG = ("test_processes.py", "test_resume.py", "test_shipped.py", "test_bad_input.py",
+        "test_word_vectors.py", "test_cube.py", "test_own_parameters.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_end_with_their_file():
