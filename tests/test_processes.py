@@ -58,7 +58,14 @@ def folder(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder_decoder"])
+slow = pytest.mark.slow
+
+
+# What has both stacks stands for those that have one of them.
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param("encoder", marks=slow), pytest.param("decoder", marks=slow), "encoder_decoder"],
+)
 def test_law_11_one_device_equals_two_processes_of_two_devices(folder, architecture):
     codes, outputs = launch(folder, f"{architecture}-one", architecture, 1, 1)
     assert codes == [0], outputs[0]
