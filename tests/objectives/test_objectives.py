@@ -151,6 +151,23 @@ def test_law_10_nothing_crosses_a_document_and_no_special_id_is_touched(architec
         assert not shown[segments == 0].any()
 
 
+@each_of([pair for pair in ALL if pair not in PAIRS])
+@hypothesis.given(drawn=some_rows)
+@property_test
+def test_law_10_no_special_id_is_touched_where_the_loss_is_another_one(architecture, name, drawn):
+    objective, setting, pairs = rows_and_batches(architecture, name, drawn)
+    shapes, frame = objective.shapes(setting), {VOCABULARY.cls, VOCABULARY.sep, VOCABULARY.pad}
+    for row, batch in pairs:
+        shown, told = batch.inputs.tokens, batch.weights > 0
+        assert shown.shape == (shapes.inputs,)
+        assert batch.targets.shape == batch.weights.shape == (shapes.targets,)
+        assert np.isin(batch.targets[told], ORDINARY).all()
+        assert set(shown.tolist()) <= {*row.tolist(), *ORDINARY, *frame, VOCABULARY.mask}
+        inner = (Counter(t for t in ids.tolist() if t in INNER_SPECIAL) for ids in (shown, row))
+        assert not next(inner) - next(inner)
+        assert not shown[batch.inputs.segments == 0].any()
+
+
 @each_pair
 def test_shapes_are_static_and_those_announced(architecture, name):
     objective, setting, raw, corrupt = compiled(architecture, name)
