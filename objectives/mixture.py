@@ -96,12 +96,12 @@ class Mixture(Objective):
         return jax.lax.switch(program, branches, place, keys, rows)
 
     @property
-    def _programs(self) -> tuple[tuple["Member", ...], ...]:
-        """The members, those together that one program makes. A row's draw is a switch, and under
+    def _programs(self) -> tuple[tuple[int, ...], ...]:
+        """The members' numbers, those together that one program makes. A row's draw is a switch, and under
         vmap all of its branches are run: UL2's seven denoisers are two programs, and cost two."""
         found = {}
-        for part in self.parts:
-            found.setdefault((part.objective.program, part.mode != ""), []).append(part)
+        for number, part in enumerate(self.parts):
+            found.setdefault((part.objective.program, part.mode != ""), []).append(number)
         return tuple(map(tuple, found.values()))
 
     def _drawn(self, key):
@@ -110,9 +110,9 @@ class Mixture(Objective):
         edges = jnp.asarray(np.cumsum([part.share for part in self.parts])[:-1], jnp.float32)
         which = (jax.random.uniform(which_key) >= edges).sum(dtype=jnp.int32)
         where = {
-            part.number: (program, place)
-            for program, members in enumerate(self._programs)
-            for place, part in enumerate(members)
+            number: (program, place)
+            for program, numbers in enumerate(self._programs)
+            for place, number in enumerate(numbers)
         }
         program, place = jnp.asarray([where[n] for n in range(len(where))], jnp.int32)[which]
         return program, place, key
@@ -120,7 +120,10 @@ class Mixture(Objective):
     def _branches(self, setting):
         """One function (place, key, row) -> Batch for each program, all of one structure."""
         shapes = self.shapes(setting)
-        plain = [functools.partial(_of_program, parts, setting) for parts in self._programs]
+        plain = [
+            functools.partial(_of_program, [self.parts[n] for n in numbers], setting)
+            for numbers in self._programs
+        ]
         place, key = jax.eval_shape(lambda: (jnp.int32(0), jax.random.key(0)))
         row = jax.ShapeDtypeStruct((shapes.raw,), jnp.int32)
         like = [jax.eval_shape(branch, place, key, row) for branch in plain]
@@ -160,7 +163,6 @@ class UL2(Mixture):
 class Member:
     """One objective of a mixture."""
 
-    number: int  # among the members
     share: float  # of all weights
     text: str
     objective: Objective
@@ -199,7 +201,7 @@ def _parsed(members):
     if not made:
         raise ValueError("members is empty: expected ((weight, 'objective'), ...)")
     total = sum(weight for weight, *_ in made)
-    return tuple(Member(n, weight / total, *rest) for n, (weight, *rest) in enumerate(made))
+    return tuple(Member(weight / total, *rest) for weight, *rest in made)
 
 
 def _of_program(parts, setting, place, key, row):
