@@ -128,12 +128,12 @@ def override(config, assignments):
                 raise ConfigError(f"config.{key}: {section!r} is a leaf, not a section; "
                                   f"set --config.{'.'.join(sections)}=... instead")  # fmt: skip
         if leaf == "name" and node.get("name", text) != text:
-            idle = [key for key in node if key != "name"]
+            idle = [each for each in node if each != "name"]
+            for each in idle:
+                del node[each]
             if idle:
                 log.info(f"config.{key}={text}: what the file sets for {node['name']} is left out, "
                          f"{_list(idle)}")  # fmt: skip
-            for key in list(node):
-                del node[key]
         node[leaf] = text
     return config
 
