@@ -25,6 +25,4 @@ def get_config():
         ),
         updates=800,
         pretrain=("evaluation.every=20 %",),
-        budgets=(200,),
-        grid=(3e-4, 1e-3, 3e-3),
     )

@@ -22,6 +22,4 @@ def get_config():
         ),
         updates=500,
         pretrain=("model.layers=4", "evaluation.every=20 %"),
-        budgets=(200,),
-        grid=(3e-4, 1e-3, 3e-3),
     )
