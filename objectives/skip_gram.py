@@ -15,7 +15,7 @@ from models.sequence import sequence_of
 from objectives.base import ARCHITECTURES, EMBEDDINGS, Objective, Setting, Shapes
 from objectives.batch import Batch
 from objectives.noise import slots
-from objectives.segments import documents, ordinary
+from objectives.segments import documents
 from objectives.unigram import sampled
 
 
@@ -27,12 +27,12 @@ class SkipGram(Objective):
     published program: windows reach over the gaps. Each centre then draws its window from
     1..`window` (Mikolov et al. 2013, 1301.3781, section 3.2); its neighbours within it, in its own
     document, are pairs. With window 2, where the second piece drew 1 and the others 2, slots being
-    centre by centre, offsets -2 -1 1 2:
+    all centres' at the offset -2, then at -1, 1 and 2:
 
         inputs.tokens    [ 21, 22, 23, 31 ]     segments [ 1, 1, 1, 2 ]
-        targets          [ 0, 0, 22, 23,   0, 21, 23, 31,   21, 22, 31, 0,   22, 23, 0, 0 ]
-        weights          [ 0, 0, 1, 1,     0, 1, 1, 0,      1, 1, 0, 0,      0, 0, 0, 0 ]
-        indices          [ 0, 0, 0, 0,     1, 1, 1, 1,      2, 2, 2, 2,      3, 3, 3, 3 ]
+        targets          [ 0, 0, 21, 22,   0, 21, 22, 23,   22, 23, 31, 0,   23, 31, 0, 0 ]
+        weights          [ 0, 0, 1, 0,     0, 1, 1, 0,      1, 1, 0, 0,      1, 0, 0, 0 ]
+        indices          [ 0, 1, 2, 3,     0, 1, 2, 3,      0, 1, 2, 3,      0, 1, 2, 3 ]
 
     The noise words of equation 4 are drawn once for a row and shared by its pairs (Ji et al. 2016,
     1604.04661): a pair meets each of `noise_words` with weight negatives / noise_words, which has
@@ -72,31 +72,30 @@ class SkipGram(Objective):
         )
 
     def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
-        T, w = setting.length, self.window
-        keep_key, window_key, noise_key = jax.random.split(key, 3)
-        vocabulary = setting.vocabulary
-        kept = jnp.asarray(_unigram(setting).kept(self.subsampling))
-        stays = jax.random.uniform(keep_key, row.shape) < kept[row]
-        places, filled = slots(stays & ordinary(row, vocabulary), T)
+        """One draw of 32 bits for each raw piece: its upper 20 say whether it stays, the lower 12 of
+        the first T how far the centres reach; and one for each noise word."""
+        T, w, vocabulary = setting.length, self.window, setting.vocabulary
+        raw = row.shape[0]
+        draws = jax.random.bits(key, (raw + self.noise_words,), jnp.uint32)
+        kept = np.round(_unigram(setting).kept(self.subsampling) * _ordinary(setting) * 2**20)
+        stays = draws[:raw] >> 12 < jnp.asarray(kept, jnp.uint32)[row]
+        reach = 1 + ((draws[:T] & 0xFFF) * w >> 12).astype(jnp.int32)
+        places, filled = slots(stays, T)
         segments = documents(row, vocabulary, setting.architecture)[places]
         segments = jnp.where(filled, segments, jnp.zeros_like(segments))
         tokens = jnp.where(filled, row[places], jnp.full_like(segments, vocabulary.pad))
-        offsets = np.array([*range(-w, 0), *range(1, w + 1)], np.int32)
-        reach = jax.random.randint(window_key, (T,), 1, w + 1, jnp.int32)
-
-        def beside(x):  # int32[T] -> int32[T, 2w], 0 beyond the row
-            x = jnp.pad(x, w)
-            return jnp.stack([x[w + offset : w + offset + T] for offset in offsets], axis=1)
-
-        pairs = (segments[:, None] > 0) & (beside(segments) == segments[:, None])
-        pairs &= np.abs(offsets)[None] <= reach[:, None]
+        targets, pairs = [], []
+        for offset in offsets(w):
+            targets.append(beside(tokens, offset))
+            same = (segments > 0) & (beside(segments, offset) == segments)
+            pairs.append(same & (abs(offset) <= reach))
         return Batch(
             inputs=sequence_of(tokens, segments),
             decoder=None,
-            targets=beside(tokens).reshape(-1),
-            weights=pairs.astype(jnp.float32).reshape(-1),
-            indices=jnp.asarray(np.repeat(np.arange(T, dtype=np.int32), 2 * w)),
-            noise=sampled(noise_key, (self.noise_words,), self._noise_weights(setting)),
+            targets=jnp.concatenate(targets),
+            weights=jnp.concatenate(pairs).astype(jnp.float32),
+            indices=jnp.asarray(np.tile(np.arange(T, dtype=np.int32), 2 * w)),
+            noise=sampled(draws[raw:], self._noise_weights(setting)),
         )
 
     def coefficients(self) -> dict[str, float]:
@@ -122,12 +121,12 @@ class SkipGram(Objective):
             return model.apply({"params": params}, ids, method="contexts")
 
         centres = model.apply({"params": params}, batch.inputs)  # [B,T,D]
-        weights = batch.weights.reshape(*centres.shape[:2], 2 * self.window)
+        weights = batch.weights.reshape(len(centres), 2 * self.window, -1)  # [B,2w,T]
         near = band(centres, contexts(batch.inputs.tokens), self.window)
         far = jnp.einsum(
             "BTD,BND->BTN", centres, contexts(batch.noise), preferred_element_type=jnp.float32
         )
-        pairs, share = weights.sum(-1), self.negatives / self.noise_words
+        pairs, share = weights.sum(1), self.negatives / self.noise_words
         total = (weights * jax.nn.softplus(-near)).sum()
         total += (pairs * jax.nn.softplus(far).sum(-1)).sum() * share
         hits = jnp.where(near > 0, weights, jnp.zeros_like(weights)).sum()
@@ -149,8 +148,19 @@ class SkipGram(Objective):
         return np.where(shares > 0, shares**self.power, 0.0) * _ordinary(setting)
 
 
+def offsets(window: int) -> list[int]:
+    """-window..-1, 1..window: where the neighbours stand."""
+    return [*range(-window, 0), *range(1, window + 1)]
+
+
+def beside(x: jax.Array, offset: int) -> jax.Array:
+    """[T], as x: what stands `offset` to the right of each position; 0 beyond the row."""
+    T, w = x.shape[0], abs(offset)
+    return jnp.pad(x, w)[w + offset : w + offset + T]
+
+
 def band(x: jax.Array, y: jax.Array, window: int) -> jax.Array:
-    """x, y [B,T,D] -> float32[B,T,2w]: x[t] . y[t + o] for o = -w..-1, 1..w; 0 beyond the row.
+    """x, y [B,T,D] -> float32[B,2w,T]: x[t] . y[t + o] for o of `offsets`; 0 beyond the row.
 
     The whole product is made, then read along its diagonals: in rows that are one entry longer than
     the product's, a diagonal stands upright.
@@ -160,7 +170,8 @@ def band(x: jax.Array, y: jax.Array, window: int) -> jax.Array:
     y = jnp.pad(y, ((0, 0), (w, w), (0, 0)))
     scores = jnp.einsum("BTD,BSD->BTS", x, y, preferred_element_type=jnp.float32)
     scores = jnp.pad(scores.reshape(B, -1), ((0, 0), (0, T))).reshape(B, T, T + 2 * w + 1)
-    return jnp.concatenate([scores[:, :, :w], scores[:, :, w + 1 : 2 * w + 1]], axis=-1)
+    scores = jnp.concatenate([scores[:, :, :w], scores[:, :, w + 1 : 2 * w + 1]], axis=-1)
+    return scores.swapaxes(1, 2)
 
 
 def _unigram(setting):

@@ -41,13 +41,13 @@ class Unigram:
         )
 
 
-def sampled(key: jax.Array, shape: tuple[int, ...], weights: np.ndarray) -> jax.Array:
-    """int32[shape]: numbers in 0..V-1, each as likely as its part of weights float64[V].
+def sampled(draws: jax.Array, weights: np.ndarray) -> jax.Array:
+    """int32, as draws uint32: numbers in 0..V-1, each as likely as its part of weights float64[V].
 
     By the inverse of the distribution function, in steps of 2^-32: exact where float32 is not.
     """
     ends = np.cumsum(weights / weights.sum()) * 2.0**32
     ends = np.minimum(np.round(ends), 2.0**32 - 1).astype(np.uint32)
     ends[np.flatnonzero(weights)[-1] :] = 2**32 - 1
-    found = jnp.searchsorted(jnp.asarray(ends), jax.random.bits(key, shape), side="right")
+    found = jnp.searchsorted(jnp.asarray(ends), draws, side="right")
     return jnp.minimum(found, np.flatnonzero(weights)[-1]).astype(jnp.int32)

@@ -15,7 +15,7 @@ import models
 import objectives
 from models.sequence import sequence_of
 from objectives.base import Setting
-from objectives.skip_gram import SkipGram, band
+from objectives.skip_gram import SkipGram, band, offsets
 from objectives.unigram import Unigram, sampled
 from objectives.vocabulary import Vocabulary
 
@@ -114,18 +114,18 @@ def test_the_worked_example():
     objective = SkipGram(window=2, subsampling=0.0)
     setting = dataclasses.replace(SETTING, length=4)
     batch = corrupted([[8, 9, 10, VOCABULARY.eos, 28]] * 200, 0, objective, setting)
-    weights = batch.weights.reshape(-1, 4, 4)
-    drawn_so = (weights[:, 0, 3] == 1) & (weights[:, 1].sum(1) == 2) & (weights[:, 2, 0] == 1)
+    weights = batch.weights.reshape(-1, 4, 4)  # [rows, offsets, centres]
+    drawn_so = (weights[:, 3, 0] == 1) & (weights[:, :, 1].sum(1) == 2) & (weights[:, 0, 2] == 1)
     row = np.flatnonzero(drawn_so)[0]
     np.testing.assert_array_equal(batch.inputs.tokens[row], [8, 9, 10, 28])
     np.testing.assert_array_equal(batch.inputs.segments[row], [1, 1, 1, 2])
     np.testing.assert_array_equal(
-        batch.targets[row], [0, 0, 9, 10, 0, 8, 10, 28, 8, 9, 28, 0, 9, 10, 0, 0]
+        batch.targets[row], [0, 0, 8, 9, 0, 8, 9, 10, 9, 10, 28, 0, 10, 28, 0, 0]
     )
     np.testing.assert_array_equal(
-        batch.weights[row], [0, 0, 1, 1, 0, 1, 1, 0, 1, 1, 0, 0, 0, 0, 0, 0]
+        batch.weights[row], [0, 0, 1, 0, 0, 1, 1, 0, 1, 1, 0, 0, 1, 0, 0, 0]
     )
-    np.testing.assert_array_equal(batch.indices[row], np.repeat(np.arange(4), 4))
+    np.testing.assert_array_equal(batch.indices[row], np.tile(np.arange(4), 4))
 
 
 def test_law_10_pairs_stay_in_their_document_and_special_tokens_out():
@@ -143,7 +143,7 @@ def test_law_10_pairs_stay_in_their_document_and_special_tokens_out():
             rest = iter(documents[number - 1].tolist())
             assert all(token in rest for token in tokens[segments == number].tolist())
         real = weights > 0
-        places = indices[real] + np.tile([-3, -2, -1, 1, 2, 3], LENGTH)[real]
+        places = indices[real] + np.repeat(offsets(3), LENGTH)[real]
         assert (segments[places] == segments[indices[real]]).all()
         assert (tokens[places] == targets[real]).all()
 
@@ -175,7 +175,7 @@ def test_subsampling_windows_and_noise_are_distributed_as_published():
     for offset in range(-3, 4):
         whole &= (np.roll(segments, offset, 1) == segments) & (segments > 0)
     whole[:, :3] = whole[:, -3:] = False
-    reach = batch.weights.reshape(count, -1, 6).sum(-1)[whole] / 2
+    reach = batch.weights.reshape(count, 6, -1).sum(1)[whole] / 2
     sizes = np.bincount(reach.astype(int), minlength=4)[1:] / whole.sum()
     assert np.abs(sizes - 1 / 3).max() < 4 * np.sqrt(2 / 9 / whole.sum())
 
@@ -208,15 +208,17 @@ def test_band_reads_the_diagonals_of_the_product():
     x, y = (jax.random.normal(jax.random.key(i), (2, 7, 3)) for i in (0, 1))
     found = np.asarray(band(x, y, 2))
     for t in range(7):
-        for j, offset in enumerate((-2, -1, 1, 2)):
+        for j, offset in enumerate(offsets(2)):
             inside = 0 <= t + offset < 7
             expected = (x[:, t] * y[:, t + offset]).sum(-1) if inside else np.zeros(2)
-            np.testing.assert_allclose(found[:, t, j], expected, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(found[:, j, t], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_drawing_by_weights_never_gives_what_has_none():
     weights = np.array([0.0, 1.0, 0.0, 3.0, 0.0])
-    found = np.asarray(sampled(jax.random.key(0), (4000,), weights))
+    draws = jax.random.bits(jax.random.key(0), (4000,), jnp.uint32)
+    found = np.asarray(sampled(draws, weights))
+    assert np.isin(sampled(jnp.array([0, 2**32 - 1], jnp.uint32), weights), [1, 3]).all()
     counts = np.bincount(found, minlength=5) / 4000
     assert counts[[0, 2, 4]].sum() == 0 and abs(counts[3] - 0.75) < 0.03
 
