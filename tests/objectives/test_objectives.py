@@ -114,7 +114,8 @@ def test_law_10_inputs_and_targets_restore_the_row(architecture, name, drawn):
         if len(tokens) and tokens[-1] == VOCABULARY.eos and tokens[-1] != row[len(tokens) - 1]:
             tokens = tokens[:-1]  # the [EOS] behind a cut
         np.testing.assert_array_equal(tokens, whole[: len(tokens)])
-        assert len(tokens) >= 0.5 * len(whole) or len(whole) < 12
+        # Only what marks a document may push its end out: three sentinels at most (PRE, SUF, MID).
+        assert len(tokens) >= len(whole) - 3 * len(documents_of(row, architecture))
 
 
 @each_pair
