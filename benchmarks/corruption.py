@@ -1,8 +1,10 @@
-"""What corruption costs: its share of a tiny model's gradient, for every objective and architecture.
+"""What corruption costs: its share of a tiny model's step, for every objective and architecture.
 
     python -m benchmarks.corruption [--architecture=decoder] [--objective=ul2] [--length=128]
 
-Both run alternately in one process, and the fastest of each counts; the aim is below 3 %.
+Tiny is BERT-Tiny's shape: 2 layers, width 128, 30,522 pieces, trained by AdamW. Both run alternately
+in one process, and the fastest of each counts; the aim is below 3 %. Corruption is timed as a program
+of its own: inside the step, what the losses do not read is not computed.
 """
 
 import argparse
@@ -19,9 +21,12 @@ from models import ModelConfig, sized
 from objectives.base import Setting
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
+from training import optimizer, step
+from training.algorithms import AdamW
+from training.state import TrainState
 
 AIM = 0.03
-SIZE = 4096
+SIZE = 30_522  # pieces that occur as often as Zipf's law has it
 VOCABULARY = Vocabulary(
     size=SIZE, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6, modes=(7, 8, 9),
     infill=(10, 11, 12), sentinels=tuple(range(13, 113)), ordinary=((113, SIZE),),
@@ -50,9 +55,9 @@ def fastest(functions, repeats: int) -> list[float]:
 
 
 def measure(name, architecture, *, size="tiny", rows=32, length=128, repeats=5):
-    """(seconds of corruption, seconds of the gradient) of one batch; compilation apart."""
+    """(seconds of corruption, seconds of the rest of a step) of one batch; compilation apart."""
     objective = objectives.build(name)
-    setting = Setting(architecture, VOCABULARY, length, Unigram(np.full(SIZE, 1000.0)))
+    setting = Setting(architecture, VOCABULARY, length, Unigram(1 / np.arange(1, SIZE + 1)))
     source = rows_of(architecture, rows, objective.shapes(setting).raw)
     keys = jax.random.split(jax.random.key(0), rows)
     corrupt = jax.jit(functools.partial(objective.corrupt_batch, setting))
@@ -62,18 +67,18 @@ def measure(name, architecture, *, size="tiny", rows=32, length=128, repeats=5):
                                      token_types=objective.token_types, positions="rotary",
                                      **sized(size)))  # fmt: skip
     params = objective.initialise(model, jax.random.key(1), batch)
+    tx = optimizer.build(AdamW(), params)
+    update = jax.jit(functools.partial(step.update, objective, model, tx, frozenset(), 1),
+                     donate_argnums=0)  # fmt: skip
+    state = [TrainState(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32), params,
+                        tx.init(params))]  # fmt: skip
 
-    @jax.jit
-    def gradient(params, batch):
-        def loss(params):
-            sums = objective.losses(model, params, batch, None)
-            return sum(c * sums[name][0] for name, c in objective.coefficients().items())
+    def updated():
+        state[0], sums = update(state[0], batch, None, jnp.float32(1e-3))
+        return sums
 
-        return jax.grad(loss)(params)
-
-    step = functools.partial(gradient, params, batch)
-    jax.block_until_ready(step())
-    return fastest([functools.partial(corrupt, keys, source), step], repeats)
+    jax.block_until_ready(updated())
+    return fastest([functools.partial(corrupt, keys, source), updated], repeats)
 
 
 def main() -> None:
@@ -89,12 +94,12 @@ def main() -> None:
         for name in names:
             if given.architecture not in ("", architecture) or given.objective not in ("", name):
                 continue
-            corruption, gradient = measure(name, architecture, size=given.size, rows=given.rows,
+            corruption, rest = measure(name, architecture, size=given.size, rows=given.rows,
                                            length=given.length)  # fmt: skip
-            share = corruption / (corruption + gradient)
+            share = corruption / (corruption + rest)
             mark = "" if share < AIM else f"   above {AIM:.0%}"
             print(f"{architecture:16}{name:22}{corruption * 1e3:8.2f} ms of "
-                  f"{(corruption + gradient) * 1e3:8.1f} ms   {share:6.2%}{mark}", flush=True)  # fmt: skip
+                  f"{(corruption + rest) * 1e3:8.1f} ms   {share:6.2%}{mark}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ python train.py --config=configs/skip_gram.py:words=false --workdir=runs/pieces 
 python -m tools.evaluate --run=runs/skip_gram --suite=similarity --data=FILE.tsv
 
 Measured on two CPU cores (docs/log.md): 50 million words of English prose, 5 epochs of 2 minutes each:
-Spearman 0.662 on WordSim-353, 0.315 on SimLex-999, 0.711 on MEN; 46 % of word2vec's analogies.
+Spearman 0.652 on WordSim-353, 0.330 on SimLex-999, 0.707 on MEN; 46 % of word2vec's analogies.
 """
 
 import ml_collections
