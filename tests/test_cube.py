@@ -53,7 +53,7 @@ def trained(tmp_path_factory):
             evaluation__every="100 %", evaluation__batches=0, checkpoint__every="never",
             logging__every="1 step", optimizer__learning_rate=3e-3, optimizer__warmup="10 %",
         )  # fmt: skip
-        workdir, states, run = folder / f"{'-'.join(cell)}-{steps}", [], loop.run
+        workdir, states, run = folder / f"{'-'.join(cell)}-{steps}-{layers}", [], loop.run
 
         def kept(*arguments, **settings):
             states.append(run(*arguments, **settings))
