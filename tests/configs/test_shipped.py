@@ -37,7 +37,11 @@ def test_no_folder_of_configs_is_forgotten():
     assert folders == {"finetune", "studies", "comparisons"}
 
 
-@pytest.mark.parametrize("path", shipped("."), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem == "electra")) for p in shipped(".")],
+    ids=lambda p: p.stem,
+)
 @pytest.mark.parametrize("target", shipped("finetune"), ids=lambda p: p.stem)
 def test_law_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path, target):
     run = folder / path.stem
