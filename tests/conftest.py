@@ -23,7 +23,7 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "triptych-test-xla")
 )
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # Files of few tests that take minutes: they begin first, or one worker ends alone with them.
 LONG = ("test_processes.py", "test_resume.py", "test_shipped.py", "test_bad_input.py",

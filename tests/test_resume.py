@@ -98,17 +98,25 @@ def uninterrupted(folder):
     return folder / "whole"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
-def test_law_2_three_interruptions_change_nothing(folder, uninterrupted, number, status):
-    words = command(folder, f"cut-{number.name}")
-    for moment in MOMENTS:
+@pytest.mark.parametrize(
+    "signals",
+    [
+        (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL),
+        pytest.param((signal.SIGKILL,) * 3, marks=pytest.mark.slow),
+        pytest.param((signal.SIGTERM,) * 3, marks=pytest.mark.slow),
+    ],
+    ids=lambda signals: "-".join(number.name for number in signals),
+)
+def test_law_2_three_interruptions_change_nothing(folder, uninterrupted, signals):
+    run = folder / "-".join(number.name for number in signals)
+    words = command(folder, run.name)
+    for moment, number in zip(MOMENTS, signals, strict=True):
         code, output = interrupt(words, moment, number)
-        assert code == status, output
-        if number == signal.SIGTERM:
-            assert "stopped by a signal at step" in output
+        assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143}[number], output
+        assert ("stopped by a signal at step" in output) == (number == signal.SIGTERM)
     output = run_to_the_end(words)
     assert "resumed from checkpoint" in output
-    assert_the_same_run(folder / f"cut-{number.name}", uninterrupted)
+    assert_the_same_run(run, uninterrupted)
 
 
 @pytest.mark.slow

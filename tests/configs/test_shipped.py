@@ -45,7 +45,7 @@ def test_no_folder_of_configs_is_forgotten():
 @pytest.mark.parametrize("target", shipped("finetune"), ids=lambda p: p.stem)
 def test_law_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path, target):
     run = folder / path.stem
-    config = shrink.pretraining(folder, str(path))
+    config = shrink.pretraining(folder, str(path), model__layers=1)
     assert train.run(config, str(run)).step == 2
     arm = VECTORS if config.model.architecture == "embeddings" else {}
     config = shrink.finetuning(folder, run, str(target), **arm)
