@@ -22,8 +22,8 @@ from objectives.base import Setting
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 from training import optimizer, step
+from training import state as states
 from training.algorithms import AdamW
-from training.state import TrainState
 
 AIM = 0.03
 SIZE = 30_522  # pieces that occur as often as Zipf's law has it
@@ -70,8 +70,7 @@ def measure(name, architecture, *, size="tiny", rows=32, length=128, repeats=5):
     tx = optimizer.build(AdamW(), params)
     update = jax.jit(functools.partial(step.update, objective, model, tx, frozenset(), 1),
                      donate_argnums=0)  # fmt: skip
-    state = [TrainState(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32), params,
-                        tx.init(params))]  # fmt: skip
+    state = [states.fresh(tx, frozenset(), params)]
 
     def updated():
         state[0], sums = update(state[0], batch, None, jnp.float32(1e-3))

@@ -96,14 +96,7 @@ def ours(case: str, size: dict, batch: dict, dtype: str):
     params = model.init(jax.random.key(0), arrays.inputs, arrays.decoder, method="initialise")
     config = training.algorithms.AdamW(clip_norm=1.0, weight_decay=0.01)
     optimizer = training.optimizer.build(config, params["params"])
-    state = [
-        training.state.TrainState(
-            step=jnp.zeros((), jnp.int32),
-            nonfinite=jnp.full((), -1, jnp.int32),
-            params=params["params"],
-            optimizer=optimizer.init(params["params"]),
-        )
-    ]
+    state = [training.state.fresh(optimizer, frozenset(), params["params"])]
 
     @partial(jax.jit, donate_argnums=0)
     def update(state, arrays, rate):

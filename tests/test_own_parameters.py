@@ -93,7 +93,7 @@ def test_a_small_network_learns_it(name):
     params = jax.jit(init)(step.stream_key(0, "init"))
     tx = optimizer.build(AdamW(), params)
     update = jax.jit(functools.partial(step.update, objective, model, tx, frozenset(), 1))
-    state, lines = states._make(tx, frozenset(), params), []
+    state, lines = states.fresh(tx, frozenset(), params), []
     for number in range(300):
         rate = jnp.float32(2e-3 * min(1, (number + 1) / 20))
         state, sums = update(state, batch_at(number), step.stream_key(0, "dropout"), rate)

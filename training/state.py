@@ -38,7 +38,7 @@ class TrainState:
 
 def abstract(params, tx, frozen, ema=0.0):
     """Shapes of the state around abstract `params`; nothing is allocated. ema: as `advanced`."""
-    return jax.eval_shape(functools.partial(_make, tx, frozen, averages=bool(ema)), params)
+    return jax.eval_shape(functools.partial(fresh, tx, frozen, averages=bool(ema)), params)
 
 
 def target(state, placement):
@@ -67,8 +67,8 @@ def shardings(mesh, state):
 def create(params, tx, frozen, placement):
     """A fresh state around `params`, placed by `placement` (from `shardings`)."""
     params = jax.device_put(params, placement.params)
-    fresh = _make(tx, frozen, params, averages=bool(placement.average))
-    return jax.device_put(fresh, placement)
+    state = fresh(tx, frozen, params, averages=bool(placement.average))
+    return jax.device_put(state, placement)
 
 
 def advanced(average, params, step, ema):
@@ -113,7 +113,8 @@ def at_frequencies(params, answers):
     return rules.merge(flat, {})
 
 
-def _make(tx, frozen, params, averages=False):
+def fresh(tx, frozen, params, averages=False):
+    """The state before the first update of `params`, wherever they are."""
     trainable, _ = rules.split(params, frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

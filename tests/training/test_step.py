@@ -196,7 +196,7 @@ def test_a_non_finite_update_is_skipped_and_its_number_recorded():
     batch = batch_of(make_batch, rows)
     bad = dataclasses.replace(batch, weights=batch.weights * jnp.nan)
     update = jax.jit(functools.partial(step.update, objective, model, tx, frozenset(), 1))
-    state = states._make(tx, frozenset(), params)
+    state = states.fresh(tx, frozenset(), params)
     key, rate = step.stream_key(0, "dropout"), jnp.float32(1e-2)
     good, _ = update(state, batch, key, rate)
     after, _ = update(good, bad, key, rate)
