@@ -46,8 +46,9 @@ def sampled(draws: jax.Array, weights: np.ndarray) -> jax.Array:
 
     By the inverse of the distribution function, in steps of 2^-32: exact where float32 is not.
     """
+    last = np.flatnonzero(weights)[-1]
     ends = np.cumsum(weights / weights.sum()) * 2.0**32
     ends = np.minimum(np.round(ends), 2.0**32 - 1).astype(np.uint32)
-    ends[np.flatnonzero(weights)[-1] :] = 2**32 - 1
+    ends[last:] = 2**32 - 1
     found = jnp.searchsorted(jnp.asarray(ends), draws, side="right")
-    return jnp.minimum(found, np.flatnonzero(weights)[-1]).astype(jnp.int32)
+    return jnp.minimum(found, last).astype(jnp.int32)
