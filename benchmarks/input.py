@@ -1,25 +1,24 @@
-"""The input side alone: tokens per second that one process reads, shuffles, frames and batches.
+"""Throughput of the input alone: tokens per second that one process reads, shuffles and batches.
 
-`python -m benchmarks.input`; a training step must never wait for this (the aim is 5 million/s).
+`python -m benchmarks.input`. A training step must never wait for it; the goal is 5 million tokens/s.
 """
 
 import argparse
 import os
 import time
 
-from data.config import DataConfig, TokenizerConfig
-from data.framing import frame_for
-from data.loader import batches
+from data.loader import Batches
 from data.prepare import prepare
+from data.special_tokens import template_for
+from training.schema import DataConfig, TokenizerConfig
 
-AIM = 5e6
+GOAL = 5e6
 
 
 def measure(rows, weights, batch: int, steps: int, threads: int, prefetch: int) -> float:
-    """Tokens per second over `steps` batches, after as many as the reader holds ahead."""
-    iterator = batches(
-        rows, weights, seed=0, global_batch=batch, threads=threads, prefetch=prefetch
-    )
+    """Tokens per second over `steps` batches, after twice as many as are read ahead."""
+    batches = Batches(rows, weights, seed=0, global_batch=batch)
+    iterator = batches.iterate(threads=threads, prefetch=prefetch)
     for _ in range(2 * max(threads, prefetch)):
         next(iterator)
     started = time.perf_counter()
@@ -37,33 +36,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=DataConfig.threads)
     parser.add_argument("--prefetch", type=int, default=DataConfig.prefetch)
     parser.add_argument("--source", default="python_docs")
-    arguments = parser.parse_args()
-    data = DataConfig(source=arguments.source)
-    prepared = prepare(data, TokenizerConfig())
+    given = parser.parse_args()
+    corpus = prepare(DataConfig(source=given.source), TokenizerConfig())
     print(
-        f"{arguments.batch} x {arguments.length} tokens a batch, {arguments.steps} batches, "
-        f"{arguments.threads} threads, {os.cpu_count()} cores"
+        f"batches of {given.batch} x {given.length} tokens, {given.steps} batches, "
+        f"{given.threads} threads, {os.cpu_count()} cores"
     )
-    specials = prepared.tokenizer.special_ids()
-    worst = float("inf")
+    special_ids = corpus.tokenizer.special_ids()
+    slowest = float("inf")
     for architecture in ("encoder", "decoder"):
-        frame = frame_for(architecture, specials)
-        rows = [store.rows(arguments.length, 1, frame) for store in prepared.train]
-        for name, many, weights in (
-            ("one source" if len(rows) == 1 else "as given", rows, prepared.weights),
+        template = template_for(architecture, special_ids)
+        rows = [store.rows(given.length, 1, template) for store in corpus.train]
+        for name, mixed, weights in (
+            ("one source" if len(rows) == 1 else "as given", rows, corpus.weights),
             ("mixture of two", [*rows, *rows][:2], (0.7, 0.3)),
         ):
-            rate = measure(
-                many,
-                weights,
-                arguments.batch,
-                arguments.steps,
-                arguments.threads,
-                arguments.prefetch,
+            throughput = measure(
+                mixed, weights, given.batch, given.steps, given.threads, given.prefetch
             )
-            worst = min(worst, rate)
-            print(f"{architecture:16s} {name:16s} {rate / 1e6:7.2f} million tokens/s")
-    print(f"the slowest is {worst / AIM:.2f} x the aim of {AIM / 1e6:.0f} million tokens/s")
+            slowest = min(slowest, throughput)
+            print(f"{architecture:16s} {name:16s} {throughput / 1e6:7.2f} million tokens/s")
+    print(f"the slowest is {slowest / GOAL:.2f} x the goal of {GOAL / 1e6:.0f} million tokens/s")
 
 
 if __name__ == "__main__":

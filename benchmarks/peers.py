@@ -1,6 +1,6 @@
-"""Our pretraining step against the same step in PyTorch and transformers: python -m benchmarks.peers
-Alternates ours and theirs in one process, on one CPU device, data excluded, dropout off.
-Prints a table of seconds, ratios (above 1: ours is faster) and fractions of the matrix ceiling.
+"""Our train step against PyTorch and transformers: python -m benchmarks.peers
+Alternates both in one process on one CPU device, without data loading and dropout.
+Prints seconds, ratios (above 1: ours is faster) and fractions of the peak matrix throughput.
 """
 
 import argparse
@@ -16,29 +16,28 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
-import training.algorithms
-import training.optimizer
-import training.state
-import training.step
-from objectives.base import Objective
 from objectives.batch import Batch
+from objectives.lm_loss import LMLoss
+from training.optimizers import AdamW, Optimizer
+from training.state import TrainState
+from training.train_step import accumulate_gradients
 
-# rows x length, and the length of the decoder's sequence of an encoder-decoder
+# Model, rows x seq_len, and the decoder's length in an encoder-decoder.
 SIZES = {
-    "4x256": {"layers": 4, "width": 256, "heads": 4, "mlp_size": 1024, "vocab_size": 8192}
-    | {"rows": 32, "length": 128, "targets": 32},
-    "6x512": {"layers": 6, "width": 512, "heads": 8, "mlp_size": 2048, "vocab_size": 8192}
-    | {"rows": 16, "length": 128, "targets": 32},
+    "4x256": {"num_layers": 4, "emb_dim": 256, "num_heads": 4, "mlp_dim": 1024, "vocab_size": 8192}
+    | {"rows": 32, "seq_len": 128, "num_targets": 32},
+    "6x512": {"num_layers": 6, "emb_dim": 512, "num_heads": 8, "mlp_dim": 2048, "vocab_size": 8192}
+    | {"rows": 16, "seq_len": 128, "num_targets": 32},
 }
 CASES = ("encoder", "encoder_masked", "decoder", "encoder_decoder")
-MASKED = 0.15  # of the positions are predicted under encoder_masked
-LIKE = {  # the choices that make our network the peer's
+MASKED = 0.15  # fraction of positions that encoder_masked predicts
+OPTIONS = {  # that give our model the peer's architecture
     "encoder": {
         "norm_position": "post",
         "embedding_norm": True,
-        "token_types": 2,
-        "readout_transform": True,
-        "output_bias": True,
+        "num_token_types": 2,
+        "lm_head_transform": True,
+        "lm_head_bias": True,
         "norm_epsilon": 1e-12,
     },
     "decoder": {"activation": "gelu_tanh", "norm_epsilon": 1e-5},
@@ -46,121 +45,113 @@ LIKE = {  # the choices that make our network the peer's
         "positions": "relative",
         "norm": "rmsnorm",
         "activation": "relu",
-        "biases": False,
-        "attention_scale": False,
-        "readout_scale": True,
+        "use_bias": False,
+        "scale_attention": False,
+        "scale_logits_by_emb_dim": True,
     },
 }
 
 
-class LanguageModel(Objective):
-    """The losses that every objective of ours shares; the batches are made here, not by `corrupt`."""
-
-
 def make_batch(case: str, size: dict) -> dict:
-    """Random tokens: {'inputs' [B,T], 'labels' [B,T] with -100 where nothing is predicted}."""
+    """Random tokens: {'inputs' [B,T], 'labels' [B,T]}; -100 marks labels that are not predicted."""
     random = np.random.default_rng(0)
-    rows, length = size["rows"], size["length"]
-    inputs = random.integers(16, size["vocab_size"], (rows, length), dtype=np.int32)
+    rows, seq_len = size["rows"], size["seq_len"]
+    inputs = random.integers(16, size["vocab_size"], (rows, seq_len), dtype=np.int32)
     if case == "encoder_decoder":
-        length = size["targets"]
-        labels = random.integers(16, size["vocab_size"], (rows, length), dtype=np.int32)
+        seq_len = size["num_targets"]
+        labels = random.integers(16, size["vocab_size"], (rows, seq_len), dtype=np.int32)
     elif case == "decoder":
-        labels = inputs.copy()  # transformers shifts them itself
+        labels = inputs.copy()  # transformers shifts them
     else:
-        labels = random.integers(16, size["vocab_size"], (rows, length), dtype=np.int32)
+        labels = random.integers(16, size["vocab_size"], (rows, seq_len), dtype=np.int32)
     if case == "encoder_masked":
-        slots = round(MASKED * length)
-        chosen = random.permuted(np.tile(np.arange(length), (rows, 1)), axis=1)[:, :slots]
-        kept = np.full_like(labels, -100)
-        np.put_along_axis(kept, chosen, np.take_along_axis(labels, chosen, 1), 1)
-        labels = kept
+        num_targets = round(MASKED * seq_len)
+        order = random.permuted(np.tile(np.arange(seq_len), (rows, 1)), axis=1)
+        positions, masked = order[:, :num_targets], np.full_like(labels, -100)
+        np.put_along_axis(masked, positions, np.take_along_axis(labels, positions, 1), 1)
+        labels = masked
     return {"inputs": inputs, "labels": labels}
 
 
-def ours(case: str, size: dict, batch: dict, dtype: str):
-    """-> a function of no arguments that runs one update of ours and returns the loss as a float."""
+def our_step(case: str, size: dict, batch: dict, dtype: str):
+    """Returns a function that runs one step of ours and returns the loss as a float."""
     architecture = case.removesuffix("_masked")
-    fields = {k: size[k] for k in ("layers", "width", "heads", "mlp_size", "vocab_size")}
+    fields = ("num_layers", "emb_dim", "num_heads", "mlp_dim", "vocab_size")
     model = models.build(
         models.ModelConfig(
             architecture=architecture,
-            max_length=size["length"],
+            max_length=size["seq_len"],
             dtype=dtype,
-            **fields,
-            **LIKE[architecture],
+            **{name: size[name] for name in fields},
+            **OPTIONS[architecture],
         )
     )
-    arrays = _batch(case, batch)
-    objective = LanguageModel()
-    params = model.init(jax.random.key(0), arrays.inputs, arrays.decoder, method="initialise")
-    config = training.algorithms.AdamW(clip_norm=1.0, weight_decay=0.01)
-    optimizer = training.optimizer.build(config, params["params"])
-    state = [training.state.fresh(optimizer, frozenset(), params["params"])]
+    arrays, loss = _to_batch(case, batch), LMLoss()
+    params = loss.init(model, jax.random.key(0), arrays)
+    optimizer = Optimizer(AdamW(grad_clip_norm=1.0, weight_decay=0.01))
+    state = [TrainState.create(params, optimizer)]
 
     @partial(jax.jit, donate_argnums=0)
-    def update(state, arrays, rate):
-        return training.step.update(
-            objective, model, optimizer, frozenset(), 1, state, arrays, None, rate
-        )
+    def train_step(state, arrays, learning_rate):
+        grads, sums = accumulate_gradients(loss, model, state, arrays, None)
+        return state.apply_gradients(grads, sums, loss.loss_weights(), learning_rate)
 
     def step() -> float:
-        state[0], sums = update(state[0], arrays, jnp.float32(1e-4))
+        state[0], sums = train_step(state[0], arrays, jnp.float32(1e-4))
         total, weight = sums["lm"]
         return float(total) / float(weight)
 
     return step
 
 
-def _batch(case, batch):
+def _to_batch(case, batch):
     inputs, labels = jnp.asarray(batch["inputs"]), batch["labels"]
-    ones = jnp.ones_like(inputs)
-    decoder = indices = None
+    decoder_inputs = positions = None
     if case == "encoder_decoder":
         shifted = np.concatenate([np.zeros_like(labels[:, :1]), labels[:, :-1]], axis=1)
-        decoder = models.sequence_of(jnp.asarray(shifted), jnp.ones_like(shifted), "causal")
+        decoder_inputs = models.make_inputs(
+            jnp.asarray(shifted), jnp.ones_like(shifted), attention="causal"
+        )
     elif case == "decoder":
-        # No target for the last position, as in the peer.
+        # The last position has no target, as in the peer.
         labels = np.concatenate([labels[:, 1:], np.full_like(labels[:, :1], -100)], axis=1)
     elif case == "encoder_masked":
-        slots = int((labels[0] != -100).sum())
-        indices = np.argsort(labels == -100, axis=1, kind="stable")[:, :slots].astype(np.int32)
-        labels = np.take_along_axis(labels, indices, 1)
-        indices = jnp.asarray(indices)
-    weights = jnp.asarray(labels != -100, jnp.float32)
-    targets = jnp.asarray(np.maximum(labels, 0))
-    visibility = "causal" if case == "decoder" else "all"
+        num_targets = int((labels[0] != -100).sum())
+        positions = np.argsort(labels == -100, axis=1, kind="stable")[:, :num_targets]
+        labels = np.take_along_axis(labels, positions, 1)
+        positions = jnp.asarray(positions, jnp.int32)
+    attention = "causal" if case == "decoder" else "bidirectional"
     return Batch(
-        inputs=models.sequence_of(inputs, ones, visibility),
-        decoder=decoder,
-        targets=targets,
-        weights=weights,
-        indices=indices,
+        inputs=models.make_inputs(inputs, jnp.ones_like(inputs), attention=attention),
+        decoder_inputs=decoder_inputs,
+        targets=jnp.asarray(np.maximum(labels, 0)),
+        loss_weights=jnp.asarray(labels != -100, jnp.float32),
+        target_positions=positions,
     )
 
 
-def floating_operations(case: str, size: dict) -> float:
-    """Of the products of our forward and backward pass (twice the forward's): 2 per multiply-add."""
-    width, mlp, depth = size["width"], size["mlp_size"], size["layers"]
-    length, targets = size["length"], size["targets"]
+def count_flops(case: str, size: dict) -> float:
+    """FLOPs of our step's matrix products: 2 per multiply-add, backward twice the forward."""
+    emb_dim, mlp_dim, num_layers = size["emb_dim"], size["mlp_dim"], size["num_layers"]
+    seq_len, num_targets = size["seq_len"], size["num_targets"]
 
-    def layer(t, s=0):  # t positions, and cross-attention over s
-        own = t * (4 * width**2 + 2 * width * mlp) + 2 * t * t * width
-        return own + (2 * (t + s) * width**2 + 2 * t * s * width if s else 0)
+    def layer(t, s=0):  # t positions, with cross-attention over s
+        own = t * (4 * emb_dim**2 + 2 * emb_dim * mlp_dim) + 2 * t * t * emb_dim
+        return own + (2 * (t + s) * emb_dim**2 + 2 * t * s * emb_dim if s else 0)
 
-    forward, read = depth * layer(length), length
+    forward, predicted = num_layers * layer(seq_len), seq_len
     if case == "encoder_decoder":
-        forward, read = forward + depth * layer(targets, length), targets
+        forward, predicted = forward + num_layers * layer(num_targets, seq_len), num_targets
     elif case == "encoder_masked":
-        read = round(MASKED * length)
-    forward += read * width * size["vocab_size"]
-    if case.startswith("encoder") and case != "encoder_decoder":
-        forward += read * width**2  # the transform
+        predicted = round(MASKED * seq_len)
+    forward += predicted * emb_dim * size["vocab_size"]
+    if case in ("encoder", "encoder_masked"):
+        forward += predicted * emb_dim**2  # lm_head_transform
     return 3 * 2 * size["rows"] * forward
 
 
-def ceiling(seconds: float = 1.0) -> float:
-    """FLOP/s of the best 2048 x 2048 x 2048 float32 product within some seconds."""
+def peak_flops(seconds: float = 1.0) -> float:
+    """FLOP/s of the fastest 2048 x 2048 x 2048 float32 product within some seconds."""
     a = jnp.ones((2048, 2048), jnp.float32)
     product = jax.jit(jnp.matmul)
     product(a, a).block_until_ready()
@@ -173,7 +164,7 @@ def ceiling(seconds: float = 1.0) -> float:
 
 
 def alternate(steps: dict, rounds: int) -> dict:
-    """{name: step} -> {name: seconds of each round}, the order of names turning every round."""
+    """{name: step} -> {name: seconds of each round}; every round reverses the order of the names."""
     for step in steps.values():
         step(), step()
     times = {name: [] for name in steps}
@@ -184,37 +175,42 @@ def alternate(steps: dict, rounds: int) -> dict:
             loss = steps[name]()
             times[name].append(time.perf_counter() - start)
             if not math.isfinite(loss):
-                raise ValueError(f"{name}: loss {loss} after {i + 1} rounds: nothing to time")
+                raise ValueError(
+                    f"{name}: loss {loss} after {i + 1} rounds; expected a finite loss"
+                )
     return times
 
 
 def compare(case: str, name: str, dtype: str, rounds: int) -> dict:
-    """One row of the table. Ratio = median over rounds of theirs / ours of the same round."""
-    from benchmarks.peers_torch import peer
+    """One row of the table. The ratio is the median over rounds of the peer's time / ours."""
+    from benchmarks.peers_torch import peer_step
 
     size = SIZES[name]
     batch = make_batch(case, size)
-    before = ceiling()
-    steps = {"ours": ours(case, size, batch, dtype), "theirs": peer(case, size, batch, dtype)}
+    before = peak_flops()
+    steps = {
+        "ours": our_step(case, size, batch, dtype),
+        "peer": peer_step(case, size, batch, dtype),
+    }
     times = alternate(steps, rounds)
-    top = max(before, ceiling())
-    ratios = [b / a for a, b in zip(times["ours"], times["theirs"], strict=True)]
+    peak = max(before, peak_flops())
+    ratios = [b / a for a, b in zip(times["ours"], times["peer"], strict=True)]
     seconds = {k: statistics.median(v) for k, v in times.items()}
-    work = floating_operations(case, size)
     return {
         "case": case,
         "size": name,
         "dtype": dtype,
         "ours_s": seconds["ours"],
-        "theirs_s": seconds["theirs"],
+        "peer_s": seconds["peer"],
         "ratio": statistics.median(ratios),
-        "tokens_per_s": size["rows"] * size["length"] / seconds["ours"],
-        "ceiling_gflops": top / 1e9,
-        "fraction_of_ceiling": work / min(times["ours"]) / top,
+        "tokens_per_s": size["rows"] * size["seq_len"] / seconds["ours"],
+        "peak_gflops": peak / 1e9,
+        "fraction_of_peak": count_flops(case, size) / min(times["ours"]) / peak,
     }
 
 
 def main():
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
@@ -227,25 +223,25 @@ def main():
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        parser.exit(1, f"{error}: the peers are in an extra: pip install -e .[parity]\n")
+        parser.exit(1, f"{error}: the peers need the extra: pip install -e .[parity]\n")
     rows = []
-    print("size   case             dtype     ours s  theirs s  ratio  tokens/s  of ceiling")
+    print("size   case             dtype     ours s    peer s  ratio  tokens/s  of peak")
     for dtype in options.dtypes:
         for size in options.sizes:
             for case in options.cases:
                 row = compare(case, size, dtype, options.rounds)
                 rows.append(row)
                 print(
-                    f"{size:6} {case:16} {dtype:8} {row['ours_s']:7.3f} {row['theirs_s']:9.3f}"
+                    f"{size:6} {case:16} {dtype:8} {row['ours_s']:7.3f} {row['peer_s']:9.3f}"
                     f" {row['ratio']:6.2f} {row['tokens_per_s']:9,.0f}"
-                    f" {row['fraction_of_ceiling']:7.0%} of {row['ceiling_gflops']:.0f} GFLOP/s",
+                    f" {row['fraction_of_peak']:7.0%} of {row['peak_gflops']:.0f} GFLOP/s",
                     flush=True,
                 )
     for dtype in options.dtypes:
         ratios = [row["ratio"] for row in rows if row["dtype"] == dtype]
         print(
             f"{dtype}: geometric mean {statistics.geometric_mean(ratios):.2f}, "
-            f"least {min(ratios):.2f}, of {len(ratios)} ratios"
+            f"minimum {min(ratios):.2f}, of {len(ratios)} ratios"
         )
     if options.output:
         Path(options.output).write_text(json.dumps(rows, indent=1) + "\n")

@@ -1,17 +1,20 @@
-"""The peers of benchmarks/peers.py: the same training step in PyTorch and transformers.
-Made once per case by `peer`, called once per round; the only file that needs the extra [parity].
-Fastest settings of theirs: scaled_dot_product_attention where a model has it, fused AdamW.
+"""The train steps that benchmarks/peers.py compares with, in PyTorch and transformers.
+Needs the extra [parity]. Uses their fastest settings: scaled_dot_product_attention if a model
+supports it, and fused AdamW.
 """
 
 import torch
 import transformers
 
 
-def peer(case: str, size: dict, batch: dict, dtype: str):
-    """-> a function of no arguments that runs one update and returns the loss as a float.
+def peer_step(case: str, size: dict, batch: dict, dtype: str):
+    """Returns a function that runs one step and returns the loss as a float.
 
-    case: encoder, encoder_masked, decoder or encoder_decoder; size: layers, width, heads,
-    mlp_size, vocab_size, length; batch: NumPy integers `inputs`, `labels` (-100: not predicted).
+    Args:
+      case: encoder, encoder_masked, decoder or encoder_decoder.
+      size: num_layers, emb_dim, num_heads, mlp_dim, vocab_size and seq_len.
+      batch: NumPy integers `inputs` and `labels` (-100: not predicted).
+      dtype: float32 or bfloat16.
     """
     torch.manual_seed(0)
     model = _model(case, size)
@@ -38,11 +41,11 @@ def _model(case, size):
     common = {"vocab_size": size["vocab_size"]}
     if case in ("encoder", "encoder_masked"):
         config = transformers.BertConfig(
-            hidden_size=size["width"],
-            num_hidden_layers=size["layers"],
-            num_attention_heads=size["heads"],
-            intermediate_size=size["mlp_size"],
-            max_position_embeddings=size["length"],
+            hidden_size=size["emb_dim"],
+            num_hidden_layers=size["num_layers"],
+            num_attention_heads=size["num_heads"],
+            intermediate_size=size["mlp_dim"],
+            max_position_embeddings=size["seq_len"],
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
             **common,
@@ -50,11 +53,11 @@ def _model(case, size):
         return _fastest(transformers.BertForMaskedLM, config)
     if case == "decoder":
         config = transformers.GPT2Config(
-            n_embd=size["width"],
-            n_layer=size["layers"],
-            n_head=size["heads"],
-            n_inner=size["mlp_size"],
-            n_positions=size["length"],
+            n_embd=size["emb_dim"],
+            n_layer=size["num_layers"],
+            n_head=size["num_heads"],
+            n_inner=size["mlp_dim"],
+            n_positions=size["seq_len"],
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
@@ -65,11 +68,11 @@ def _model(case, size):
         )
         return _fastest(transformers.GPT2LMHeadModel, config)
     config = transformers.T5Config(
-        d_model=size["width"],
-        d_kv=size["width"] // size["heads"],
-        d_ff=size["mlp_size"],
-        num_layers=size["layers"],
-        num_heads=size["heads"],
+        d_model=size["emb_dim"],
+        d_kv=size["emb_dim"] // size["num_heads"],
+        d_ff=size["mlp_dim"],
+        num_layers=size["num_layers"],
+        num_heads=size["num_heads"],
         dropout_rate=0.0,
         use_cache=False,
         decoder_start_token_id=0,
@@ -79,7 +82,7 @@ def _model(case, size):
 
 
 def _fastest(kind, config):
-    """With sdpa where the model has it (T5 had none for long), else as it comes."""
+    """The model with sdpa if it supports it (older versions of T5 do not)."""
     if getattr(kind, "_supports_sdpa", False):
         config._attn_implementation = "sdpa"
     return kind(config)

@@ -1,8 +1,7 @@
-"""Seconds from the command to the first update, with a cold and with a warm compilation cache.
+"""Seconds from the command to the first step: python -m benchmarks.startup [--config=configs/decoder.py]
 
-    python -m benchmarks.startup [--config=configs/decoder.py]
-
-Runs train.py as a user would, twice, in a folder of its own; the store is made beforehand.
+Runs train.py three times, as a user would: with an empty compilation cache, then twice with a full one.
+The data is prepared before.
 """
 
 import argparse
@@ -16,29 +15,30 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def first_update(config, workdir, environment):
-    """Seconds until train.py has written that an update is done; it runs two, then ends."""
-    words = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}",
-             "--config.training.duration=2 steps", "--config.optimizer.warmup=1 steps",
-             "--config.evaluation.every=never", "--config.checkpoint.every=never",
-             "--config.logging.every=1 steps"]  # fmt: skip
-    began = time.perf_counter()
+def seconds_to_first_step(config: str, workdir: str, environment: dict[str, str]) -> float:
+    """Runs two steps of train.py and returns the seconds until it reports a step."""
+    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}",
+               "--config.training.duration=2 steps", "--config.optimizer.warmup=1 steps",
+               "--config.evaluation.every=never", "--config.checkpoint.every=never",
+               "--config.logging.every=1 steps"]  # fmt: skip
+    start = time.perf_counter()
     with subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
         seconds = None
         for line in process.stdout:
             if seconds is None and line.startswith("step"):
-                seconds = time.perf_counter() - began
+                seconds = time.perf_counter() - start
     if process.returncode or seconds is None:
         raise RuntimeError(
-            f"train.py ended with {process.returncode}; run it by hand: {' '.join(words)}"
+            f"train.py exited with {process.returncode}, expected 0 and a line that starts with 'step'; "
+            f"run it by hand: {' '.join(command)}"
         )
     return seconds
 
 
 def main():
-    """Prints one line per start."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/decoder.py")
     config = parser.parse_args().config
@@ -51,9 +51,9 @@ def main():
         subprocess.run(
             [sys.executable, "-m", "tools.prepare", f"--config={config}"], cwd=ROOT, check=True
         )
-        for number, state in enumerate(("cold", "warm", "warm")):
-            seconds = first_update(config, f"{folder}/{number}", environment)
-            print(f"{config}: {seconds:5.1f} s from start to the first two updates, {state} cache")
+        for number, cache in enumerate(("cold", "warm", "warm")):
+            seconds = seconds_to_first_step(config, f"{folder}/{number}", environment)
+            print(f"{config}: {seconds:5.1f} s to the first step, {cache} compilation cache")
 
 
 if __name__ == "__main__":

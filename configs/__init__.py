@@ -1,1 +1,1 @@
-"""Config files: plain functions `get_config(arg)`; every leaf not set here has its dataclass's default."""
+"""Config files: plain functions `get_config(arg)`. Fields they do not set have their schema's defaults."""

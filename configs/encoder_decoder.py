@@ -1,16 +1,17 @@
-"""An encoder-decoder by denoising: half of the pieces corrupted, the whole text typed (BERT-style).
+"""An encoder-decoder pretrained by denoising: the encoder reads the text with half of its tokens
+corrupted, the decoder generates all of it (`bert_style` of Raffel et al. 2020, section 3.3.1, table 4).
 
-T5's comparison (Raffel et al. 2020, section 3.3.1, table 4) with more noise: what is merely copied
-teaches little (docs/log.md). objective=span_corruption is T5 itself, objective=prefix_lm as well.
+T5's comparison corrupts 15 %; with more noise less of the target is a copy (docs/log.md). T5 itself is
+objective=span_corruption; objective=prefix_lm works too.
 
 python train.py --config=configs/encoder_decoder.py --workdir=runs/encoder_decoder
 python train.py --config=configs/encoder_decoder.py:size=small --workdir=runs/encoder_decoder-small
 python train.py --config=configs/encoder_decoder.py:preset=t5-base --workdir=runs/t5-base
 
-Measured on two busy CPU cores (docs/log.md), as the study pretrains it:
-6.4 minutes to a held-out loss of 2.478;
-finetuned on 200 docstrings 0.472 ± 0.023 test accuracy, on 2,000 0.616 ± 0.024 (five seeds).
-    ... --config=configs/encoder_decoder.py:size=tiny --config.model.layers=4 \\
+Measured on a 2-core CPU (docs/log.md) with the overrides of configs/studies/study.py:
+6.4 minutes; validation loss 2.478;
+test accuracy after finetuning on 200 docstrings 0.472 ± 0.023, on 2,000 0.616 ± 0.024 (5 seeds).
+    ... --config=configs/encoder_decoder.py:size=tiny --config.model.num_layers=4 \\
         --config.training.duration='3.3e6 tokens'
 """
 
@@ -18,8 +19,18 @@ from configs import base
 
 
 def get_config(arg=""):
-    """`arg`: size=tiny|mini|small|medium|base|large|xl with recipe=classic|modern, or preset=NAME of
-    models/presets.py; objective=NAME, with its paper's values."""
+    """Pretraining config of an encoder-decoder.
+
+    Args:
+      arg: comma-separated NAME=VALUE:
+        size: tiny, mini (default), small, medium, base, large, xl.
+        recipe: classic (default), modern or t5.
+        preset, instead of size and recipe: t5-small, t5-base, t5-large, t5-3b, t5-11b,
+          t5-v1.1-small, t5-v1.1-base, t5-v1.1-large, t5-v1.1-xl, t5-v1.1-xxl, bart-base, bart-large.
+        objective: bert_style with noise_density 0.5 (default), or another one for encoder-decoders
+          (docs/objectives.md) with the values of its paper.
+    """
     config = base.pretraining("encoder_decoder", "bert_style", arg, noise_density=0.5)
-    config.training.batch_size = 16  # a row is read on two sides: as many tokens as the others' 32
+    # Encoder and decoder read a row each: as many tokens per step as the 32 rows of the others.
+    config.training.batch_size = 16
     return config

@@ -1,4 +1,4 @@
-"""The data room: text -> documents -> tokens -> rows, by NumPy, TFDS, Grain and tokenizers.
+"""Text to documents to tokens to rows, and labeled examples, with NumPy, TFDS, Grain and tokenizers.
 
-First room of the flow; nothing here makes a JAX array, and nothing of ours is imported from outside.
+The first package of the flow: it makes no JAX array and imports no other package of ours.
 """

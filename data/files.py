@@ -1,8 +1,9 @@
-"""Files as the data room meets them: patterns, compression, UTF-8, the cache directory.
+"""Files: patterns, compression, UTF-8, digests, the cache directory, atomic writes and locks.
 
-Below `data.sources` and `data.labelled`; every error names the file and what to do about it.
+Used by every other file of `data/`. Each error names the file and the remedy.
 """
 
+import bz2
 import contextlib
 import glob
 import gzip
@@ -18,26 +19,27 @@ from pathlib import Path
 from etils import epath
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")
 
 
 def cache_directory(cache_dir: str) -> Path:
-    """The directory of what can be made again: `cache_dir`, $TRIPTYCH_CACHE or ~/.cache/triptych."""
+    """The directory of reproducible files: `cache_dir`, $TRIPTYCH_CACHE or ~/.cache/triptych."""
     chosen = cache_dir or os.environ.get("TRIPTYCH_CACHE", "") or "~/.cache/triptych"
     path = Path(chosen).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"the cache directory {path} cannot be made ({error.strerror}): set data.cache_dir or "
-            "$TRIPTYCH_CACHE to a directory that can be written"
+            f"cannot create the cache directory {path} ({error.strerror}): set data.cache_dir or "
+            "$TRIPTYCH_CACHE to a writable directory"
         ) from error
     return path
 
 
 def expand(pattern: str) -> list[str]:
-    """Files that match a pattern with `*`, `?`, `[...]`, `**` and `{a,b}`, sorted, each once.
+    """The sorted files that match a pattern with `*`, `?`, `[...]`, `**` and `{a,b}`, without repeats.
 
-    Raises FileNotFoundError when there is none.
+    Raises FileNotFoundError if no file matches.
     """
     patterns = [os.path.expanduser(pattern)]
     while any(_BRACES.search(p) for p in patterns):
@@ -54,96 +56,135 @@ def expand(pattern: str) -> list[str]:
             f"write {pattern.rstrip('/')}/** " if os.path.isdir(patterns[0]) else "check the path "
         )
         raise FileNotFoundError(
-            f"no file matches {pattern!r} (from {os.getcwd()}): {hint}and quote the pattern "
-            "so that the shell leaves it alone"
+            f"no file matches {pattern!r} (in {os.getcwd()}): {hint}and quote the pattern so that "
+            "the shell does not expand it"
         )
     return sorted(files)
 
 
-def compressed(path: str) -> bool:
-    """Whether a file is read through gzip or xz, by its name."""
-    return path.endswith((".gz", ".xz"))
+def compression_of(path: str) -> str:
+    """'.gz', '.xz', '.bz2' or '.zst' by the file's name; '' for an uncompressed file."""
+    suffix = os.path.splitext(path)[1]
+    return suffix if suffix in COMPRESSIONS else ""
+
+
+def open_compressed(file, compression: str, mode: str):
+    """Opens a path or a binary file object through a compression ('' for none)."""
+    if compression == ".zst":
+        return _zstd().open(file, mode)
+    return {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open, "": open}[compression](file, mode)
+
+
+def _zstd():
+    """The module of Zstandard: the standard library's from Python 3.14 on, before that its backport."""
+    try:
+        from compression import zstd
+    except ImportError:
+        try:
+            from backports import zstd
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                ".zst files need the package backports.zstd: run `pip install backports.zstd`"
+            ) from error
+    return zstd
 
 
 @contextlib.contextmanager
 def reading(path: str):
-    """Opens a plain, .gz or .xz file for its bytes; yields (stream, raw), raw.tell() being progress.
+    """Opens a plain or compressed file; yields (stream, raw), where raw.tell() is the progress in bytes.
 
-    Raises OSError or ValueError of one line that names the file when it cannot be read.
+    Raises OSError or ValueError of one line that names the file if it cannot be read.
     """
+    compression = compression_of(path)
+    damaged = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+    if compression == ".zst":
+        damaged += (_zstd().ZstdError,)
+    elif compression == ".bz2":
+        damaged += (OSError,)  # without an errno
     try:
         with open(path, "rb") as raw:
-            stream = raw
-            if path.endswith(".gz"):
-                stream = gzip.GzipFile(fileobj=raw)
-            elif path.endswith(".xz"):
-                stream = lzma.LZMAFile(raw)  # noqa: SIM115
-            yield stream, raw
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-        raise ValueError(
-            f"{path} is not a whole compressed file ({error}): fetch or compress it again"
-        ) from error
+            if not compression:
+                yield raw, raw
+                return
+            with open_compressed(raw, compression, "rb") as stream:
+                yield stream, raw
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise type(error)(f"cannot read {path} ({error.strerror}): check the path") from error
+    except damaged as error:
+        if getattr(error, "errno", None) is not None:  # the disk, not the data
+            raise
+        raise ValueError(
+            f"{path} is not a complete {compression} file ({error}): download or compress it again"
+        ) from error
 
 
 def utf8_error(path: str, offset: int) -> ValueError:
-    """The error for a byte that is not UTF-8 at `offset` of the (uncompressed) file, with its line."""
+    """The error for invalid UTF-8 at byte `offset` of the uncompressed file, with its line number."""
     line, left = 1, offset
     with reading(path) as (stream, _):
         while left > 0 and (block := stream.read(min(left, 1 << 20))):
             line += block.count(b"\n")
             left -= len(block)
     return ValueError(
-        f"{path} is not UTF-8 at byte {offset} (line {line}): convert it, for example "
+        f"{path} is not UTF-8 at byte {offset} (line {line}): convert it, for example with "
         f"`iconv -f latin1 -t utf-8 {path} > new.txt`, or leave it out"
     )
 
 
 def digest(*parts) -> str:
-    """A hexadecimal digest of JSON-able parts: the one way identities are made from settings."""
+    """The hexadecimal digest of JSON-serializable parts. Every identity in `data/` is made here."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def content_hash(path: str) -> str:
-    """The digest of a file's bytes as they lie on the disk."""
+    """The digest of a file's bytes on disk."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Writes a file under a temporary name and renames it: it is there whole, or not at all.
+    """Writes a file under a temporary name and renames it, so that it is never half-written.
 
-    An object of a bucket (gs://) is written whole as it is."""
+    An object of a bucket (gs://) is written directly: the bucket makes that atomic."""
     if "://" in str(path):
         epath.Path(path).write_bytes(data)
         return
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, suffix: str = ""):
+    """Yields a temporary path beside `path`, renamed to `path` on success and removed on failure."""
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}{suffix}")
     try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
+        with disk_errors(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise disk_error(path, error) from error
 
 
-def disk_error(path, error: OSError) -> OSError:
-    """One line for a write that failed (a full disk, a limit, a permission)."""
-    wrapped = OSError(
-        f"cannot write {path} ({error.strerror}): free some space or set data.cache_dir to "
-        "another disk, then start again; what was finished is kept"
-    )
-    wrapped.errno = error.errno
-    return wrapped
+@contextlib.contextmanager
+def disk_errors(path):
+    """Turns a failed write (full disk, size limit, permission) into an error of one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # already one line of ours
+            raise
+        raise OSError(
+            f"cannot write {path} ({error.strerror}): free some space or set data.cache_dir to "
+            "another disk, then start again; finished work is kept"
+        ) from error
 
 
 @contextlib.contextmanager
 def locked(path: Path, log):
-    """Holds the lock file `path` for one process at a time; a second one waits, and says so."""
+    """Holds the lock file `path`; logs if it has to wait for another process."""
     import filelock
 
     lock = filelock.FileLock(path)

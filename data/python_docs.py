@@ -1,6 +1,6 @@
-"""`python_docs`: English technical prose that every CPython carries, as a TFDS builder.
+"""`python_docs`: the English technical prose in every CPython, as a TFDS builder without a download.
 
-A source of `data.sources` (corpus) and `data.labelled` (docstring -> package); nothing is downloaded.
+A source of data/sources.py (corpus) and data/labeled.py (docstring -> the package it is from).
 """
 
 import ast
@@ -20,40 +20,28 @@ import tensorflow_datasets as tfds
 
 from data.files import cache_directory, digest, locked, write_atomically
 
-# Bumped when the rules below change: part of the fingerprint's key.
+# Raised when a rule below changes: part of the fingerprint.
 VERSION = "1.1.0"
-# Present in CPython 3.11 to 3.14 on every distribution (Debian ships tkinter, distutils, turtle, venv
-# apart; asynchat, cgi, imp, nntplib left in 3.12 and 3.13), and the richest in docstrings of those.
+# This spelling is hashed: another one would change the labeled splits and the published fingerprints.
+_HASHED_NAME = "labelled"
+# Packages that are in CPython 3.11 to 3.14 on every distribution (Debian ships tkinter, distutils,
+# turtle and venv apart; asynchat, cgi, imp and nntplib left in 3.12 and 3.13), and of those the
+# richest in docstrings.
+LABELS = (
+    *("asyncio", "datetime", "decimal", "email", "http", "importlib", "inspect", "io", "ipaddress"),
+    *("logging", "mailbox", "multiprocessing", "pathlib", "pydoc", "tarfile", "typing", "unittest"),
+    *("urllib", "wsgiref", "xml"),
+)
 # Implementation modules count for the module they implement.
-LABELS = {
-    "asyncio": ("asyncio",),
-    "datetime": ("datetime", "_pydatetime", "_strptime"),
-    "decimal": ("decimal", "_pydecimal"),
-    "email": ("email",),
-    "http": ("http",),
-    "importlib": ("importlib",),
-    "inspect": ("inspect",),
-    "io": ("io", "_pyio"),
-    "ipaddress": ("ipaddress",),
-    "logging": ("logging",),
-    "mailbox": ("mailbox",),
-    "multiprocessing": ("multiprocessing",),
-    "pathlib": ("pathlib",),
-    "pydoc": ("pydoc",),
-    "tarfile": ("tarfile",),
-    "typing": ("typing",),
-    "unittest": ("unittest",),
-    "urllib": ("urllib",),
-    "wsgiref": ("wsgiref",),
-    "xml": ("xml",),
-}
-_LABEL_OF = {module: label for label, modules in LABELS.items() for module in modules}
+_LABEL_OF = {name: name for name in LABELS}
+_LABEL_OF |= {"_pydatetime": "datetime", "_strptime": "datetime"}
+_LABEL_OF |= {"_pydecimal": "decimal", "_pyio": "io"}
 _SKIPPED = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
 _SKIPPED |= {"__pycache__", "lib-dynload", "pydoc_data"}
-# Shares of the space of hashes: test and validation of the labelled docstrings (the rest trains),
-# and validation of the corpus that is left.
+# Shares, by hash: test and validation of the labeled docstrings (the rest is train), and validation
+# of the remaining corpus.
 TEST, VALIDATION, CORPUS_VALIDATION = 0.26, 0.06, 0.03
-# A docstring of fewer words says nothing about its package.
+# A shorter docstring does not identify its package.
 _MIN_WORDS = 3
 _IDENTIFIER = re.compile(
     r"`[^`\n]*`"  # quoted code
@@ -68,13 +56,13 @@ _IDENTIFIER = re.compile(
 
 
 def near_key(text: str) -> str:
-    """What two near-duplicates share: the text with case, white space and identifiers normalised."""
+    """The text with case, white space and identifiers normalized: equal for near-duplicates."""
     text = _IDENTIFIER.sub(" 0 ", text)
     return re.sub(r"(?:\b0 ?)+", "0 ", re.sub(r"[\W_]+", " ", text.lower())).strip()
 
 
-def _place(key: str, salt: str) -> float:
-    """Where a hash puts a key, in [0, 1)."""
+def _uniform_hash(key: str, salt: str) -> float:
+    """A hash of the key in [0, 1)."""
     return int.from_bytes(hashlib.sha256(f"{salt}:{key}".encode()).digest()[:7], "big") / 2**56
 
 
@@ -109,7 +97,7 @@ def docstrings(root: Path) -> Iterator[tuple[str, str]]:
                 tree = ast.parse(path.read_bytes())
             except SyntaxError as error:
                 raise ValueError(
-                    f"{path} is not read by this Python ({error.msg}, line {error.lineno}): name the "
+                    f"this Python cannot parse {path} ({error.msg}, line {error.lineno}): name the "
                     "library of the running interpreter"
                 ) from error
         for node in ast.walk(tree):
@@ -120,7 +108,7 @@ def docstrings(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def topics(root: Path) -> Iterator[str]:
-    """The language reference that `help('for')` shows: pydoc_data.topics, read without running it."""
+    """The language reference that `help('for')` shows: pydoc_data.topics, parsed but not imported."""
     path = root / "pydoc_data" / "topics.py"
     if path.is_file():
         for node in ast.parse(path.read_bytes()).body:
@@ -129,17 +117,17 @@ def topics(root: Path) -> Iterator[str]:
 
 
 def collect(root: Path) -> dict[str, dict[str, list]]:
-    """Everything, split: {'corpus': {split: [text]}, 'labelled': {split: [(text, label)]}}.
+    """All documents: {'corpus': {split: [text]}, 'labeled': {split: [(text, label)]}}.
 
-    Counts (documents):       corpus train / validation    labelled train / validation / test
-      CPython 3.11.7                6225 / 189                     2081 / 174 / 793
-      CPython 3.12.1                5939 / 178                     2097 / 175 / 791
-      CPython 3.13.0                5858 / 169                     2124 / 180 / 804
+    Number of documents:      corpus train / validation    labeled train / validation / test
+      CPython 3.11.7                6225 / 189                    2081 / 174 / 793
+      CPython 3.12.1                5939 / 178                    2097 / 175 / 791
+      CPython 3.13.0                5858 / 169                    2124 / 180 / 804
 
-    - Labelled: docstrings of `LABELS` of at least three words; one of each group of near-duplicates;
-      groups that two labels share are left out. The split is by hash of `near_key`.
-    - Corpus: every docstring and topic once (by normalised text), but for those whose `near_key` is
-      one of the labelled validation or test split; its own validation split by hash of `near_key`.
+    - Labeled: docstrings of `LABELS` of at least three words, one of each group of near-duplicates.
+      Groups that two labels share are left out. The split is by hash of `near_key`.
+    - Corpus: every docstring and topic once (by normalized text), except those whose `near_key` is in
+      the labeled validation or test split. Its own validation split is by hash of `near_key`.
     """
     first: dict[str, tuple[str, str]] = {}
     owners = defaultdict(set)
@@ -153,43 +141,43 @@ def collect(root: Path) -> dict[str, dict[str, list]]:
             first.setdefault(key, (text, owner))
     for text in topics(root):
         everything.setdefault(" ".join(text.lower().split()), (text, near_key(text)))
-    labelled = {"train": [], "validation": [], "test": []}
-    held_out = set()
-    for key, (text, label) in first.items():
+    labeled = {"train": [], "validation": [], "test": []}
+    excluded = set()  # from the corpus
+    for key, example in first.items():
         if len(owners[key]) > 1:
             continue
-        place = _place(key, "labelled")
+        place = _uniform_hash(key, _HASHED_NAME)
         split = "test" if place < TEST else "validation" if place < TEST + VALIDATION else "train"
-        labelled[split].append((text, label))
+        labeled[split].append(example)
         if split != "train":
-            held_out.add(key)
+            excluded.add(key)
     corpus = {"train": [], "validation": []}
     for text, key in everything.values():
-        if key not in held_out:
-            held = _place(key, "corpus") < CORPUS_VALIDATION
-            corpus["validation" if held else "train"].append(text)
-    return {"corpus": corpus, "labelled": labelled}
+        if key not in excluded:
+            in_validation = _uniform_hash(key, "corpus") < CORPUS_VALIDATION
+            corpus["validation" if in_validation else "train"].append(text)
+    return {"corpus": corpus, "labeled": labeled}
 
 
 class PythonDocs(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder; configs `corpus` (text) and `labelled` (text, label)."""
+    """TFDS builder with configs `corpus` (text) and `labeled` (text, label)."""
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name="corpus", description="docstrings and topics"),
-        tfds.core.BuilderConfig(name="labelled", description="docstring -> the package it is from"),
+        tfds.core.BuilderConfig(name="labeled", description="docstring -> the package it is from"),
     ]
     name = "python_docs"
     url_infos = {}  # nothing is downloaded; TFDS would look for a checksum file in a package
 
     def __init__(self, *, collected=None, **kwargs):
-        """`collected`: what `collect` gave; needed to prepare, not to read."""
+        """`collected`: the result of `collect`; needed to prepare, not to read."""
         self._collected = collected
         super().__init__(**kwargs)
 
     def _info(self):
         features = {"text": tfds.features.Text()}
-        if self.builder_config.name == "labelled":
+        if self.builder_config.name == "labeled":
             features["label"] = tfds.features.ClassLabel(names=list(LABELS))
         # Made directly: `create_dataset_info` looks for metadata files in an installed package.
         return tfds.core.DatasetInfo(
@@ -209,18 +197,16 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, rows):
         for number, row in enumerate(rows):
-            if self.builder_config.name == "labelled":
-                yield number, {"text": row[0], "label": row[1]}
-            else:
-                yield number, {"text": row}
+            values = row if isinstance(row, tuple) else (row,)
+            yield number, dict(zip(("text", "label"), values, strict=False))
 
 
 def prepare(root: str = "", cache_dir: str = "", log=lambda line: None) -> tuple[Path, str]:
-    """Makes both configs where they are not there yet -> (their TFDS directory, fingerprint).
+    """Builds both configs if they are not in the cache -> (their TFDS directory, fingerprint).
 
-    `root` is a standard library ('' is the running interpreter's). The fingerprint is a digest of
-    every text, label and split. Reading the sources takes seconds, so what they gave is remembered
-    by their names, sizes and times.
+    `root` is a standard library ('': the running interpreter's). The fingerprint is a digest of every
+    text, label and split. Parsing the sources takes seconds, so the cache keeps the result by the
+    names, sizes and modification times of the files.
     """
     library = Path(root).expanduser() if root else standard_library()
     cache = cache_directory(cache_dir) / "python_docs"
@@ -234,17 +220,18 @@ def prepare(root: str = "", cache_dir: str = "", log=lambda line: None) -> tuple
         with locked(cache / "python_docs.lock", log):
             log(f"python_docs: reading the docstrings of {library}")
             collected = collect(library)
-            fingerprint = digest(VERSION, collected)
+            hashed = {"corpus": collected["corpus"], _HASHED_NAME: collected["labeled"]}
+            fingerprint = digest(VERSION, hashed)
             directory = cache / fingerprint[:16]
-            for config in ("corpus", "labelled"):
+            for config in ("corpus", "labeled"):
                 if not collected[config]["train"]:
-                    raise ValueError(f"{library} gives no {config} docstring: name another library")
+                    raise ValueError(f"{library} has no {config} docstring: name another library")
                 _write(config, collected, directory)
             record = {"fingerprint": fingerprint, "directory": directory.name}
             write_atomically(known, json.dumps(record).encode())
     record = json.loads(known.read_text())
     directory = cache / record["directory"]
-    if not directory.is_dir():  # someone emptied a part of the cache
+    if not directory_of(directory, "labeled").is_dir():  # a part of the cache was deleted
         known.unlink()
         return prepare(root, cache_dir, log)
     return directory, record["fingerprint"]
@@ -264,5 +251,5 @@ def _write(config: str, collected: dict, directory: Path) -> None:
 
 
 def directory_of(directory: Path, config: str) -> Path:
-    """Where TFDS keeps one config below what `prepare` returned."""
+    """The directory of one config below the one that `prepare` returns."""
     return directory / "python_docs" / config / VERSION

@@ -1,10 +1,10 @@
-"""Corpora: what a source names, cut into pieces that processes read apart, streamed as documents.
+"""Corpora: resolves `data.source`, divides it into ranges for parallel work, streams its documents.
 
-Between files (or TFDS) and the tokenising workers; never holds a corpus, nor a whole long document.
+Between files (or TFDS) and tokenization. It holds neither a corpus nor a long document in memory.
 """
 
 import ast
-import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import files as files_
-from data.files import compressed, digest, reading, utf8_error
+from data.files import compression_of, digest, reading, utf8_error
 
-# A document is handed on in parts of about this many bytes, so that its length does not matter.
-_PART = 1 << 22
+# A document is yielded in chunks of about this many bytes, so that its length does not matter.
+_CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A range of one file (bytes), or of one TFDS split (records), that starts and ends between documents."""
+class FileRange:
+    """A range of one file (bytes) or of one TFDS split (records), cut between documents."""
 
     file: int
     start: int
@@ -29,24 +29,24 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some text of a document; `ends` when the document ends with it. `consumed`: bytes of source."""
+class TextChunk:
+    """A part of a document."""
 
     text: str
-    ends: bool
-    consumed: int
+    is_last: bool  # of its document
+    consumed: int  # bytes of the source
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """Text files (.gz, .xz too) whose documents a separator divides."""
+    """Text files, plain or compressed, whose documents a separator divides."""
 
     files: tuple[str, ...]
     separator: str
     name: str
 
     def splits(self) -> dict[str, tuple[int, ...]]:
-        """Which files belong to which split; '' is divided by hash."""
+        """The files of each split; those of '' are divided by hash of the document."""
         return {"": tuple(range(len(self.files)))}
 
     def sizes(self) -> list[int]:
@@ -54,36 +54,37 @@ class TextSource:
         return [os.path.getsize(path) for path in self.files]
 
     def fingerprint(self, cache: Path) -> str:
-        """The digest of the files' contents in their order; where they lie does not matter.
+        """The digest of the files' contents in order, wherever they are.
 
-        A file is read once: its digest is remembered in `cache` by its path, size and time.
+        A file is read once: `cache` keeps its digest by path, size and modification time.
         """
         with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) * 2)) as pool:
-            hashes = list(pool.map(lambda path: _remembered_hash(cache, path), self.files))
-        kinds = [os.path.splitext(path)[1] for path in self.files if compressed(path)]
-        return digest("text", self.separator, hashes, kinds)
+            hashes = list(pool.map(lambda path: _cached_hash(cache, path), self.files))
+        compressions = [compression_of(path) for path in self.files if compression_of(path)]
+        return digest("text", self.separator, hashes, compressions)
 
-    def pieces(self, file: int, size: int) -> list[Piece]:
-        """Cuts a file into pieces of about `size` bytes; a compressed one stays whole."""
+    def ranges(self, file: int, size: int) -> list[FileRange]:
+        """Divides a file into ranges of about `size` bytes; a compressed file is one range."""
         path = self.files[file]
         total = os.path.getsize(path)
-        if compressed(path) or self.separator == "file" or total <= size:
-            return [Piece(file, 0, -1)]
+        if compression_of(path) or self.separator == "file" or total <= size:
+            return [FileRange(file, 0, -1)]
         cuts = [0]
         with open(path, "rb") as stream:
             for nominal in range(size, total, size):
-                if nominal > cuts[-1] and (place := _boundary(stream, nominal, self.separator)):
+                if nominal > cuts[-1]:
+                    place = _next_document(stream, nominal, self.separator)
                     if cuts[-1] < place < total:
                         cuts.append(place)
-        return [Piece(file, a, b) for a, b in zip(cuts, [*cuts[1:], -1], strict=True)]
+        return [FileRange(file, a, b) for a, b in zip(cuts, [*cuts[1:], -1], strict=True)]
 
-    def read(self, piece: Piece) -> Iterator[Part]:
-        """The documents of a piece, in parts. Raises ValueError where a file is not UTF-8."""
-        path = self.files[piece.file]
+    def read(self, file_range: FileRange) -> Iterator[TextChunk]:
+        """The documents of a range, in chunks. Raises ValueError if the file is not UTF-8."""
+        path = self.files[file_range.file]
         with reading(path) as (stream, raw):
-            if piece.start:
-                stream.seek(piece.start)
-            yield from _documents(path, stream, raw, piece, self.separator)
+            if file_range.start:
+                stream.seek(file_range.start)
+            yield from _documents(path, stream, raw, file_range, self.separator)
 
 
 @dataclass(frozen=True)
@@ -94,48 +95,54 @@ class TfdsSource:
     field: str
     name: str
     identity: str
-    files: tuple[str, ...]  # its splits that are read
+    files: tuple[str, ...]  # the splits that are read
 
     def splits(self) -> dict[str, tuple[int, ...]]:
+        """As of `TextSource`."""
         if "validation" in self.files:
             return {name: (self.files.index(name),) for name in ("train", "validation")}
         return {"": tuple(range(len(self.files)))}
 
     def sizes(self) -> list[int]:
-        info = _builder(self.directory).info
-        return [max(1, info.splits[name].num_bytes) for name in self.files]
+        """Bytes per split."""
+        splits = _builder(self.directory).info.splits
+        return [max(1, splits[name].num_bytes) for name in self.files]
 
     def fingerprint(self, cache: Path) -> str:
+        """The digest of the dataset's identity, field and splits."""
         del cache
         return digest("tfds", self.identity, self.field, self.files)
 
-    def pieces(self, file: int, size: int) -> list[Piece]:
+    def ranges(self, file: int, size: int) -> list[FileRange]:
+        """Divides a split into ranges of records of about `size` bytes."""
         count = _builder(self.directory).info.splits[self.files[file]].num_examples
         parts = max(1, -(-self.sizes()[file] // size))
         step = max(1, -(-count // parts))
-        return [Piece(file, a, min(a + step, count)) for a in range(0, count, step)]
+        return [FileRange(file, a, min(a + step, count)) for a in range(0, count, step)]
 
-    def read(self, piece: Piece) -> Iterator[Part]:
-        records = _builder(self.directory).as_data_source(self.files[piece.file])
-        for start in range(piece.start, piece.end, 256):
-            numbers = list(range(start, min(start + 256, piece.end)))
+    def read(self, file_range: FileRange) -> Iterator[TextChunk]:
+        """The documents of a range of records."""
+        split = self.files[file_range.file]
+        records = _builder(self.directory).as_data_source(split)
+        for start in range(file_range.start, file_range.end, 256):
+            numbers = list(range(start, min(start + 256, file_range.end)))
             for number, record in zip(numbers, records.__getitems__(numbers), strict=True):
                 raw = record[self.field]
                 try:
                     text = raw.decode() if isinstance(raw, bytes) else str(raw)
                 except UnicodeDecodeError as error:
                     raise ValueError(
-                        f"{self.name}: record {number} of {self.files[piece.file]} is not UTF-8 at "
-                        f"byte {error.start}: prepare the dataset again with UTF-8 text"
+                        f"{self.name}: record {number} of {split} is not UTF-8 at byte "
+                        f"{error.start}: prepare the dataset again with UTF-8 text"
                     ) from error
-                yield Part(text, True, len(raw))
+                yield TextChunk(text, True, len(raw))
 
 
 Source = TextSource | TfdsSource
 
 
 def parse(spec) -> list[tuple[float, str]]:
-    """A source, or a weighted mixture of sources, as [(weight, name)] with weights that sum to 1.
+    """A source or a weighted mixture of sources as [(weight, name)], with weights that sum to 1.
 
     `spec` is 'python_docs', 'text:GLOB', 'tfds:NAME', ((0.7, 'text:a/*'), (0.3, 'tfds:b')), or such a
     tuple written as a string. Raises ValueError of one line for anything else.
@@ -152,14 +159,14 @@ def parse(spec) -> list[tuple[float, str]]:
                 f"data.source {spec!r} is not a mixture: write it as "
                 "((0.7, 'text:a/*'), (0.3, 'tfds:b'))"
             ) from error
-    if len(mixture) == 2 and isinstance(mixture[1], str):  # ((0.7, 'x')) is what Python reads so
+    if len(mixture) == 2 and isinstance(mixture[1], str):  # Python reads ((0.7, 'x')) as (0.7, 'x')
         mixture = (mixture,)
     pairs = []
     for each in mixture:
-        whole = isinstance(each, list | tuple) and len(each) == 2 and isinstance(each[1], str)
-        if not whole or isinstance(each[0], bool) or not isinstance(each[0], int | float):
+        is_pair = isinstance(each, list | tuple) and len(each) == 2 and isinstance(each[1], str)
+        if not is_pair or isinstance(each[0], bool) or not isinstance(each[0], int | float):
             raise ValueError(
-                f"data.source has {each!r} where a mixture needs (weight, source), such as "
+                f"data.source has {each!r}, but a mixture needs (weight, source), such as "
                 "(0.7, 'text:a/*')"
             )
         if not 0 < each[0] < float("inf"):
@@ -175,8 +182,8 @@ def parse(spec) -> list[tuple[float, str]]:
 
 
 def _check_name(name: str) -> None:
-    kind, _, rest = name.partition(":")
-    if kind == "python_docs" or (kind in ("text", "tfds") and rest):
+    scheme, _, rest = name.partition(":")
+    if scheme == "python_docs" or (scheme in ("text", "tfds") and rest):
         return
     guess = f" (did you mean text:{name}?)" if "/" in name or "*" in name else ""
     raise ValueError(
@@ -186,26 +193,25 @@ def _check_name(name: str) -> None:
 
 
 def resolve(name: str, separator: str, field: str, cache_dir: str, log) -> Source:
-    """The source a name stands for, made ready to be read (`python_docs` is written if need be).
+    """The source of this name, ready to be read. `python_docs` is built if it is not in the cache.
 
-    Raises FileNotFoundError when no file matches, ValueError for a dataset that cannot be read.
+    Raises FileNotFoundError if no file matches, ValueError for a dataset that cannot be read.
     """
-    kind, _, rest = name.partition(":")
-    if kind == "text":
+    scheme, _, rest = name.partition(":")
+    if scheme == "text":
         return TextSource(tuple(files_.expand(rest)), separator, name)
-    if kind == "python_docs":
+    if scheme == "python_docs":
         from data import python_docs
 
         directory, fingerprint = python_docs.prepare(rest, cache_dir, log)
         directory = python_docs.directory_of(directory, "corpus")
         return TfdsSource(str(directory), "text", name, fingerprint, ("train", "validation"))
     builder = tfds_builder(rest)
-    features = builder.info.features
+    features, splits = builder.info.features, builder.info.splits
     if field not in features:
         raise ValueError(
             f"{name} has no field {field!r}, but {', '.join(features)}: set data.text_field"
         )
-    splits = builder.info.splits
     if "train" not in splits:
         raise ValueError(
             f"{name} has no train split, but {', '.join(splits)}: choose another dataset"
@@ -217,12 +223,13 @@ def resolve(name: str, separator: str, field: str, cache_dir: str, log) -> Sourc
 
 
 def tfds_builder(name: str):
-    """A prepared TFDS builder in array_record format, by name (`glue/sst2`) or by its directory.
+    """A prepared TFDS builder in array_record format, by name (`glue/sst2`) or by directory.
 
-    Raises ValueError with the command that prepares it when it is absent or in another format.
+    Raises ValueError with the command that prepares it if it is missing or in another format.
     """
     import tensorflow_datasets as tfds
 
+    remedy = f"run `tfds build {name} --file_format=array_record` where TensorFlow is installed"
     try:
         builder = (
             tfds.builder_from_directory(os.path.expanduser(name))
@@ -231,42 +238,24 @@ def tfds_builder(name: str):
         )
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(
-            f"TFDS knows no dataset {name.split('/')[0]!r}: look its name up in the TFDS catalogue, or "
-            "give the directory of a prepared one"
+            f"TFDS has no dataset {name.split('/')[0]!r}: look the name up in the TFDS catalog, or give "
+            "the directory of a prepared one"
         ) from error
-    except Exception as error:  # a dataset's own code, which may need what is not installed
+    except Exception as error:  # a dataset's own code, which may need a missing package
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"TFDS cannot open {name!r} ({reason}): {_prepare_command(name)}"
-        ) from error
+        raise ValueError(f"TFDS cannot open {name!r} ({reason}): {remedy}") from error
     if not builder.info.splits:
-        raise ValueError(f"tfds:{name} is not prepared: {_prepare_command(name)}")
+        raise ValueError(f"tfds:{name} is not prepared: {remedy}")
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
-            f"tfds:{name} is prepared as {builder.info.file_format.value}, which needs TensorFlow: "
-            f"{_prepare_command(name)}"
+            f"tfds:{name} is prepared as {builder.info.file_format.value}, but array_record is read "
+            f"here: {remedy}"
         )
     return builder
 
 
-def _prepare_command(name: str) -> str:
-    return f"prepare it with `tfds build {name} --file_format=array_record` (where TensorFlow is)"
-
-
-def to_json(source: Source) -> dict:
-    """A source as plain values, for a worker process."""
-    return {"class": type(source).__name__, **dataclasses.asdict(source)}
-
-
-def from_json(record: dict) -> Source:
-    """The inverse of `to_json`."""
-    record = dict(record)
-    kind = {"TextSource": TextSource, "TfdsSource": TfdsSource}[record.pop("class")]
-    return kind(**{**record, "files": tuple(record["files"])})
-
-
-def held_out(text: str, fraction: float) -> bool:
-    """Whether a document (by its beginning, case and white space aside) is held out for validation."""
+def in_validation(text: str, fraction: float) -> bool:
+    """Whether a document belongs to validation, by hash of its start without case and white space."""
     if not fraction:
         return False
     start = " ".join(text[: 1 << 14].lower().split())
@@ -274,13 +263,14 @@ def held_out(text: str, fraction: float) -> bool:
     return place < fraction * 2**56
 
 
+@functools.lru_cache(8)
 def _builder(directory: str):
     import tensorflow_datasets as tfds
 
     return tfds.builder_from_directory(directory)
 
 
-def _remembered_hash(cache: Path, path: str) -> str:
+def _cached_hash(cache: Path, path: str) -> str:
     state = os.stat(path)
     known = cache / "hashes" / digest(os.path.abspath(path), state.st_size, state.st_mtime_ns)[:32]
     if known.is_file():
@@ -291,8 +281,8 @@ def _remembered_hash(cache: Path, path: str) -> str:
     return found
 
 
-def _boundary(stream, nominal: int, separator: str) -> int:
-    """The first place at or after `nominal` where a document may begin."""
+def _next_document(stream, nominal: int, separator: str) -> int:
+    """The first place at or after byte `nominal` where a document may start; 0 if there is none."""
     stream.seek(nominal - 1)
     stream.readline()
     if separator == "line":
@@ -303,53 +293,54 @@ def _boundary(stream, nominal: int, separator: str) -> int:
     return 0
 
 
-def _documents(path: str, stream, raw, piece: Piece, separator: str) -> Iterator[Part]:
-    """Documents between `stream`'s place and piece.end, decoded, in parts of about _PART bytes."""
-    offset = piece.start  # of the next byte to read, in the uncompressed file
-    waiting, waiting_bytes = [], 0  # of the document being read, not handed on yet
-    begun = False  # whether a part of it was handed on
-    ended = True  # whether the line before was whole
-    before = raw.tell() if compressed(path) else piece.start
+def _documents(path: str, stream, raw, file_range: FileRange, separator: str):
+    """Yields the documents from `stream`'s place to the end of the range, decoded, in TextChunks."""
+    offset = file_range.start  # of the next byte to read, in the uncompressed file
+    pending, pending_bytes = [], 0  # lines of the current document that are not yielded yet
+    is_started = False  # whether a chunk of the current document was yielded
+    line_ended = True  # whether the previous read reached the end of a line
+    before = raw.tell() if compression_of(path) else file_range.start
 
-    def part(ends: bool, stop: int) -> Part:
-        nonlocal waiting, waiting_bytes, begun, before
-        data = b"".join(waiting)
-        tail = 0 if ends else _unfinished(data)
+    def chunk(is_last: bool, stop: int) -> TextChunk:
+        nonlocal pending, pending_bytes, is_started, before
+        data = b"".join(pending)
+        tail = 0 if is_last else _incomplete_bytes(data)
         body = data[: len(data) - tail]
         try:
             text = body.decode()
         except UnicodeDecodeError as error:
             raise utf8_error(path, stop - len(data) + error.start) from error
-        if stop == len(data):  # the beginning of the file: a byte order mark is no text
+        if stop == len(data):  # at the start of the file: a byte order mark is not text
             text = text.removeprefix("\ufeff")
-        waiting, waiting_bytes = ([data[len(data) - tail :]] if tail else []), tail
-        now = raw.tell() if compressed(path) else stop
+        pending, pending_bytes = ([data[len(data) - tail :]] if tail else []), tail
+        now = raw.tell() if compression_of(path) else stop
         consumed, before = now - before, now
-        begun = not ends
-        return Part(text, ends, consumed)
+        is_started = not is_last
+        return TextChunk(text, is_last, consumed)
 
-    while piece.end < 0 or offset < piece.end:
-        line = stream.readline(_PART)
+    while file_range.end < 0 or offset < file_range.end:
+        line = stream.readline(_CHUNK_BYTES)
         if not line:
             break
-        at_line_start, ended = ended, line.endswith(b"\n")
-        blank = separator == "blank_line" and at_line_start and not line.strip() and ended
-        if blank and (waiting or begun):
-            yield part(True, offset)
-        elif not blank:
-            waiting.append(line)
-            waiting_bytes += len(line)
+        at_line_start, line_ended = line_ended, line.endswith(b"\n")
+        is_blank = at_line_start and line_ended and not line.strip()
+        if is_blank and separator == "blank_line":
+            if pending or is_started:
+                yield chunk(True, offset)
+        else:
+            pending.append(line)
+            pending_bytes += len(line)
         offset += len(line)
-        if waiting and separator == "line" and ended:
-            yield part(True, offset)
-        elif waiting_bytes >= _PART:
-            yield part(False, offset)
-    if waiting or begun:
-        yield part(True, offset)
+        if pending and separator == "line" and line_ended:
+            yield chunk(True, offset)
+        elif pending_bytes >= _CHUNK_BYTES:
+            yield chunk(False, offset)
+    if pending or is_started:
+        yield chunk(True, offset)
 
 
-def _unfinished(data: bytes) -> int:
-    """Bytes at the end that begin a character but do not finish it (0 to 3)."""
+def _incomplete_bytes(data: bytes) -> int:
+    """Bytes (0 to 3) at the end that start a UTF-8 character without completing it."""
     for back in range(1, min(4, len(data) + 1)):
         byte = data[-back]
         if byte & 0xC0 == 0xC0:

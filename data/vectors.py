@@ -1,28 +1,22 @@
-"""Word vectors in the files of the field: word2vec's text and binary form, GloVe's; .gz and .xz too.
+"""Word vectors in the formats of word2vec and GloVe, read and written with gensim; vocabulary coverage.
 
-Read by finetune.py, tools.vectors and tools.evaluate; streamed both ways, and nothing is unpickled.
+Used by the programs in tools/. gensim is the optional dependency `[vectors]`.
 """
 
-import codecs
-import contextlib
-import gzip
-import itertools
-import lzma
+import logging
 import os
-import re
+import traceback
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from data.files import content_hash, disk_error, reading
+from data.files import compression_of, content_hash, reading, replacing
 from data.tokenizer import SPECIALS, Tokenizer, of_words
 
 SUFFIXES = (".txt", ".vec", ".bin")
-_LONGEST_WORD, _LONGEST_LINE, _WIDEST = 4096, 1 << 22, 1 << 16
-_BLOCK = 4096  # rows that are held as they were read
 
 
 @dataclass(frozen=True)
@@ -33,235 +27,178 @@ class Vectors:
     table: np.ndarray
 
     def tokenizer(self) -> Tokenizer:
-        """The word-level tokenizer whose vocabulary these words are, beside our special tokens."""
+        """The word-level tokenizer whose vocabulary is the special tokens and these words."""
         return of_words(self.words)
 
     def rows(self, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-        """(ids int32[n], vectors float32[n, E]) by that tokenizer; what has no vector is not there."""
+        """(ids int32[n] in that tokenizer, vectors float32[n, E])."""
         numbers = tokenizer.vocabulary()
         return np.array([numbers[word] for word in self.words], np.int32), self.table
 
 
 def is_file(name: str) -> bool:
-    """Whether a name is that of a file of vectors and not of a run directory."""
+    """Whether this is the name of a file of word vectors, not of a run directory."""
     return _suffix(name) in SUFFIXES and not os.path.isdir(name)
 
 
 def _suffix(name: str) -> str:
-    return Path(re.sub(r"\.(gz|xz)$", "", str(name))).suffix
+    return os.path.splitext(str(name).removesuffix(compression_of(str(name))))[1]
 
 
-def read(path: str, limit: int = 0) -> Vectors:
-    """The vectors of a file; its form is told by its suffix (.bin: binary) and its first line.
-
-    limit: the first so many words, 0: all. Raises ValueError or OSError of one line.
-    """
-    if limit < 0:
-        raise ValueError(
-            f"limit={limit}: expected how many of the first words to read, or 0 for all"
-        )
+def _check_suffix(path: str) -> None:
     if _suffix(path) not in SUFFIXES:
         raise ValueError(
-            f"{path} does not look like vectors: expected one of {', '.join(SUFFIXES)}, "
-            "perhaps with .gz or .xz behind it; rename it"
-        )
-    words, blocks, rows, places = [], [], [], {}
-    with contextlib.closing(_records(path)) as records:
-        for number, (word, row) in enumerate(itertools.islice(records, limit or None), 1):
-            if word in places:
-                raise ValueError(
-                    f"{path} has the word {word!r} twice, as its {places[word]}. and its {number}. "
-                    "vector: leave one out"
-                )
-            places[word] = number
-            words.append(word)
-            rows.append(row)
-            if len(rows) == _BLOCK:
-                blocks.append(np.stack(rows))
-                rows = []
-    if not words:
-        raise ValueError(f"{path} holds no vector: expected a word and its numbers on each line")
-    if rows:
-        blocks.append(np.stack(rows))
-    return Vectors(words, np.concatenate(blocks))
-
-
-def _records(path: str) -> Iterator[tuple[str, np.ndarray]]:
-    with reading(path) as (stream, _):
-        yield from (_binary if _suffix(path) == ".bin" else _text)(path, stream)
-
-
-def _text(path: str, stream) -> Iterator[tuple[str, np.ndarray]]:
-    """word2vec's and fastText's text (a first line of two whole numbers) and GloVe's (none)."""
-    promised, width, count = -1, 0, 0
-    for number in itertools.count(1):
-        line = stream.readline(_LONGEST_LINE)
-        if not line:
-            break
-        where = f"{path}:{number}"
-        if len(line) == _LONGEST_LINE:
-            raise ValueError(f"{where} has over {len(line):,} bytes: this is not a text of vectors")
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        fields = line.rstrip(b" \t\r\n").replace(b"\t", b" ").split(b" ")
-        if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
-            promised, width = _header(path, fields)
-            continue
-        width = width or len(fields) - 1
-        given = len(fields) - 1
-        # GloVe's 840B file has words with blanks in them, '. . .' among them.
-        extra = fields[1 : given - width + 1]
-        if width < 1 or given < width or not fields[0] or any(map(_is_number, extra)):
-            raise ValueError(
-                f"{where} has {max(given, 0)} numbers where {max(width, 1)} belong: expected a word "
-                "and its numbers, one blank between them; mend or leave out the line"
-            )
-        values = fields[given - width + 1 :]
-        yield _word(b" ".join(fields[: given - width + 1]), where), _numbers(values, where)
-        count += 1
-    if promised >= 0 and count != promised:
-        raise ValueError(
-            f"{path} has {count:,} vectors, its first line promises {promised:,}: fetch it again"
+            f"{path} is not named as word vectors: expected {', '.join(SUFFIXES)}, plain or compressed; "
+            "rename it"
         )
 
 
-def _binary(path: str, stream) -> Iterator[tuple[str, np.ndarray]]:
-    """word2vec's binary form: 'n E', then n times a word, a blank and E little-endian float32."""
-    fields = stream.readline(_LONGEST_WORD).split()
-    if len(fields) != 2 or not all(field.isdigit() for field in fields):
-        raise ValueError(
-            f"{path} does not begin with the line 'words size' of word2vec's binary form: name a "
-            "text file .txt or .vec"
-        )
-    promised, width = _header(path, fields)
-    buffer, place = b"", 0
-    needed = _LONGEST_WORD + 4 * width + 2
-    for number in range(1, promised + 1):
-        where = f"{path}, vector {number} of {promised:,}"
-        if len(buffer) - place < needed:
-            buffer, place = buffer[place:] + stream.read(max(needed, 1 << 20)), 0
-        if buffer[place : place + 1] == b"\n":  # some programs end a vector with one, some do not
-            place += 1
-        blank = buffer.find(b" ", place, place + _LONGEST_WORD)
-        values = buffer[blank + 1 : blank + 1 + 4 * width]
-        if len(buffer) - place < _LONGEST_WORD and (blank < 0 or len(values) < 4 * width):
-            raise ValueError(f"{where}: the file ends here, cut short; fetch it again")
-        if blank <= place:
-            raise ValueError(
-                f"{where}: no word where one belongs; the vectors have another size than the first "
-                f"line says ({width}), or this is not word2vec's binary form"
-            )
-        row = np.frombuffer(values, "<f4").astype(np.float32)
-        if not np.isfinite(row).all():
-            raise ValueError(f"{where} has a number that is not finite: mend or leave it out")
-        word = _word(buffer[place:blank], where)
-        yield word, row
-        place = blank + 1 + 4 * width
-    rest = (buffer[place:] + stream.read(64)).strip(b"\n")
-    if rest:
-        raise ValueError(
-            f"{path} goes on behind the {promised:,} vectors that its first line promises: its "
-            "counts are wrong; fetch it again"
-        )
-
-
-def _header(path, fields):
-    count, width = (int(field[:19]) for field in fields)
-    if not (0 < width <= _WIDEST and count > 0):
-        raise ValueError(
-            f"{path} promises {count:,} vectors of {width:,} numbers: expected at least one, of at "
-            f"most {_WIDEST:,}; this is not a file of vectors"
-        )
-    return count, width
-
-
-def _word(field: bytes, where: str) -> str:
+def _gensim():
+    """gensim's KeyedVectors, imported when needed, as a class that refuses what gensim would repair."""
     try:
-        return field.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{where}: the word {field[:40]!r} is not UTF-8 ({error.reason}): convert the file"
+        from gensim.models import KeyedVectors
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "files of word vectors need the package gensim: run `pip install -e .[vectors]`"
         ) from error
+    logging.getLogger("gensim").setLevel(logging.ERROR)
+
+    class StrictKeyedVectors(KeyedVectors):
+        def has_index_for(self, word):
+            if word in self.key_to_index:  # gensim keeps the first
+                raise ValueError(f"the word {word!r} is repeated; remove one of them")
+            return False
+
+        def add_vector(self, word, vector):
+            if len(vector) != self.vector_size:  # gensim broadcasts a single number
+                raise ValueError(
+                    f"the word {word!r} has {len(vector)} numbers, expected {self.vector_size}"
+                )
+            return super().add_vector(word, vector)
+
+    return StrictKeyedVectors
 
 
-def _is_number(field: bytes) -> bool:
-    try:
-        return bool(field) and b"_" not in field and float(field) is not None
-    except ValueError:
-        return False
+def read(path: str, max_vectors: int = 0) -> Vectors:
+    """Reads word2vec's binary format (.bin), its text format, or GloVe's (no first line of counts).
 
-
-def _numbers(fields: list[bytes], where: str) -> np.ndarray:
-    try:
-        row = np.array([float(field) for field in fields], np.float64)
-        if any(b"_" in field for field in fields):
-            raise ValueError
-    except ValueError:
-        bad = next(field for field in fields if not _is_number(field))
-        raise ValueError(
-            f"{where}: {bad[:40]!r} is not a number: mend or leave out the line"
-        ) from None
-    if not (np.abs(row) <= np.finfo(np.float32).max).all():
-        raise ValueError(f"{where} has a number that is not finite: mend or leave out the line")
-    return row.astype(np.float32)
-
-
-def write(path: str, count: int, width: int, records: Iterable, header: bool = True) -> None:
-    """Writes `count` pairs (word, float32[width]) as they come, under a temporary name first.
-
-    The form is the suffix's; header=False leaves the first line of a text out (GloVe). Numbers
-    keep every bit. Raises ValueError for a word that the form cannot hold.
+    max_vectors: only the first so many words; 0: all. Raises ValueError or OSError of one line.
     """
-    if _suffix(path) not in SUFFIXES:
-        raise ValueError(f"{path}: expected a name with {', '.join(SUFFIXES)}; rename it")
-    binary = _suffix(path) == ".bin"
-    opened = {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
-    temporary = Path(f"{path}.tmp-{os.getpid()}")
+    if max_vectors < 0:
+        raise ValueError(f"max_vectors={max_vectors}: expected a number of words, or 0 for all")
+    _check_suffix(path)
+    keyed_vectors, is_binary = _gensim(), _suffix(path) == ".bin"
     try:
-        with opened(temporary, "wb") as stream:
-            if binary or header:
-                stream.write(f"{count} {width}\n".encode())
-            for word, row in records:
-                if not word or any(c.isspace() for c in word):
-                    raise ValueError(
-                        f"the word {word!r} is empty or has a blank: {path} cannot hold it"
-                    )
-                if binary:
-                    stream.write(word.encode() + b" " + row.astype("<f4").tobytes() + b"\n")
-                else:
-                    numbers = " ".join(row.astype(np.float32).astype(str).tolist())
-                    stream.write(f"{word} {numbers}\n".encode())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise disk_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        with reading(path) as (stream, _):
+            fields = stream.readline(1 << 20).split()
+            has_header = is_binary or (len(fields) == 2 and all(f.isdigit() for f in fields))
+            if not fields:
+                raise ValueError("it is empty")
+            if has_header:
+                count, width = (int(field) for field in fields)
+                if not (count > 0 and 0 < width <= 1 << 16):
+                    raise ValueError(f"its first line promises {count} vectors of {width} numbers")
+            # gensim reads as many vectors as the first line promises, whatever follows.
+            size, lines = _count(stream) if has_header and not max_vectors else (-1, -1)
+            if size >= 0 and not is_binary and lines != count:
+                raise ValueError(f"its first line promises {count} vectors, it has {lines}")
+            if is_binary and 0 <= size < count * (4 * width + 2):
+                raise ValueError(f"its first line promises {count} vectors, it ends before")
+            found = _load(
+                keyed_vectors,
+                path,
+                binary=is_binary,
+                limit=max_vectors or None,
+                no_header=not has_header,
+            )
+        words, table = found.index_to_key, found.vectors
+        surplus = size - table.nbytes - sum(len(word.encode()) + 1 for word in words)
+        # Some programs end each vector with a newline.
+        if size >= 0 and is_binary and surplus not in (0, count - 1, count):
+            raise ValueError(f"it continues after the {count} vectors that its first line promises")
+        if not table.size:
+            raise ValueError("it has no numbers separated by single spaces")
+        if not np.isfinite(table).all():
+            raise ValueError("it has a number that is not finite")
+    except (ValueError, EOFError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as word vectors: {reason}. Each entry needs a UTF-8 word without "
+            "spaces and the same number of float32 numbers"
+        ) from error
+    words[0] = words[0].removeprefix("\ufeff")  # a byte order mark
+    return Vectors(words, table)
+
+
+def _load(keyed_vectors, path: str, **options):
+    """Calls gensim without its warnings: an infinity is refused later, and a text file without a header
+    stays open until its frame is gone."""
+    with warnings.catch_warnings(), np.errstate(over="ignore"):
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            return keyed_vectors.load_word2vec_format(path, **options)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
+
+
+def _count(stream) -> tuple[int, int]:
+    """Bytes and lines of the rest of a stream; the last line may lack its newline."""
+    size = lines = 0
+    last = b"\n"
+    while block := stream.read(1 << 20):
+        size += len(block)
+        lines += block.count(b"\n")
+        last = block[-1:]
+    return size, lines + (last != b"\n")
+
+
+def write(path: str, words: list[str], table: np.ndarray, header: bool = True) -> None:
+    """Writes words and their vectors float32[n, E] in the format of the suffix.
+
+    `header=False` leaves out the first line of a text file (GloVe). Every bit of the numbers is kept.
+    Raises ValueError for a word that the format cannot hold.
+    """
+    _check_suffix(path)
+    for word in words:
+        if not word or any(c.isspace() for c in word):
+            raise ValueError(f"{path} cannot hold the word {word!r}, which is empty or has a space")
+    if len(set(words)) < len(words):
+        repeated = next(word for word, count in Counter(words).items() if count > 1)
+        raise ValueError(f"{path} cannot hold the word {repeated!r} twice: remove one of them")
+    vectors = _gensim()(table.shape[1])
+    vectors.add_vectors(words, np.asarray(table, np.float32))
+    is_binary = _suffix(path) == ".bin"
+    with replacing(path, compression_of(str(path))) as temporary:  # gensim compresses by suffix
+        vectors.save_word2vec_format(
+            str(temporary), binary=is_binary, write_header=header or is_binary
+        )
 
 
 def fingerprint(path: str) -> str:
-    """The identity of a file of vectors."""
+    """The digest of a file of word vectors."""
     return content_hash(path)
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a text a word-level vocabulary knows."""
+    """How much of a text a word-level vocabulary contains."""
 
-    tokens: int
-    tokens_known: int
-    types: int
-    types_known: int
+    num_tokens: int
+    num_known_tokens: int
+    num_types: int
+    num_known_types: int
 
     def __str__(self):
         return (
-            f"{self.tokens_known:,} of {self.tokens:,} tokens known "
-            f"({self.tokens_known / max(1, self.tokens):.1%}), {self.types_known:,} of "
-            f"{self.types:,} types ({self.types_known / max(1, self.types):.1%})"
+            f"{self.num_known_tokens:,} of {self.num_tokens:,} tokens known "
+            f"({self.num_known_tokens / max(1, self.num_tokens):.1%}), {self.num_known_types:,} of "
+            f"{self.num_types:,} types ({self.num_known_types / max(1, self.num_types):.1%})"
         )
 
 
 def coverage(tokenizer: Tokenizer, texts: Iterable[str]) -> Coverage:
-    """The share of the texts' words, and of their different words, that are pieces."""
+    """The share of the texts' words, and of their distinct words, that are in the vocabulary."""
     counts = Counter()
     for text in texts:
         counts.update(tokenizer.words(text))

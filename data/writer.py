@@ -1,9 +1,10 @@
-"""Writing a token store: one unit of work at a time, then the index over all of them.
+"""Writes a token store: one work item at a time, then the index over all of them.
 
-`data.prepare` plans units, this file (in `data.worker` processes or in line) carries them out.
+data/prepare.py plans the items and data/parallel.py runs them.
 """
 
 import contextlib
+import io
 import json
 import os
 from array import array
@@ -13,51 +14,64 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import disk_error, write_atomically
-from data.sources import Piece, Source, held_out
+from data.files import disk_errors, write_atomically
+from data.sources import FileRange, Source, in_validation
 from data.store import FORMAT, INDEX, METADATA
 from data.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
-# A shard of tokens is closed when it holds this many: 128 MiB of uint16.
+# A shard is closed when it holds this many tokens: 128 MiB of uint16.
 SHARD_TOKENS = 1 << 26
-_BATCH_BYTES = 1 << 20
+_BATCH_CHARACTERS, _BATCH_TEXTS = 1 << 20, 4096
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Work for one process: pieces of one source, whose documents go to `split` ('' = by hash)."""
+class WorkItem:
+    """Work for one process: ranges of one source, whose documents go to `split` ('': by hash)."""
 
     number: int
     split: str
-    pieces: tuple[Piece, ...]
+    ranges: tuple[FileRange, ...]
 
     def record(self, directory: Path) -> Path:
-        """The file whose presence says that the unit is done."""
-        return directory / "units" / f"{self.number:07d}.json"
+        """The file that is written last, when the item is finished."""
+        return directory / "items" / f"{self.number:07d}.json"
+
+
+def _dtype_of(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype(np.uint16 if tokenizer.size <= 1 << 16 else np.uint32)
 
 
 class _Output:
-    """The tokens and the index of one unit in one split."""
+    """The tokens and the index of one work item in one split."""
 
-    def __init__(self, directory: Path, stem: str, dtype: np.dtype, vocabulary: int):
-        self.directory, self.stem, self.dtype = directory, stem, dtype
-        self.lengths, self.bytes = array("Q"), array("Q")
-        self.pieces, self.numbers = array("I"), array("Q")
-        self.unigram = np.zeros(vocabulary, np.int64)
+    def __init__(self, directory: Path, stem: str, tokenizer: Tokenizer):
+        self.directory, self.stem, self.dtype = directory, stem, _dtype_of(tokenizer)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.lengths, self.bytes = array("Q"), array("Q")  # per document
+        self.ranges, self.numbers = array("I"), array("Q")
+        self.unigram = np.zeros(tokenizer.size, np.int64)
         self.shards: list[tuple[str, int]] = []
         self.stream, self.written, self.temporary = None, 0, None
 
-    def add(self, pieces: np.ndarray) -> None:
-        self.unigram += np.bincount(pieces, minlength=len(self.unigram))
+    def add(self, tokens: np.ndarray) -> None:
+        """Appends tokens to the current document."""
+        self.unigram += np.bincount(tokens, minlength=len(self.unigram))
         if self.stream is None:
             self.temporary = self.directory / f"{self.stem}-{len(self.shards):04d}.tmp"
             self.stream = open(self.temporary, "wb")  # noqa: SIM115
             self.written = 0
-        self.stream.write(pieces.astype(self.dtype).tobytes())
-        self.written += len(pieces)
+        self.stream.write(tokens.astype(self.dtype).tobytes())
+        self.written += len(tokens)
         if self.written >= SHARD_TOKENS:
             self.close_shard()
+
+    def end_document(self, length: int, num_bytes: int, file_range: int, number: int) -> None:
+        """Adds the document whose tokens were appended to the index."""
+        self.lengths.append(length)
+        self.bytes.append(num_bytes)
+        self.ranges.append(file_range)
+        self.numbers.append(number)
 
     def close_shard(self) -> None:
         if self.stream is None:
@@ -68,201 +82,180 @@ class _Output:
         name = f"{self.stem}-{len(self.shards):04d}.tokens"
         os.replace(self.temporary, self.directory / name)
         self.shards.append((name, self.written))
-        self.stream = self.temporary = None
+        self.stream = None
 
     def finish(self) -> None:
+        """Writes the index."""
         self.close_shard()
-        path = self.directory / f"{self.stem}.index"
-        with open(path.with_suffix(".tmp"), "wb") as stream:
-            np.savez(
-                stream,
-                lengths=np.frombuffer(self.lengths, np.uint64),
-                bytes=np.frombuffer(self.bytes, np.uint64),
-                pieces=np.frombuffer(self.pieces, np.uint32),
-                numbers=np.frombuffer(self.numbers, np.uint64),
-                unigram=self.unigram,
-            )
-        os.replace(path.with_suffix(".tmp"), path)
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            lengths=np.frombuffer(self.lengths, np.uint64),
+            bytes=np.frombuffer(self.bytes, np.uint64),
+            ranges=np.frombuffer(self.ranges, np.uint32),
+            numbers=np.frombuffer(self.numbers, np.uint64),
+            unigram=self.unigram,
+        )
+        write_atomically(self.directory / f"{self.stem}.index", buffer.getvalue())
 
     def abandon(self) -> None:
-        """Removes what is half-written."""
+        """Removes a half-written shard."""
         if self.stream is not None:
-            # Closing flushes: on a full disk that fails, and the file is removed anyway.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # closing flushes, which fails on a full disk
                 self.stream.close()
             self.temporary.unlink(missing_ok=True)
-        (self.directory / f"{self.stem}.tmp").unlink(missing_ok=True)
 
 
-def write_unit(
+def write_item(
     source: Source,
     tokenizer: Tokenizer,
-    unit: Unit,
+    item: WorkItem,
     directory: Path,
-    fraction: float,
+    validation_fraction: float,
     progress: Callable[[int], None],
 ) -> None:
-    """Tokenises a unit into `directory`/{train,validation}; its record is written last.
+    """Tokenizes an item into `directory`/{train,validation} and then writes its record.
 
-    `progress` is told source bytes as they are consumed. Raises ValueError for text that is not
-    UTF-8, OSError of one line when the disk is full (what is half-written is removed).
+    Calls `progress` with the bytes of the source that were consumed since the previous call. Raises
+    ValueError for text that is not UTF-8, OSError of one line if the disk is full. Half-written
+    files are removed.
     """
-    dtype = np.dtype(np.uint16 if tokenizer.size <= 1 << 16 else np.uint32)
-    splits = (unit.split,) if unit.split else SPLITS if fraction else ("train",)
+    splits = (item.split,) if item.split else SPLITS if validation_fraction else ("train",)
     outputs = {}
-    for split in splits:
-        (directory / split).mkdir(parents=True, exist_ok=True)
-        outputs[split] = _Output(directory / split, f"{unit.number:07d}", dtype, tokenizer.size)
     try:
-        counts = [
-            _write_piece(source, tokenizer, piece, number, unit.split, outputs, fraction, progress)
-            for number, piece in enumerate(unit.pieces)
-        ]
-        for output in outputs.values():
-            output.finish()
-    except OSError as error:
-        for output in outputs.values():
-            output.abandon()
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
-        raise disk_error(directory, error) from error
+        with disk_errors(directory):
+            for split in splits:
+                outputs[split] = _Output(directory / split, f"{item.number:07d}", tokenizer)
+            counts = [
+                _write_range(
+                    source, tokenizer, file_range, number, item.split, outputs,
+                    validation_fraction, progress,
+                )
+                for number, file_range in enumerate(item.ranges)
+            ]  # fmt: skip
+            for output in outputs.values():
+                output.finish()
     except BaseException:
         for output in outputs.values():
             output.abandon()
         raise
     shards = {split: output.shards for split, output in outputs.items()}
-    unit.record(directory).parent.mkdir(exist_ok=True)
     record = {"documents_read": counts, "shards": shards}
-    write_atomically(unit.record(directory), json.dumps(record).encode())
+    write_atomically(item.record(directory), json.dumps(record).encode())
 
 
-def _write_piece(source, tokenizer, piece, number, split, outputs, fraction, progress) -> int:
-    """Tokenises one piece; returns how many documents it has, blank ones included."""
-    texts, finals, targets = [], [], []
-    read, size, chosen, pending, document_bytes = 0, 0, None, 0, 0
+def _write_range(
+    source, tokenizer, file_range, range_number, split, outputs, fraction, progress
+) -> int:
+    """Tokenizes one range; returns its number of documents, including blank ones."""
+    batch = []  # (text, number of the document if it ends with this text or -1, split)
+    characters = consumed = documents = 0
+    length = num_bytes = 0  # of the current document, as far as it is written
+    target = None  # the split of the current document
 
     def flush():
-        nonlocal texts, finals, targets, size, pending, document_bytes
-        for pieces, text, final, target in zip(
-            tokenizer.encode_batch(texts), texts, finals, targets, strict=True
-        ):
-            output = outputs[target]
-            if len(pieces):
-                output.add(pieces)
-                pending += len(pieces)
-                document_bytes += len(text.encode())
-            if final >= 0:
-                if pending:  # a document without a piece is none
-                    output.lengths.append(pending)
-                    output.bytes.append(document_bytes)
-                    output.pieces.append(number)
-                    output.numbers.append(final)
-                pending = document_bytes = 0
-        texts, finals, targets, size = [], [], [], 0
+        nonlocal batch, characters, consumed, length, num_bytes
+        encoded = tokenizer.encode_batch([text for text, _, _ in batch])
+        for tokens, (text, number, to) in zip(encoded, batch, strict=True):
+            if len(tokens):
+                outputs[to].add(tokens)
+                length += len(tokens)
+                num_bytes += len(text.encode())
+            if number >= 0:
+                if length:  # a document without tokens is dropped
+                    outputs[to].end_document(length, num_bytes, range_number, number)
+                length = num_bytes = 0
+        progress(consumed)
+        batch, characters, consumed = [], 0, 0
 
-    consumed = 0
-    for part in source.read(piece):
-        text = part.text.rstrip() if part.ends else part.text
-        if chosen is None:
+    for chunk in source.read(file_range):
+        text = chunk.text.rstrip() if chunk.is_last else chunk.text
+        if target is None:
             text = text.lstrip("\r\n")
-            chosen = split or ("validation" if held_out(text, fraction) else "train")
-        texts.append(text)
-        finals.append(read if part.ends else -1)
-        targets.append(chosen)
-        size += len(text)
-        consumed += part.consumed
-        if part.ends:
-            read += 1
-            chosen = None
-        if size >= _BATCH_BYTES or len(texts) >= 4096:
+            target = split or ("validation" if in_validation(text, fraction) else "train")
+        batch.append((text, documents if chunk.is_last else -1, target))
+        characters += len(text)
+        consumed += chunk.consumed
+        if chunk.is_last:
+            documents += 1
+            target = None
+        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_TEXTS:
             flush()
-            progress(consumed)
-            consumed = 0
     flush()
-    progress(consumed)
-    return read
+    return documents
 
 
 def finish(
-    directory: Path, units: list[Unit], files: list[str], settings: dict, tokenizer: Tokenizer
+    directory: Path, items: list[WorkItem], files: list[str], settings: dict, tokenizer: Tokenizer
 ) -> None:
-    """Joins the units' indices into one per split and writes its metadata.
+    """Joins the items' indices into one per split and writes the metadata of each split.
 
-    `settings`: what goes into store.json beside the counts (source, tokenizer, fingerprint).
+    `settings`: the fields of store.json besides the counts (source, tokenizer, fingerprint).
     """
-    pad = tokenizer.special_ids()["pad"]
-    dtype = "uint16" if tokenizer.size <= 1 << 16 else "uint32"
-    try:
+    with disk_errors(directory):
         for split in SPLITS:
-            (directory / split).mkdir(exist_ok=True)
-            counts = _join(directory / split, split, units, directory, tokenizer.size)
-            write_atomically(directory / split / "files.json", json.dumps(files).encode())
+            target = directory / split
+            target.mkdir(exist_ok=True)
+            counts = _join(target, split, items, directory, tokenizer.size)
+            write_atomically(target / "files.json", json.dumps(files).encode())
             metadata = {
                 "format": FORMAT,
                 **settings,
                 "fingerprint": settings["fingerprint"] + f"-{split}",
                 "split": split,
-                "dtype": dtype,
-                "pad": pad,
+                "dtype": _dtype_of(tokenizer).name,
+                "pad": tokenizer.special_ids()["pad"],
                 **counts,
             }
-            write_atomically(directory / split / METADATA, json.dumps(metadata, indent=1).encode())
-    except OSError as error:
-        raise disk_error(directory, error) from error
+            write_atomically(target / METADATA, json.dumps(metadata, indent=1).encode())
 
 
-def _join(target: Path, split: str, units: list[Unit], directory: Path, vocabulary: int) -> dict:
+def _join(target: Path, split: str, items: list[WorkItem], directory: Path, size: int) -> dict:
     """Writes the index files of one split; returns its counts and shards."""
-    names, starts, documents, tokens, size = [], [0], 0, 0, 0
-    unigram = np.zeros(vocabulary, np.int64)
-    bases: dict[int, int] = {}
-    streams = {name: open(target / f"{name}.bin", "wb") for name in INDEX}  # noqa: SIM115
-    try:
+    names, starts, num_documents, num_tokens, num_bytes = [], [0], 0, 0, 0
+    unigram = np.zeros(size, np.int64)
+    read: dict[int, int] = {}  # documents of each file in the items so far
+    with contextlib.ExitStack() as stack:
+        streams = {name: stack.enter_context(open(target / f"{name}.bin", "wb")) for name in INDEX}
         np.zeros(1, np.uint64).tofile(streams["offsets"])
-        for unit in units:
-            record = json.loads(unit.record(directory).read_text())
-            base = []
-            for piece, count in zip(unit.pieces, record["documents_read"], strict=True):
-                base.append(bases.get(piece.file, 0))
-                bases[piece.file] = base[-1] + count
+        for item in items:
+            record = json.loads(item.record(directory).read_text())
+            before = []  # documents of the file before each range
+            for file_range, count in zip(item.ranges, record["documents_read"], strict=True):
+                before.append(read.get(file_range.file, 0))
+                read[file_range.file] = before[-1] + count
             if split not in record["shards"]:
                 continue
             for name, count in record["shards"][split]:
                 names.append(name)
                 starts.append(starts[-1] + count)
-            with np.load(target / f"{unit.number:07d}.index") as index:
-                pieces = index["pieces"]
-                files = np.array([piece.file for piece in unit.pieces], np.uint32)[pieces]
-                numbers = index["numbers"] + np.array(base, np.uint64)[pieces]
-                offsets = np.cumsum(index["lengths"], dtype=np.uint64) + np.uint64(tokens)
-                for name, values in (
-                    ("offsets", offsets),
-                    ("bytes", index["bytes"]),
-                    ("files", files),
-                    ("numbers", numbers),
-                ):
-                    streams[name].write(values.astype(INDEX[name]).tobytes())
-                documents += len(pieces)
-                tokens += int(index["lengths"].sum())
-                size += int(index["bytes"].sum())
+            with np.load(target / f"{item.number:07d}.index") as index:
+                lengths, ranges = index["lengths"], index["ranges"]
+                values = {
+                    "offsets": np.cumsum(lengths, dtype=np.uint64) + np.uint64(num_tokens),
+                    "bytes": index["bytes"],
+                    "files": np.array([each.file for each in item.ranges], np.uint32)[ranges],
+                    "numbers": index["numbers"] + np.array(before, np.uint64)[ranges],
+                }
+                for name, dtype in INDEX.items():
+                    streams[name].write(values[name].astype(dtype).tobytes())
+                num_documents += len(lengths)
+                num_tokens += int(lengths.sum())
+                num_bytes += int(index["bytes"].sum())
                 unigram += index["unigram"]
-    finally:
-        for stream in streams.values():
-            stream.close()
     write_atomically(target / "unigram.bin", unigram.tobytes())
     return {
-        "documents": documents,
-        "tokens": tokens,
-        "bytes": size,
+        "documents": num_documents,
+        "tokens": num_tokens,
+        "bytes": num_bytes,
         "shards": names,
         "shard_starts": starts,
     }
 
 
 def tidy(directory: Path) -> None:
-    """Removes the units' own records once the store is in place."""
-    patterns = ("*/*.index", "*/*.tmp*", "units/*.json")
-    for path in (path for pattern in patterns for path in directory.glob(pattern)):
-        path.unlink(missing_ok=True)
-    if (directory / "units").is_dir():
-        (directory / "units").rmdir()
+    """Removes the items' own indices and records once the store is in place."""
+    for pattern in ("*/*.index", "*/*.tmp*", "items/*.json"):
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)
+    (directory / "items").rmdir()

@@ -1,4 +1,9 @@
-"""Published weights in, our weights out: Hugging Face's directories and our run directories.
-One table for each family (families/), read in both directions by convert.py; tools.convert is its
-command line. Nothing is ever unpickled, and no code of a model's repository runs.
+"""Hugging Face directories become run directories, and runs become Hugging Face directories.
+One table per model family (families/), applied in both directions by convert.py; `as_run` serves
+`init_from`. Nothing is unpickled, and no code from a model repository runs.
 """
+
+from huggingface.as_run import as_run
+from huggingface.export_class import describe_export
+
+__all__ = ["as_run", "describe_export"]

@@ -1,398 +1,299 @@
-"""from_hf and to_hf: a Hugging Face directory into a run directory of ours, and back, by one table.
-Called by tools/convert.py, train.py and finetune.py; the tables are those of huggingface/families/.
+"""from_hf and to_hf: a Hugging Face directory becomes a run directory, and back, by one table.
+Called by tools/convert.py and as_run.py; the tables are in huggingface/families/.
 All names, shapes and dtypes are checked before anything is written.
 """
 
-import dataclasses
 import functools
 import json
+import math
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from data import tokenizer as tokenizers
-from huggingface import halves, shapes
+from huggingface import electra_pair, param_shapes
+from huggingface.electra_pair import GENERATOR
+from huggingface.export_class import choose_class, task_head, task_of
 from huggingface.families import FAMILIES
+from huggingface.run_contents import RunContents, load_run, save_run
 from huggingface.tokenizers import padding, read_tokenizer, write_tokenizer
-from huggingface.weights import Leaf, Weights, open_weights, read_json, write_weights
-from models.config import ModelConfig
-from tasks.config import TaskConfig
-from training import checkpoint, paths, rules, run_directory
+from huggingface.weights import Leaf, open_weights, read_json, write_weights
+from tasks import TASKS
+from training import checkpoint, paths, run_directory
 from training.config import ConfigError
 
-# What a parameter may be stored as there; here it is float32, which holds each of these exactly.
+# Dtypes of Hugging Face tensors; ours are float32, which represents each of these exactly.
 DTYPES = {
     "float32": np.dtype("<f4"),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype("<f2"),
 }
-_BLOCK = 1 << 24  # bytes compared at once
 
 
-# ---- in ------------------------------------------------------------------------------------------
+# ---- import --------------------------------------------------------------------------------------
 
 
-def from_hf(source: str, workdir: str, alone: bool = False) -> str:
-    """Makes a run directory, as train.py writes one before its first update, of a Hugging Face
-    directory, and returns a line that says what was found. `alone` leaves out a generator in it.
+def from_hf(source: str, workdir: str) -> str:
+    """Makes a run directory of a Hugging Face directory, and returns a line that describes it. An
+    ELECTRA discriminator and its generator become one run.
 
-    Raises ConfigError, before anything is written, for a config value or a class that has no
-    counterpart here, and for tensors that are missing, unexpected or of another shape or dtype.
+    Raises ConfigError, before anything is written, for an unsupported class or config value, and for
+    tensors that are missing, unexpected or of another shape or dtype.
     """
     folder, source = paths.of(workdir), pathlib.Path(source)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{str(workdir)!r} is not empty; choose another directory for the run")
-    if not alone and halves.are_in(source):
-        return halves.join(source, workdir, functools.partial(from_hf, alone=True))
+    contents, pair = _read_hf(source), electra_pair.has_generator(source)
+    if pair:
+        contents = electra_pair.join(contents, _read_hf(source / GENERATOR))
+    save_run(contents, folder)
+    origin, count = contents.origin, sum(map(math.prod, contents.shapes.values()))
+    line = f"{origin['class']} in {origin['dtype']}, {count:,} parameters with a padded vocabulary"
+    if pair:
+        size = origin[GENERATOR]["generator_size"]
+        line += f"; pretrain it and its generator with --config.objective.generator_size={size:g}"
+    return line
+
+
+def _read_hf(source):
+    """The RunContents of a Hugging Face directory, checked."""
     if not (source / "config.json").is_file():
         raise ConfigError(
-            f"{str(source)!r} has no config.json; expected a Hugging Face directory, with its model and "
-            "its tokenizer"
+            f"{str(source)!r} has no config.json; expected a Hugging Face directory with a model and its "
+            "tokenizer"
         )
     config = read_json(source / "config.json")
-    family = _family_of(config, source)
-    name = _class_of(config, family)
-    labels, weights = _labels_of(config), open_weights(source)
-    if not any(stored.startswith(family.prefix) for stored in weights.leaves):
-        family = family.bare()
-    stored = {family.present(name): name for name in weights.leaves}
-    model = family.model(_untied(config, family, weights, stored))
-    if max(model.layers, model.decoder_layers) > len(weights.leaves):
+    family, name = _family_and_class(config, source)
+    head = task_head(family.classes[name].split())
+    labels, weights = _labels_of(config) if head else [], open_weights(source)
+    if not any(tensor.startswith(family.prefix) for tensor in weights.leaves):
+        family = family.without_prefix()
+    stored = {family.current_name(tensor): tensor for tensor in weights.leaves}
+    model = family.model_config(_with_actual_tying(config, family, weights, stored))
+    num_layers = max(model.num_layers, model.num_decoder_layers)
+    if num_layers > len(weights.leaves):
         raise ConfigError(
-            f"{source}/config.json says {max(model.layers, model.decoder_layers):,} layers, its files have "
-            f"{len(weights.leaves)} tensors; fetch both again"
+            f"{source}/config.json has {num_layers:,} layers, but its files have {len(weights.leaves)} "
+            "tensors; download both again"
         )
-    reading = family.reading(config) if "classification" in family.classes[name] else ""
-    must, may = shapes.of_class(family, shapes.of_network(family, model, len(labels)), name)
-    tree = must | _complete(family.moves(model, may), may, stored)
-    moves = family.moves(model, tree)
-    _check(family, model, tree, moves, weights, stored, source)
+    needs = family.head_needs_in(config, head)
+    shapes = param_shapes.of_model(family, model, len(labels))
+    required, optional = param_shapes.of_class(family, shapes, name)
+    tree = required | _present(family.resolve(model, optional), optional, stored)
+    params = family.resolve(model, tree)
+    _check_tensors(family, model, tree, params, weights, stored, source)
     tokenizer = read_tokenizer(source)
     if tokenizer.size > model.vocab_size:
         raise ConfigError(
-            f"the tokenizer of {source} has {tokenizer.size} pieces, its config.json "
-            f"vocab_size={model.vocab_size}; expected no more than that: fetch both again"
+            f"the tokenizer of {source} has {tokenizer.size} tokens, but its config.json has "
+            f"vocab_size={model.vocab_size}; download both again"
         )
 
-    deferred = {
-        path: checkpoint.Deferred(tree[path], _made(weights, stored[move.theirs], move, tree, part))
-        for move in moves
-        for part, path in enumerate(move.ours)
+    def read(param, part):
+        shapes = [tree[path] for path in param.native]
+        arrays = param.transform.to_native(weights.read(stored[param.hf]), shapes)
+        return np.array(arrays[part], np.float32)
+
+    arrays = {
+        path: checkpoint.LazyArray(tree[path], functools.partial(read, param, part))
+        for param in params
+        for part, path in enumerate(param.native)
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_params(folder, 0, rules.merge(deferred, {}))
-    tokenizer.save(folder / "tokenizer.json")
-    dtypes = {move.theirs: str(weights.leaves[stored[move.theirs]].dtype) for move in moves}
-    usual = max(DTYPES, key=list(dtypes.values()).count)
+    dtypes = {param.hf: str(weights.leaves[stored[param.hf]].dtype) for param in params}
+    main_dtype = max(DTYPES, key=list(dtypes.values()).count)
     origin = {
         "source": str(source),
         "model_type": family.model_type,
         "class": name,
-        "dtype": usual,
-        "dtypes": {n: dtype for n, dtype in dtypes.items() if dtype != usual},
+        "dtype": main_dtype,
+        "dtypes": {tensor: dtype for tensor, dtype in dtypes.items() if dtype != main_dtype},
     }
-    extra = {"tokenizer": tokenizer.fingerprint, "huggingface": origin}
-    if any(path.startswith("heads/classification/") for path in tree):
-        extra["labels"], origin["reading"] = labels, reading
-    record = {"huggingface": str(source), "seed": {}}
-    run_directory.write_manifest(folder, record, extra)
-    run_directory.record_run(folder, record, "pretrain", model)
-    count = sum(int(np.prod(shape)) for shape in tree.values())
-    return f"{name} in {usual}: {len(moves)} tensors, {count:,} parameters with the vocabulary's padding"
+    if head:
+        origin |= {"head": head, "head_needs": needs}
+    config = {"huggingface": str(source), "seed": {}}
+    return RunContents(str(source), model, arrays, tokenizer, labels, origin, config)
 
 
-def _made(weights, theirs, move, tree, part):
-    """A function that makes one of our arrays, float32, when it is called."""
-
-    def read():
-        ours = move.how.inward(weights.read(theirs), [tree[path] for path in move.ours])
-        return np.array(ours[part], np.float32)
-
-    return read
-
-
-def _family_of(config, source):
-    """The family of a config.json. Raises ConfigError naming those that there are."""
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
+def _family_and_class(config, source):
+    """The family and the class of a config.json; the base model if it names no class."""
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
-            f"{source}/config.json has model_type={kind!r}; expected one of {', '.join(FAMILIES)}"
+            f"{source}/config.json has model_type={model_type!r}; expected one of {', '.join(FAMILIES)}"
         )
-    return FAMILIES[kind]
-
-
-def _class_of(config, family):
-    """The class whose parameters a directory holds; without a word that of the network alone."""
-    named = config.get("architectures") or [family.network]
-    if not isinstance(named, list) or str(named[0]) not in family.classes:
+    family = FAMILIES[model_type]
+    names = config.get("architectures") or [family.base_class]
+    if not isinstance(names, list) or str(names[0]) not in family.classes:
         raise ConfigError(
-            f"config.json has architectures={named!r}, which has no counterpart here; expected one of "
+            f"{source}/config.json has architectures={names!r}; expected one of "
             f"{', '.join(family.classes)}"
         )
-    return named[0]
+    return family, names[0]
 
 
 def _labels_of(config):
-    """Names of the classes, in their order; two of them where config.json does not say."""
-    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    if not isinstance(named, dict) or {str(i) for i in range(len(named))} != {*named}:
-        raise ConfigError(f"config.json has id2label={named!r}; expected names by '0', '1', ...")
-    return [str(named[str(i)]) for i in range(len(named))]
+    """Label names in the order of their ids; two if config.json has none."""
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    if not isinstance(names, dict) or {str(i) for i in range(len(names))} != {*names}:
+        raise ConfigError(f"config.json has id2label={names!r}; expected names for '0', '1', ...")
+    return [str(names[str(i)]) for i in range(len(names))]
 
 
-def _untied(config, family, weights, stored):
-    """The config, which no longer says that output and token table are one where they are there as two
-    that differ: transformers reads it so, and writes T5 v1.1 so."""
-    output = next((line.theirs for line in family.lines if line.ours == "heads/lm/kernel"), "")
-    original = family.copies.get(output)
+def _with_actual_tying(config, family, weights, stored):
+    """The config with tie_word_embeddings=False if the directory has an output matrix that differs from
+    the token table: transformers reads it so, and saves T5 v1.1 with the value True."""
+    output = next((each.hf for each in family.params if each.native == "heads/lm/kernel"), "")
+    original = family.tied.get(output)
     if output not in stored or original not in stored:
         return config
     same = _equal(weights.read(stored[output]), weights.read(stored[original]))
     return config if same else {**config, "tie_word_embeddings": False}
 
 
-def _complete(moves, may, stored):
-    """Those layers of the heads that a class may have which are in a directory."""
-    absent = {path.rpartition("/")[0] for m in moves if m.theirs not in stored for path in m.ours}
-    return {path: shape for path, shape in may.items() if path.rpartition("/")[0] not in absent}
+def _present(params, optional, stored):
+    """The optional parameters of those layers that a directory has."""
+    absent = {path.rpartition("/")[0] for p in params if p.hf not in stored for path in p.native}
+    return {
+        path: shape for path, shape in optional.items() if path.rpartition("/")[0] not in absent
+    }
 
 
-def _check(family, model, tree, moves, weights: Weights, stored, source):
-    """Raises ConfigError unless the directory has what `moves` read, in these shapes, and no more."""
-    wanted = {m.theirs: m.how.shape([tree[p] for p in m.ours], model.vocab_size) for m in moves}
-    copies = {a: b for a, b in family.copies.items() if a in stored and a not in wanted}
-    wanted |= {copy: wanted[original] for copy, original in copies.items()}
-    lines = [f"missing {name}" for name in wanted if name not in stored]
-    for name, there in stored.items():
-        leaf = weights.leaves[there]
-        if name not in wanted:
-            lines += [] if family.is_ignored(name) else [f"unexpected {there}"]
-        elif leaf.shape != wanted[name]:
-            lines.append(f"{there} is {list(leaf.shape)}, expected {list(wanted[name])}")
+def _check_tensors(family, model, tree, params, weights, stored, source):
+    """Raises ConfigError unless the directory has the tensors of `params`, with their shapes, and no
+    others."""
+    expected = {
+        p.hf: p.transform.hf_shape([tree[path] for path in p.native], model.vocab_size)
+        for p in params
+    }
+    copies = {a: b for a, b in family.tied.items() if a in stored and a not in expected}
+    expected |= {copy: expected[original] for copy, original in copies.items()}
+    problems = [f"missing {name}" for name in expected if name not in stored]
+    for name, tensor in stored.items():
+        leaf = weights.leaves[tensor]
+        if name not in expected:
+            problems += [] if family.is_ignored(name) else [f"unexpected {tensor}"]
+        elif leaf.shape != expected[name]:
+            problems.append(f"{tensor} is {list(leaf.shape)}, expected {list(expected[name])}")
         elif str(leaf.dtype) not in DTYPES:
-            lines.append(f"{there} is {leaf.dtype}, expected one of {', '.join(DTYPES)}")
-    if not lines:
-        for copy, original in copies.items():
-            if not _equal(weights.read(stored[copy]), weights.read(stored[original])):
-                lines.append(
-                    f"{stored[copy]} differs from {stored[original]}, whose copy it should be"
-                )
-    if lines:
-        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            problems.append(f"{tensor} is {leaf.dtype}, expected one of {', '.join(DTYPES)}")
+    if not problems:
+        problems = [
+            f"{stored[copy]} differs from {stored[original]}, of which it should be a copy"
+            for copy, original in copies.items()
+            if not _equal(weights.read(stored[copy]), weights.read(stored[original]))
+        ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ConfigError(
-            f"the tensors in {source} are not what its config.json describes: "
-            f"{'; '.join(lines[:3])}{more}; fetch the model again"
+            f"the tensors in {source} do not fit its config.json: {'; '.join(problems[:3])}{more}; "
+            "download the model again"
         )
 
 
 def _equal(a, b):
-    """Whether two arrays have the same bits; compared in pieces, for they may be large."""
+    """Whether two arrays have the same bits."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    a, b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b))
-    return all(
-        np.array_equal(a[i : i + _BLOCK], b[i : i + _BLOCK]) for i in range(0, a.size, _BLOCK)
-    )
+    bits = f"u{a.dtype.itemsize}"
+    return np.array_equal(a.view(bits), b.view(bits))
 
 
-# ---- out -----------------------------------------------------------------------------------------
+# ---- export --------------------------------------------------------------------------------------
 
 
 def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> str:
-    """Writes checkpoint RUN[@STEP] of a run as a Hugging Face directory, and returns a line that says
-    as what. Without a step it is the one that finetune.py scored, or the newest.
+    """Writes checkpoint RUN[@STEP] as a Hugging Face directory, and returns a line that describes it.
+    The default step is the one that finetune.py scored, else the newest.
 
     Args:
-      dtype: of the tensors; '': that of the directory the run was made of, else float32.
-      architecture: class of transformers; '': the one that has the run's heads.
+      dtype: of the tensors; '': as in the directory that the run was imported from, else float32.
+      architecture: a class of transformers; '': the one with the run's heads.
 
-    Raises ConfigError, before anything is written, for a network without a counterpart there, with the
-    values that would have one.
+    Raises ConfigError, before anything is written, for a model that no class can express, naming the
+    values that one could.
     """
-    folder, step = checkpoint.locate(run, _scored(run))
+    scores = paths.of(run) / "scores.json"
+    scored = json.loads(scores.read_text())["step"] if scores.is_file() else ""
+    folder, step = checkpoint.resolve_checkpoint(run, scored)
     target = pathlib.Path(directory)
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{str(directory)!r} is not empty; choose another directory")
     if dtype and dtype not in DTYPES:
-        raise ConfigError(f"dtype={dtype!r} is not in the table; expected {', '.join(DTYPES)}")
-    record, manifest = run_directory.read_config(folder), run_directory.read_manifest(folder)
-    origin = manifest.get("huggingface", {})
-    model, labels = ModelConfig(**record["model"]), manifest.get("labels", [])
-    tree = {p: leaf.shape for p, leaf in checkpoint.params_metadata(folder, step).items()}
-    if not architecture and any(path.startswith(f"{halves.INSIDE}/") for path in tree):
+        raise ConfigError(f"dtype={dtype!r} is not supported; expected {', '.join(DTYPES)}")
+    contents = load_run(folder, step)
+    parts = [(contents, target, architecture)]
+    if not architecture and any(path.startswith(f"{GENERATOR}/") for path in contents.arrays):
+        discriminator, generator = electra_pair.split(contents)
+        parts = [
+            (discriminator, target, electra_pair.DISCRIMINATOR_CLASS),
+            (generator, target / GENERATOR, electra_pair.GENERATOR_CLASS),
+        ]
+    return f"{' and '.join(_write_hf(*part, dtype) for part in parts)} of {contents.name}"
 
-        def alone(run, directory, architecture):
-            return to_hf(run, directory, dtype, architecture)
 
-        return halves.part(folder, step, record, manifest, directory, alone)
-    task = record["config"].get("task")
-    task = task and dataclasses.asdict(TaskConfig()) | task
-    family, config = _family_for(model, origin.get("model_type"), architecture, task, folder)
-    name, tree = _class_for(
-        family, model, tree, len(labels), origin.get("class"), architecture, folder
-    )
-    if task and "classification" in family.classes[name]:
-        _check_task(family, task, folder)
-    moves = family.named(name).moves(model, tree)
-    tokenizer = tokenizers.load(folder / "tokenizer.json")
-    ids = _token_ids(tokenizer, model, config, folder)
-
-    def stored(move):
-        wanted = (
-            dtype or origin.get("dtypes", {}).get(move.theirs) or origin.get("dtype", "float32")
-        )
-        return DTYPES[wanted]
-
-    by_name, parameters = {move.theirs: move for move in moves}, _Parameters(folder, step, tree)
+def _write_hf(contents, target, architecture, dtype):
+    model, origin, tokenizer = contents.model_config, contents.origin, contents.tokenizer
+    family, config, name, tree = choose_class(contents, architecture)
+    params = {param.hf: param for param in family.for_class(name).resolve(model, tree)}
+    ids = _token_ids(contents, config)
+    main_dtype = dtype or origin.get("dtype", "float32")
+    other_dtypes = {} if dtype else origin.get("dtypes", {})
     leaves = {
-        move.theirs: Leaf(
-            stored(move), move.how.shape([tree[p] for p in move.ours], model.vocab_size)
+        tensor: Leaf(
+            DTYPES[other_dtypes.get(tensor, main_dtype)],
+            param.transform.hf_shape([tree[path] for path in param.native], model.vocab_size),
         )
-        for move in moves
+        for tensor, param in params.items()
     }
 
-    def read(theirs):
-        move = by_name[theirs]
-        ours = [parameters.read(path) for path in move.ours]
-        return move.how.outward(ours, model.vocab_size).astype(stored(move), copy=False)
+    def read(tensor):
+        native = [contents.arrays[path].read() for path in params[tensor].native]
+        array = params[tensor].transform.to_hf(native, model.vocab_size)
+        return array.astype(leaves[tensor].dtype, copy=False)
 
-    heads, stored_as = family.classes[name], dtype or origin.get("dtype", "float32")
-    config |= {"architectures": [name], "dtype": stored_as, **ids}
-    if "classification" in heads:
+    heads = family.classes[name].split()
+    head = task_head(heads)
+    config |= {"architectures": [name], "dtype": main_dtype, **ids}
+    if head:
         config |= {
-            "id2label": {str(i): label for i, label in enumerate(labels)},
-            "label2id": {label: i for i, label in enumerate(labels)},
-            "problem_type": "single_label_classification",
-        } | family.chosen(task or {"reading": origin.get("reading", "usual")})
+            "id2label": {str(i): label for i, label in enumerate(contents.labels)},
+            "label2id": {label: i for i, label in enumerate(contents.labels)},
+            "problem_type": TASKS[head].hf_problem_type,
+        } | family.pooling_config(task_of(contents)[1] or origin.get("head_needs", {}))
     target.mkdir(parents=True, exist_ok=True)
     write_weights(target, leaves, read)
     write_tokenizer(
         tokenizer,
         target,
         architecture=model.architecture,
-        head=heads,
+        head=head,
         max_length=model.max_length,
-        token_types=model.token_types > 1,
+        token_types=model.num_token_types > 1,
     )
-    if model.architecture != "encoder" and "lm" in heads.split():
+    if model.architecture != "encoder" and "lm" in heads:
         generation = {key: number for key, number in ids.items() if number is not None}
         run_directory.write_json(target / "generation_config.json", generation)
     run_directory.write_json(target / "config.json", config)
-    return f"{name} in {stored_as}: {len(moves)} tensors of {folder} at step {step}"
+    return f"{name} in {main_dtype}, {len(params)} tensors,"
 
 
-def _scored(run):
-    """The step whose scores a finetuned run gives, '' where a step is named or nothing was scored."""
-    file = paths.of(run) / "scores.json"
-    return json.loads(file.read_text())["step"] if file.is_file() else ""
+def _token_ids(contents, config):
+    """Ids of special tokens by their keys in config.json; None if the tokenizer lacks one.
 
-
-def _token_ids(tokenizer, model, config, folder):
-    """Numbers of special tokens, by their keys in config.json; None where the tokenizer has none.
-
-    Raises ConfigError where the network fixes one, and it is another's (RoBERTa counts positions from
-    the number of its padding)."""
-    ids = tokenizer.special_ids()
-    encoder = model.architecture == "encoder"
-    roles = {"pad": "pad", "bos": "cls" if encoder else "bos", "eos": "sep" if encoder else "eos"}
-    roles |= {"decoder_start": "start"} if model.architecture == "encoder_decoder" else {}
-    ids["pad"] = padding(tokenizer, model.architecture)
-    ids["bos"] = tokenizer.vocabulary().get(tokenizer.roles.get("bos"), ids["eos"])
-    found = {f"{key}_token_id": ids[role] for key, role in roles.items()}
+    Raises ConfigError if config.json already has another id (RoBERTa's positions start after that of
+    padding)."""
+    tokenizer, architecture = contents.tokenizer, contents.model_config.architecture
+    ids, encoder = tokenizer.special_ids(), architecture == "encoder"
+    keys = {"pad": "pad", "bos": "cls" if encoder else "bos", "eos": "sep" if encoder else "eos"}
+    keys |= {"decoder_start": "start"} if architecture == "encoder_decoder" else {}
+    ids["pad"] = padding(tokenizer, architecture)
+    ids["bos"] = tokenizer.vocabulary().get(tokenizer.special_tokens.get("bos"), ids["eos"])
+    found = {f"{key}_token_id": ids[name] for key, name in keys.items()}
     found = {key: number if number >= 0 else None for key, number in found.items()}
     for key, number in found.items():
         if config.get(key, number) != number:
             raise ConfigError(
-                f"the network of {folder} wants {key}={config[key]}, its tokenizer has {number}; train "
-                f"it with model.position_offset={(number or 0) + 1}"
+                f"the model of {contents.name} has {key}={config[key]}, but its tokenizer has {number}; "
+                f"train with model.position_offset={(number or 0) + 1}"
             )
     return found
-
-
-class _Parameters:
-    """The arrays of a checkpoint, on the host, a layer at a time: of those, one is kept."""
-
-    def __init__(self, folder, step, tree):
-        self.folder, self.step, self.tree = folder / "checkpoints", step, tree
-        self.layer, self.arrays = "", {}
-
-    def read(self, path: str) -> np.ndarray:
-        """One array."""
-        layer = "/".join(path.split("/")[:-1][:2])
-        if layer != self.layer:
-            self.layer, self.arrays = layer, {}
-            place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            leaves = {
-                name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
-                for name, shape in self.tree.items()
-                if name.startswith(f"{layer}/")
-            }
-            found = checkpoint.read_params(self.folder, self.step, rules.merge(leaves, {}))
-            self.arrays = rules.paths(found)
-        return np.asarray(self.arrays[path])
-
-
-def _family_for(model, kind, architecture, task, folder):
-    """(family that can say a network, its config.json)."""
-    found = {}
-    for family in FAMILIES.values():
-        if not architecture or architecture in family.classes:
-            config, problems = family.config(model)
-            found[family.model_type] = (problems, family, config)
-    if not found:
-        names = [name for family in FAMILIES.values() for name in family.classes]
-        raise ConfigError(
-            f"architecture={architecture!r} is in no table; expected one of {', '.join(names)}"
-        )
-    fitting = [name for name, (problems, _, _) in found.items() if not problems]
-    if task:  # a stable sort: of those that fit alike the first
-        fitting.sort(key=lambda name: len(found[name][1].unmet(task)))
-    if fitting:
-        return found[kind if kind in fitting else fitting[0]][1:]
-    alike = [n for n, (_, f, _) in found.items() if f.fixed["architecture"] == model.architecture]
-    nearest = sorted(alike or found, key=lambda name: len(found[name][0]))[:2]
-    said = "; ".join(f"for {name} {', '.join(found[name][0][:7])}" for name in nearest)
-    raise ConfigError(
-        f"the network of {folder} has no counterpart in transformers: {said}; train one with such values, "
-        f"or with preset=NAME"
-    )
-
-
-def _class_for(family, model, tree, classes, origin, architecture, folder):
-    """(class that a run is exported as, its parameters {path: shape}).
-
-    A class that is asked for leaves out other heads of the run; else it has all of them.
-    """
-    whole, fitting = shapes.of_network(family, model, classes), {}
-    for name in [architecture] if architecture else family.classes:
-        must, may = shapes.of_class(family, whole, name)
-        part = {p: shape for p, shape in tree.items() if p in must or p in may}
-        if must.keys() <= tree.keys() and (architecture or part == tree):
-            fitting[name] = part
-    if not fitting:
-        heads = sorted(
-            {"/".join(path.split("/")[:2]) for path in tree if path.startswith("heads/")}
-        )
-        raise ConfigError(
-            f"{folder} has {', '.join(heads) or 'no heads'}, of which no class of {family.model_type} is "
-            f"made ({', '.join(f'{name}: {had}' for name, had in family.classes.items())}); name one "
-            f"whose heads it has by --architecture"
-        )
-    name = origin if origin in fitting else next(iter(fitting))
-    return name, fitting[name]
-
-
-def _check_task(family, task, folder):
-    """Raises ConfigError where a classification head reads what its counterpart does not."""
-    wrong = [
-        f"config.task.{name}={task[name]!r} (expected {value!r})"
-        for name, value in family.unmet(task).items()
-    ]
-    if wrong:
-        raise ConfigError(
-            f"the head of {folder} has no counterpart in a {family.model_type}: {', '.join(wrong)}; "
-            f"finetune it with these values"
-        )

@@ -1,295 +1,280 @@
-"""Family: how one kind of network is written there and here, as two tables that are read both ways.
-`Line`: a tensor of theirs and what it is made of here; `Key`: a key of config.json and its field.
-Made in huggingface/families/, one file each; used by huggingface/convert.py.
+"""Family: how Hugging Face stores one model_type, as two tables that are read in both directions.
+`ParamMap`: a tensor and the parameters it is made of; config_mapping.py: a config key and its field.
+Instances are in huggingface/families/; huggingface/convert.py applies them.
 """
 
+import dataclasses
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from huggingface.keys import ACTIVATIONS, Key, Only, Rule, put, together
-from models.config import SILENT, ModelConfig, explicit
+from huggingface.config_mapping import ConfigKey, CustomKey, FixedKey, set_key
+from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
+from tasks.base import AUTO_POOLING
 from training.config import ConfigError
-
-# What a table of a family is written with; the rest of this file reads it.
-__all__ = [
-    "ACTIVATIONS",
-    "OUTPUT",
-    "PIECES",
-    "SAME",
-    "TRANSPOSED",
-    "Family",
-    "How",
-    "Key",
-    "Line",
-    "Move",
-    "Only",
-    "Rule",
-    "dense",
-    "norm",
-    "together",
-]
 
 # ---- tensors -------------------------------------------------------------------------------------
 
 
-class How(NamedTuple):
-    """What is done to arrays of ours, one after the other, to make theirs of them; and undone.
+class ArrayTransform(NamedTuple):
+    """Steps from our arrays to a Hugging Face tensor, in order of application; `to_native` undoes them.
 
-    Several arrays are joined along their last axis before anything else (GPT-2's c_attn).
+    Several arrays are first joined along their last axis (GPT-2's c_attn).
     """
 
-    transposed: bool = False  # [in, out] here, [out, in] there
-    pieces: bool = (
-        False  # a row for each piece: ours have rows behind them, up to a multiple of 128
-    )
-    row: bool = False  # [n] here, [1, n] there
+    transpose: bool = False  # [in, out] here, [out, in] in PyTorch
+    vocab_rows: bool = False  # a row per token; ours are padded to a multiple of 128
+    leading_axis: bool = False  # [n] here, [1, n] in Hugging Face
 
-    def shape(self, ours: list[tuple[int, ...]], vocab_size: int) -> tuple[int, ...]:
-        """Shape of theirs, from the shapes of ours."""
-        shape = (*ours[0][:-1], sum(each[-1] for each in ours))
-        shape = shape[::-1] if self.transposed else shape
-        shape = (vocab_size, *shape[1:]) if self.pieces else shape
-        return (1, *shape) if self.row else shape
+    def hf_shape(self, native: list[tuple[int, ...]], vocab_size: int) -> tuple[int, ...]:
+        """The tensor's shape, from the shapes of our arrays."""
+        shape = (*native[0][:-1], sum(each[-1] for each in native))
+        shape = shape[::-1] if self.transpose else shape
+        shape = (vocab_size, *shape[1:]) if self.vocab_rows else shape
+        return (1, *shape) if self.leading_axis else shape
 
-    def outward(self, ours: list[np.ndarray], vocab_size: int) -> np.ndarray:
-        """Theirs, a view where nothing is joined."""
-        array = ours[0] if len(ours) == 1 else np.concatenate(ours, axis=-1)
-        array = array.T if self.transposed else array
-        array = array[:vocab_size] if self.pieces else array
-        return array[None] if self.row else array
+    def to_hf(self, native: list[np.ndarray], vocab_size: int) -> np.ndarray:
+        """The tensor; a view unless arrays are joined."""
+        array = native[0] if len(native) == 1 else np.concatenate(native, axis=-1)
+        array = array.T if self.transpose else array
+        array = array[:vocab_size] if self.vocab_rows else array
+        return array[None] if self.leading_axis else array
 
-    def inward(self, theirs: np.ndarray, ours: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """Ours, of these shapes; views where nothing is padded. Padding is 0."""
-        array = theirs[0] if self.row else theirs
-        if self.pieces:
-            padded = ours[0][-1] if self.transposed else ours[0][0]
-            rows = padded - len(array)
+    def to_native(self, hf: np.ndarray, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+        """Our arrays, of these shapes, padded with 0; views unless padded."""
+        array = hf[0] if self.leading_axis else hf
+        if self.vocab_rows:
+            rows = (shapes[0][-1] if self.transpose else shapes[0][0]) - len(array)
             array = np.concatenate([array, np.zeros((rows, *array.shape[1:]), array.dtype)])
-        array = array.T if self.transposed else array
-        ends = np.cumsum([shape[-1] for shape in ours])[:-1]
-        return np.split(array, ends, axis=-1) if len(ours) > 1 else [array]
+        array = array.T if self.transpose else array
+        ends = np.cumsum([shape[-1] for shape in shapes])[:-1]
+        return np.split(array, ends, axis=-1) if len(shapes) > 1 else [array]
 
 
-SAME = How()
-TRANSPOSED = How(transposed=True)
-PIECES = How(pieces=True)
-OUTPUT = How(transposed=True, pieces=True)  # an untied output: [D, V] here, [V, D] there
+IDENTITY = ArrayTransform()
+TRANSPOSE = ArrayTransform(transpose=True)
+VOCAB = ArrayTransform(vocab_rows=True)
+VOCAB_TRANSPOSE = ArrayTransform(transpose=True, vocab_rows=True)  # an untied output matrix
 
 
-class Line(NamedTuple):
-    """A tensor of theirs and the parameters of ours that it is made of; `{i}` counts layers.
+class ParamMap(NamedTuple):
+    """A Hugging Face tensor and the parameters that it is made of; `{i}` is the layer's index.
 
-    A line holds where the network has its parameters (biases of a network without them need no word)
-    and its config has the fields `where`.
+    It applies to models that have these parameters (so that biases need no condition) and whose
+    config has the fields `where`.
     """
 
-    ours: str | tuple[str, ...]
-    theirs: str
-    how: How = SAME
+    native: str | tuple[str, ...]
+    hf: str
+    transform: ArrayTransform = IDENTITY
     where: dict[str, Any] = MappingProxyType({})
 
 
-def dense(ours: str, theirs: str, **where) -> list[Line]:
-    """A dense layer as torch.nn.Linear keeps it, with a bias where the network has one."""
-    kernel = Line(f"{ours}/kernel", f"{theirs}.weight", TRANSPOSED, where)
-    return [kernel, Line(f"{ours}/bias", f"{theirs}.bias", SAME, where)]
+def dense(native: str, hf: str, **where) -> list[ParamMap]:
+    """A dense layer stored as torch.nn.Linear, with a bias if the model has one."""
+    kernel = ParamMap(f"{native}/kernel", f"{hf}.weight", TRANSPOSE, where)
+    return [kernel, ParamMap(f"{native}/bias", f"{hf}.bias", IDENTITY, where)]
 
 
-def norm(ours: str, theirs: str) -> list[Line]:
+def norm(native: str, hf: str, **where) -> list[ParamMap]:
     """LayerNorm or RMSNorm."""
-    return [Line(f"{ours}/scale", f"{theirs}.weight"), Line(f"{ours}/bias", f"{theirs}.bias")]
+    scale = ParamMap(f"{native}/scale", f"{hf}.weight", where=where)
+    return [scale, ParamMap(f"{native}/bias", f"{hf}.bias", where=where)]
 
 
-class Move(NamedTuple):
-    """A line for one tensor of one network."""
-
-    ours: tuple[str, ...]
-    theirs: str
-    how: How
+def attention(native: str, hf: str, *names: str) -> list[ParamMap]:
+    """The dense layers of attention; `names` are query, key, value and output below `hf`."""
+    pairs = zip(("query", "key", "value", "out"), names, strict=True)
+    return [each for ours, name in pairs for each in dense(f"{native}/{ours}", f"{hf}.{name}")]
 
 
-# ---- the two together ------------------------------------------------------------------------------
+class ResolvedParam(NamedTuple):
+    """A ParamMap applied to one tensor of one model."""
+
+    native: tuple[str, ...]
+    hf: str
+    transform: ArrayTransform
+
+
+# ---- both tables ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Family:
-    """One `model_type`. Names of tensors are those of a directory with a head.
+    """One `model_type`. Tensor names are those of a directory with a head.
 
     Attributes:
-      model_type: as config.json says it.
-      prefix: what a directory without a head leaves out in front of the network's names.
-      classes: {class: its heads, as paths below heads/; a `?` behind one that may be missing}. A run
-        becomes the first one that has its heads. The last one is the network alone.
-      bare_classes: those whose directories leave the prefix out, if not that last one alone.
-      lines: the table of tensors.
-      keys: the table of the config.
-      fixed: ModelConfig fields that are always so in this family; others that no key says have
+      model_type: as in config.json.
+      prefix: of the base model's tensors; a directory without a head omits it.
+      classes: {class: its heads, as paths below heads/}; `?` marks a head that may be missing. A run
+        is exported as the first class with its heads. The last one is the base model.
+      params: the table of tensors.
+      config_keys: the table of config.json.
+      fixed: ModelConfig fields that are constant in this family; fields in neither table have
         ModelConfig's default.
-      copies: {tensor that may be there a second time: the one that it equals}.
-      renamed: (ending, its name now) of tensors in older files.
-      ignored: regexes of tensors that are no parameters.
-      needs: {head: {TaskConfig field: value}}, what a classification run must have for its head to
-        mean the same there.
-      readings: a key of config.json and {its value: the TaskConfig.reading that it stands for}, in a
-        family that leaves the choice.
-      said: keys of config.json that are written as they stand and not read.
+      bare_classes: classes whose directories omit the prefix; empty: the base model alone.
+      tied: {tensor that a directory may store as a copy: its original}.
+      legacy_suffixes: (old, new) suffixes of tensor names.
+      ignored: regexes of tensors that are not parameters.
+      head_needs: {task head: {task config field: value}}, required for the head to compute the same.
+      pooling_key: (key of config.json, its values), in a family with a choice of pooling.
     """
 
     model_type: str
     prefix: str
     classes: dict[str, str]
-    lines: list[Line]
-    keys: list[Key | Rule | Only]
+    params: list[ParamMap]
+    config_keys: list[ConfigKey | CustomKey | FixedKey]
     fixed: dict[str, Any]
     bare_classes: tuple[str, ...] = ()
-    copies: dict[str, str] = field(default_factory=dict)
-    renamed: tuple[tuple[str, str], ...] = ()
+    tied: dict[str, str] = field(default_factory=dict)
+    legacy_suffixes: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
-    needs: dict[str, dict] = field(default_factory=dict)
-    readings: tuple[str, dict[str, str]] = ("", {})
-    said: dict[str, Any] = field(default_factory=dict)
+    head_needs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pooling_key: tuple[str, tuple[str, ...]] = ("", ())
 
     @property
-    def network(self) -> str:
+    def architecture(self) -> str:
+        return self.fixed["architecture"]
+
+    @property
+    def base_class(self) -> str:
         """The class without a head."""
         return list(self.classes)[-1]
 
-    def named(self, name: str) -> "Family":
-        """The family as a directory of the class `name` writes it."""
-        return self.bare() if name in (self.bare_classes or (self.network,)) else self
+    def heads_of(self, name: str) -> tuple[list[str], list[str]]:
+        """(heads, optional heads) of a class, as paths below heads/."""
+        heads = self.classes[name].split()
+        required = [head for head in heads if not head.endswith("?")]
+        return required, [head[:-1] for head in heads if head.endswith("?")]
 
     # ---- config.json -----------------------------------------------------------------------------
 
-    def model(self, config: dict) -> ModelConfig:
-        """The ModelConfig of a config.json. Raises ConfigError naming each value that has no
-        counterpart here."""
+    def model_config(self, config: dict) -> ModelConfig:
+        """The ModelConfig of a config.json. Raises ConfigError naming every unsupported value."""
         found, problems = dict(self.fixed), []
-        for key in self.keys:
+        for key in self.config_keys:
             try:
                 found |= key.read(config)
             except ValueError as error:
                 problems.append(str(error))
-            except (TypeError, ZeroDivisionError):  # what another key says is no number
-                problems.append(f"{key.theirs} depends on another key (expected numbers)")
+            except (TypeError, ZeroDivisionError):  # a key that the default depends on is no number
+                problems.append(f"{key.hf} depends on another key (expected numbers)")
         if problems:
             raise ConfigError(
-                f"config.json of a {self.model_type} says what has no counterpart here: "
+                f"config.json of model_type={self.model_type!r} has unsupported values: "
                 f"{'; '.join(problems)}; choose another model"
             )
         try:
-            return ModelConfig(**{name: _typed(name, value) for name, value in found.items()})
+            return ModelConfig(**{name: _checked(name, value) for name, value in found.items()})
         except ValueError as error:
-            raise ConfigError(f"config.json of a {self.model_type}: {error}") from error
+            raise ConfigError(f"config.json of model_type={self.model_type!r}: {error}") from error
 
-    def config(self, model: ModelConfig) -> tuple[dict, list[str]]:
-        """(config.json without its class, what of the network it cannot say, each as
+    def hf_config(self, model: ModelConfig) -> tuple[dict, list[str]]:
+        """(config.json without its class, the fields that this family cannot express, each as
         'model.FIELD=value (expected value)')."""
-        model, written, problems = explicit(model), {"model_type": self.model_type}, []
-        for key in self.keys:
+        model, written, problems = resolve_defaults(model), {"model_type": self.model_type}, []
+        for key in self.config_keys:
             try:
                 for name, value in key.write(model).items():
-                    put(written, name, value)
+                    set_key(written, name, value)
             except ValueError as error:
                 problems.append(str(error))
-        told = {name for key in self.keys for name in key.fields}
-        back = {**self.fixed, **{name: getattr(model, name) for name in sorted(told)}}
+        mapped = sorted({name for key in self.config_keys for name in key.fields})
+        expected = self.fixed | {name: getattr(model, name) for name in mapped}
         try:
-            problems += _differences(model, explicit(ModelConfig(**back)))
+            problems += config_differences(model, resolve_defaults(ModelConfig(**expected)))
         except ValueError as error:
             problems.append(str(error))
-        return {**written, **self.said}, problems
+        return written, problems
 
-    def unmet(self, task: dict[str, Any], reading: str = "") -> dict[str, Any]:
-        """{TaskConfig field: value} that a classification head needs to mean the same there, and a task
-        (of all its fields) does not have; `reading` is that of a directory which had the choice."""
-        task = task | {"reading": self._reading(task)}
-        needs = self.needs.get("classification", {}) | ({"reading": reading} if reading else {})
+    # ---- task heads ------------------------------------------------------------------------------
+
+    def head_needs_in(self, config: dict, head: str) -> dict[str, Any]:
+        """{task config field: value} with which the task head of a directory computes the same here.
+
+        Raises ConfigError for an unsupported pooling in its config.json."""
+        needs, (key, poolings) = self.head_needs.get(head, {}), self.pooling_key
+        if not needs or not poolings:
+            return needs
+        pooling = config.get(key, poolings[0])
+        if pooling not in poolings:
+            raise ConfigError(
+                f"config.json of model_type={self.model_type!r} has {key}={pooling!r}; expected "
+                f"{' or '.join(map(repr, poolings))}; choose another model"
+            )
+        return needs | {"pooling": pooling}
+
+    def unmet_needs(self, head: str, task: dict[str, Any]) -> dict[str, Any]:
+        """{task config field: value} that this family's head needs and a task config lacks."""
+        needs, (_, poolings) = self.head_needs.get(head, {}), self.pooling_key
+        task = task | {"pooling": self._pooling(task)}
+        if needs and poolings and task["pooling"] not in poolings:
+            needs = needs | {"pooling": poolings[0]}
         return {name: value for name, value in needs.items() if task[name] != value}
 
-    def reading(self, config: dict) -> str:
-        """The TaskConfig.reading that a config.json chooses, '' where the family leaves no choice.
+    def pooling_config(self, task: dict[str, Any]) -> dict[str, str]:
+        """The pooling of a task config as config.json stores it; {} in a family without the choice."""
+        key, poolings = self.pooling_key
+        return {key: self._pooling(task)} if self._pooling(task) in poolings else {}
 
-        Raises ConfigError for one that has no counterpart here."""
-        key, values = self.readings
-        if not key:
-            return ""
-        chosen = config.get(key, next(iter(values)))
-        if chosen not in values:
-            raise ConfigError(
-                f"config.json of a {self.model_type} says {key}={chosen!r}; expected "
-                f"{' or '.join(map(repr, values))}; choose another model"
-            )
-        return values[chosen]
-
-    def chosen(self, task: dict[str, Any]) -> dict[str, str]:
-        """The choice of a task (of all its fields) as config.json says it."""
-        key, values = self.readings
-        said = [there for there, here in values.items() if here == self._reading(task)]
-        return {key: said[0]} if said else {}
-
-    def _reading(self, task):
-        usual = "mean" if self.fixed["architecture"] == "encoder_decoder" else "state"
-        return usual if task["reading"] == "usual" else task["reading"]
+    def _pooling(self, task):
+        pooling = task.get("pooling", "auto")
+        return AUTO_POOLING[self.architecture] if pooling == "auto" else pooling
 
     # ---- tensors ---------------------------------------------------------------------------------
 
-    def moves(self, model: ModelConfig, tree: dict[str, tuple[int, ...]]) -> list[Move]:
-        """The lines that make up the parameters {path: shape}, one for each tensor of theirs.
+    def resolve(self, model: ModelConfig, tree: dict[str, tuple[int, ...]]) -> list[ResolvedParam]:
+        """One entry per Hugging Face tensor, which together cover the parameters {path: shape}.
 
-        Raises ConfigError naming parameters that no line has.
+        Raises ConfigError naming parameters that the table lacks.
         """
-        layers = 1 + max(
-            (int(n) for path in tree for n in re.findall(r"layer_(\d+)/", path)), default=0
-        )
-        found, taken = [], set()
-        for line in self.lines:
-            if any(getattr(model, name) != value for name, value in line.where.items()):
+        layers = (int(i) for path in tree for i in re.findall(r"layer_(\d+)/", path))
+        num_layers = 1 + max(layers, default=0)
+        resolved, covered = [], set()
+        for each in self.params:
+            if any(getattr(model, name) != value for name, value in each.where.items()):
                 continue
-            ours = (line.ours,) if isinstance(line.ours, str) else line.ours
-            for i in range(layers if "{i}" in line.theirs else 1):
-                paths = tuple(path.replace("{i}", str(i)) for path in ours)
+            native = (each.native,) if isinstance(each.native, str) else each.native
+            for i in range(num_layers if "{i}" in each.hf else 1):
+                paths = tuple(path.replace("{i}", str(i)) for path in native)
                 if all(path in tree for path in paths):
-                    found.append(Move(paths, line.theirs.replace("{i}", str(i)), line.how))
-                    taken.update(paths)
-        left = sorted(tree.keys() - taken)
-        if left:
+                    hf = each.hf.replace("{i}", str(i))
+                    resolved.append(ResolvedParam(paths, hf, each.transform))
+                    covered.update(paths)
+        missing = sorted(tree.keys() - covered)
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise ConfigError(
-                f"the family {self.model_type} has no place for {', '.join(left[:3])}"
-                f"{f' and {len(left) - 3} more' if len(left) > 3 else ''}; its classes are "
-                f"{', '.join(self.classes)}"
+                f"model_type={self.model_type!r} has no tensor for {', '.join(missing[:3])}{more}; its "
+                f"classes are {', '.join(self.classes)}"
             )
-        return found
+        return resolved
 
-    def heads(self, name: str) -> tuple[list[str], list[str]]:
-        """(heads that a class has, heads that it may have), as paths below heads/."""
-        if name not in self.classes:
-            raise ConfigError(
-                f"the class {name!r} has no counterpart here; expected one of {', '.join(self.classes)}"
-            )
-        words = self.classes[name].split()
-        must = [word for word in words if not word.endswith("?")]
-        return must, [word[:-1] for word in words if word.endswith("?")]
+    def for_class(self, name: str) -> "Family":
+        """The family with the tensor names of a directory of class `name`."""
+        bare = self.bare_classes or (self.base_class,)
+        return self.without_prefix() if name in bare else self
 
-    def bare(self) -> "Family":
-        """The family as a directory writes it that leaves the prefix out."""
+    def without_prefix(self) -> "Family":
+        """The family with the tensor names of a directory that omits the prefix."""
 
         def cut(name):
             return name.removeprefix(self.prefix)
 
-        return replace(
+        return dataclasses.replace(
             self,
-            lines=[line._replace(theirs=cut(line.theirs)) for line in self.lines],
-            copies={cut(copy): cut(original) for copy, original in self.copies.items()},
+            params=[each._replace(hf=cut(each.hf)) for each in self.params],
+            tied={cut(copy): cut(original) for copy, original in self.tied.items()},
         )
 
-    def present(self, name: str) -> str:
-        """A tensor's name of today, for one in an older file."""
-        for old, new in self.renamed:
+    def current_name(self, name: str) -> str:
+        """A tensor's current name, given the name in an older file."""
+        for old, new in self.legacy_suffixes:
             if name.endswith(old):
                 return name.removesuffix(old) + new
         return name
@@ -298,32 +283,31 @@ class Family:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
 
-_LOWEST = {f.name: f.metadata["min"] for f in fields(ModelConfig) if "min" in f.metadata}
+_FIELDS = {field.name: field for field in dataclasses.fields(ModelConfig)}
 
 
-def _typed(name, value):
-    """`value` in the type of the field: JSON writes 0 for 0.0."""
-    kind = type(getattr(ModelConfig(), name))
+def _checked(name, value):
+    """`value` in the type of the field: JSON writes 0 for 0.0. Raises ValueError for another type."""
+    kind, lowest = type(_FIELDS[name].default), _FIELDS[name].metadata.get("min")
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError(f"{value!r} for {name}; expected {kind.__name__}")
-    lowest = _LOWEST.get(name, value)
-    if value < lowest:
+    if lowest is not None and value < lowest:
         raise ValueError(f"{value!r} for {name}; expected at least {lowest!r}")
     return value
 
 
-def _differences(model, back):
-    """Fields in which two explicit configs mean different networks."""
-    silent = set(SILENT)
-    if model.positions == back.positions != "rotary":
-        silent.add("rotary_base")
-    if model.positions == back.positions != "relative":
-        silent |= {"relative_buckets", "relative_max_distance"}
-    ours, theirs = asdict(model), asdict(back)
+def config_differences(model: ModelConfig, expected: ModelConfig) -> list[str]:
+    """Fields in which two configs with resolved defaults describe different models, each as
+    'model.FIELD=value (expected value)'."""
+    ignored = set(NON_STRUCTURAL_FIELDS)
+    if model.positions == expected.positions != "rope":
+        ignored.add("rope_theta")
+    if model.positions == expected.positions != "relative":
+        ignored |= {"relative_buckets", "relative_max_distance"}
     return [
-        f"model.{name}={ours[name]!r} (expected {theirs[name]!r})"
-        for name in ours
-        if name not in silent and ours[name] != theirs[name]
+        f"model.{name}={getattr(model, name)!r} (expected {getattr(expected, name)!r})"
+        for name in _FIELDS
+        if name not in ignored and getattr(model, name) != getattr(expected, name)
     ]

@@ -1,7 +1,7 @@
-"""Hugging Face's tokenizer files into a Tokenizer of ours, and back.
+"""Tokenizer files of a Hugging Face directory to a Tokenizer, and back.
 
-Beside huggingface/weights.py, below huggingface/convert.py. `tokenizer.json` where there is one, else
-what came before it: vocab.txt, vocab.json with merges.txt, a SentencePiece model.
+Below huggingface/convert.py. Reads tokenizer.json if it exists, otherwise the older formats: vocab.txt,
+vocab.json with merges.txt, or a SentencePiece model.
 """
 
 import json
@@ -19,14 +19,22 @@ from tokenizers import (
     processors,
 )
 
-from data import foreign, framing, words
+from data import word_boundaries
 from data.files import write_atomically
+from data.pretrained_tokenizer import (
+    SPECIAL_TOKEN_KEYS,
+    SPECIAL_TOKENS_FILE,
+    special_tokens_of,
+    template_of,
+    token_text,
+)
+from data.special_tokens import SpecialTokenTemplate, template_for
 from data.tokenizer import Tokenizer
-from huggingface import sentencepiece
+from huggingface.spm import read_spm
 from huggingface.weights import inside, read_json
 from training.config import ConfigError
 
-# What a tokenizer of a model_type puts around a text and between two, where its files do not say.
+# (template of a text, of a pair of texts) by model_type, for tokenizers whose files do not say.
 _BERT = ("{cls} $A {sep}", "{cls} $A {sep} $B:1 {sep}:1")
 _ROBERTA = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
 _T5 = ("$A {eos}", "$A {eos} $B {eos}")
@@ -38,108 +46,108 @@ TEMPLATES = {
     **dict.fromkeys(("llama", "mistral"), _LLAMA),
     **dict.fromkeys(("gpt2", "gpt_neo"), ()),
 }
-# Tokens of the roles where no file names them.
-_WORDPIECE = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+# Special tokens by template, for tokenizers whose files do not name them.
+_BRACKETS = {f"{key}_token": f"[{key.upper()}]" for key in ("pad", "unk", "cls", "sep", "mask")}
 _GPT2 = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
-_MARKED = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-_USUAL = {
-    _BERT: _WORDPIECE,
-    _ROBERTA: {**_MARKED, "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"},
-    _T5: _MARKED,
-    _LLAMA: {key: token for key, token in _MARKED.items() if key != "pad_token"},
+_TAGS = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+_DEFAULTS = {
+    _BERT: _BRACKETS,
+    _ROBERTA: {**_TAGS, "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"},
+    _T5: _TAGS,
+    _LLAMA: {key: token for key, token in _TAGS.items() if key != "pad_token"},
     (): _GPT2,
 }
-_REMEDY = (
-    'have transformers write it: python -c "from transformers import AutoTokenizer; '
+_CONVERT = (
+    'convert it with transformers: python -c "from transformers import AutoTokenizer; '
     "AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')\""
 )
 
 
 def read_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
-    """The tokenizer of a model directory, with the roles of its tokens and its own frame.
+    """The tokenizer of a model directory, with its special tokens and its own template.
 
-    Which tokens open, end, pad or mask is read from tokenizer_config.json and special_tokens_map.json,
-    what a decoder starts with from config.json. What a tokenizer.json says of truncation and padding is
-    left out: both are the reader's affair.
+    The special tokens come from tokenizer_config.json and special_tokens_map.json, the decoder's start
+    token from config.json. Truncation and padding settings of a tokenizer.json are ignored: the data
+    pipeline decides both.
 
-    Raises ConfigError of one line where there is no tokenizer, or none that can be read.
+    Raises ConfigError, in one line, if there is no tokenizer or if it cannot be read.
     """
     directory = pathlib.Path(directory)
     model, settings, named = (
         read_json(path) if (path := inside(directory, name)) else {}
-        for name in ("config.json", "tokenizer_config.json", foreign.FILE)
+        for name in ("config.json", "tokenizer_config.json", SPECIAL_TOKENS_FILE)
     )
     settings = settings | named
-    kind = model.get("model_type") or ""
+    model_type = model.get("model_type") or ""
     file = inside(directory, "tokenizer.json")
     try:
         if file:
             inner = tokenizers.Tokenizer.from_buffer(file.read_bytes())
-            usual = {}
+            defaults = {}
         else:
-            files, kind, read = _older(directory, kind)
+            files, model_type, read = _find_older_format(directory, model_type)
             file = files[0]
-            inner = read(files, kind, settings)
-            usual = _USUAL[TEMPLATES[kind]]
-            _add(inner, _added(directory, settings))
-        named = usual | {key: settings[key] for key in foreign.ROLES.values() if settings.get(key)}
-        tokens = map(foreign.content, named.values())
-        inner.add_special_tokens([t for t in tokens if inner.token_to_id(t) is not None])
-        template = TEMPLATES.get(kind)
-        if template and foreign.frame_of(inner) is None and (usual or template != _LLAMA):
-            inner.post_processor = _template(inner, template, foreign.roles_of(named, inner))
-        roles = foreign.roles_of(named, inner) | _numbered(model, inner, named)
-        _guard(inner)
-        plain = Tokenizer(inner).special_ids()
-        said = {role: inner.token_to_id(token) for role, token in roles.items()}
-        differs = any(plain.get(role, number) != number for role, number in said.items())
-        return Tokenizer(inner, roles if differs else {})
+            inner = read(files, model_type, settings)
+            defaults = _DEFAULTS[TEMPLATES[model_type]]
+            _add_tokens(inner, _added_tokens(directory, settings))
+        named = defaults | {k: settings[k] for k in SPECIAL_TOKEN_KEYS.values() if settings.get(k)}
+        texts = map(token_text, named.values())
+        inner.add_special_tokens([text for text in texts if inner.token_to_id(text) is not None])
+        template = TEMPLATES.get(model_type)
+        if template and template_of(inner) is None and (defaults or template != _LLAMA):
+            inner.post_processor = _fill(template, special_tokens_of(named, inner), inner)
+        special_tokens = special_tokens_of(named, inner) | _from_config(model, inner, named)
+        _split_control_tokens(inner)
+        inferred = Tokenizer(inner).special_ids()
+        ids = {name: inner.token_to_id(token) for name, token in special_tokens.items()}
+        differs = any(inferred.get(name, number) != number for name, number in ids.items())
+        return Tokenizer(inner, special_tokens if differs else {})
     except ConfigError:
         raise
     except Exception as error:  # tokenizers raises bare Exception
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
-            f"{file or directory} cannot be read as a tokenizer ({reason}); {_REMEDY}"
+            f"{file or directory} cannot be read as a tokenizer ({reason}); {_CONVERT}"
         ) from error
 
 
-def _numbered(model, inner, named) -> dict[str, str]:
-    """Roles that only the model's config.json tells, by number; they become special tokens."""
-    roles = {}
-    for role in ("start", "pad", "eos", "bos"):
-        key = "decoder_start_token_id" if role == "start" else f"{role}_token_id"
+def _from_config(model, inner, named) -> dict[str, str]:
+    """Special tokens that only config.json gives, as numbers. Marks them as special in `inner`."""
+    found = {}
+    for name in ("start", "pad", "eos", "bos"):
+        key = "decoder_start_token_id" if name == "start" else f"{name}_token_id"
         number = model.get(key)
-        if type(number) is int and 0 <= number < 2**31 and foreign.ROLES[role] not in named:
+        if type(number) is int and 0 <= number < 2**31 and SPECIAL_TOKEN_KEYS[name] not in named:
             if token := inner.id_to_token(number):
-                roles[role] = token
-    inner.add_special_tokens(list(roles.values()))
-    return roles
+                found[name] = token
+    inner.add_special_tokens(list(found.values()))
+    return found
 
 
-def _older(directory, kind):
-    """(files, model_type, their reader) of a directory without tokenizer.json."""
-    for names, usual_kind, read in _READERS:
+def _find_older_format(directory, model_type):
+    """(files, model_type, reader) of a directory without tokenizer.json."""
+    for names, default_type, read in _READERS:
         files = [inside(directory, name) for name in names]
         if not all(files):
             continue
-        kind = kind or usual_kind
-        if TEMPLATES.get(kind) not in _FORMS[read]:
+        model_type = model_type or default_type
+        if TEMPLATES.get(model_type) not in _SUPPORTED[read]:
             raise ConfigError(
-                f"{directory} has {' and '.join(names)} of a {kind} but no tokenizer.json, and what else "
-                f"such a tokenizer does is not known; {_REMEDY}"
+                f"{directory} has {' and '.join(names)} but no tokenizer.json, which model_type="
+                f"{model_type!r} requires; {_CONVERT}"
             )
-        return files, kind, read
+        return files, model_type, read
     raise ConfigError(
         f"{directory} has no tokenizer: expected tokenizer.json, vocab.txt, vocab.json with merges.txt, "
-        "spiece.model or tokenizer.model; fetch it with the model"
+        "spiece.model or tokenizer.model; download it with the model"
     )
 
 
-def _wordpiece(files, kind, settings):
-    """BERT's vocab.txt: a piece a line, in the order of the numbers."""
+def _wordpiece(files, model_type, settings):
+    """BERT's vocab.txt: one token per line, in the order of their ids."""
     lines = files[0].read_bytes().decode().removesuffix("\n").split("\n")
     vocabulary = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
-    unknown = foreign.content(settings.get("unk_token")) or "[UNK]"
+    unknown = token_text(settings.get("unk_token")) or "[UNK]"
     inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
     inner.normalizer = normalizers.BertNormalizer(
         lowercase=settings.get("do_lower_case", True),
@@ -151,34 +159,35 @@ def _wordpiece(files, kind, settings):
     return inner
 
 
-def _bytes(files, kind, settings):
+def _byte_level(files, model_type, settings):
     """GPT-2's vocab.json and merges.txt."""
     vocabulary, merges = models.BPE.read_file(*map(str, files))
     inner = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
-    blank = settings.get("add_prefix_space", False)
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=blank)
+    prefix = settings.get("add_prefix_space", False)
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     inner.decoder = decoders.ByteLevel()
     return inner
 
 
-def _pieces(files, kind, settings):
-    """A SentencePiece model; T5's is followed by its sentinels, the first one last."""
-    count = settings.get("extra_ids", 100) if kind == "t5" else 0
-    extra = tuple(f"<extra_id_{number}>" for number in reversed(range(count)))
-    return sentencepiece.tokenizer(sentencepiece.parse(files[0].read_bytes()), extra)
+def _sentencepiece(files, model_type, settings):
+    """A SentencePiece model. T5 adds its sentinels, the last one first."""
+    count = settings.get("extra_ids", 100) if model_type == "t5" else 0
+    sentinels = tuple(f"<extra_id_{number}>" for number in reversed(range(count)))
+    return read_spm(files[0].read_bytes(), sentinels)
 
 
+# (files, default model_type, reader), and the templates that each reader supports.
 _READERS = (
     (("vocab.txt",), "bert", _wordpiece),
-    (("vocab.json", "merges.txt"), "gpt2", _bytes),
-    (("spiece.model",), "t5", _pieces),
-    (("tokenizer.model",), "llama", _pieces),
+    (("vocab.json", "merges.txt"), "gpt2", _byte_level),
+    (("spiece.model",), "t5", _sentencepiece),
+    (("tokenizer.model",), "llama", _sentencepiece),
 )
-_FORMS = {_wordpiece: (_BERT,), _bytes: ((), _ROBERTA), _pieces: (_T5, _LLAMA)}
+_SUPPORTED = {_wordpiece: (_BERT,), _byte_level: ((), _ROBERTA), _sentencepiece: (_T5, _LLAMA)}
 
 
-def _added(directory, settings) -> dict[int, AddedToken]:
-    """{number: token} of what was added to a vocabulary, as two generations of files write it."""
+def _added_tokens(directory, settings) -> dict[int, AddedToken]:
+    """{id: token} of the tokens added to a vocabulary, in either of the formats for them."""
     found = {}
     older = inside(directory, "added_tokens.json")
     for text, number in (read_json(older) if older else {}).items():
@@ -188,46 +197,48 @@ def _added(directory, settings) -> dict[int, AddedToken]:
             key: bool(token.get(key, False))
             for key in ("single_word", "lstrip", "rstrip", "normalized", "special")
         }
-        found[int(number)] = AddedToken(foreign.content(token), **flags)
+        found[int(number)] = AddedToken(token_text(token), **flags)
     return found
 
 
-def _add(inner, added):
-    """Adds tokens, each of which must have the number that it was given."""
+def _add_tokens(inner, added):
+    """Adds tokens. Raises ValueError if one does not get its id."""
     for number, token in sorted(added.items()):
         inner.add_tokens([token])
-        got = inner.token_to_id(token.content)
-        if got != number:
-            raise ValueError(f"the token {token.content!r} has number {got}, said to be {number}")
+        actual = inner.token_to_id(token.content)
+        if actual != number:
+            raise ValueError(f"token {token.content!r} has id {actual}, expected {number}")
 
 
-def _template(inner, template, roles):
-    """A post-processor out of a template with roles in braces."""
+def _fill(template, special_tokens, inner):
+    """The post-processor of a template that has names of special tokens in braces."""
     needed = set(re.findall(r"{(\w+)}", "".join(template)))
-    missing = sorted(needed - roles.keys())
+    missing = sorted(needed - special_tokens.keys())
     if missing:
         raise ValueError(f"it has no {' and no '.join(missing)} token")
-    single, pair = (each.format(**roles) for each in template)
-    tokens = [(roles[role], inner.token_to_id(roles[role])) for role in sorted(needed)]
+    single, pair = (each.format(**special_tokens) for each in template)
+    tokens = [
+        (special_tokens[name], inner.token_to_id(special_tokens[name])) for name in sorted(needed)
+    ]
     return processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
 
 
-def _guard(inner):
-    """Unigram's lattice takes any piece, control pieces too: text that spells one is cut inside it."""
+def _split_control_tokens(inner):
+    """Splits the text of control tokens, which a Unigram model would otherwise produce from plain text."""
     if not isinstance(inner.model, models.Unigram) or inner.pre_tokenizer is None:
         return
     inner.encode_special_tokens = True
     special = {i: t.content for i, t in inner.get_added_tokens_decoder().items() if t.special}
-    spelled = [
+    produced = [
         text
         for number, text in special.items()
         if number in inner.encode(text, add_special_tokens=False).ids
     ]
     inner.encode_special_tokens = False
-    if spelled:
-        within = "|".join(f"{re.escape(text[0])}(?={re.escape(text[1:])})" for text in spelled)
-        apart = pre_tokenizers.Split(Regex(within), "isolated")
-        inner.pre_tokenizer = pre_tokenizers.Sequence([inner.pre_tokenizer, apart])
+    if produced:
+        pattern = "|".join(f"{re.escape(t[0])}(?={re.escape(t[1:])})" for t in produced)
+        split = pre_tokenizers.Split(Regex(pattern), "isolated")
+        inner.pre_tokenizer = pre_tokenizers.Sequence([inner.pre_tokenizer, split])
 
 
 def write_tokenizer(
@@ -239,74 +250,80 @@ def write_tokenizer(
     max_length: int,
     token_types: bool,
 ) -> None:
-    """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json, which AutoTokenizer reads.
+    """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json for AutoTokenizer.
 
-    It puts around a text what the model was trained with: a tokenizer's own frame, else ours, but
-    nothing around what a decoder is to continue. Batches of prompts are filled up on the left.
+    The tokenizer adds the special tokens that the model was trained with: its own template, or the
+    default of the architecture, but none for a decoder that generates. Its prompts are padded on the left.
 
     Args:
-      architecture: of the model: encoder, decoder or encoder_decoder.
-      head: 'classification', or another one; it matters for a decoder.
-      max_length: tokens that the model reads.
-      token_types: whether it tells the two texts of a pair apart.
+      architecture: encoder, decoder or encoder_decoder.
+      head: name of the model's task head, '' if it has none; a decoder with one does not generate.
+      max_length: maximum number of tokens of the model.
+      token_types: whether the model has token type embeddings.
     """
     directory = pathlib.Path(directory)
-    ids, inner = tokenizer.special_ids(), tokenizer.library()
-    continues = architecture == "decoder" and "classification" not in head
-    frame = framing.frame_for(architecture, ids, tokenizer.frame)
-    if foreign.frame_of(inner) is None and not continues:
-        inner.post_processor = _framed(inner, frame)
-    if ids["mask"] >= 0 and words.kind(inner) in ("ByteLevel", "Metaspace"):
-        # A piece holds the blank before it: so does the token that stands for one.
+    ids, inner = tokenizer.special_ids(), tokenizer.to_library()
+    generates = architecture == "decoder" and not head
+    template = template_for(architecture, ids, tokenizer.template)
+    if template_of(inner) is None and not generates:
+        inner.post_processor = _post_processor(inner, template)
+    if ids["mask"] >= 0 and word_boundaries.kind(inner) in ("ByteLevel", "Metaspace"):
+        # Tokens include the space before them, so the mask token must include it too.
         mask = AddedToken(inner.id_to_token(ids["mask"]), lstrip=True, special=True)
         inner.add_special_tokens([mask])
-    roles = {role: ids[role] for role in ("pad", "unk", "cls", "sep", "eos", "mask")}
-    roles = {foreign.ROLES[role]: inner.id_to_token(i) for role, i in roles.items() if i >= 0}
-    roles |= {
-        foreign.ROLES[role]: token for role, token in tokenizer.roles.items() if role != "start"
+    tokens = {
+        SPECIAL_TOKEN_KEYS[name]: inner.id_to_token(ids[name])
+        for name in ("pad", "unk", "cls", "sep", "eos", "mask")
+        if ids[name] >= 0
     }
-    filler = padding(tokenizer, architecture)
-    if filler >= 0:
-        roles["pad_token"] = inner.id_to_token(filler)
+    tokens |= {
+        SPECIAL_TOKEN_KEYS[name]: token
+        for name, token in tokenizer.special_tokens.items()
+        if name != "start"
+    }
+    pad = padding(tokenizer, architecture)
+    if pad >= 0:
+        tokens["pad_token"] = inner.id_to_token(pad)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
-        "padding_side": "left" if continues else "right",
+        "padding_side": "left" if generates else "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
-        **roles,
+        **tokens,
     }  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "tokenizer.json", inner.to_str(pretty=True).encode())
-    for name, content in (("tokenizer_config.json", settings), (foreign.FILE, roles)):
+    for name, content in (("tokenizer_config.json", settings), (SPECIAL_TOKENS_FILE, tokens)):
         write_atomically(directory / name, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def padding(tokenizer: Tokenizer, architecture: str) -> int:
-    """The token that fills up a batch there; -1 where there is none that could.
+    """The id of the token that pads a batch, -1 if there is none.
 
-    Where a tokenizer has none (GPT-2) nothing reads it, so that it may be the one that ends documents.
-    But a decoder that classifies reads the last token that is no padding, there: where texts end with
-    that one, it is any other, the first ordinary one."""
+    A tokenizer without a padding token (GPT-2) pads with eos, because padding is masked. But a decoder's
+    classification head reads the last token that is not padding. If texts end with eos, the first regular
+    token pads instead.
+    """
     ids = tokenizer.special_ids()
     if ids["pad"] >= 0:
         return ids["pad"]
-    ends = framing.frame_for(architecture, ids, tokenizer.frame).closing
-    return ids["ordinary"][0][0] if ids["eos"] in ends else ids["eos"]
+    suffix = template_for(architecture, ids, tokenizer.template).suffix
+    return ids["regular_token_ranges"][0][0] if ids["eos"] in suffix else ids["eos"]
 
 
-def _framed(inner, frame):
-    """The post-processor of a Frame; the second text of a pair and what closes it are of type 1."""
+def _post_processor(inner, template: SpecialTokenTemplate):
+    """The post-processor of a template; the second text and its suffix have token type 1."""
 
-    def spelled(ids, kind):
-        return [f"{inner.id_to_token(i)}:{kind}" for i in ids]
+    def with_type(ids, token_type):
+        return [f"{inner.id_to_token(i)}:{token_type}" for i in ids]
 
-    opening, closing = spelled(frame.opening, 0), spelled(frame.closing, 0)
-    second = ["$B:1", *spelled(frame.closing, 1)]
-    tokens = {*frame.opening, *frame.closing, *frame.separator}
+    prefix, suffix = with_type(template.prefix, 0), with_type(template.suffix, 0)
+    second = ["$B:1", *with_type(template.suffix, 1)]
+    tokens = {*template.prefix, *template.suffix, *template.separator}
     return processors.TemplateProcessing(
-        single=[*opening, "$A:0", *closing],
-        pair=[*opening, "$A:0", *spelled(frame.separator, 0), *second],
+        single=[*prefix, "$A:0", *suffix],
+        pair=[*prefix, "$A:0", *with_type(template.separator, 0), *second],
         special_tokens=[(inner.id_to_token(i), i) for i in sorted(tokens)],
     )

@@ -1,26 +1,27 @@
-"""A directory of safetensors files: checked before a tensor is read, read and written one at a time.
+"""Safetensors files of a model directory: opened and checked, then read and written shard by shard.
 
-Below huggingface/convert.py. Written here because the safetensors package copies what it reads into
-memory, has no bfloat16 for NumPy, and writes only tensors that all lie in memory at once.
+Below huggingface/convert.py. The `safetensors` package reads and writes the files; this module handles
+the directory around them: shards and their index, safe paths, one-line errors.
 """
 
 import collections
-import contextlib
 import json
 import math
 import os
 import pathlib
-import struct
+import tempfile
 from collections.abc import Callable
 from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from training.config import ConfigError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Files that are programs to whoever unpickles them, and weights of other frameworks.
+# Pickles, which run code when they are loaded, and weights of other frameworks.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 DTYPES = {
     "BOOL": np.dtype(bool), "U8": np.dtype("u1"), "I8": np.dtype("i1"), "U16": np.dtype("<u2"),
@@ -28,259 +29,154 @@ DTYPES = {
     "I64": np.dtype("<i8"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16),
     "F32": np.dtype("<f4"), "F64": np.dtype("<f8"),
 }  # fmt: skip
-_LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors package
-_LARGEST = 2**63 - 1
-_MOST_AXES = 32
-_REMEDY = ("make safetensors of it where you trust it: python -c \"from transformers import "
-           "AutoModel; AutoModel.from_pretrained('DIR').save_pretrained('NEW')\"")  # fmt: skip
+_CONVERT = ("if you trust the source, convert it: python -c \"from transformers import AutoModel; "
+            "AutoModel.from_pretrained('DIR').save_pretrained('NEW')\"")  # fmt: skip
 
 
 class Leaf(NamedTuple):
-    """What a tensor is; bfloat16 is that of ml_dtypes."""
+    """Dtype and shape of a tensor; bfloat16 is the dtype of ml_dtypes."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
-        """Its size in a file."""
+        """Size in a file."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
 class Weights:
-    """The tensors of a directory, all of them checked. Made by `open_weights`.
+    """The tensors of a directory, from `open_weights`.
 
     Attributes:
-      leaves: {name: Leaf}, in the order of the files.
-      files: what they were read from, pathlib.Paths.
+      leaves: {name: Leaf}, file by file.
+      files: the pathlib.Paths of the files.
     """
 
-    def __init__(self, files: list[pathlib.Path], places: dict[str, tuple]):
+    def __init__(self, files: dict[pathlib.Path, dict[str, tuple]]):
         self.files = tuple(files)
-        self.leaves = {name: leaf for name, (_, leaf, _) in places.items()}
-        self._places = places
-        self._maps = {}
+        self._tensors = {name: each for tensors in files.values() for name, each in tensors.items()}
+        self.leaves = {name: leaf for name, (_, leaf) in self._tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, as a read-only view of the file: its pages are the file's, not this process's."""
-        file, leaf, offset = self._places[name]
-        if file not in self._maps:
-            self._maps[file] = np.memmap(file, np.uint8, mode="r")
-        return np.ndarray(leaf.shape, leaf.dtype, self._maps[file], offset)
+        """Copies one tensor from its file, which stays memory-mapped."""
+        handle, _ = self._tensors[name]
+        return handle.get_tensor(name)
 
 
 def inside(directory: str | pathlib.Path, name: str) -> pathlib.Path | None:
-    """The file `name` of a model directory, or None where there is none.
+    """The path of file `name` in a model directory, or None if it does not exist.
 
-    Raises ConfigError for a name that is more than a name, a link that leaves the directory (in a
-    Hugging Face cache files are links from snapshots/ into blobs/, which is no leaving), and what
-    is not a file.
+    Raises ConfigError for a name with path separators, for a link out of the directory (except the
+    links of a Hugging Face cache from snapshots/ to blobs/), and for anything but a regular file.
     """
     directory = pathlib.Path(directory)
     if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0"):
         raise ConfigError(
-            f"{directory} names the file {name!r}; expected the name of a file in that directory: "
-            "do not use a directory that reaches for other files"
+            f"{directory} refers to the file {name!r}; expected the name of a file in that directory: "
+            "do not use a directory that refers to files elsewhere"
         )
     path = directory / name
     if not os.path.lexists(path):
         return None
-    try:
-        home, real = directory.resolve(), path.resolve()
-    except (OSError, RuntimeError) as error:  # links that lead to each other
+    root, target = (pathlib.Path(os.path.realpath(each)) for each in (directory, path))
+    roots = [root]
+    if root.parent.name == "snapshots":
+        roots.append(root.parent.parent / "blobs")
+    if not any(target.is_relative_to(each) for each in roots):
         raise ConfigError(
-            f"{path} leads nowhere ({error}); copy the file into the directory"
-        ) from error
-    homes = [home]
-    if home.parent.name == "snapshots":
-        homes.append(home.parent.parent / "blobs")
-    if not any(real.is_relative_to(each) for each in homes):
-        raise ConfigError(
-            f"{path} is a link to {real}, outside of its directory; copy the file into the directory"
+            f"{path} is a link to {target}, outside of its directory; copy the file into the directory"
         )
-    if not real.is_file():
-        raise ConfigError(f"{path} is not a file; expected a regular file, fetch it again")
+    if not target.is_file():
+        raise ConfigError(f"{path} is not a file; expected a regular file: download it again")
     return path
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """The object in a JSON file of a model directory.
+    """The object in a JSON file. Raises ConfigError if there is none, or if it repeats a key."""
 
-    Raises ConfigError where it is none, is no UTF-8, or gives a key twice."""
+    def unique(pairs):
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            key = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise ValueError(f"the key {key!r} appears twice")
+        return found
+
     try:
-        return _object(path.read_bytes(), path)
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); check its permissions"
-        ) from error
+        found = json.loads(path.read_bytes(), object_pairs_hook=unique)
+        if not isinstance(found, dict):
+            raise ValueError(f"it is a {type(found).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        problem = _one_line(error)
+        raise ConfigError(f"{path} is not a JSON object ({problem}); download it again") from error
+    return found
 
 
 def open_weights(directory: str | pathlib.Path) -> Weights:
-    """The tensors of `model.safetensors`, or of the files that its index names.
+    """Opens `model.safetensors`, or the files named by its index, and checks their headers.
 
-    Every header is read and checked, so that a `read` cannot fail later: nothing is unpickled, no
-    byte belongs to two tensors or to none, and no name leads out of the directory.
+    Nothing is unpickled, and no name leads out of the directory.
 
-    Raises ConfigError, one line, for whatever is missing, torn or hostile.
+    Raises ConfigError, in one line, for missing, incomplete or malicious files.
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise ConfigError(
             f"{str(directory)!r} is not a directory; expected one with config.json and {SINGLE}"
         )
-    file = inside(directory, SINGLE)
-    if file:
-        return Weights([file], {name: (file, *rest) for name, rest in _tensors(file).items()})
-    index = inside(directory, INDEX)
-    if index:
-        return _sharded(directory, index)
-    there = sorted(path.name for path in directory.iterdir())
-    pickled = [name for name in there if name.endswith(PICKLES)]
-    if pickled:
-        raise ConfigError(
-            f"{directory / pickled[0]} is not safetensors and is never unpickled (a pickle can run any "
-            f"program); expected {SINGLE}: {_REMEDY}"
-        )
+    if file := inside(directory, SINGLE):
+        return Weights({file: _open(file)})
+    if index := inside(directory, INDEX):
+        return _open_shards(directory, index)
+    names = sorted(path.name for path in directory.iterdir())
+    pickles = [f"{name} is never unpickled: {_CONVERT}" for name in names if name.endswith(PICKLES)]
     raise ConfigError(
-        f"{directory} has neither {SINGLE} nor {INDEX}; it has {', '.join(there[:6]) or 'nothing'}: "
-        "fetch the model again, with its safetensors"
+        f"{directory} has neither {SINGLE} nor {INDEX}; it has {', '.join(names[:6]) or 'no files'}: "
+        f"{pickles[0] if pickles else 'download the model again, with its safetensors'}"
     )
 
 
-def _sharded(directory, index):
-    """Weights of the files that an index names, each tensor in the file that it says."""
-    named = read_json(index).get("weight_map")
-    if not isinstance(named, dict) or not named:
-        raise ConfigError(f"{index} has no weight_map of names and files; fetch it again")
-    files, places = {}, {}
-    for shard in named.values():
-        if isinstance(shard, str) and shard in files:
+def _open_shards(directory, index):
+    """Weights of the files that an index names. Index and files must list the same tensors."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConfigError(f"{index} has no weight_map from tensors to files; download it again")
+    files = {}
+    for shard in weight_map.values():
+        if isinstance(shard, str) and directory / shard in files:
             continue
         path = inside(directory, shard)
         if path is None:
-            raise ConfigError(f"{directory / shard} is missing, which {index.name} names; fetch it")
-        if not shard.endswith(".safetensors"):
             raise ConfigError(
-                f"{path} is not safetensors and is never unpickled, but {index.name} names it; {_REMEDY}"
+                f"{directory / shard} is missing but {index.name} names it; download it"
             )
-        files[shard] = path, _tensors(path)
-    for name, shard in named.items():
-        path, tensors = files[shard]
-        if name not in tensors:
-            raise ConfigError(
-                f"{path} has no tensor {name!r}, where {index.name} puts it; fetch both again"
-            )
-        places[name] = (path, *tensors[name])
-    for shard, (path, tensors) in files.items():
-        astray = [name for name in tensors if named.get(name) != shard]
-        if astray:
-            raise ConfigError(
-                f"{path} has a tensor {astray[0]!r} that {index.name} does not put there; fetch both again"
-            )
-    return Weights([path for path, _ in files.values()], places)
-
-
-def _tensors(path):
-    """{name: (Leaf, offset in the file)} of one safetensors file, in the order of its bytes."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise ConfigError(
-                    f"{path} has {size:,} bytes, its header claims {length:,}; the file is cut short or "
-                    "no safetensors: fetch it again"
-                )
-            if length > _LONGEST_HEADER:
-                raise ConfigError(
-                    f"{path} has a header of {length:,} bytes; expected at most {_LONGEST_HEADER:,}: "
-                    "fetch it again"
-                )
-            header = _object(stream.read(length), path)
-    except OSError as error:
+        files[path] = _open(path)
+    found = {(name, path.name) for path, tensors in files.items() for name in tensors}
+    if wrong := sorted(found ^ set(weight_map.items())):
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); check its permissions"
-        ) from error
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ConfigError(f"{path} has __metadata__ that is not of strings; fetch it again")
-    spans = sorted(
-        (_span(path, name, entry) for name, entry in header.items()), key=lambda s: s[1:3]
-    )
-    end, found = 0, {}
-    for name, start, stop, leaf in spans:
-        if start != end:
-            what = "overlaps the one before it" if start < end else "leaves a hole before it"
-            raise ConfigError(
-                f"{path}: tensor {name!r} begins at byte {start:,}, expected {end:,} (it {what}); fetch "
-                "the file again"
-            )
-        found[name], end = (leaf, 8 + length + start), stop
-    if end != size - 8 - length:
-        raise ConfigError(
-            f"{path}: its tensors end at byte {end:,} of {size - 8 - length:,}; the file is cut short or "
-            "has bytes that belong to none: fetch it again"
+            f"{index} and its files disagree about tensor {wrong[0][0]!r}; download all of them again"
         )
+    return Weights(files)
+
+
+def _open(path):
+    """{name: (handle, Leaf)} of one file, whose header safetensors has checked."""
+    found = {}
+    try:
+        handle = safetensors.safe_open(path, framework="numpy")
+        for name in handle.keys():  # noqa: SIM118
+            tensor = handle.get_slice(name)
+            dtype, shape = DTYPES.get(tensor.get_dtype()), tuple(tensor.get_shape())
+            if dtype is None:
+                raise ConfigError(
+                    f"{path}: tensor {name!r} has dtype {tensor.get_dtype()}; convert the model to one of "
+                    f"{', '.join(DTYPES)}"
+                )
+            found[name] = handle, Leaf(dtype, shape)
+    except (safetensors.SafetensorError, OSError) as error:
+        problem = _one_line(error)
+        raise ConfigError(f"{path} is not safetensors ({problem}); download it again") from error
     return found
-
-
-def _span(path, name, entry):
-    """(name, first byte, byte after the last, Leaf) of a header's entry, checked by itself."""
-
-    def natural(numbers):
-        return isinstance(numbers, list) and all(
-            type(n) is int and 0 <= n <= _LARGEST for n in numbers
-        )
-
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ConfigError(
-            f"{path}: tensor {name!r} is described by {str(entry)[:80]!r}; expected dtype, shape and "
-            "data_offsets: fetch the file again"
-        )
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ConfigError(
-            f"{path}: tensor {name!r} is of dtype {str(dtype)[:40]!r}; expected one of "
-            f"{', '.join(DTYPES)}: convert the model to one of them"
-        )
-    if not natural(shape) or len(shape) > _MOST_AXES or not natural(offsets) or len(offsets) != 2:
-        raise ConfigError(
-            f"{path}: tensor {name!r} has shape {str(shape)[:80]} at {str(offsets)[:80]}; expected lists of "
-            "natural numbers: fetch the file again"
-        )
-    start, stop = offsets
-    leaf = Leaf(DTYPES[dtype], tuple(shape))
-    # As the format's own checks: axes that overflow do so even beside an axis of 0.
-    if math.prod(max(1, axis) for axis in shape) * leaf.dtype.itemsize > _LARGEST:
-        raise ConfigError(f"{path}: tensor {name!r} has a shape that overflows, {str(shape)[:80]}; "
-                          "fetch the file again")  # fmt: skip
-    if stop - start != leaf.bytes:
-        raise ConfigError(
-            f"{path}: tensor {name!r} is {dtype}{shape}, {leaf.bytes:,} bytes, but has {stop - start:,}; "
-            "fetch the file again"
-        )
-    return name, start, stop, leaf
-
-
-def _object(data, path):
-    """The JSON object in bytes; `path` for the error."""
-
-    def once(pairs):
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = collections.Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise ValueError(f"the key {twice!r} stands twice")
-        return found
-
-    try:
-        found = json.loads(data.decode(), object_pairs_hook=once)
-        if isinstance(found, dict):
-            return found
-        problem = f"it is a {type(found).__name__}"
-    except (ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())[:160]
-    raise ConfigError(f"{path} holds no JSON object where one is expected ({problem}); "
-                      "fetch it again") from None  # fmt: skip
 
 
 def write_weights(
@@ -288,96 +184,79 @@ def write_weights(
     leaves: dict[str, Leaf],
     read: Callable[[str], np.ndarray],
     metadata: dict[str, str] | None = None,
-    shard_bytes: int = 5_000_000_000,
+    max_shard_size: int = 500_000_000,
 ) -> list[pathlib.Path]:
-    """Writes tensors as safetensors, asking `read(name)` for one at a time, and returns the files.
+    """Writes the tensors that `read(name)` returns as safetensors files and returns their paths.
 
-    One file, or shards of at most `shard_bytes` (a larger tensor has one of its own) and their index.
-    They lie under temporary names until the last byte of the last is written. metadata: by default
-    {"format": "pt"}, which transformers expects whatever wrote the file.
+    Writes one file, or shards of at most `max_shard_size` bytes (a larger tensor gets its own) and their
+    index. Only one shard is in memory. Files have temporary names until all of them are complete.
+    The default metadata is {"format": "pt"}, which transformers requires.
 
-    Raises ConfigError for a directory that has weights already, a tensor that `read` gives in another
-    shape or dtype than announced, a dtype that the format lacks, and a disk that is full.
+    Raises ConfigError for a directory that has weights, an unsupported dtype, a tensor that differs
+    from its Leaf, and a full disk.
     """
     directory = pathlib.Path(directory)
-    there = [name for name in (SINGLE, INDEX) if os.path.lexists(directory / name)]
-    if there:
-        raise ConfigError(f"{directory / there[0]} exists; expected a directory without weights: "
-                          "remove it or choose another")  # fmt: skip
-    shards = _shards(leaves, shard_bytes)
-    names = [SINGLE]
-    if len(shards) > 1:
-        names = [f"model-{n + 1:05}-of-{len(shards):05}.safetensors" for n in range(len(shards))]
-    temporary = [directory / f"{name}.tmp-{os.getpid()}" for name in names]
-    metadata = {"format": "pt"} if metadata is None else metadata
+    existing = [name for name in (SINGLE, INDEX) if os.path.lexists(directory / name)]
+    if existing:
+        raise ConfigError(
+            f"{directory / existing[0]} exists; expected a directory without weights: choose another"
+        )
+    shards = _split(leaves, max_shard_size)
+    count = len(shards)
+    names = [f"model-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)]
+    files = dict(zip(names if count > 1 else [SINGLE], shards, strict=True))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for path, shard in zip(temporary, shards, strict=True):
-            _write_shard(path, {name: leaves[name] for name in shard}, read, metadata)
-        for path, name in zip(temporary, names, strict=True):
-            path.replace(directory / name)
-        if len(shards) > 1:
-            size = sum(leaf.bytes for leaf in leaves.values())
-            files = zip(names, shards, strict=True)
-            index = {
-                "metadata": {"total_size": size},
-                "weight_map": {name: file for file, shard in files for name in sorted(shard)},
-            }
-            unfinished = directory / f"{INDEX}.tmp-{os.getpid()}"
-            temporary.append(unfinished)
-            unfinished.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(directory / INDEX)
-    except OSError as error:
+        with tempfile.TemporaryDirectory(prefix=".weights-", dir=directory) as folder:
+            folder = pathlib.Path(folder)
+            for file, shard in files.items():
+                _write_shard(folder / file, shard, read, metadata or {"format": "pt"})
+            for file in files:
+                (folder / file).replace(directory / file)
+            if count > 1:
+                weight_map = {name: file for file, shard in files.items() for name in shard}
+                size = sum(leaf.bytes for leaf in leaves.values())
+                index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+                (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+                (folder / INDEX).replace(directory / INDEX)
+    except (safetensors.SafetensorError, OSError) as error:
         raise ConfigError(
-            f"cannot write weights into {directory} ({error.strerror}); free some space or choose another "
-            "directory, then start again"
+            f"cannot write weights to {directory} ({_one_line(error)}); free disk space or choose another "
+            "directory, then run it again"
         ) from error
-    finally:
-        for path in temporary:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-    return [directory / name for name in names]
+    return [directory / file for file in files]
 
 
-def _shards(leaves, limit):
-    """Names of the tensors of each file, in the order given, none larger than `limit` bytes."""
-    shards, size = [[]], 0
-    for name, leaf in leaves.items():
-        if leaf.dtype not in DTYPES.values() or name == "__metadata__":
-            raise ConfigError(
-                f"tensor {name!r} of dtype {leaf.dtype} has no place in safetensors; expected one of "
-                f"{', '.join(DTYPES)} and another name than __metadata__"
-            )
-        if shards[-1] and size + leaf.bytes > limit:
-            shards.append([])
+def _split(leaves, max_shard_size):
+    """[{name: Leaf} of each file], sorted by name, so that a layer is read only once."""
+    shards, size = [{}], 0
+    for name, leaf in sorted(leaves.items()):
+        if shards[-1] and size + leaf.bytes > max_shard_size:
+            shards.append({})
             size = 0
-        shards[-1].append(name)
+        shards[-1][name] = leaf
         size += leaf.bytes
     return shards
 
 
 def _write_shard(path, leaves, read, metadata):
-    """One safetensors file: tensors of wide dtypes first, so that each is aligned."""
-    spelled = {dtype: name for name, dtype in DTYPES.items()}
-    order = sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name))
-    header, end = {"__metadata__": metadata}, 0
-    for name in order:
-        dtype, shape = leaves[name]
-        start, end = end, end + leaves[name].bytes
-        header[name] = {"dtype": spelled[dtype], "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            tensor = read(name)
-            if Leaf(tensor.dtype, tensor.shape) != leaves[name]:
-                dtype, shape = leaves[name]
-                raise ConfigError(
-                    f"tensor {name!r} is {tensor.dtype}{list(tensor.shape)}, but {dtype}{list(shape)} was "
-                    "announced; announce what is written"
-                )
-            stream.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
-            del tensor
-        stream.flush()
+    """Writes one file and flushes it to disk."""
+    tensors = {}
+    for name, leaf in leaves.items():
+        tensor = read(name)
+        if Leaf(tensor.dtype, tensor.shape) != leaf:
+            raise ConfigError(
+                f"tensor {name!r} is {tensor.dtype}{list(tensor.shape)}; expected "
+                f"{leaf.dtype}{list(leaf.shape)} as in its Leaf: correct one of them"
+            )
+        tensors[name] = np.asarray(tensor, order="C")  # safetensors ignores strides
+    path.touch()
+    mode = path.stat().st_mode
+    safetensors.numpy.save_file(tensors, path, metadata)
+    path.chmod(mode)  # safetensors makes files that only their owner can read
+    with open(path, "rb+") as stream:
         os.fsync(stream.fileno())
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:160]

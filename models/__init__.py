@@ -1,32 +1,33 @@
-"""Models: what turns a `Sequence` of tokens into hidden states and into the parts of a score.
-`build(ModelConfig)` gives a `Transformer` in one of three architectures, or `WordVectors`.
-Imports nothing of ours but this room; knows no objective, no task and no mesh.
+"""Models: from `ModelInputs` to hidden states, and the LM head that turns these into logits.
+`build(ModelConfig)` returns a `Transformer` (one of three architectures) or `WordVectors`.
+This package imports no other package of the project: no objective, no task, no mesh.
 """
 
 from models.config import ModelConfig
+from models.inputs import ModelInputs, make_attention_mask, make_inputs
 from models.model import Transformer
 from models.presets import PRESETS, preset, sized
-from models.sequence import Sequence, allowed, sequence_of
 from models.word_vectors import WordVectors
 
 __all__ = [
     "PRESETS",
     "ModelConfig",
-    "Sequence",
+    "ModelInputs",
     "Transformer",
     "WordVectors",
-    "allowed",
     "build",
+    "make_attention_mask",
+    "make_inputs",
     "preset",
-    "sequence_of",
     "sized",
 ]
 
 
 def build(config: ModelConfig) -> Transformer | WordVectors:
-    """The network of a config. Parameters: model.init(key, inputs, method='initialise')."""
+    """The model of a config. Parameters: model.init(rng, inputs, method='init_all')."""
     if not config.vocab_size or not config.max_length:
         raise ValueError(
-            "model.vocab_size or model.max_length is 0: fill them in with models.config.completed"
+            f"model.vocab_size={config.vocab_size} and model.max_length={config.max_length}: "
+            "expected both above 0; call models.config.complete_config first"
         )
     return WordVectors(config) if config.architecture == "embeddings" else Transformer(config)

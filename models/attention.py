@@ -1,6 +1,6 @@
-"""Attention: self- and cross-, multi-head and grouped-query, by one module and one function.
-A layer of models/stack.py calls it; the mask comes as two Sequences, not as an array.
-`attend` is the plain path, the one place that makes the mask dense.
+"""Attention: self- and cross-attention, multi-head and grouped-query, in one module.
+models/transformer.py calls it with two ModelInputs, which describe the mask.
+`Attention` makes the dense mask, and `dot_product_attention` applies it.
 """
 
 from collections.abc import Callable
@@ -9,81 +9,78 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.axes import constrain
 from models.config import ModelConfig
+from models.inputs import ModelInputs, make_attention_mask
 from models.layers import Dense, Norm
+from models.logical_axes import with_logical_constraint
 from models.positions import rotate
-from models.sequence import Sequence, allowed
 
-# Far below any score, and finite: a row without a visible key (padding) averages its values
-# instead of dividing zero by zero.
-HIDDEN = -1e30
+# Score of a masked key: far below any other, and finite, so that a query without a visible key
+# (padding) averages its values instead of dividing zero by zero.
+MASKED_SCORE = -1e30
 
 
 class Attention(nn.Module):
     """x[B,T,D] attends to y[B,S,D] (self-attention: y is x) -> [B,T,D].
 
-    Parameters: query [D,HK], key and value [D,GK], out [HK,D] (G key heads serve H query heads;
-    Ainslie et al. 2023). With qk_norm each head's query and key are normalised over K before they
-    are turned, so that scores cannot grow without bound (Henry et al. 2020; Dehghani et al. 2023,
-    section 2); the scales [K] are shared by the heads. Rotary positions turn cross-attention too,
-    each side by its own positions: what is typed lies near what is read, and without that a decoder
-    has to find it by content.
+    Parameters: query [D,HK], key and value [D,GK], out [HK,D]; H query heads share G key and value
+    heads (Ainslie et al. 2023). qk_norm normalizes each head's query and key over K before RoPE,
+    which bounds the scores (Henry et al. 2020; Dehghani et al. 2023, section 2); heads share the
+    scales [K]. RoPE also applies to cross-attention, with each sequence's own positions: in
+    denoising, a target token has nearly the same position in the input, and without RoPE the decoder
+    can find it only by content.
     """
 
     config: ModelConfig
-    depth: int  # of the stack, for the initial size of `out`
+    depth: int  # number of layers in the stack; scales the initial `out` kernel
     cross: bool = False
-    layer: int = 0  # of the stack: some layers see, and turn, otherwise than others
+    layer: int = 0  # index in the stack: sliding window and RoPE theta may depend on it
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
         y: jax.Array,
-        queries: Sequence,
-        keys: Sequence,
-        bias: jax.Array | None = None,
+        query_inputs: ModelInputs,  # [B,T]
+        key_inputs: ModelInputs,  # [B,S]
+        bias: jax.Array | None = None,  # float32[H,T,S]
         deterministic: bool = True,
     ) -> jax.Array:
         config = self.config
-        size, groups = config.size_of_head, config.key_value_heads
-        biases = config.biases or config.query_key_value_biases
-        q = Dense(config, config.heads * size, kind="query", bias=biases, name="query")(x)
-        k = Dense(config, groups * size, bias=biases, name="key")(y)
-        v = Dense(config, groups * size, bias=biases, name="value")(y)
-        q = q.reshape(*q.shape[:2], config.heads, size)  # [B,T,H,K]
-        k = k.reshape(*k.shape[:2], groups, size)  # [B,S,G,K]
-        v = v.reshape(*v.shape[:2], groups, size)
+        head_dim, num_kv_heads = config.resolved_head_dim, config.resolved_num_kv_heads
+        use_bias = config.use_bias or config.use_qkv_bias
+        q = Dense(config, config.num_heads * head_dim, "query", use_bias=use_bias, name="query")(x)
+        k = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="key")(y)
+        v = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="value")(y)
+        q = q.reshape(*q.shape[:2], config.num_heads, head_dim)  # [B,T,H,K]
+        k = k.reshape(*k.shape[:2], num_kv_heads, head_dim)  # [B,S,G,K]
+        v = v.reshape(*v.shape[:2], num_kv_heads, head_dim)  # [B,S,G,K]
         if config.qk_norm:
             q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
-        if config.positions == "rotary":
-            base = config.rotary_base if self.cross else config.rotary_base_of(self.layer)
-            q = rotate(q, queries.positions, base)
-            k = rotate(k, keys.positions, base)
-        # Crossing over, every query sees all of the other sequence's segment.
-        mask = allowed(
-            queries.segments,
-            keys.segments,
-            visibility="all" if self.cross else keys.visibility,
-            prefix=None if self.cross else keys.prefix,
-            window=0 if self.cross else (config.window_of(self.layer) or keys.window),
+        if config.positions == "rope":
+            theta = config.rope_theta if self.cross else config.rope_theta_at(self.layer)
+            q = rotate(q, query_inputs.positions, theta)
+            k = rotate(k, key_inputs.positions, theta)
+        if self.cross:
+            mask = make_attention_mask(query_inputs.segment_ids, key_inputs.segment_ids)
+        else:
+            mask = make_attention_mask(
+                query_inputs.segment_ids,
+                key_inputs.segment_ids,
+                key_inputs.attention,
+                key_inputs.prefix,
+                config.sliding_window_at(self.layer) or key_inputs.sliding_window,
+            )
+        dropout = nn.Dropout(
+            config.attention_dropout_rate, deterministic=deterministic, name="dropout"
         )
-        dropout = nn.Dropout(config.attention_dropout, name="dropout")
-        out = attend(
-            q,
-            k,
-            v,
-            mask,
-            bias=bias,
-            scale=size**-0.5 if config.attention_scale else 1.0,
-            dropout=lambda probabilities: dropout(probabilities, deterministic=deterministic),
-        )
-        out = out.reshape(*out.shape[:2], config.heads * size)
-        return Dense(config, config.width, kind="residual", depth=self.depth, name="out")(out)
+        scale = head_dim**-0.5 if config.scale_attention else 1.0
+        out = dot_product_attention(q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+        out = out.reshape(*out.shape[:2], config.num_heads * head_dim)  # [B,T,HK]
+        return Dense(config, config.emb_dim, kind="residual", depth=self.depth, name="out")(out)
 
 
-def attend(
+def dot_product_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -93,26 +90,26 @@ def attend(
     scale: float = 1.0,
     dropout: Callable[[jax.Array], jax.Array] = lambda probabilities: probabilities,
 ) -> jax.Array:
-    """softmax(q k + bias) v: q[B,T,H,K], k[B,S,G,K], v[B,S,G,K], mask[B,T,S] -> [B,T,H,K].
+    """softmax(scale q k + bias) v: q[B,T,H,K], k and v [B,S,G,K], mask bool[B,T,S] -> [B,T,H,K].
 
-    bias float32[H,T,S] is added to the scores. Scores and softmax are float32. Heads move before
-    positions ahead of the products: as batch axes in front of a plain matrix product they run
-    several times faster than as strided inner axes.
+    bias float32[H,T,S] is added to the scores. Scores and softmax are float32. The head axis is moved
+    before the position axis: matrix products with leading batch axes run several times faster than
+    with strided inner axes.
     """
     B, T, H, K = q.shape
     S, G = k.shape[1], k.shape[2]
-    # The scale goes onto q: on the scores it would be one more pass over [T,S], and backwards too.
-    q = constrain((q * scale).transpose(0, 2, 1, 3), "BHTK")
-    k = constrain(k.transpose(0, 2, 1, 3), "BHSK")
-    v = constrain(v.transpose(0, 2, 1, 3), "BHSK")
-    # The query heads of one key head follow each other, as if they were more queries of it.
+    # Scaling q instead of the scores saves a pass over [T,S], forward and backward.
+    q = with_logical_constraint((q * scale).transpose(0, 2, 1, 3), "BHTK")
+    k = with_logical_constraint(k.transpose(0, 2, 1, 3), "BHSK")
+    v = with_logical_constraint(v.transpose(0, 2, 1, 3), "BHSK")
+    # Consecutive query heads share a key head; fold them into its query positions.
     q = q.reshape(B, G, -1, K)
     scores = jnp.einsum("BGTK,BGSK->BGTS", q, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(B, H, T, S)
     if bias is not None:
         scores = scores + bias[None]
-    scores = jnp.where(mask[:, None], scores, jnp.float32(HIDDEN))
+    scores = jnp.where(mask[:, None], scores, jnp.float32(MASKED_SCORE))
     probabilities = dropout(jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
     out = jnp.einsum("BGTS,BGSK->BGTK", probabilities.reshape(B, G, -1, S), v)
-    out = constrain(out.reshape(B, H, T, K), "BHTK")
+    out = with_logical_constraint(out.reshape(B, H, T, K), "BHTK")
     return out.transpose(0, 2, 1, 3)

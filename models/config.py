@@ -1,276 +1,270 @@
-"""ModelConfig: every choice that shapes the network, checked when it is made.
-Read by every module of models/; filled from a run's config by the entry files.
-The range and the choices of a field are metadata, which training/config.py checks and names.
+"""ModelConfig: every choice that defines a model, checked on construction.
+All of models/ reads it; a run's config fills it in (`model.*`).
+Ranges and choices are metadata of the fields, which training/config.py checks and prints.
 """
 
 from dataclasses import dataclass, field, replace
 
-LANES = 128  # the vocabulary is padded to this: one TPU lane tile, and divisible by any mesh axis
-# Fields that change nothing in what a network computes from its parameters, precision apart.
-SILENT = ("dropout", "attention_dropout", "init_std", "dtype")
+VOCAB_MULTIPLE = 128  # one TPU lane tile; also divisible by any mesh axis
+# Fields that do not change the function from parameters and inputs to logits, up to precision.
+NON_STRUCTURAL_FIELDS = (
+    "dropout_rate", "attention_dropout_rate", "init_std", "dtype", "lm_head_bias_init"
+)  # fmt: skip
 
 
-def knob(default, help, kw_only=False, **metadata):
-    """A field of a config: its default, a line of help, and choices=, min= or max= for the checker."""
+def option(default, help, kw_only=False, **metadata):
+    """A dataclass field with a default, one line of help, and optionally choices=, min= and max=."""
     return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network. Zero stands for "the usual value" where a field says so; no field is None."""
+    """The model. A zero means "use the default" where the help says so; no field is None."""
 
-    architecture: str = knob(
+    architecture: str = option(
         "encoder",
-        "which stacks; embeddings: none, vectors of `width` alone (skip_gram)",
+        "which stacks; embeddings: no stack, only word vectors of size emb_dim (skip_gram)",
         choices=("encoder", "decoder", "encoder_decoder", "embeddings"),
     )
-    vocab_size: int = knob(0, "pieces, before padding; 0: as many as the tokenizer has", min=0)
-    max_length: int = knob(0, "positions of the learned table; 0: the rows' length", min=0)
-    layers: int = knob(4, "layers of the (encoder) stack", min=1)
-    decoder_layers: int = knob(0, "layers of an encoder-decoder's decoder; 0: as layers", min=0)
-    width: int = knob(256, "size of a hidden state", min=1)
-    embedding_size: int = knob(
-        0, "width of the tables, projected to width where it differs (ALBERT); 0: as width", min=0
+    vocab_size: int = option(0, "number of tokens, unpadded; 0: the tokenizer's size", min=0)
+    max_length: int = option(0, "number of learned positions; 0: the sequence length", min=0)
+    num_layers: int = option(4, "layers per stack", min=1)
+    num_decoder_layers: int = option(
+        0, "layers of the decoder in an encoder-decoder; 0: num_layers", min=0
     )
-    heads: int = knob(4, "query heads", min=1)
-    kv_heads: int = knob(0, "key and value heads (grouped-query); 0: as heads", min=0)
-    head_size: int = knob(0, "size of a head; 0: width / heads", min=0)
-    mlp_size: int = knob(1024, "hidden size of the MLP", min=1)
-    activation: str = knob(
+    emb_dim: int = option(256, "size of a hidden state", min=1)
+    embedding_size: int = option(
+        0, "size of embeddings, projected to emb_dim where it differs (ALBERT); 0: emb_dim", min=0
+    )
+    num_heads: int = option(4, "query heads", min=1)
+    num_kv_heads: int = option(0, "key and value heads (grouped-query); 0: num_heads", min=0)
+    head_dim: int = option(0, "size of a head; 0: emb_dim / num_heads", min=0)
+    mlp_dim: int = option(1024, "hidden size of the MLP", min=1)
+    activation: str = option(
         "gelu",
-        "of the MLP and the readout transform; gelu is the exact one (erf)",
+        "activation of the MLP and of lm_head_transform; gelu is the exact one (erf)",
         choices=("gelu", "gelu_tanh", "relu", "silu"),
     )
-    gated: bool = knob(False, "MLP act(gate x) * (in x): GEGLU, SwiGLU (Shazeer 2020)")
-    norm: str = knob("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
-    norm_position: str = knob(
-        "pre", "norm of each sublayer's input, or of the sum after it", choices=("pre", "post")
+    gated_mlp: bool = option(False, "MLP act(gate x) * (in x): GEGLU, SwiGLU (Shazeer 2020)")
+    norm: str = option("layernorm", "normalization", choices=("layernorm", "rmsnorm"))
+    norm_position: str = option(
+        "pre", "norm on each sublayer's input, or on the sum after it", choices=("pre", "post")
     )
-    norm_epsilon: float = knob(1e-6, "added to the variance", min=0.0)
-    embedding_norm: bool = knob(False, "normalise the summed embeddings (BERT)")
-    first_norm: bool = knob(
-        True, "pre-norm: also before a stack's first self-attention (ModernBERT: embedding_norm is)"
+    norm_epsilon: float = option(1e-6, "added to the variance", min=0.0)
+    embedding_norm: bool = option(False, "normalize the summed embeddings (BERT)")
+    skip_first_prenorm: bool = option(
+        False, "no norm before a stack's first self-attention (ModernBERT, with embedding_norm)"
     )
-    separate_embeddings: bool = knob(
-        False,
-        "an encoder-decoder's decoder has a position table and embedding norm of its own (BART)",
+    separate_decoder_embeddings: bool = option(
+        False, "the decoder of an encoder-decoder has its own positions and embedding norm (BART)"
     )
-    positions: str = knob(
+    positions: str = option(
         "learned",
-        "how positions enter",
-        choices=("learned", "sinusoidal", "rotary", "relative", "none"),
+        "position encoding",
+        choices=("learned", "sinusoidal", "rope", "relative", "none"),
     )
-    position_offset: int = knob(
-        0, "unused rows before the first of the learned position table (RoBERTa, BART: 2)", min=0
+    position_offset: int = option(
+        0, "unused rows at the start of the learned position table (RoBERTa, BART: 2)", min=0
     )
-    rotary_base: float = knob(10_000.0, "longest wavelength of rotary / 2 pi", min=1.0)
-    local_rotary_base: float = knob(
-        0.0,
-        "rotary_base of layers that see a window alone (ModernBERT); 0: as rotary_base",
-        min=0.0,
+    rope_theta: float = option(10_000.0, "base of the RoPE wavelengths", min=1.0)
+    local_rope_theta: float = option(0.0, "base in sliding-window layers; 0: rope_theta", min=0.0)
+    relative_buckets: int = option(32, "buckets of T5's relative position bias", min=4)
+    relative_max_distance: int = option(128, "all longer distances share a bucket", min=2)
+    tie_word_embeddings: bool = option(True, "the output embedding is the token embedding")
+    use_bias: bool = option(True, "biases in dense layers and in LayerNorm")
+    use_qkv_bias: bool = option(
+        False, "biases in query, key and value even without use_bias (Qwen2)"
     )
-    relative_buckets: int = knob(32, "buckets of T5's relative bias", min=4)
-    relative_max_distance: int = knob(128, "distances beyond it share a bucket", min=2)
-    tied_embeddings: bool = knob(True, "the output reads with the token table")
-    biases: bool = knob(True, "biases in dense layers and in LayerNorm")
-    query_key_value_biases: bool = knob(
-        False, "biases in query, key and value where `biases` is False (Qwen2)"
+    lm_head_bias: bool = option(False, "a bias per token on the logits (BERT)")
+    lm_head_transform: bool = option(False, "dense, activation and norm before the logits (BERT)")
+    scale_logits_by_emb_dim: bool = option(
+        False, "scale the hidden states before the logits by their size^-1/2 (T5 v1.0)"
     )
-    output_bias: bool = knob(False, "a bias per piece on the logits (BERT)")
-    readout_transform: bool = knob(False, "dense, activation, norm before the output (BERT)")
-    readout_scale: bool = knob(False, "scale the output's features by their size^-1/2 (T5 v1.0)")
-    attention_scale: bool = knob(True, "scale scores by head_size^-1/2 (False: T5)")
-    token_types: int = knob(
-        0, "rows of the token type table (BERT: 2); 0: as many as the objective tells apart", min=0
+    scale_attention: bool = option(True, "scale scores by head_dim^-1/2 (False: T5)")
+    num_token_types: int = option(
+        0, "rows of the token type table (BERT: 2); 0: as many as the objective uses", min=0
     )
-    qk_norm: bool = knob(False, "normalise each head's query and key (Henry et al. 2020)")
-    shared_stacks: bool = knob(
-        False, "an encoder-decoder's decoder has the encoder's layers, and cross-attention (T5's P)"
+    qk_norm: bool = option(False, "normalize each head's query and key (Henry et al. 2020)")
+    share_encoder_decoder: bool = option(
+        False, "the decoder uses the encoder's layers and adds cross-attention (T5's P)"
     )
-    window: int = knob(0, "self-attention sees |q - k| < window; 0: everything", min=0)
-    global_every: int = knob(
-        0, "each so many-th layer, from the first, sees beyond the window (ModernBERT: 3)", min=0
+    sliding_window: int = option(0, "self-attention only to |q - k| < this; 0: no limit", min=0)
+    global_attn_every_n_layers: int = option(
+        0, "layers 0, n, 2n, ... ignore sliding_window (ModernBERT: 3); 0: none does", min=0
     )
-    dropout: float = knob(0.0, "of embeddings and sublayer outputs", min=0.0, max=0.99)
-    attention_dropout: float = knob(0.0, "of attention probabilities", min=0.0, max=0.99)
-    init_std: float = knob(0.02, "of kernels and tables, see models/initial.py", min=0.0)
-    dtype: str = knob("float32", "compute dtype", choices=("float32", "bfloat16"))
+    dropout_rate: float = option(
+        0.0, "dropout of embeddings and sublayer outputs", min=0.0, max=0.99
+    )
+    attention_dropout_rate: float = option(
+        0.0, "dropout of attention probabilities", min=0.0, max=0.99
+    )
+    init_std: float = option(0.02, "std of kernels and embeddings, see initializers.py", min=0.0)
+    dtype: str = option("float32", "compute dtype", choices=("float32", "bfloat16"))
+    lm_head_bias_init: str = option(
+        "unigram",
+        "initial output biases: the log frequency of their targets, or zeros",
+        choices=("unigram", "zeros"),
+    )
 
     def __post_init__(self):
         if self.architecture == "embeddings":
-            if self.factorised:
-                raise ValueError(
-                    f"model.embedding_size={self.embedding_size} with architecture='embeddings', "
-                    "which has nothing to project to: set model.width alone"
-                )
+            if self.has_factorized_embeddings:
+                raise self._error("architecture embedding_size", "set emb_dim instead")
             return
-        if not self.head_size and self.width % self.heads:
-            raise ValueError(
-                f"model.heads={self.heads} does not divide model.width={self.width}: "
-                "choose heads that do, or set model.head_size"
+        encoder_decoder = self.architecture == "encoder_decoder"
+        if not self.head_dim and self.emb_dim % self.num_heads:
+            raise self._error(
+                "num_heads emb_dim",
+                "num_heads must divide emb_dim; choose a divisor, or set head_dim",
             )
-        if self.heads % self.key_value_heads:
-            raise ValueError(
-                f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}: "
-                "each key head serves an equal number of query heads"
+        if self.num_heads % self.resolved_num_kv_heads:
+            raise self._error(
+                "num_kv_heads num_heads", "num_kv_heads must divide num_heads; choose a divisor"
             )
-        if self.positions == "rotary" and self.size_of_head % 2:
-            raise ValueError(
-                f"rotary positions turn pairs, but a head has {self.size_of_head} entries: "
-                "choose an even model.head_size"
+        if self.positions == "rope" and self.resolved_head_dim % 2:
+            raise self._error(
+                "positions resolved_head_dim", "RoPE needs an even head_dim; choose one"
             )
-        if self.positions == "sinusoidal" and self.size_of_embedding % 2:
-            raise ValueError(
-                "sinusoidal positions come in pairs, but embeddings have "
-                f"{self.size_of_embedding} entries: choose an even model.width or embedding_size"
+        if self.positions == "sinusoidal" and self.resolved_embedding_size % 2:
+            raise self._error(
+                "positions resolved_embedding_size",
+                "sinusoids need an even size; choose an even emb_dim or embedding_size",
             )
-        if self.positions == "relative":
-            # Half of the buckets hold one distance each; an encoder has half of them for each side.
-            exact = self.relative_buckets // (4 if self.architecture == "encoder" else 2)
-            if self.relative_buckets % 4 or self.relative_max_distance <= exact:
-                raise ValueError(
-                    f"model.relative_buckets={self.relative_buckets} with "
-                    f"relative_max_distance={self.relative_max_distance}: expected a multiple of 4 "
-                    f"and a distance above {exact}"
-                )
-        if self.decoder_layers and self.architecture != "encoder_decoder":
-            raise ValueError(
-                f"model.decoder_layers={self.decoder_layers} with architecture="
-                f"{self.architecture!r}: only an encoder_decoder has them; set it to 0"
+        # Half of the buckets hold one distance each. An encoder splits all buckets between left and right.
+        exact = self.relative_buckets // (4 if self.architecture == "encoder" else 2)
+        bad_buckets = self.relative_buckets % 4 or self.relative_max_distance <= exact
+        if self.positions == "relative" and bad_buckets:
+            raise self._error(
+                "relative_buckets relative_max_distance",
+                f"expected a multiple of 4 and a distance above {exact}; change one of them",
             )
-        if self.shared_stacks and (
-            self.architecture != "encoder_decoder" or self.decoder_layers not in (0, self.layers)
-        ):
-            raise ValueError(
-                f"model.shared_stacks=True with architecture={self.architecture!r}, layers="
-                f"{self.layers}, decoder_layers={self.decoder_layers}: expected an encoder_decoder "
-                "with two stacks of equal depth; set it to False, or decoder_layers to 0"
+        if self.num_decoder_layers and not encoder_decoder:
+            raise self._error(
+                "num_decoder_layers architecture", "only an encoder_decoder has them; set it to 0"
             )
-        if self.readout_scale and not self.tied_embeddings:
-            raise ValueError(
-                "model.readout_scale=True needs tied_embeddings=True: it undoes the size of the "
-                "token table (T5 v1.0); set one of them otherwise"
+        equal_depth = self.num_decoder_layers in (0, self.num_layers)
+        if self.share_encoder_decoder and not (encoder_decoder and equal_depth):
+            raise self._error(
+                "share_encoder_decoder architecture num_layers num_decoder_layers",
+                "expected an encoder_decoder with two stacks of equal depth; set it to False, or "
+                "num_decoder_layers to 0",
             )
-        self._check_layers()
-        self._check_embeddings()
-
-    def _check_layers(self):
-        """What tells a stack's layers apart."""
-        if self.global_every and not self.window:
-            raise ValueError(
-                f"model.global_every={self.global_every} with window=0: every layer sees everything; "
-                "set model.window, or global_every to 0"
+        if self.scale_logits_by_emb_dim and not self.tie_word_embeddings:
+            raise self._error(
+                "scale_logits_by_emb_dim tie_word_embeddings",
+                "the scale compensates for the scale of a tied embedding; set "
+                "scale_logits_by_emb_dim to False",
             )
-        if self.local_rotary_base and (
-            self.local_rotary_base < 1 or self.positions != "rotary" or not self.global_every
-        ):
-            raise ValueError(
-                f"model.local_rotary_base={self.local_rotary_base} with positions="
-                f"{self.positions!r} and global_every={self.global_every}: expected at least 1, rotary "
-                "positions and layers of both kinds; set rotary_base alone"
+        if self.global_attn_every_n_layers and not self.sliding_window:
+            raise self._error(
+                "global_attn_every_n_layers sliding_window",
+                "without a window every layer is global; set sliding_window, or "
+                "global_attn_every_n_layers to 0",
             )
-        if not self.first_norm and self.norm_position != "pre":
-            raise ValueError(
-                f"model.first_norm=False with norm_position={self.norm_position!r}: only norms that "
-                "come before a sublayer can lack the first; set it to True"
+        two_thetas = self.positions == "rope" and self.global_attn_every_n_layers
+        if self.local_rope_theta and (self.local_rope_theta < 1 or not two_thetas):
+            raise self._error(
+                "local_rope_theta positions global_attn_every_n_layers",
+                "expected at least 1, positions=rope, and both global and sliding-window layers; "
+                "set rope_theta alone",
             )
-
-    def _check_embeddings(self):
+        if self.skip_first_prenorm and self.norm_position != "pre":
+            raise self._error(
+                "skip_first_prenorm norm_position",
+                "post-norm layers have no norm to skip; set it to False",
+            )
         if self.position_offset and self.positions != "learned":
-            raise ValueError(
-                f"model.position_offset={self.position_offset} with positions={self.positions!r}: "
-                "only a learned table has unused rows; set it to 0"
+            raise self._error(
+                "position_offset positions", "only a learned table has unused rows; set it to 0"
             )
-        if self.separate_embeddings and (
-            self.architecture != "encoder_decoder"
-            or not (self.positions == "learned" or self.embedding_norm)
-        ):
-            raise ValueError(
-                f"model.separate_embeddings=True with architecture={self.architecture!r}, positions="
-                f"{self.positions!r}, embedding_norm={self.embedding_norm}: expected an "
-                "encoder_decoder with learned positions or an embedding norm; set it to False"
+        has_own = encoder_decoder and (self.positions == "learned" or self.embedding_norm)
+        if self.separate_decoder_embeddings and not has_own:
+            raise self._error(
+                "separate_decoder_embeddings architecture positions embedding_norm",
+                "expected an encoder_decoder with learned positions or an embedding norm; "
+                "set it to False",
             )
 
-    @property
-    def key_value_heads(self) -> int:
-        return self.kv_heads or self.heads
+    def _error(self, names: str, message: str) -> ValueError:
+        """A ValueError that shows these fields or properties (names separated by spaces)."""
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
+        return ValueError(f"model.{values}: {message}")
 
     @property
-    def size_of_head(self) -> int:
-        return self.head_size or self.width // self.heads
+    def resolved_num_kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
 
     @property
-    def size_of_embedding(self) -> int:
-        """E, the width of the tables."""
-        return self.embedding_size or self.width
+    def resolved_head_dim(self) -> int:
+        return self.head_dim or self.emb_dim // self.num_heads
 
     @property
-    def factorised(self) -> bool:
-        """Embeddings have a width of their own, and a projection (Lan et al. 2020, section 3.1)."""
-        return self.size_of_embedding != self.width
+    def resolved_embedding_size(self) -> int:
+        """E, the size of an embedding."""
+        return self.embedding_size or self.emb_dim
+
+    @property
+    def has_factorized_embeddings(self) -> bool:
+        """Whether embeddings are projected to emb_dim (Lan et al. 2020, section 3.1)."""
+        return self.resolved_embedding_size != self.emb_dim
 
     @property
     def padded_vocab_size(self) -> int:
-        """V, the rows of the token table: vocab_size rounded up to a multiple of 128."""
-        return -(-self.vocab_size // LANES) * LANES
+        """V, the rows of the token embedding: vocab_size rounded up to a multiple of 128."""
+        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
-    def window_of(self, layer: int) -> int:
-        """How far self-attention of this layer of a stack sees; 0: everything."""
-        return 0 if self.global_every and layer % self.global_every == 0 else self.window
+    def sliding_window_at(self, layer: int) -> int:
+        """The sliding window of this layer's self-attention; 0: no limit."""
+        every = self.global_attn_every_n_layers
+        return 0 if every and layer % every == 0 else self.sliding_window
 
-    def rotary_base_of(self, layer: int) -> float:
-        """The base by which self-attention of this layer of a stack turns."""
-        local = self.local_rotary_base and self.window_of(layer)
-        return self.local_rotary_base if local else self.rotary_base
+    def rope_theta_at(self, layer: int) -> float:
+        """The RoPE theta of this layer's self-attention."""
+        is_local = self.local_rope_theta and self.sliding_window_at(layer)
+        return self.local_rope_theta if is_local else self.rope_theta
 
-    def depth(self, stack: str) -> int:
-        """Layers of the stack called 'encoder' or 'decoder'."""
-        if stack == "decoder" and self.decoder_layers:
-            return self.decoder_layers
-        return self.layers
+    def num_layers_in(self, stack: str) -> int:
+        """Layers of the stack 'encoder' or 'decoder'."""
+        if stack == "decoder" and self.num_decoder_layers:
+            return self.num_decoder_layers
+        return self.num_layers
 
 
-def completed(
-    config: ModelConfig, vocab_size: int, length: int, token_types: int = 0
+def complete_config(
+    config: ModelConfig, vocab_size: int, seq_len: int, num_token_types: int = 0
 ) -> ModelConfig:
-    """The config with its zeros filled in: the tokenizer's vocabulary, the rows' length, the token
-    types that the objective tells apart.
+    """Sets each of vocab_size, max_length and num_token_types that is 0, from the tokenizer's size, the
+    sequence length and the objective's number of token types.
 
-    Raises ValueError when a given vocabulary is smaller than the tokenizer's, rows are too long or
-    types too few.
+    Raises ValueError if a value in the config is smaller than needed.
     """
-    if 0 < config.vocab_size < vocab_size:
-        raise ValueError(
-            f"model.vocab_size={config.vocab_size} is smaller than the tokenizer, which has "
-            f"{vocab_size} pieces: set it to 0, and it is as large as the tokenizer"
-        )
-    if config.positions == "learned" and 0 < config.max_length < length:
-        raise ValueError(
-            f"model.max_length={config.max_length} positions are learned, but rows have {length} "
-            "tokens: set it to 0, and it is as long as the rows"
-        )
-    if 0 < config.token_types < token_types:
-        raise ValueError(
-            f"model.token_types={config.token_types}, but the objective tells {token_types} types of "
-            "token apart: set it to 0, and it is as many"
-        )
+    for name, needed, unit in (
+        ("vocab_size", vocab_size, "tokens of the tokenizer"),
+        ("max_length", seq_len if config.positions == "learned" else 0, "positions of a sequence"),
+        ("num_token_types", num_token_types, "token types of the objective"),
+    ):
+        if 0 < getattr(config, name) < needed:
+            raise ValueError(
+                f"model.{name}={getattr(config, name)} is smaller than the {needed} {unit}: "
+                f"set it to 0 or at least {needed}"
+            )
     return replace(
         config,
         vocab_size=config.vocab_size or vocab_size,
-        max_length=config.max_length or length,
-        token_types=config.token_types or token_types,
+        max_length=config.max_length or seq_len,
+        num_token_types=config.num_token_types or num_token_types,
     )
 
 
-def explicit(config: ModelConfig) -> ModelConfig:
-    """The config with zeros that stand for the usual value replaced by that value."""
-    both = config.architecture == "encoder_decoder"
-    turned = config.positions == "rotary" and config.global_every
+def resolve_defaults(config: ModelConfig) -> ModelConfig:
+    """Replaces each zero that means "use the default" with that default."""
+    encoder_decoder = config.architecture == "encoder_decoder"
+    two_thetas = config.positions == "rope" and config.global_attn_every_n_layers
     return replace(
         config,
-        embedding_size=config.size_of_embedding,
-        kv_heads=config.key_value_heads,
-        head_size=config.size_of_head,
-        decoder_layers=config.depth("decoder") if both else 0,
-        local_rotary_base=config.local_rotary_base or (config.rotary_base if turned else 0.0),
+        embedding_size=config.resolved_embedding_size,
+        num_kv_heads=config.resolved_num_kv_heads,
+        head_dim=config.resolved_head_dim,
+        num_decoder_layers=config.num_layers_in("decoder") if encoder_decoder else 0,
+        local_rope_theta=config.local_rope_theta or (config.rope_theta if two_thetas else 0.0),
     )

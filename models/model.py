@@ -1,142 +1,144 @@
-"""Transformer: the whole network in its three architectures, and its parts for the loss.
-objectives/ and tasks/ call it: hidden states, then readout and unembedding where scores are wanted.
-The scores themselves (hidden times vocabulary) are made in pieces by objectives/loss.py.
+"""Transformer: encoder, decoder or encoder-decoder, with its embeddings and LM head.
+A loss calls it for hidden states, then `lm_features` and `output_embedding`, which it multiplies to
+logits in chunks (objectives/loss.py), so that [B,T,V] never exists in training.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.axes import constrain
 from models.config import ModelConfig
-from models.initial import ZEROS, initial
+from models.initializers import ZEROS, initializer
+from models.inputs import ModelInputs
 from models.layers import ACTIVATIONS, Dense, Norm
+from models.logical_axes import with_logical_constraint
 from models.positions import sinusoids
-from models.sequence import Sequence
-from models.stack import Stack
+from models.transformer import TransformerStack
 
 
-class Table(nn.Module):
-    """Rows by id: a parameter `embedding` [rows, E]. An id outside the table reads as NaN, which a
-    training step reports, not as its nearest row."""
+class Embed(nn.Module):
+    """ids int32[...] -> float32[...,E], rows of a parameter `embedding` [rows, E].
+
+    An id outside the table gives NaN, which a train step reports, instead of the nearest row.
+    """
 
     config: ModelConfig
     rows: int
-    kind: str  # row of the table of initial distributions (models/initial.py)
+    kind: str  # of parameter, see models/initializers.py
 
     def setup(self):
-        self.embedding = self.param(
-            "embedding",
-            initial(self.config, self.kind),
-            (self.rows, self.config.size_of_embedding),
-        )
+        shape = (self.rows, self.config.resolved_embedding_size)
+        self.embedding = self.param("embedding", initializer(self.config, self.kind), shape)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:  # int32[...] -> float32[...,E]
+    def __call__(self, ids: jax.Array) -> jax.Array:
         return jnp.take(self.embedding, ids, axis=0, mode="fill")
 
 
 class Embedder(nn.Module):
-    """Sequence -> [B,T,E]: tokens, and positions and types where the config has them.
+    """ModelInputs -> [B,T,E]: token embeddings, plus those of positions and token types if configured.
 
-    With separate_embeddings what a decoder reads has positions and a norm of its own.
+    With separate_decoder_embeddings, `decoder=True` selects the decoder's positions and norm.
     """
 
     config: ModelConfig
 
     def setup(self):
         config = self.config
-        self.tokens = Table(config, config.padded_vocab_size, "token")
+        self.tokens = Embed(config, config.padded_vocab_size, "token")
         if config.positions == "learned":
             rows = config.position_offset + config.max_length
-            self.positions = Table(config, rows, "position")
-            if config.separate_embeddings:
-                self.decoder_positions = Table(config, rows, "position")
-        if config.token_types:
-            self.types = Table(config, config.token_types, "type")
+            self.positions = Embed(config, rows, "position")
+            if config.separate_decoder_embeddings:
+                self.decoder_positions = Embed(config, rows, "position")
+        if config.num_token_types:
+            self.types = Embed(config, config.num_token_types, "type")
         if config.embedding_norm:
             self.norm = Norm(config)
-            if config.separate_embeddings:
+            if config.separate_decoder_embeddings:
                 self.decoder_norm = Norm(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout_rate)
 
     def __call__(
-        self, sequence: Sequence, deterministic: bool = True, decoder: bool = False
+        self, inputs: ModelInputs, deterministic: bool = True, decoder: bool = False
     ) -> jax.Array:
         config = self.config
-        own = decoder and config.separate_embeddings
-        x = self.tokens(sequence.tokens)
+        decoder = decoder and config.separate_decoder_embeddings
+        x = self.tokens(inputs.tokens)
         if config.positions == "learned":
-            if sequence.tokens.shape[-1] > config.max_length:
+            if inputs.tokens.shape[-1] > config.max_length:
                 raise ValueError(
-                    f"a row of {sequence.tokens.shape[-1]} tokens with "
-                    f"model.max_length={config.max_length}: raise max_length or shorten the rows"
+                    f"a sequence of {inputs.tokens.shape[-1]} tokens with "
+                    f"model.max_length={config.max_length}: raise max_length or shorten sequences"
                 )
-            table = self.decoder_positions if own else self.positions
-            x = x + table(sequence.positions + jnp.int32(config.position_offset))
+            embed = self.decoder_positions if decoder else self.positions
+            x = x + embed(inputs.positions + jnp.int32(config.position_offset))
         elif config.positions == "sinusoidal":
-            size = config.size_of_embedding
-            x = x * size**0.5 + sinusoids(sequence.positions, size)
-        if config.token_types:
-            types = sequence.types
-            x = x + self.types(jnp.zeros_like(sequence.tokens) if types is None else types)
+            size = config.resolved_embedding_size
+            x = x * size**0.5 + sinusoids(inputs.positions, size)
+        if config.num_token_types:
+            types = inputs.token_type_ids
+            x = x + self.types(jnp.zeros_like(inputs.tokens) if types is None else types)
         if config.embedding_norm:
-            x = (self.decoder_norm if own else self.norm)(x)
+            x = (self.decoder_norm if decoder else self.norm)(x)
         x = x.astype(jnp.dtype(config.dtype))
-        return constrain(self.dropout(x, deterministic=deterministic), "BTE")
+        return with_logical_constraint(self.dropout(x, deterministic=deterministic), "BTE")
 
 
-class LanguageHead(nn.Module):
-    """What the output reads beside the token table: BERT's transform, a bias, an untied kernel.
+class LMHead(nn.Module):
+    """hidden[...,D] -> features[...,E or D], and the output embedding: BERT's transform, T5's scale, an
+    output bias [V], an untied kernel.
 
-    A tied output reads with rows of E entries: where E is not D the transform leads there (ALBERT,
-    ELECTRA), and without one a plain `projection` does.
+    A tied output embedding has size E. If E is not D, the transform maps hidden states to E (ALBERT,
+    ELECTRA), or, without a transform, a `projection` does.
     """
 
     config: ModelConfig
 
     def setup(self):
         config = self.config
-        features = config.size_of_embedding if config.tied_embeddings else config.width
-        if config.readout_transform:
+        tied = config.tie_word_embeddings
+        features = config.resolved_embedding_size if tied else config.emb_dim
+        if config.lm_head_transform:
             self.transform = Dense(config, features)
             self.norm = Norm(config)
-        elif features != config.width:
+        elif features != config.emb_dim:
             self.projection = Dense(config, features)
-        if config.output_bias:
+        if config.lm_head_bias:
             self.bias = self.param("bias", ZEROS, (config.padded_vocab_size,))
-        if not config.tied_embeddings:
+        if not tied:
             shape = (features, config.padded_vocab_size)
-            self.kernel = self.param("kernel", initial(config, "output"), shape)
+            self.kernel = self.param("kernel", initializer(config, "output"), shape)
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         config = self.config
-        if config.readout_transform:
+        if config.lm_head_transform:
             hidden = self.norm(ACTIVATIONS[config.activation](self.transform(hidden)))
-        elif config.tied_embeddings and config.factorised:
+        elif config.tie_word_embeddings and config.has_factorized_embeddings:
             hidden = self.projection(hidden)
-        if config.readout_scale:
-            hidden = hidden * config.size_of_embedding**-0.5
+        if config.scale_logits_by_emb_dim:
+            hidden = hidden * config.resolved_embedding_size**-0.5
         return hidden
 
-    def unembedding(self, embedding: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        table = embedding if self.config.tied_embeddings else self.kernel.T
-        return table, self.bias if self.config.output_bias else None
+    def output_embedding(self, embedding: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """token embedding[V,E] -> (output embedding [V,E or D], bias [V] or None)."""
+        embedding = embedding if self.config.tie_word_embeddings else self.kernel.T
+        return embedding, self.bias if self.config.lm_head_bias else None
 
 
 class Heads(nn.Module):
-    """The heads that belong to pretraining: `lm`. Tasks keep theirs beside it in the tree."""
+    """The LM head, `heads/lm`. Objectives and tasks add their heads beside it in the parameter tree."""
 
     config: ModelConfig
 
     def setup(self):
-        self.lm = LanguageHead(self.config)
+        self.lm = LMHead(self.config)
 
 
 class Transformer(nn.Module):
-    """Encoder, decoder or encoder-decoder over one token table.
+    """Encoder, decoder or encoder-decoder with one token embedding.
 
-    Where embeddings have a width of their own, `projection` lifts them to that of the stacks. It
-    stands beside `embed`, so that two networks of unlike widths can share all of `embed`.
+    `projection` maps factorized embeddings to emb_dim. It is beside `embed`, not inside, so that two
+    models with different emb_dim can share all of `embed`.
     """
 
     config: ModelConfig
@@ -144,72 +146,77 @@ class Transformer(nn.Module):
     def setup(self):
         config = self.config
         self.embed = Embedder(config)
-        if config.factorised:
-            self.projection = Dense(config, config.width)
+        if config.has_factorized_embeddings:
+            self.projection = Dense(config, config.emb_dim)
         self.heads = Heads(config)
         both = config.architecture == "encoder_decoder"
         if both or config.architecture == "encoder":
-            self.encoder = Stack(config, "encoder")
+            self.encoder = TransformerStack(config, "encoder")
         if both or config.architecture == "decoder":
-            shared = self.encoder if config.shared_stacks else None
-            self.decoder = Stack(config, "decoder", cross=both, shared=shared)
+            shared = self.encoder if config.share_encoder_decoder else None
+            self.decoder = TransformerStack(config, "decoder", cross=both, shared=shared)
 
     def __call__(
-        self, inputs: Sequence, decoder: Sequence | None = None, *, deterministic: bool = True
+        self,
+        inputs: ModelInputs,
+        decoder_inputs: ModelInputs | None = None,
+        *,
+        deterministic: bool = True,
     ) -> jax.Array:
-        """Hidden states [B,T,D]: of the inputs, or of the decoder sequence of an encoder-decoder.
+        """Hidden states [B,T,D] of `inputs`, or of `decoder_inputs` for an encoder-decoder.
 
-        Raises ValueError where the sequences do not fit the architecture.
+        Raises ValueError if the arguments do not fit the architecture.
         """
         config = self.config
-        if (decoder is not None) != (config.architecture == "encoder_decoder"):
+        if (decoder_inputs is not None) != (config.architecture == "encoder_decoder"):
             raise ValueError(
                 f"architecture {config.architecture!r} was called "
-                f"{'without' if decoder is None else 'with'} a decoder sequence: "
-                "an encoder_decoder reads two sequences, the others one"
+                f"{'without' if decoder_inputs is None else 'with'} decoder_inputs: expected them "
+                "for an encoder_decoder and only there"
             )
         if config.architecture == "decoder":
-            return self.decoder(
-                self.embedded(inputs, deterministic), inputs, deterministic=deterministic
-            )
+            x = self.embed_inputs(inputs, deterministic)
+            return self.decoder(x, inputs, deterministic=deterministic)
         encoded = self.encode(inputs, deterministic=deterministic)
-        if decoder is None:
+        if decoder_inputs is None:
             return encoded
-        return self.decode(decoder, encoded, inputs, deterministic=deterministic)
+        return self.decode(decoder_inputs, encoded, inputs, deterministic=deterministic)
 
-    def embedded(
-        self, sequence: Sequence, deterministic: bool = True, decoder: bool = False
+    def embed_inputs(
+        self, inputs: ModelInputs, deterministic: bool = True, decoder: bool = False
     ) -> jax.Array:
-        """What the first layer reads, [B,T,D]; `decoder`: of an encoder-decoder's decoder."""
-        x = self.embed(sequence, deterministic, decoder)
-        return constrain(self.projection(x), "BTD") if self.config.factorised else x
+        """Input [B,T,D] of the first layer; decoder=True: of the decoder in an encoder-decoder."""
+        x = self.embed(inputs, deterministic, decoder)
+        if self.config.has_factorized_embeddings:
+            x = with_logical_constraint(self.projection(x), "BTD")
+        return x
 
-    def encode(self, inputs: Sequence, *, deterministic: bool = True) -> jax.Array:
+    def encode(self, inputs: ModelInputs, *, deterministic: bool = True) -> jax.Array:
         """Hidden states [B,S,D] of the encoder stack."""
-        x = self.embedded(inputs, deterministic)
+        x = self.embed_inputs(inputs, deterministic)
         return self.encoder(x, inputs, deterministic=deterministic)
 
     def decode(
         self,
-        decoder: Sequence,
+        decoder_inputs: ModelInputs,
         encoded: jax.Array,
-        inputs: Sequence,
+        inputs: ModelInputs,
         *,
         deterministic: bool = True,
     ) -> jax.Array:
-        """Hidden states [B,T,D] of an encoder-decoder's decoder over encoded[B,S,D] of inputs."""
-        x = self.embedded(decoder, deterministic, decoder=True)
-        return self.decoder(x, decoder, encoded, inputs, deterministic=deterministic)
+        """Hidden states [B,T,D] of the decoder in an encoder-decoder; encoded[B,S,D] is from `encode`."""
+        x = self.embed_inputs(decoder_inputs, deterministic, decoder=True)
+        return self.decoder(x, decoder_inputs, encoded, inputs, deterministic=deterministic)
 
-    def readout(self, hidden: jax.Array) -> jax.Array:
-        """hidden[...,D] -> features[...,E]: everything before the product with the vocabulary."""
+    def lm_features(self, hidden: jax.Array) -> jax.Array:
+        """hidden[...,D] -> features[...,E]: the LM head up to the output embedding."""
         return self.heads.lm(hidden)
 
-    def unembedding(self) -> tuple[jax.Array, jax.Array | None]:
-        """(W[V,E], b[V] or None), float32, V padded: logits = features W^T + b, ids >= vocab_size
-        to be masked."""
-        return self.heads.lm.unembedding(self.embed.tokens.embedding)
+    def output_embedding(self) -> tuple[jax.Array, jax.Array | None]:
+        """(W[V,E], b[V] or None), float32: logits = features W^T + b. V is the padded vocabulary; the
+        caller masks ids >= vocab_size."""
+        return self.heads.lm.output_embedding(self.embed.tokens.embedding)
 
-    def initialise(self, inputs: Sequence, decoder: Sequence | None = None):
-        """Touches every parameter; for model.init(key, inputs, decoder, method='initialise')."""
-        return self.readout(self(inputs, decoder)), self.unembedding()
+    def init_all(self, inputs: ModelInputs, decoder_inputs: ModelInputs | None = None):
+        """Calls every submodule: model.init(rng, inputs, decoder_inputs, method='init_all')."""
+        return self.lm_features(self(inputs, decoder_inputs)), self.output_embedding()

@@ -1,12 +1,12 @@
-"""Networks by name: sizes, published models parameter for parameter, and the modern recipe.
-configs/ and whoever wants BERT-base by name read it; each is a dict of ModelConfig fields.
-Tests count every preset against the published number and against transformers' own model.
+"""Models by name, as dicts of ModelConfig fields: sizes, published models, and recipes.
+configs/ reads them, for arguments such as size=base or preset=bert-base.
+Tests compare the number of parameters of every preset with the published one and with transformers.
 """
 
 from typing import NamedTuple
 
-# name: (layers, width, heads, mlp_size); BERT's sizes (Turc et al. 2019, Devlin et al. 2019), and
-# GPT-2's largest (Radford et al. 2019).
+# name: (num_layers, emb_dim, num_heads, mlp_dim). tiny to large: BERT's sizes (Turc et al. 2019,
+# Devlin et al. 2019); xl: GPT-2 XL (Radford et al. 2019).
 SIZES = {
     "tiny": (2, 128, 2, 512),
     "mini": (4, 256, 4, 1024),
@@ -19,62 +19,62 @@ SIZES = {
 
 
 def sized(name: str) -> dict:
-    """The ModelConfig fields of a size: {layers, width, heads, mlp_size}."""
+    """The ModelConfig fields of a size: {num_layers, emb_dim, num_heads, mlp_dim}."""
     if name not in SIZES:
-        raise ValueError(f"size {name!r} is not in the table: expected one of {', '.join(SIZES)}")
+        raise ValueError(f"unknown size {name!r}: expected one of {', '.join(SIZES)}")
     return _shape(*SIZES[name])
 
 
-def _shape(layers, width, heads, mlp_size, **fields):
-    return {"layers": layers, "width": width, "heads": heads, "mlp_size": mlp_size, **fields}
+def _shape(num_layers, emb_dim, num_heads, mlp_dim, **fields):
+    shape = {"num_layers": num_layers, "emb_dim": emb_dim, "num_heads": num_heads}
+    return {**shape, "mlp_dim": mlp_dim, **fields}
 
 
 class Preset(NamedTuple):
-    """A published network. Dropout and initial sizes are the config's own, not the paper's."""
+    """A published model. Dropout and init_std are the defaults of ModelConfig, not the paper's values."""
 
-    fields: dict  # of ModelConfig
-    parameters: int  # as published; ours are these and the rows that pad the vocabulary
-    counted: str  # what the number counts: the class of transformers that has it
+    fields: dict  # {ModelConfig field: value}
+    num_params: int  # as published, without the rows that pad our vocabulary
+    counted_class: str  # the class in transformers that has num_params parameters
     source: str
-    # Whether the count holds the output head, which the fields describe in any case (ELECTRA's
-    # discriminator has none; what they say is then the generator's).
-    head: bool = True
+    # Whether num_params includes the LM head. An ELECTRA discriminator has none: the LM head that its
+    # fields describe is the generator's.
+    counts_head: bool = True
 
 
 _BERT = {
     "architecture": "encoder",
     "vocab_size": 30522,
     "max_length": 512,
-    "token_types": 2,
+    "num_token_types": 2,
     "norm_position": "post",
     "norm_epsilon": 1e-12,
     "embedding_norm": True,
-    "readout_transform": True,
-    "output_bias": True,
+    "lm_head_transform": True,
+    "lm_head_bias": True,
 }
-_ROBERTA = {
-    **_BERT,
+_ROBERTA = _BERT | {
     "vocab_size": 50265,
     "position_offset": 2,
-    "token_types": 1,
+    "num_token_types": 1,
     "norm_epsilon": 1e-5,
 }
 _MODERNBERT = {
     "architecture": "encoder",
     "vocab_size": 50368,
     "max_length": 8192,
-    "positions": "rotary",
-    "rotary_base": 160_000.0,
-    "local_rotary_base": 10_000.0,
-    "window": 65,
-    "global_every": 3,
+    "positions": "rope",
+    "rope_theta": 160_000.0,
+    "local_rope_theta": 10_000.0,
+    "sliding_window": 65,
+    "global_attn_every_n_layers": 3,
     "norm_epsilon": 1e-5,
     "embedding_norm": True,
-    "first_norm": False,
-    "gated": True,
-    "biases": False,
-    "readout_transform": True,
-    "output_bias": True,
+    "skip_first_prenorm": True,
+    "gated_mlp": True,
+    "use_bias": False,
+    "lm_head_transform": True,
+    "lm_head_bias": True,
 }
 _GPT2 = {
     "architecture": "decoder",
@@ -88,10 +88,12 @@ _T5 = {
     "vocab_size": 32128,
     "positions": "relative",
     "norm": "rmsnorm",
-    "biases": False,
-    "attention_scale": False,
-    "head_size": 64,
+    "use_bias": False,
+    "scale_attention": False,
+    "head_dim": 64,
 }
+_T5_V1_0 = _T5 | {"activation": "relu", "scale_logits_by_emb_dim": True}
+_T5_V1_1 = _T5 | {"activation": "gelu_tanh", "gated_mlp": True, "tie_word_embeddings": False}
 _BART = {
     "architecture": "encoder_decoder",
     "vocab_size": 50265,
@@ -100,132 +102,155 @@ _BART = {
     "norm_position": "post",
     "norm_epsilon": 1e-5,
     "embedding_norm": True,
-    "separate_embeddings": True,
+    "separate_decoder_embeddings": True,
 }
-_T5_FIRST = {**_T5, "activation": "relu", "readout_scale": True}
-_T5_LATER = {**_T5, "activation": "gelu_tanh", "gated": True, "tied_embeddings": False}
 
-_MASKED, _TYPED = "BertForMaskedLM", "T5ForConditionalGeneration"
+_BERT_LM, _ROBERTA_LM, _MODERN_LM = "BertForMaskedLM", "RobertaForMaskedLM", "ModernBertForMaskedLM"
+_ELECTRA, _ELECTRA_LM, _GPT2_LM = "ElectraModel", "ElectraForMaskedLM", "GPT2LMHeadModel"
+_T5_LM, _BART_LM = "T5ForConditionalGeneration", "BartForConditionalGeneration"
 _TURC, _DEVLIN = "Turc et al. 2019, table 1", "Devlin et al. 2019, section 3"
+_CLARK, _LIU = "Clark et al. 2020, table 6", "Liu et al. 2019, section 4"
+_SANH, _WARNER = "Sanh et al. 2019, section 3", "Warner et al. 2024, table 4"
 _RADFORD, _RAFFEL = "Radford et al. 2019, table 2", "Raffel et al. 2020, section 3.7"
 _SHAZEER = "Raffel et al. 2020, released as T5.1.1 (after Shazeer 2020)"
-_CLARK = "Clark et al. 2020, table 6"
-_LIU, _WARNER = "Liu et al. 2019, section 4", "Warner et al. 2024, table 4"
 _LEWIS = "Lewis et al. 2020, section 2.1"
-_ROBERTA_LM, _MODERN_LM = "RobertaForMaskedLM", "ModernBertForMaskedLM"
-_BART_LM = "BartForConditionalGeneration"
 
 PRESETS = {
-    "bert-tiny": Preset({**_BERT, **sized("tiny")}, 4_416_698, _MASKED, _TURC),
-    "bert-mini": Preset({**_BERT, **sized("mini")}, 11_201_594, _MASKED, _TURC),
-    "bert-small": Preset({**_BERT, **sized("small")}, 28_795_194, _MASKED, _TURC),
-    "bert-medium": Preset({**_BERT, **sized("medium")}, 41_404_730, _MASKED, _TURC),
-    "bert-base": Preset({**_BERT, **sized("base")}, 109_514_298, _MASKED, _DEVLIN),
-    "bert-large": Preset({**_BERT, **sized("large")}, 335_174_458, _MASKED, _DEVLIN),
+    "bert-tiny": Preset(_BERT | sized("tiny"), 4_416_698, _BERT_LM, _TURC),
+    "bert-mini": Preset(_BERT | sized("mini"), 11_201_594, _BERT_LM, _TURC),
+    "bert-small": Preset(_BERT | sized("small"), 28_795_194, _BERT_LM, _TURC),
+    "bert-medium": Preset(_BERT | sized("medium"), 41_404_730, _BERT_LM, _TURC),
+    "bert-base": Preset(_BERT | sized("base"), 109_514_298, _BERT_LM, _DEVLIN),
+    "bert-large": Preset(_BERT | sized("large"), 335_174_458, _BERT_LM, _DEVLIN),
     "electra-small": Preset(
-        {**_BERT, **_shape(12, 256, 4, 1024, embedding_size=128)},
-        13_483_008, "ElectraModel", _CLARK, head=False,
+        _BERT | _shape(12, 256, 4, 1024, embedding_size=128), 13_483_008, _ELECTRA, _CLARK, False
     ),
     "electra-small-generator": Preset(
-        {**_BERT, **_shape(12, 64, 1, 256, embedding_size=128)},
-        4_620_026, "ElectraForMaskedLM", f"{_CLARK}: a quarter of the discriminator",
+        _BERT | _shape(12, 64, 1, 256, embedding_size=128),
+        4_620_026, _ELECTRA_LM, f"{_CLARK}: a quarter of the discriminator",
     ),
     "electra-small++-generator": Preset(
-        {**_BERT, **_shape(12, 256, 4, 1024, embedding_size=128)},
-        13_546_682, "ElectraForMaskedLM", "as released: as wide as its discriminator",
+        _BERT | _shape(12, 256, 4, 1024, embedding_size=128),
+        13_546_682, _ELECTRA_LM, "as released: the size of its discriminator",
     ),
     "electra-base": Preset(
-        {**_BERT, **sized("base"), "embedding_size": 768},
-        108_891_648, "ElectraModel", _CLARK, head=False,
+        _BERT | sized("base") | {"embedding_size": 768}, 108_891_648, _ELECTRA, _CLARK, False
     ),
     "electra-base-generator": Preset(
-        {**_BERT, **_shape(12, 256, 4, 1024, embedding_size=768)},
-        33_740_602, "ElectraForMaskedLM", f"{_CLARK}: a third of the discriminator",
+        _BERT | _shape(12, 256, 4, 1024, embedding_size=768),
+        33_740_602, _ELECTRA_LM, f"{_CLARK}: a third of the discriminator",
     ),
-    "roberta-base": Preset({**_ROBERTA, **sized("base")}, 124_697_433, _ROBERTA_LM, _LIU),
-    "roberta-large": Preset({**_ROBERTA, **sized("large")}, 355_412_057, _ROBERTA_LM, _LIU),
+    "roberta-base": Preset(_ROBERTA | sized("base"), 124_697_433, _ROBERTA_LM, _LIU),
+    "roberta-large": Preset(_ROBERTA | sized("large"), 355_412_057, _ROBERTA_LM, _LIU),
     "distilbert-base": Preset(
-        {**_BERT, "token_types": 0, **_shape(6, 768, 12, 3072)},
-        66_985_530, "DistilBertForMaskedLM", "Sanh et al. 2019, section 3",
+        _BERT | _shape(6, 768, 12, 3072, num_token_types=0),
+        66_985_530, "DistilBertForMaskedLM", _SANH,
     ),
     "modernbert-base": Preset(
-        {**_MODERNBERT, **_shape(22, 768, 12, 1152)}, 149_655_232, _MODERN_LM, _WARNER
+        _MODERNBERT | _shape(22, 768, 12, 1152), 149_655_232, _MODERN_LM, _WARNER
     ),
     "modernbert-large": Preset(
-        {**_MODERNBERT, **_shape(28, 1024, 16, 2624)}, 395_881_664, _MODERN_LM, _WARNER
+        _MODERNBERT | _shape(28, 1024, 16, 2624), 395_881_664, _MODERN_LM, _WARNER
     ),
-    "gpt2": Preset({**_GPT2, **sized("base")}, 124_439_808, "GPT2LMHeadModel", _RADFORD),
-    "gpt2-medium": Preset({**_GPT2, **sized("large")}, 354_823_168, "GPT2LMHeadModel", _RADFORD),
-    "gpt2-large": Preset(
-        {**_GPT2, **_shape(36, 1280, 20, 5120)}, 774_030_080, "GPT2LMHeadModel", _RADFORD
-    ),
-    "gpt2-xl": Preset({**_GPT2, **sized("xl")}, 1_557_611_200, "GPT2LMHeadModel", _RADFORD),
-    "t5-small": Preset({**_T5_FIRST, **_shape(6, 512, 8, 2048)}, 60_506_624, _TYPED, _RAFFEL),
-    "t5-base": Preset({**_T5_FIRST, **sized("base")}, 222_903_552, _TYPED, _RAFFEL),
-    "t5-large": Preset({**_T5_FIRST, **sized("large")}, 737_668_096, _TYPED, _RAFFEL),
+    "gpt2": Preset(_GPT2 | sized("base"), 124_439_808, _GPT2_LM, _RADFORD),
+    "gpt2-medium": Preset(_GPT2 | sized("large"), 354_823_168, _GPT2_LM, _RADFORD),
+    "gpt2-large": Preset(_GPT2 | _shape(36, 1280, 20, 5120), 774_030_080, _GPT2_LM, _RADFORD),
+    "gpt2-xl": Preset(_GPT2 | sized("xl"), 1_557_611_200, _GPT2_LM, _RADFORD),
+    "t5-small": Preset(_T5_V1_0 | _shape(6, 512, 8, 2048), 60_506_624, _T5_LM, _RAFFEL),
+    "t5-base": Preset(_T5_V1_0 | sized("base"), 222_903_552, _T5_LM, _RAFFEL),
+    "t5-large": Preset(_T5_V1_0 | sized("large"), 737_668_096, _T5_LM, _RAFFEL),
     "t5-3b": Preset(
-        {**_T5_FIRST, **_shape(24, 1024, 32, 16384, head_size=128)}, 2_851_598_336, _TYPED, _RAFFEL
+        _T5_V1_0 | _shape(24, 1024, 32, 16384, head_dim=128), 2_851_598_336, _T5_LM, _RAFFEL
     ),
     "t5-11b": Preset(
-        {**_T5_FIRST, **_shape(24, 1024, 128, 65536, head_size=128)},
-        11_307_321_344, _TYPED, _RAFFEL,
+        _T5_V1_0 | _shape(24, 1024, 128, 65536, head_dim=128), 11_307_321_344, _T5_LM, _RAFFEL
     ),
-    "t5-v1.1-small": Preset({**_T5_LATER, **_shape(8, 512, 6, 1024)}, 76_961_152, _TYPED, _SHAZEER),
-    "t5-v1.1-base": Preset({**_T5_LATER, **_shape(12, 768, 12, 2048)}, 247_577_856, _TYPED, _SHAZEER),
-    "t5-v1.1-large": Preset(
-        {**_T5_LATER, **_shape(24, 1024, 16, 2816)}, 783_150_080, _TYPED, _SHAZEER
-    ),
-    "t5-v1.1-xl": Preset(
-        {**_T5_LATER, **_shape(24, 2048, 32, 5120)}, 2_849_757_184, _TYPED, _SHAZEER
-    ),
-    "t5-v1.1-xxl": Preset(
-        {**_T5_LATER, **_shape(24, 4096, 64, 10240)}, 11_135_332_352, _TYPED, _SHAZEER
-    ),
-    "bart-base": Preset({**_BART, **_shape(6, 768, 12, 3072)}, 139_420_416, _BART_LM, _LEWIS),
-    "bart-large": Preset({**_BART, **_shape(12, 1024, 16, 4096)}, 406_291_456, _BART_LM, _LEWIS),
+    "t5-v1.1-small": Preset(_T5_V1_1 | _shape(8, 512, 6, 1024), 76_961_152, _T5_LM, _SHAZEER),
+    "t5-v1.1-base": Preset(_T5_V1_1 | _shape(12, 768, 12, 2048), 247_577_856, _T5_LM, _SHAZEER),
+    "t5-v1.1-large": Preset(_T5_V1_1 | _shape(24, 1024, 16, 2816), 783_150_080, _T5_LM, _SHAZEER),
+    "t5-v1.1-xl": Preset(_T5_V1_1 | _shape(24, 2048, 32, 5120), 2_849_757_184, _T5_LM, _SHAZEER),
+    "t5-v1.1-xxl": Preset(_T5_V1_1 | _shape(24, 4096, 64, 10240), 11_135_332_352, _T5_LM, _SHAZEER),
+    "bart-base": Preset(_BART | _shape(6, 768, 12, 3072), 139_420_416, _BART_LM, _LEWIS),
+    "bart-large": Preset(_BART | _shape(12, 1024, 16, 4096), 406_291_456, _BART_LM, _LEWIS),
 }  # fmt: skip
 
 
 def preset(name: str, architecture: str = "") -> dict:
-    """The ModelConfig fields of a published network, which has to be of the architecture if given."""
-    fitting = [n for n, p in PRESETS.items() if architecture in ("", p.fields["architecture"])]
-    if name not in fitting:
-        kind = f" for architecture {architecture}" if architecture else ""
-        raise ValueError(
-            f"preset {name!r} is not in the table{kind}: expected one of {', '.join(fitting)}"
-        )
+    """The ModelConfig fields of a published model.
+
+    Raises ValueError for an unknown name, or if `architecture` is given and the model has another.
+    """
+    known = [n for n, p in PRESETS.items() if architecture in ("", p.fields["architecture"])]
+    if name not in known:
+        where = f" for architecture {architecture}" if architecture else ""
+        raise ValueError(f"unknown preset {name!r}{where}: expected one of {', '.join(known)}")
     return dict(PRESETS[name].fields)
 
 
-ROUNDED = 32  # the modern recipe's mlp_size is a multiple of it
+MLP_DIM_MULTIPLE = 32  # mlp_dim of a recipe with a gated MLP is a multiple of this
+
+_EVERY_ARCHITECTURE = ("encoder", "decoder", "encoder_decoder")
+# name: (architectures, the ModelConfig fields that it adds to a size).
+RECIPES = {
+    "classic": (_EVERY_ARCHITECTURE, {"positions": "rope", "lm_head_bias": True}),
+    "modern": (
+        _EVERY_ARCHITECTURE,
+        {
+            "positions": "rope", "norm": "rmsnorm", "use_bias": False, "gated_mlp": True,
+            "activation": "silu", "qk_norm": True,
+        },
+    ),
+    "modernbert": (
+        ("encoder",),
+        {
+            "positions": "rope", "norm_epsilon": 1e-5, "use_bias": False, "gated_mlp": True,
+            "embedding_norm": True, "skip_first_prenorm": True, "lm_head_transform": True,
+            "lm_head_bias": True,
+        },
+    ),
+    "starcoder2": (("decoder",), {"positions": "rope"}),
+    "t5": (
+        ("encoder_decoder",),
+        {
+            "positions": "relative", "norm": "rmsnorm", "use_bias": False, "gated_mlp": True,
+            "activation": "gelu_tanh", "scale_attention": False, "tie_word_embeddings": False,
+        },
+    ),
+}  # fmt: skip
 
 
-def modern(fields: dict) -> dict:
-    """`fields` {architecture, layers, width, heads, mlp_size, [decoder_layers]} by the recipe of
-    decoders since Llama (Touvron et al. 2023): RMSNorm, rotary positions, SwiGLU, no biases; with
-    one key head for four query heads (Ainslie et al. 2023) and QK-norm (Henry et al. 2020).
+def recipe(name: str, fields: dict) -> dict:
+    """`fields` {architecture, num_layers, emb_dim, num_heads, mlp_dim, [num_decoder_layers]} with those
+    of a recipe. Raises ValueError for one that the architecture does not have.
 
-    mlp_size becomes what keeps the kernels of the stacks as many as they were: two thirds for the
-    third kernel of a gated MLP (Shazeer 2020: 8/3 D), and what grouped-query attention gives up.
+    classic: GPT-2's blocks (Radford et al. 2019) with RoPE and an output bias. modern: those of decoders
+    since Llama (Touvron et al. 2023), RMSNorm, RoPE, SwiGLU and no biases, with one key head per four
+    query heads (Ainslie et al. 2023) and QK-norm (Henry et al. 2020). modernbert: ModernBERT (Warner et
+    al. 2024), all layers global. starcoder2: classic without the output bias (Lozhkov et al. 2024). t5:
+    T5 v1.1 (Shazeer 2020).
+
+    A gated MLP has a third kernel, and grouped-query attention has smaller ones: mlp_dim is changed so
+    that the stacks' kernels keep their number of parameters (Shazeer 2020: 8/3 D).
     """
-    width, heads = fields["width"], fields["heads"]
-    groups = max(g for g in range(1, max(heads // 4, 1) + 1) if heads % g == 0)
-    layers = fields["layers"]
-    attentions = mlps = layers
+    fitting = [n for n, (names, _) in RECIPES.items() if fields["architecture"] in names]
+    if name not in fitting:
+        raise ValueError(
+            f"unknown recipe {name!r} for architecture {fields['architecture']}: expected one of "
+            f"{', '.join(fitting)}"
+        )
+    fields = {**fields, **RECIPES[name][1]}
+    if not fields.get("gated_mlp"):
+        return fields
+    emb_dim, num_heads, num_layers = fields["emb_dim"], fields["num_heads"], fields["num_layers"]
+    groups = num_heads
+    if name == "modern":
+        groups = max(g for g in range(1, max(num_heads // 4, 1) + 1) if num_heads % g == 0)
+        fields["num_kv_heads"] = groups
+    attentions = mlps = num_layers
     if fields["architecture"] == "encoder_decoder":
-        decoder_layers = fields.get("decoder_layers") or layers
-        attentions, mlps = layers + 2 * decoder_layers, layers + decoder_layers
-    saved = attentions * 2 * width * (width - width // heads * groups)
-    mlp_size = (mlps * 2 * width * fields["mlp_size"] + saved) / (mlps * 3 * width)
-    return {
-        **fields,
-        "mlp_size": max(1, round(mlp_size / ROUNDED)) * ROUNDED,
-        "kv_heads": groups,
-        "gated": True,
-        "activation": "silu",
-        "norm": "rmsnorm",
-        "positions": "rotary",
-        "biases": False,
-        "output_bias": False,
-        "qk_norm": True,
-    }
+        num_decoder_layers = fields.get("num_decoder_layers") or num_layers
+        attentions, mlps = num_layers + 2 * num_decoder_layers, num_layers + num_decoder_layers
+    saved = attentions * 2 * emb_dim * (emb_dim - emb_dim // num_heads * groups)
+    mlp_dim = (mlps * 2 * emb_dim * fields["mlp_dim"] + saved) / (mlps * 3 * emb_dim)
+    fields["mlp_dim"] = max(1, round(mlp_dim / MLP_DIM_MULTIPLE)) * MLP_DIM_MULTIPLE
+    return fields

@@ -1,57 +1,51 @@
-"""WordVectors: two tables and nothing between them, word2vec's network (Mikolov et al. 2013).
-Built for architecture "embeddings"; trained by the objective skip_gram, whose dot products it feeds.
-Its input table lies where a Transformer keeps its own, so that the one can begin with the other's.
+"""WordVectors: word2vec's two embedding tables and no layer (Mikolov et al. 2013).
+`build` makes it for architecture 'embeddings'; the objective skip_gram trains it.
+A Transformer can be initialized from its token embedding, which has the same parameter path.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.axes import constrain
 from models.config import ModelConfig
-from models.model import Table
-from models.sequence import Sequence
+from models.inputs import ModelInputs
+from models.logical_axes import with_logical_constraint
+from models.model import Embed
 
 
-class Inputs(nn.Module):
-    """ids -> their vectors in a text."""
-
-    config: ModelConfig
-
-    def setup(self):
-        self.tokens = Table(self.config, self.config.padded_vocab_size, "token")
-
-
-class Outputs(nn.Module):
-    """ids -> their vectors as neighbours."""
+class NamedEmbed(nn.Module):
+    """ids int32[...] -> vectors [...,D] in the compute dtype, from an Embed with the name `table`."""
 
     config: ModelConfig
+    table: str
+    kind: str  # of parameter, see models/initializers.py
 
-    def setup(self):
-        self.context = Table(self.config, self.config.padded_vocab_size, "context")
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        embed = Embed(self.config, self.config.padded_vocab_size, self.kind, name=self.table)
+        return embed(ids).astype(jnp.dtype(self.config.dtype))
 
 
 class WordVectors(nn.Module):
-    """A vector for each piece as it stands in a text (`embed/tokens`), which is what is kept, and
-    one for it as another's neighbour (`heads/context`)."""
+    """Two vectors per token: one as a center token (`embed/tokens`, the result) and one as a context
+    token of other tokens (`heads/context`)."""
 
     config: ModelConfig
 
     def setup(self):
-        self.embed = Inputs(self.config)
-        self.heads = Outputs(self.config)
+        self.embed = NamedEmbed(self.config, "tokens", "token")
+        self.heads = NamedEmbed(self.config, "context", "context")
 
     def __call__(
-        self, inputs: Sequence, decoder: None = None, *, deterministic: bool = True
+        self, inputs: ModelInputs, decoder_inputs: None = None, *, deterministic: bool = True
     ) -> jax.Array:
-        """Vectors [B,T,D] of the tokens; there is no context and no dropout in them."""
-        vectors = self.embed.tokens(inputs.tokens).astype(jnp.dtype(self.config.dtype))
-        return constrain(vectors, "BTD")
+        """Center vectors [B,T,D] of the tokens. There is no dropout."""
+        return with_logical_constraint(self.embed(inputs.tokens), "BTD")
 
-    def contexts(self, ids: jax.Array) -> jax.Array:
-        """ids int32[B,N] -> [B,N,D], their vectors as neighbours."""
-        return constrain(self.heads.context(ids).astype(jnp.dtype(self.config.dtype)), "BND")
+    def context_vectors(self, ids: jax.Array) -> jax.Array:
+        """ids int32[B,N] -> their context vectors [B,N,D]."""
+        return with_logical_constraint(self.heads(ids), "BND")
 
-    def initialise(self, inputs: Sequence, decoder: None = None):
-        """Touches every parameter; for model.init(key, inputs, decoder, method='initialise')."""
-        return self(inputs), self.contexts(inputs.tokens)
+    def init_all(self, inputs: ModelInputs, decoder_inputs: None = None):
+        """Calls every submodule: model.init(rng, inputs, decoder_inputs, method='init_all')."""
+        return self(inputs), self.context_vectors(inputs.tokens)

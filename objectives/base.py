@@ -1,6 +1,6 @@
-"""Objective: the protocol of pretraining, and what every language-modelling objective shares.
-The step vmaps `corrupt` over raw rows, then minimises `losses`; entry files read `shapes`.
-An objective is a frozen dataclass of its hyperparameters: it hashes, and it holds no array.
+"""Objective: the protocol of pretraining objectives, (rng, raw row of tokens) -> Batch.
+The train step vmaps `corrupt` over raw rows; objectives/lm_loss.py has the loss of the Batch.
+An objective is a frozen dataclass of hyperparameters: hashable, without arrays.
 """
 
 import functools
@@ -9,218 +9,139 @@ from dataclasses import astuple, dataclass, replace
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from models.config import knob
+from models.config import option
 from objectives.batch import Batch
-from objectives.loss import chunked_cross_entropy
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 
-ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")  # of a Transformer
-EMBEDDINGS = "embeddings"  # a table alone
+ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")  # Transformers
+EMBEDDINGS = "embeddings"  # word vectors without a Transformer
 
-# Why objectives of a Transformer make no sense for a table alone.
-NO_STATES = "vectors of single words have no hidden states; skip_gram trains them"
+# architecture -> special tokens that its rows and inputs contain.
+_REQUIRED = {
+    "encoder": ("pad", "cls", "sep"),
+    "decoder": ("pad", "eos"),
+    "encoder_decoder": ("pad", "eos", "start"),
+    EMBEDDINGS: ("pad", "eos"),
+}
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What an objective works on: all static."""
+class ObjectiveSpec:
+    """The architecture, vocabulary and sequence length that an objective works with; static."""
 
     architecture: str  # one of ARCHITECTURES, or EMBEDDINGS
     vocabulary: Vocabulary
-    length: int  # T, tokens that the model reads in one row
-    unigram: Unigram | None = None  # how often pieces occur, for objectives that draw by it
+    seq_len: int  # T, tokens per sequence that the model reads
+    unigram: Unigram | None = None  # token frequencies, for objectives that sample by frequency
 
     def __post_init__(self):
-        needed = {
-            "encoder": ("pad", "cls", "sep"),
-            "decoder": ("pad", "eos"),
-            "encoder_decoder": ("pad", "eos", "start"),
-            EMBEDDINGS: ("pad", "eos"),
-        }
-        if self.architecture not in needed:
+        if self.architecture not in _REQUIRED:
             raise ValueError(
                 f"architecture {self.architecture!r} is unknown: "
-                f"expected one of {', '.join(needed)}"
+                f"expected one of {', '.join(_REQUIRED)}"
             )
-        self.require(*needed[self.architecture])
+        self.require(*_REQUIRED[self.architecture])
 
-    def require(self, *roles: str) -> None:
-        """Raises ValueError unless the tokenizer has a token in each of these roles."""
-        missing = [role for role in roles if getattr(self.vocabulary, role) < 0]
+    def require(self, *special_tokens: str) -> None:
+        """Raises ValueError unless the tokenizer has each of these special tokens."""
+        missing = [name for name in special_tokens if getattr(self.vocabulary, name) < 0]
         if missing:
             raise ValueError(
-                f"the tokenizer has no token for {', '.join(missing)}: "
-                "use one that was trained here, or an objective that does without"
+                f"the tokenizer has no token for {', '.join(missing)}: train a tokenizer with "
+                "this project, or choose an objective that does not need it"
             )
 
 
 @dataclass(frozen=True)
-class Shapes:
+class SequenceLengths:
     """The static lengths of one row."""
 
-    raw: int  # tokens of the framed stream that `corrupt` takes
+    raw: int  # tokens of the raw row that `corrupt` takes
     inputs: int  # T of Batch.inputs
-    targets: int  # N of Batch.targets (and U of Batch.decoder)
-    # Tokens that a raw row shares with the one before it. An encoder's row needs one: [CLS] stands
-    # in its place. Elsewhere 1 where the last token is a target and not read, else 0.
+    targets: int  # N of Batch.targets, and U of Batch.decoder_inputs
+    # Tokens that consecutive raw rows share. 1 for an encoder, because [CLS] replaces the first token
+    # of a row; 1 if the last token of a row is a target but not an input; else 0.
     overlap: int
 
     @classmethod
-    def largest(cls, each: Iterable["Shapes"]) -> "Shapes":
-        """Shapes with room for a row of any of them."""
-        raw, inputs, targets, overlap = zip(*map(astuple, each), strict=True)
+    def max_of(cls, lengths: Iterable["SequenceLengths"]) -> "SequenceLengths":
+        """The smallest lengths that are sufficient for each of `lengths`."""
+        raw, inputs, targets, overlap = zip(*map(astuple, lengths), strict=True)
         return cls(max(raw), max(inputs), max(targets), min(overlap))
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A way of learning from plain text. Subclasses give `name`, `architectures`, `unfit`, `shapes`,
-    `targets_expected` and `corrupt`; `inverse`, or why there is none; and what of the rest they do
-    otherwise. One whose loss is not the cross entropy of its targets gives `losses`, and with it
-    `coefficients`, `weights` and `answers`, which speak of the same losses; and if it has a head of
-    its own, `initialise` and `networks`.
+    """A pretraining objective. Subclasses define `name`, `unsupported`, `lengths`, `corrupt`,
+    `expected_num_targets`, and `reconstruct` or `not_invertible_because`. An objective with its own
+    loss also subclasses objectives.lm_loss.TrainingLoss.
 
-    A raw row is a slice of the framed stream: whole documents and the ends of two, each closed by
-    its closing token, with padding after the end of the corpus. Everything that `corrupt` does
-    stays within a document, and so does everything that the model may see.
+    A raw row is a slice of the token stream. Each of its documents ends with a closing token ([SEP] or
+    [EOS]); the first and the last document may be cut; padding follows the end of the corpus.
+    Corruption and attention never cross a document boundary.
     """
 
     name: ClassVar[str]
-    architectures: ClassVar[tuple[str, ...]]
-    unfit: ClassVar[dict[str, str]] = {}  # architecture -> why this objective makes no sense there
-    token_types: ClassVar[int] = 0  # that its sequences tell apart (BERT: 2, for pairs of texts)
-    irreversible: ClassVar[str] = ""  # why inputs and targets do not give the row back
-    likelihood: ClassVar[bool] = False  # the loss is that of the text itself: bits per byte
+    unsupported: ClassVar[dict[str, str]] = {}  # architecture -> why the objective excludes it
+    num_token_types: ClassVar[int] = 0  # token types of the inputs (BERT's sentence pairs: 2)
+    not_invertible_because: ClassVar[str] = ""  # why `reconstruct` is impossible
+    is_likelihood: ClassVar[bool] = False  # report bits per byte
 
-    z_loss: float = knob(
-        0.0,
-        "times log(Z)^2, added to the loss of each target while training",
-        min=0.0,
-        kw_only=True,
+    z_loss: float = option(
+        0.0, "weight of log(Z)^2 in the training loss of each target", min=0.0, kw_only=True
     )
 
-    def shapes(self, setting: Setting) -> Shapes:
-        """The lengths of a row. Raises ValueError where `setting.length` allows none."""
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The supported architectures."""
+        return tuple(a for a in ARCHITECTURES if a not in self.unsupported)
+
+    def lengths(self, spec: ObjectiveSpec) -> SequenceLengths:
+        """The lengths of a row. Raises ValueError if `spec` does not allow the objective."""
         raise NotImplementedError
 
-    def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
-        """row int32[raw] -> Batch of that one row (no batch axis), drawn by `key`."""
+    def corrupt(self, spec: ObjectiveSpec, rng: jax.Array, row: jax.Array) -> Batch:
+        """row int32[raw] -> its Batch, without a batch axis. All random draws depend on `rng`."""
         raise NotImplementedError
 
     @property
-    def program(self) -> Hashable:
-        """What `corrupt` is compiled from. Objectives that differ only in what `corrupt_one_of`
-        reads from a table have an equal one, and a mixture runs it once for all of them."""
+    def program_key(self) -> Hashable:
+        """Objectives with equal keys differ only in numbers that `corrupt_as` looks up in a table, so
+        a mixture compiles and runs their corruption once."""
         return self
 
-    def corrupt_one_of(
-        self, members: tuple, which: jax.Array, setting: Setting, key: jax.Array, row: jax.Array
-    ) -> Batch:
-        """members[which int32[]].corrupt, of members of this `program`. The row int32[raw] has room
-        for any of them, and the Batch the largest of their shapes."""
-        return self.corrupt(setting, key, row)
+    def corrupt_as(self, components: tuple, which, spec, rng, row: jax.Array) -> Batch:
+        """components[which].corrupt(spec, rng, row), which int32[]. All components have the same
+        `program_key`. `row` and the Batch have the maximum of their lengths."""
+        return self.corrupt(spec, rng, row)
 
-    def corrupt_batch(self, setting: Setting, keys: jax.Array, rows: jax.Array) -> Batch:
-        """keys [B], rows int32[B,raw] -> Batch [B,...]: each row by itself, unless the objective
-        draws something for the whole batch (by its first key, so that it is the same anywhere)."""
-        return jax.vmap(functools.partial(self.corrupt, setting))(keys, rows)
+    def corrupt_batch(self, spec: ObjectiveSpec, rngs: jax.Array, rows: jax.Array) -> Batch:
+        """rngs [B], rows int32[B,raw] -> Batch [B,...]. Rows are independent, unless an objective
+        overrides this to draw something once per batch (from the first rng, on every host)."""
+        return jax.vmap(functools.partial(self.corrupt, spec))(rngs, rows)
 
-    def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
-        """The raw row int32[raw] out of one row's Batch, on the host: nothing was lost.
-        Raises NotImplementedError with the reason where the objective is `irreversible`."""
-        why = self.irreversible or "it has no inverse; write one, or say why not in `irreversible`"
-        raise NotImplementedError(f"{self.name} does not restore its row: {why}")
+    def reconstruct(self, spec: ObjectiveSpec, batch: Batch) -> np.ndarray:
+        """The inverse of `corrupt` for one row, on the host: -> raw row int32[raw]. Tests use it to
+        show that no text is lost. Raises NotImplementedError if the objective is not invertible."""
+        why = self.not_invertible_because or "define `reconstruct` or `not_invertible_because`"
+        raise NotImplementedError(f"{self.name} cannot reconstruct its row: {why}")
 
-    def targets_expected(self, setting: Setting) -> float:
-        """How many targets a row full of one long document has, on average: for the console, the
-        manifest, and a test that counts them."""
+    def expected_num_targets(self, spec: ObjectiveSpec) -> float:
+        """Mean number of targets in a row that one long document fills: for the log, the manifest,
+        and a test that counts them."""
         raise NotImplementedError
 
-    def describe(self, setting: Setting) -> str:
-        """One line for the console: what is read and how much of it is predicted."""
-        shapes, expected = self.shapes(setting), self.targets_expected(setting)
+    def describe(self, spec: ObjectiveSpec) -> str:
+        """One log line: the number of tokens read and predicted."""
+        lengths, expected = self.lengths(spec), self.expected_num_targets(spec)
         return (
-            f"{self.name}: {shapes.raw} raw tokens a row, {shapes.inputs} read, "
-            f"{expected:.4g} predicted ({expected / shapes.raw:.1%}) in {shapes.targets} slots"
+            f"{self.name}: {lengths.raw} raw tokens per row, {lengths.inputs} input tokens, "
+            f"{expected:.4g} predicted ({expected / lengths.raw:.1%}) in {lengths.targets} slots"
         )
 
-    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
-        """Fresh parameters: those of the network with its language head. Of `batch` only shapes
-        matter. An objective with networks or heads of its own adds them, as `generator/...` and
-        `heads/NAME/...`, which finetuning lets go."""
-        inputs = batch.inputs, batch.decoder
-        return model.init(key, *inputs, method="initialise")["params"]
-
-    def networks(self, config, params, batch: Batch) -> tuple:
-        """What runs on a row, for counting its work: for each network (ModelConfig, its parameters,
-        {head: positions that the head reads}); of params and of batch [...,N] shapes suffice."""
-        return ((config, params, {"lm": batch.targets.shape[-1]}),)
-
-    def coefficients(self) -> dict[str, float]:
-        """{loss: its factor} of those that are minimised, summed as means; what else `losses`
-        returns is a metric."""
-        return {"lm": 1.0}
-
-    def measured(self) -> "Objective":
-        """The objective as held-out text is measured by: the loss without what regularises it."""
+    def for_evaluation(self) -> "Objective":
+        """The objective for evaluation: the same one without z-loss."""
         return replace(self, z_loss=0.0)
-
-    def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """{loss: float32[]}: the denominator of each minimised loss, from the batch alone. The step
-        takes them of the whole batch, so that microbatches add up to it (law 4)."""
-        return {"lm": batch.weights.sum()}
-
-    def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """What each minimised loss asks for: {name: (class int32[...], weight float32[...])}.
-
-        The entropy of these classes is what a model gets that knows no more than how often each
-        occurs (training/entropy.py). Most are in the batch; where the model's own guesses are part of the
-        question, they come from `params`, as in `losses`."""
-        return {"lm": (batch.targets, batch.weights)}
-
-    def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """{name: (sum, weight)}, float32[] each; key drives dropout, None is deterministic."""
-        return self.scores(model, params, hidden_states(model, params, batch, key), batch)
-
-    def scores(self, model, params, hidden: jax.Array, batch: Batch) -> dict:
-        """{name: (sum, weight)} of the targets, out of the hidden states [B,N,D] that predict
-        them."""
-        features = model.apply({"params": params}, hidden, method="readout")
-        table, bias = model.apply({"params": params}, method="unembedding")
-        total, weight, correct = chunked_cross_entropy(
-            features,
-            table,
-            bias,
-            batch.targets,
-            batch.weights,
-            model.config.vocab_size,
-            self.z_loss,
-        )
-        return {"lm": (total, weight), "accuracy": (correct, weight)}
-
-
-def hidden_states(model, params, batch: Batch, key: jax.Array | None) -> jax.Array:
-    """Hidden states [B,N,D] at the predicted positions, so that a head runs on those alone."""
-    return predicting(all_states(model, params, batch, key), batch)
-
-
-def all_states(model, params, batch: Batch, key: jax.Array | None) -> jax.Array:
-    """Hidden states [B,T,D] of the sequence that is predicted, the decoder's if there is one."""
-    return model.apply(
-        {"params": params},
-        batch.inputs,
-        batch.decoder,
-        deterministic=key is None,
-        rngs={} if key is None else {"dropout": key},
-    )
-
-
-def predicting(hidden: jax.Array, batch: Batch) -> jax.Array:
-    """Of the states [B,T,D] those [B,N,D] that predict a target."""
-    if batch.indices is None:
-        return hidden
-    return jnp.take_along_axis(hidden, batch.indices[:, :, None], axis=1, mode="clip")

@@ -1,6 +1,6 @@
-"""Denoising: noise is put into a text, and the text or the noise is to be restored.
-One grammar, <pattern>_<density>_<inputs>_<targets> after T5's; objectives/named.py lists what it
-spells. Read next: patterns.py (which tokens are noise), assemble.py (how documents are typed).
+"""Denoising: corrupts a text and predicts the original text, or only its corrupted tokens (the noise).
+Denoisers are written <pattern>_<density>_<inputs>_<targets>, as in T5; named.py has published ones.
+Read next: patterns.py (which tokens are noise), seq2seq.py (the Batch of a model that generates).
 """
 
 import math
@@ -12,285 +12,278 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.config import knob
-from models.sequence import sequence_of
-from objectives.assemble import Side, assembled, padded, sides, spans_back
-from objectives.base import ARCHITECTURES, Objective, Setting, Shapes
+from models.config import option
+from models.inputs import make_inputs
+from objectives import grammar, patterns
+from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch
-from objectives.grammar import (
-    IN_PLACE,
-    PATTERNS,
-    SHORTER,
-    TARGETS,
-    WORDS,
-    check,
-    irreversible,
-    spell,
-    unfit,
-)
-from objectives.noise import altered, count_of, noise_count, shuffled, slots
-from objectives.patterns import Noise, chances_of, random_spans, single, spans, units
-from objectives.segments import documents, left_of, ordinary
+from objectives.document_ids import document_ids, is_regular_token, left_of
+from objectives.noise import count_of, noise_count, replace_tokens, shuffle_tokens, slots
+from objectives.seq2seq import Side, build_batch, document_pairs, pad_row, restore_spans
 
 
 @dataclass(frozen=True)
 class Denoising(Objective):
-    """A denoiser, in four words and what they leave open; docs/objectives.md has an example of each.
+    """A denoiser, defined by four words and further options; docs/objectives.md has examples.
 
-    pattern   iid (single units), span (T5: a fixed number of spans), geometric, poisson (spans of
-              lengths so distributed)
-    density   the share of noise: of a row's ordinary pieces for an encoder, as in BERT; of all of
-              its tokens where it is typed, as in T5
-    inputs    mask ([MASK] for each token), random (a random piece), bert (most of them [MASK], some
-              random, some kept), shuffle (the noise changes places within its document);
-              mask_span (one [MASK] for a span), sentinel (one of its own for each), drop
-    targets   masked (an encoder predicts the noise in its place), full (all of the text),
-              spans (the noise alone, behind its sentinels if the input has some)
+    pattern   which tokens are noise: iid (independent tokens or words), span (T5: a fixed number of
+              spans), geometric or poisson (spans with lengths from that distribution)
+    density   the share of noise: of the regular tokens in a row for an encoder, as in BERT; of all
+              tokens in it for a model that generates, as in T5
+    inputs    what replaces the noise: mask ([MASK] for each token), random (random tokens), bert (most
+              [MASK], some random, some unchanged), shuffle (the noise in random order within its
+              document), mask_span (one [MASK] per span), sentinel (another one per span), drop (nothing)
+    targets   masked (an encoder predicts the noise in place), full (the whole text),
+              spans (only the noise, each span after its sentinel if the inputs have sentinels)
 
-    With noise_density 0.4, mean_span_length 1.5, closed_documents 2 for an encoder-decoder of T 8,
-    sentinels 13 and 14, start 6, and 22 23 and 32 cut out (segments are those of the inputs):
+    With noise_density 0.4, mean_noise_span_length 1.5 and max_target_eos 2, for an encoder-decoder with
+    T 8, sentinels 13 and 14 and start token 6, where the noise is 22 23 and 32:
 
-        row               [ 21, 22, 23, 24, 4, 31, 32, 33 ]
-        inputs.tokens     [ 21, 13, 24,  4, 31, 14, 33,  4 ]
-        inputs.segments   [  1,  1,  1,  1,  2,  2,  2,  2 ]
-        decoder.tokens    [  6, 13, 22, 23,  6, 14, 32 ]
-        decoder.segments  [  1,  1,  1,  1,  2,  2,  2 ]
-        targets           [ 13, 22, 23,  4, 14, 32,  4 ]
-        weights           [  1,  1,  1,  1,  1,  1,  1 ]
+        row                         [ 21, 22, 23, 24, 4, 31, 32, 33 ]
+        inputs.tokens               [ 21, 13, 24,  4, 31, 14, 33,  4 ]
+        inputs.segment_ids          [  1,  1,  1,  1,  2,  2,  2,  2 ]
+        decoder_inputs.tokens       [  6, 13, 22, 23,  6, 14, 32 ]
+        decoder_inputs.segment_ids  [  1,  1,  1,  1,  2,  2,  2 ]
+        targets                     [ 13, 22, 23,  4, 14, 32,  4 ]
+        loss_weights                [  1,  1,  1,  1,  1,  1,  1 ]
     """
 
     name: ClassVar[str] = "denoising"
 
-    pattern: str = knob("span", "which tokens are noise", choices=WORDS["pattern"])
-    noise_density: float = knob(0.15, "share of the tokens that are noise", min=0.001, max=1.0)
-    inputs: str = knob("sentinel", "what the noise looks like", choices=WORDS["inputs"])
-    targets: str = knob("spans", "what is predicted", choices=TARGETS)
-    unit: str = knob("piece", "what is noise as a whole", choices=WORDS["unit"])
-    mean_span_length: float = knob(0.0, "units in a span; 0: 3, geometric 5", min=0.0, max=1e3)
-    max_span_length: int = knob(0, "of geometric and poisson; 0: no limit", min=0)
-    random: float = knob(0.1, "inputs=bert: share of the noise that is random", min=0.0, max=1.0)
-    keep: float = knob(0.1, "inputs=bert: share of the noise that is kept", min=0.0, max=1.0)
-    max_spans: int = knob(0, "inputs=sentinel: spans of a row, which is shorter then", min=0)
-    closed_documents: int = knob(1, "documents of a row whose spans end in [EOS]", min=1)
+    pattern: str = option("span", "which tokens are noise", choices=grammar.WORDS["pattern"])
+    noise_density: float = option(0.15, "share of tokens that are noise", min=0.001, max=1.0)
+    inputs: str = option("sentinel", "what replaces noise", choices=grammar.WORDS["inputs"])
+    targets: str = option("spans", "tokens to predict", choices=grammar.TARGETS)
+    whole_word: bool = option(False, "noise consists of whole words")
+    mean_noise_span_length: float = option(
+        0.0, "tokens (or whole words) per span; 0: 3, for geometric 5", min=0.0, max=1e3
+    )
+    max_span_length: int = option(0, "for geometric and poisson; 0: no limit", min=0)
+    random_token_prob: float = option(
+        0.1, "inputs=bert: share of noise replaced by random tokens", min=0.0, max=1.0
+    )
+    keep_token_prob: float = option(
+        0.1, "inputs=bert: share of noise left unchanged", min=0.0, max=1.0
+    )
+    max_sentinels: int = option(0, "inputs=sentinel: limit per row; 0: no limit", min=0)
+    max_target_eos: int = option(
+        1, "targets=spans: target slots per row reserved for [EOS], one per document", min=1
+    )
 
     def __post_init__(self):
-        check(self)
+        grammar.check(self)
 
     @property
-    def unfit(self) -> dict[str, str]:
-        return unfit(self)
+    def unsupported(self) -> dict[str, str]:
+        return grammar.unsupported_architectures(self)
 
     @property
-    def architectures(self) -> tuple[str, ...]:
-        return tuple(a for a in ARCHITECTURES if a not in self.unfit)
+    def not_invertible_because(self) -> str:
+        return grammar.lost_information(self)
 
     @property
-    def irreversible(self) -> str:
-        return irreversible(self)
+    def mean_length(self) -> float:
+        """Mean number of tokens, or of whole words, in a span."""
+        return self.mean_noise_span_length or grammar.PATTERNS[self.pattern]
+
+    def describe(self, spec: ObjectiveSpec) -> str:
+        return f"{super().describe(spec)}; {grammar.spell(self, Denoising)}"
 
     @property
-    def mean(self) -> float:
-        """Units in a span, as asked for."""
-        return self.mean_span_length or PATTERNS[self.pattern]
-
-    def describe(self, setting: Setting) -> str:
-        return f"{super().describe(setting)}; {spell(self, Denoising)}"
+    def _length_probs(self) -> np.ndarray:
+        zero = self.inputs == "mask_span"  # other inputs would not show an empty span
+        return patterns.length_probs(self.pattern, self.mean_length, self.max_span_length, zero)
 
     @property
-    def _chances(self) -> np.ndarray:
-        zero = self.inputs == "mask_span"  # elsewhere a span of no length leaves no trace
-        return chances_of(self.pattern, self.mean, self.max_span_length, zero)
+    def _mask_prob(self):
+        return 1 - self.random_token_prob - self.keep_token_prob
 
-    # ---- How long a row may be -------------------------------------------------------------------
+    # ---- Lengths ---------------------------------------------------------------------------------
 
-    def _noise(self, tokens: int) -> int:
-        """Pieces of noise among so many."""
+    def _num_noise(self, tokens: int) -> int:
         return noise_count(self.noise_density, tokens)
 
-    def _spans(self, tokens: int) -> int:
-        """Spans among so many tokens: exactly for pattern=span, else at most."""
-        noise = self._noise(tokens)
+    def _num_spans(self, tokens: int) -> int:
+        """Number of spans in a row of `tokens` tokens: exact for pattern=span, else an upper bound."""
+        noise = self._num_noise(tokens)
         if self.pattern == "iid" or not noise:
             return noise
         if self.pattern == "span":
-            return max(1, round(noise / self.mean))
-        mean = np.arange(len(self._chances)) @ self._chances
-        return min(noise, math.ceil(2 * noise / mean) + 3)  # three deviations and more
+            return max(1, round(noise / self.mean_length))
+        mean = np.arange(len(self._length_probs)) @ self._length_probs
+        return min(noise, math.ceil(2 * noise / mean) + 3)  # at least three standard deviations
 
-    def _lengths(self, tokens: int) -> tuple[int, int]:
-        """(inputs, targets) of a typed row of so many tokens: at most; exactly for T5's spans, as
-        seqio's random_spans_helper has them."""
-        noise, cuts = self._noise(tokens), self._spans(tokens)
-        if self.inputs in IN_PLACE or self.unit == "word":  # words need not fill their share
+    def _side_lengths(self, tokens: int) -> tuple[int, int]:
+        """Maximum lengths of (inputs, targets) for a row of `tokens` tokens and a model that
+        generates; exact for pattern=span, as in seqio's random_spans_helper."""
+        noise, spans = self._num_noise(tokens), self._num_spans(tokens)
+        if self.inputs in grammar.IN_PLACE or self.whole_word:  # words may not use the whole budget
             inputs = tokens + 1
         else:
-            inputs = tokens - noise + (self.inputs != "drop") * cuts + 1
+            inputs = tokens - noise + (self.inputs != "drop") * spans + 1
         if self.targets == "full":
             return inputs, tokens
-        return inputs, noise + (self.inputs == "sentinel") * cuts + self.closed_documents
+        return inputs, noise + (self.inputs == "sentinel") * spans + self.max_target_eos
 
-    def shapes(self, setting: Setting) -> Shapes:
-        masks = self.inputs in ("mask", "mask_span") or (self.inputs == "bert" and self._masks > 0)
-        setting.require(*["mask"] * masks)
-        if self.unit == "word" and not setting.vocabulary.joins:
+    def lengths(self, spec: ObjectiveSpec) -> SequenceLengths:
+        if self.inputs in ("mask", "mask_span") or (self.inputs == "bert" and self._mask_prob > 0):
+            spec.require("mask")
+        if self.whole_word and not spec.vocabulary.word_continuation:
             raise ValueError(
-                "unit=word: the tokenizer does not tell where words begin; "
-                "expected WordPiece, byte-level BPE or Unigram, or unit=piece"
+                "whole_word=True: the tokenizer does not define word boundaries; expected "
+                "WordPiece, byte-level BPE or Unigram, or whole_word=False"
             )
-        T = setting.length
-        if setting.architecture == "encoder":
-            targets = self._noise(T) if self.targets == "masked" else T
-            return Shapes(raw=T, inputs=T, targets=targets, overlap=1)
+        T = spec.seq_len
+        if spec.architecture == "encoder":
+            targets = self._num_noise(T) if self.targets == "masked" else T
+            return SequenceLengths(raw=T, inputs=T, targets=targets, overlap=1)
         raw = 1
-        while self._fits(setting, raw + 1):
+        while self._fits(spec, raw + 1):
             raw += 1
         if raw < 2:
             raise ValueError(
-                f"length {T} is too short for {self.name} with noise_density={self.noise_density}: "
-                "expected room for a few tokens; raise it"
+                f"seq_len={T} is too short for {self.name} with noise_density={self.noise_density}: "
+                "expected space for a few tokens; raise seq_len"
             )
-        cuts, sentinels = self._spans(raw), len(setting.vocabulary.sentinels)
-        if self.inputs == "sentinel" and cuts > sentinels:
+        spans, sentinels = self._num_spans(raw), len(spec.vocabulary.sentinels)
+        if self.inputs == "sentinel" and spans > sentinels:
             raise ValueError(
-                f"length {T} has {cuts} spans a row but the tokenizer has {sentinels} sentinels: "
-                f"raise mean_span_length, shorten the rows, or set max_spans={sentinels}"
+                f"seq_len={T} has {spans} spans per row, but the tokenizer has {sentinels} sentinels: "
+                f"raise mean_noise_span_length, lower seq_len, or set max_sentinels={sentinels}"
             )
-        inputs, targets = self._lengths(raw)
-        whole = setting.architecture == "decoder" or self.targets == "spans"
-        return Shapes(raw=raw, inputs=T if whole else inputs, targets=targets, overlap=0)
+        inputs, targets = self._side_lengths(raw)
+        if spec.architecture == "decoder" or self.targets == "spans":
+            inputs = T
+        return SequenceLengths(raw=raw, inputs=inputs, targets=targets, overlap=0)
 
-    def _fits(self, setting, tokens):
-        inputs, targets = self._lengths(tokens)
-        if self._spans(tokens) > (self.max_spans or tokens):
+    def _fits(self, spec, tokens):
+        inputs, targets = self._side_lengths(tokens)
+        if self._num_spans(tokens) > (self.max_sentinels or tokens):
             return False
-        if setting.architecture == "decoder":  # it reads all but the last token of both together
-            return inputs + targets <= setting.length + 1
-        return max(inputs, targets) <= setting.length
+        if spec.architecture == "decoder":  # reads inputs and targets, except for the last token
+            return inputs + targets <= spec.seq_len + 1
+        return max(inputs, targets) <= spec.seq_len
 
-    def targets_expected(self, setting: Setting) -> float:
-        shapes = self.shapes(setting)
-        if setting.architecture == "encoder":
-            pieces = setting.length - 2  # [CLS] and [SEP]
-            return self._noise(pieces) if self.targets == "masked" else pieces
-        if self.targets == "full" or self.inputs != "sentinel":
-            return shapes.targets
-        noise, exact = self._noise(shapes.raw), self.pattern == "span"
-        runs = noise * (shapes.raw - noise + 1) / shapes.raw  # of so many among so many
-        apart = runs if self.pattern == "iid" else noise / self.mean
-        return shapes.targets - (0 if exact else self._spans(shapes.raw) - apart)
+    def expected_num_targets(self, spec: ObjectiveSpec) -> float:
+        lengths = self.lengths(spec)
+        if spec.architecture == "encoder":
+            tokens = spec.seq_len - 2  # without [CLS] and [SEP]
+            return self._num_noise(tokens) if self.targets == "masked" else tokens
+        if self.targets == "full" or self.inputs != "sentinel" or self.pattern == "span":
+            return lengths.targets
+        raw, noise = lengths.raw, self._num_noise(lengths.raw)
+        # The mean number of runs that `noise` random positions among `raw` form.
+        mean_runs = noise * (raw - noise + 1) / raw
+        spans = mean_runs if self.pattern == "iid" else noise / self.mean_length
+        return lengths.targets - (self._num_spans(raw) - spans)
 
-    # ---- What becomes of a row -------------------------------------------------------------------
+    # ---- Corruption ------------------------------------------------------------------------------
 
     @property
-    def program(self) -> Hashable:
-        read = {"noise_density", "max_spans", "closed_documents"}
+    def program_key(self) -> Hashable:
+        looked_up = {"noise_density", "max_sentinels", "max_target_eos"}
         if self.pattern in ("iid", "span"):
-            read.add("mean_span_length")
-        return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.name not in read)
+            looked_up.add("mean_noise_span_length")
+        values = (getattr(self, f.name) for f in fields(self) if f.name not in looked_up)
+        return type(self), tuple(values)
 
-    def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
-        """As `corrupt_one_of`, which is what a subclass changes."""
-        return self.corrupt_one_of((self,), 0, setting, key, row)
+    def corrupt(self, spec: ObjectiveSpec, rng: jax.Array, row: jax.Array) -> Batch:
+        return self.corrupt_as((self,), 0, spec, rng, row)
 
-    def corrupt_one_of(self, members, which, setting, key, row) -> Batch:
-        """What the members differ in is how much noise a row has, in how many spans."""
-        shapes = [member.shapes(setting) for member in members]
-        most = max(m._spans(s.raw) for m, s in zip(members, shapes, strict=True))
-        shapes = Shapes.largest(shapes)
-        vocabulary, typing = setting.vocabulary, setting.architecture != "encoder"
-        noise_key, how_key = jax.random.split(key)
-        segments = documents(row, vocabulary, setting.architecture)
-        eligible = ordinary(row, vocabulary)
-        counted = (segments > 0) if typing else eligible  # what noise_density is a share of
+    def corrupt_as(self, components, which, spec, rng, row) -> Batch:
+        """The components differ only in the numbers of noise tokens and of spans in a row."""
+        lengths = [component.lengths(spec) for component in components]
+        max_num_spans = max(c._num_spans(n.raw) for c, n in zip(components, lengths, strict=True))
+        lengths = SequenceLengths.max_of(lengths)
+        vocabulary, generates = spec.vocabulary, spec.architecture != "encoder"
+        noise_rng, corrupt_rng = jax.random.split(rng)
+        segment_ids = document_ids(row, vocabulary, spec.architecture)
+        eligible = is_regular_token(row, vocabulary)
+        counted = (segment_ids > 0) if generates else eligible  # noise_density is a share of these
         tokens = counted.sum(dtype=jnp.int32)
-        budget, cuts = (
+        budget, spans = (
             count_of(tokens, len(row), *rules, which=which)
-            for rules in ([m._noise for m in members], [m._spans for m in members])
+            for rules in ([c._num_noise for c in components], [c._num_spans for c in components])
         )
-        noise = self._drawn(setting, noise_key, row, eligible, budget, cuts, most)
-        shown = self._shown(setting, how_key, row, segments, noise)
-        if not typing:
-            return self._in_place(shapes, row, segments, eligible, noise, shown)
-        return self._typed(setting, shapes, row, segments, noise, shown)
+        noise = self._draw_noise(spec, noise_rng, row, eligible, budget, spans, max_num_spans)
+        corrupted = self._corrupt_in_place(spec, corrupt_rng, row, segment_ids, noise)
+        if generates:
+            return self._seq2seq_batch(spec, lengths, row, segment_ids, noise, corrupted)
+        return self._encoder_batch(lengths, row, segment_ids, eligible, noise, corrupted)
 
-    def _drawn(self, setting, key, row, eligible, budget, cuts, most) -> Noise:
-        """Which of the eligible positions bool[L] are noise: `budget` of them, pattern=span in `cuts`
-        spans, int32[] both; spans are at most `most`."""
+    def _draw_noise(self, spec, rng, row, eligible, budget, spans, max_num_spans):
+        """-> Noise: `budget` int32[] of the eligible positions bool[L]; for pattern=span in `spans`
+        int32[] spans. `max_num_spans` is static."""
         if self.pattern == "span":
-            return spans(key, eligible, budget, cuts, most)
-        word = units(row, eligible, setting.vocabulary) if self.unit == "word" else None
+            return patterns.fixed_spans(rng, eligible, budget, spans, max_num_spans)
+        word = patterns.word_ids(row, eligible, spec.vocabulary) if self.whole_word else None
         if self.pattern == "iid":
-            return single(key, eligible, budget, word)
-        return random_spans(key, eligible, budget, word, self._chances, most)
+            return patterns.iid_noise(rng, eligible, budget, word)
+        probs = self._length_probs
+        return patterns.random_spans(rng, eligible, budget, word, probs, max_num_spans)
 
-    @property
-    def _masks(self):
-        return 1 - self.random - self.keep
-
-    def _shown(self, setting, key, row, segments, noise):
-        """int32[L]: the row with its noise corrupted in place; each group of it in one way."""
+    def _corrupt_in_place(self, spec, rng, row, segment_ids, noise):
+        """int32[L]: the row with each noise token masked, replaced, shuffled or unchanged."""
         if self.inputs == "shuffle":
-            return shuffled(key, row, segments, noise.mask)
-        shares = {"bert": (self._masks, self.random), "random": (0.0, 1.0)}
-        shares = shares.get(self.inputs, (1.0, 0.0))
-        shown = altered(key, row, setting.vocabulary, *shares, noise.group)
-        return jnp.where(noise.mask, shown, row)
+            return shuffle_tokens(rng, row, segment_ids, noise.mask)
+        probs = {"bert": (self._mask_prob, self.random_token_prob), "random": (0.0, 1.0)}
+        probs = probs.get(self.inputs, (1.0, 0.0))
+        corrupted = replace_tokens(rng, row, spec.vocabulary, *probs, noise.group)
+        return jnp.where(noise.mask, corrupted, row)
 
-    def _in_place(self, shapes, row, segments, eligible, noise, shown):
-        """An encoder's Batch."""
-        inputs = sequence_of(shown, segments)
+    def _encoder_batch(self, lengths, row, segment_ids, eligible, noise, corrupted):
+        inputs = make_inputs(corrupted, segment_ids)
         if self.targets == "full":
-            told = eligible.astype(jnp.float32)
             targets = jnp.where(eligible, row, jnp.zeros_like(row))
-            return Batch(inputs=inputs, decoder=None, targets=targets, weights=told)
-        indices, filled = slots(noise.mask, shapes.targets)
+            return Batch(inputs=inputs, targets=targets, loss_weights=eligible.astype(jnp.float32))
+        positions, filled = slots(noise.mask, lengths.targets)
         return Batch(
             inputs=inputs,
-            decoder=None,
-            targets=jnp.where(filled, row[indices], jnp.zeros_like(indices)),
-            weights=filled.astype(jnp.float32),
-            indices=indices,
+            targets=jnp.where(filled, row[positions], jnp.zeros_like(positions)),
+            loss_weights=filled.astype(jnp.float32),
+            target_positions=positions,
         )
 
-    def _typed(self, setting, shapes, row, segments, noise, shown):
-        """The Batch of an architecture that types: a span has one token left in the inputs, at its
-        start, or none; the targets have what is noise, or everything."""
-        nothing, everything = jnp.full_like(row, -1), jnp.ones_like(noise.mask)
+    def _seq2seq_batch(self, spec, lengths, row, segment_ids, noise, corrupted):
+        """`corrupted` is the input side, without the noise that grammar.SHORTER inputs remove; the
+        target side is the noise or the whole row."""
+        none, everything = jnp.full_like(row, -1), jnp.ones_like(noise.mask)
         starts = noise.mask & ~left_of(noise.mask, False)
-        inputs = Side(shown, everything, nothing)
-        cut_out = self.targets == "spans"
-        targets = Side(row, noise.mask if cut_out else everything, nothing)
-        if self.inputs in SHORTER:
-            stands = ~noise.mask if self.inputs == "drop" else starts | ~noise.mask
-            inputs = inputs._replace(keep=stands)
-        if self.inputs == "mask_span":  # a span of no length is a mask before a token
-            masks = jnp.where(noise.inserted, jnp.int32(setting.vocabulary.mask), nothing)
-            inputs = inputs._replace(marks=masks)
+        only_noise = self.targets == "spans"
+        inputs = Side(corrupted, everything, none)
+        targets = Side(row, noise.mask if only_noise else everything, none)
+        if self.inputs in grammar.SHORTER:
+            keep = ~noise.mask if self.inputs == "drop" else starts | ~noise.mask
+            inputs = inputs._replace(keep=keep)
+        if self.inputs == "mask_span":  # an empty span becomes a [MASK] before a token
+            masks = jnp.where(noise.empty_before, jnp.int32(spec.vocabulary.mask), none)
+            inputs = inputs._replace(inserted=masks)
         if self.inputs == "sentinel":
             number = jnp.maximum(jnp.cumsum(starts, dtype=jnp.int32) - 1, 0)
-            sentinels = jnp.asarray(setting.vocabulary.sentinels, jnp.int32)[number]
+            sentinels = jnp.asarray(spec.vocabulary.sentinels, jnp.int32)[number]
             inputs = inputs._replace(tokens=jnp.where(starts, sentinels, row))
-            if cut_out:  # which are announced by their sentinels here too
-                targets = targets._replace(marks=jnp.where(starts, sentinels, nothing))
-        return assembled(setting, shapes, row, segments, inputs, targets, close=cut_out)
+            if only_noise:  # each span follows its sentinel
+                targets = targets._replace(inserted=jnp.where(starts, sentinels, none))
+        return build_batch(spec, lengths, row, segment_ids, inputs, targets, add_eos=only_noise)
 
-    def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
-        """The row; of one that was cut for want of room, what was kept and the [EOS] behind it."""
-        if self.irreversible:
-            return super().inverse(setting, batch)  # which raises
-        vocabulary, raw = setting.vocabulary, self.shapes(setting).raw
-        if setting.architecture == "encoder":
-            row, told = np.array(batch.inputs.tokens), np.asarray(batch.weights) > 0
-            where = np.arange(len(row)) if batch.indices is None else np.asarray(batch.indices)
-            row[where[told]] = np.asarray(batch.targets)[told]
+    def reconstruct(self, spec: ObjectiveSpec, batch: Batch) -> np.ndarray:
+        """The row; if it was cut, the part that was kept, followed by an [EOS]."""
+        if self.not_invertible_because:
+            return super().reconstruct(spec, batch)  # raises
+        vocabulary, raw = spec.vocabulary, self.lengths(spec).raw
+        if spec.architecture == "encoder":
+            row, predicted = np.array(batch.inputs.tokens), np.asarray(batch.loss_weights) > 0
+            positions = batch.target_positions
+            positions = np.arange(len(row)) if positions is None else np.asarray(positions)
+            row[positions[predicted]] = np.asarray(batch.targets)[predicted]
             return row
         row = []
-        for given, typing in sides(setting, batch):
+        for inputs, targets in document_pairs(spec, batch):
             if self.targets == "full":
-                row += typing
+                row += targets
             elif self.inputs == "mask":
-                pieces = iter(typing)
-                row += [next(pieces) if token == vocabulary.mask else token for token in given]
+                noise = iter(targets)
+                row += [next(noise) if token == vocabulary.mask else token for token in inputs]
             else:
-                row += spans_back(given, typing, vocabulary)
-        return padded(row[:raw], raw, vocabulary.pad)  # one more: the [EOS] behind a cut
+                row += restore_spans(inputs, targets, vocabulary)
+        return pad_row(row[:raw], raw, vocabulary.pad)  # an [EOS] after a cut may exceed `raw`

@@ -1,6 +1,6 @@
-"""The grammar of denoisers: <pattern>_<density>_<inputs>_<targets>, its words and what they allow.
-After the names that T5 gave its objectives (Raffel et al. 2020, section 3.3); read by denoising.py.
-A combination that makes no sense is refused here, with the reason and what to do instead.
+"""The grammar of denoisers, <pattern>_<density>_<inputs>_<targets>: words and valid combinations.
+Modeled on T5's names for its objectives (Raffel et al. 2020, section 3.3); denoising.py implements it.
+Invalid combinations are errors that give the reason and an alternative.
 """
 
 import dataclasses
@@ -8,22 +8,20 @@ import math
 
 from objectives.noise import check_shares
 
-# pattern -> the mean_span_length where none is given; 0 = it draws units one by one.
+# pattern -> default of mean_noise_span_length; 0: single tokens or words, no spans.
 PATTERNS = {"iid": 0.0, "span": 3.0, "geometric": 5.0, "poisson": 3.0}
-DRAWN = ("geometric", "poisson")  # whose span lengths are random, and so their number
-# What the noise looks like in the input: as many tokens as before, each in its place; or fewer.
+RANDOM_LENGTHS = ("geometric", "poisson")  # patterns whose span lengths are random
+# The inputs have one token for each noise token (IN_PLACE), or fewer (SHORTER).
 IN_PLACE = ("mask", "random", "bert", "shuffle")
 SHORTER = ("mask_span", "sentinel", "drop")
 TARGETS = ("masked", "full", "spans")
-WORDS = {"pattern": tuple(PATTERNS), "inputs": IN_PLACE + SHORTER, "targets": TARGETS,
-         "unit": ("piece", "word")}  # fmt: skip
-TYPING = ("decoder", "encoder_decoder")
+WORDS = {"pattern": tuple(PATTERNS), "inputs": IN_PLACE + SHORTER, "targets": TARGETS}
 
 
-def parse(text: str) -> dict:
+def parse_denoiser(text: str) -> dict:
     """'span_0.15_sentinel_spans' -> {'pattern': 'span', 'noise_density': 0.15, ...}.
 
-    Raises ValueError with the four words where it is not spelled so.
+    Raises ValueError, which lists the valid words, for any other text.
     """
     pattern, _, rest = text.partition("_")
     density, _, rest = rest.partition("_")
@@ -33,91 +31,94 @@ def parse(text: str) -> dict:
         share = float(density)
     except ValueError:
         share = math.nan
-    if share != share or any(word not in WORDS[kind] for kind, word in words.items()):
+    if math.isnan(share) or any(word not in WORDS[kind] for kind, word in words.items()):
         raise ValueError(
-            f"denoiser {text!r} is not spelled <pattern>_<density>_<inputs>_<targets>: expected "
+            f"denoiser {text!r}: expected <pattern>_<density>_<inputs>_<targets> out of "
             f"{'|'.join(PATTERNS)}, a share such as 0.15, {'|'.join(IN_PLACE + SHORTER)}, "
             f"{'|'.join(TARGETS)}"
         )
     return {**words, "noise_density": share}
 
 
-def spell(denoiser, defaults) -> str:
-    """'iid_0.15_bert_masked:unit=word': the four words, and what is not the default of a field."""
+def spell(denoiser, cls) -> str:
+    """The inverse of `parse_denoiser`, such as 'iid_0.15_bert_masked:whole_word=True': the four words,
+    then each field that has an effect and differs from its default in the dataclass `cls`."""
     words = (denoiser.pattern, f"{denoiser.noise_density:g}", denoiser.inputs, denoiser.targets)
-    idle = _idle(denoiser)
-    more = [
+    omitted = ("pattern", "noise_density", "inputs", "targets", *_without_effect(denoiser))
+    rest = [
         f"{field.name}={getattr(denoiser, field.name)}"
-        for field in dataclasses.fields(defaults)
-        if field.name not in ("pattern", "noise_density", "inputs", "targets", *idle)
-        and getattr(denoiser, field.name) != field.default
+        for field in dataclasses.fields(cls)
+        if field.name not in omitted and getattr(denoiser, field.name) != field.default
     ]
-    return "_".join(words) + (":" + ",".join(more) if more else "")
+    return "_".join(words) + (":" + ",".join(rest) if rest else "")
 
 
 def check(denoiser) -> None:
-    """Raises ValueError, one line, for words or numbers that make no denoiser."""
+    """Raises ValueError, in one line, for an invalid word or number, or an invalid combination."""
     d = denoiser
     for kind, words in WORDS.items():
         if getattr(d, kind) not in words:
             raise ValueError(f"{kind}={getattr(d, kind)!r}: expected one of {', '.join(words)}")
     default = {field.name: field.default for field in dataclasses.fields(d)}
-    for name, why in _idle(d).items():
+    for name, why in _without_effect(d).items():
         if getattr(d, name) != default[name]:
             raise ValueError(f"{name}={getattr(d, name)} has no effect: {why}; leave it out")
-    check_shares(d.random, d.keep)
+    check_shares(d.random_token_prob, d.keep_token_prob)
     if d.inputs in SHORTER and d.targets == "masked":
         raise ValueError(
-            f"inputs={d.inputs} with targets=masked: what is predicted in its place must have one; "
-            f"expected inputs {' or '.join(IN_PLACE)}, or targets=spans"
+            f"inputs={d.inputs} with targets=masked: a token that is predicted in place needs a "
+            f"position in the inputs; expected inputs {' or '.join(IN_PLACE)}, or targets=spans"
         )
-    if d.unit == "word" and d.pattern == "span":
+    if d.whole_word and d.pattern == "span":
         raise ValueError(
-            "unit=word with pattern=span: T5's spans are a fixed number of pieces; "
-            "expected pattern iid, geometric or poisson"
+            "whole_word=True with pattern=span: T5's spans have a fixed number of tokens; expected "
+            "pattern iid, geometric or poisson"
         )
     if d.pattern == "iid":
         return
-    if d.mean < 1:
-        raise ValueError(f"mean_span_length={d.mean:g}: expected 1 or more, 0 for the usual one")
-    if d.noise_density * (1 + 1 / d.mean) > 1:
+    if d.mean_length < 1:
         raise ValueError(
-            f"noise_density={d.noise_density:g} with spans of {d.mean:g} leaves too few tokens to "
-            "keep them apart: lower it, or raise mean_span_length"
+            f"mean_noise_span_length={d.mean_length:g}: expected at least 1, or 0 for the default"
+        )
+    if d.noise_density * (1 + 1 / d.mean_length) > 1:
+        raise ValueError(
+            f"noise_density={d.noise_density:g} with spans of {d.mean_length:g} leaves too few "
+            "tokens between spans: lower noise_density, or raise mean_noise_span_length"
         )
 
 
-def unfit(denoiser) -> dict[str, str]:
-    """architecture -> why the denoiser makes no sense there."""
+def unsupported_architectures(denoiser) -> dict[str, str]:
+    """architecture -> why the denoiser excludes it."""
     if denoiser.targets == "masked":
-        why = "what types does not predict in place; use targets=full or targets=spans"
-        return dict.fromkeys(TYPING, why)
+        why = "decoders cannot predict tokens in place; use targets=full or targets=spans"
+        return dict.fromkeys(("decoder", "encoder_decoder"), why)
     if denoiser.targets == "spans":
-        return {"encoder": "an encoder types nothing; use masked_lm"}
+        return {"encoder": "an encoder does not generate text; use masked_lm"}
     if denoiser.inputs in SHORTER:
-        return {"encoder": f"inputs={denoiser.inputs} moves tokens from the places that an encoder "
-                           "predicts at; use masked_lm"}  # fmt: skip
+        why = f"inputs={denoiser.inputs} removes positions, and an encoder predicts tokens in place"
+        return {"encoder": f"{why}; use masked_lm"}
     return {}
 
 
-def irreversible(denoiser) -> str:
-    """Why inputs and targets do not give the text back; '' where they do."""
+def lost_information(denoiser) -> str:
+    """Why inputs and targets do not determine the text; '' where they do."""
     if denoiser.targets in ("masked", "full") or denoiser.inputs in ("mask", "sentinel"):
         return ""
-    return f"inputs={denoiser.inputs} with targets=spans does not tell where the noise stood"
+    return f"inputs={denoiser.inputs} with targets=spans does not record the positions of the noise"
 
 
-def _idle(d):
-    """The fields without an effect beside the others, and why."""
+def _without_effect(d):
+    """field -> why it has no effect on this denoiser."""
     found = {}
     if d.pattern == "iid":
-        found["mean_span_length"] = "pattern=iid draws units one by one"
-    if d.pattern not in DRAWN:
+        found["mean_noise_span_length"] = "pattern=iid has no spans"
+    if d.pattern not in RANDOM_LENGTHS:
         found["max_span_length"] = f"pattern={d.pattern} does not draw lengths"
     if d.inputs != "bert":
-        found |= dict.fromkeys(("random", "keep"), "inputs=bert alone mixes masks with others")
+        why = "only inputs=bert mixes [MASK] with other tokens"
+        found |= dict.fromkeys(("random_token_prob", "keep_token_prob"), why)
     if d.inputs != "sentinel":
-        found["max_spans"] = "inputs=sentinel alone has a number of its own for each span"
+        found["max_sentinels"] = "only inputs=sentinel has a sentinel for each span"
     if d.targets != "spans":
-        found["closed_documents"] = f"targets={d.targets} has the [EOS] that the text has"
+        found["max_target_eos"] = f"targets={d.targets} ends with the [EOS] of the text"
     return found

@@ -1,6 +1,6 @@
-"""Heads that pretraining needs beside the language head: one class for a row, one for a token.
-Linen modules over hidden states; the objective that trains one keeps it at params["heads"][name].
-Finetuning lets them go. Their kernels begin as models/initial.py says.
+"""Pretraining heads other than the LM head: PairHead per row, DiscriminatorHead per token.
+The parameters of a head are at params["heads"][name]; finetuning drops them.
+models/initializers.py defines their initial kernels.
 """
 
 import jax
@@ -12,7 +12,7 @@ from models.layers import ACTIVATIONS, Dense
 
 
 class PairHead(nn.Module):
-    """[B,D], the states at [CLS] -> logits float32[B,2]: BERT's pooler, dense and tanh, and a dense
+    """Hidden states [B,D] at [CLS] -> logits float32[B,2]: BERT's pooler (dense, tanh) and a dense
     layer (Devlin et al. 2019, section 3.1)."""
 
     config: ModelConfig
@@ -25,22 +25,21 @@ class PairHead(nn.Module):
 
 
 class DiscriminatorHead(nn.Module):
-    """[B,T,D] -> logits float32[B,T] that a token was replaced: dense, activation, dense (Clark et
-    al. 2020, section 2)."""
+    """Hidden states [B,T,D] -> float32[B,T], the logit that each token was replaced: dense,
+    activation, dense (Clark et al. 2020, section 2)."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, states: jax.Array) -> jax.Array:
-        config, states = self.config, states.astype(jnp.float32)
-        dense = Dense(config, states.shape[-1], name="dense")
-        return Dense(config, 1, name="output")(ACTIVATIONS[config.activation](dense(states)))[
-            ..., 0
-        ]
+        states = states.astype(jnp.float32)
+        hidden = Dense(self.config, states.shape[-1], name="dense")(states)
+        hidden = ACTIVATIONS[self.config.activation](hidden)
+        return Dense(self.config, 1, name="output")(hidden)[..., 0]
 
 
-def with_head(params: dict, name: str, head: nn.Module, key: jax.Array) -> dict:
-    """params and, at heads/`name`, fresh parameters of a head over states of its config's width."""
-    states = jnp.zeros((1, head.config.width), jnp.float32)
-    fresh = head.init(key, states)["params"]
-    return {**params, "heads": {**params.get("heads", {}), name: fresh}}
+def with_head(params: dict, name: str, head: nn.Module, rng: jax.Array) -> dict:
+    """A copy of `params` with initial parameters of `head` added at heads/`name`."""
+    states = jnp.zeros((1, head.config.emb_dim), jnp.float32)
+    head_params = head.init(rng, states)["params"]
+    return {**params, "heads": {**params.get("heads", {}), name: head_params}}

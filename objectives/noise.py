@@ -1,6 +1,6 @@
-"""Random choices that objectives share: exactly k of n positions, ordinary pieces, places of spans.
-Called from `corrupt` for one row; static shapes, so that they run on the device and vmap.
-How many is a number of the row (it may hold padding), hence an array; how many at most is static.
+"""Random choices that objectives share: k of n positions, random tokens, placement of spans.
+Called from `corrupt` for one row. Shapes are static, so all functions work under jit and vmap.
+A count is an array, because it depends on the padding of the row; its upper bound is static.
 """
 
 from collections.abc import Callable
@@ -8,212 +8,220 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from objectives.segments import last_of, next_of, ordinary
+from objectives.document_ids import is_regular_token, last_of, next_of
 from objectives.vocabulary import Vocabulary
 
 
 def count_of(
-    real: jax.Array, length: int, *rules: Callable[[int], int], which: int | jax.Array = 0
+    tokens: jax.Array, length: int, *rules: Callable[[int], int], which: int | jax.Array = 0
 ) -> jax.Array:
-    """rules[which](real), int32 as real, for numbers of tokens in 0..length known on the device
-    alone.
+    """rules[which](tokens): int32 with the shape of `tokens`, whose values are in 0..length.
 
-    A table made by Python: `round(0.15 * n)` then means the same here, in T5 and in a test; in
-    float32 some n would round the other way.
+    A rule is a Python function, evaluated for each value into a lookup table, so that
+    `round(0.15 * n)` rounds as in T5; float32 arithmetic would round some n differently.
     """
     table = [[rule(n) for n in range(length + 1)] for rule in rules]
-    return jnp.asarray(table, jnp.int32)[which, real]
+    return jnp.asarray(table, jnp.int32)[which, tokens]
 
 
 def noise_count(density: float, tokens: int) -> int:
-    """How many of so many tokens are noise, on the host: their share, rounded, and one at least."""
+    """Number of noise tokens among `tokens` tokens, on the host: the rounded share, at least 1."""
     return max(1, round(density * tokens)) if tokens else 0
 
 
-def check_shares(random: float, keep: float) -> None:
-    """Raises ValueError unless what `altered` shows otherwise leaves a share for [MASK], or none."""
-    if random + keep > 1 + 1e-6:
+def check_shares(random_token_prob: float, keep_token_prob: float) -> None:
+    """Raises ValueError if these two shares of the noise sum to more than 1."""
+    if random_token_prob + keep_token_prob > 1 + 1e-6:
         raise ValueError(
-            f"random={random} and keep={keep} sum to {random + keep:g}: expected at most "
-            "1, the rest of the noise is [MASK]; lower one of them"
+            f"random_token_prob={random_token_prob} and keep_token_prob={keep_token_prob} sum to "
+            f"{random_token_prob + keep_token_prob:g}: expected at most 1, because [MASK] gets the "
+            "rest; lower one of them"
         )
 
 
-def lowest(scores: jax.Array, count: jax.Array) -> jax.Array:
-    """bool[L]: 1 = among the `count` int32[] lowest of scores float32[L]; ties go to the left, so the
-    count is exact."""
+def select_lowest(scores: jax.Array, count: jax.Array) -> jax.Array:
+    """bool[L]: 1 = among the `count` int32[] lowest of scores float32[L]. The leftmost of equal scores
+    comes first, so the count is exact."""
     order = jnp.argsort(scores, stable=True)
     first = jnp.arange(scores.shape[0], dtype=jnp.int32) < count
     return jnp.zeros_like(first).at[order].set(first, unique_indices=True)
 
 
-def choose(key: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
-    """bool[L]: `count` int32[] of the eligible positions bool[L] (all, if they are fewer), each set
-    as likely.
+def choose(rng: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
+    """bool[L]: `count` int32[] of the eligible positions bool[L], or all if there are fewer; all
+    subsets have equal probability.
 
-    Each position draws a number whose low bits are its own index, so that no two are equal and a
-    sort of plain numbers finds the threshold: five times as fast on a CPU as argsort and scatter.
+    Each position draws a number, whose low bits are the position, so no two are equal. The threshold
+    is found by sorting the numbers, which on a CPU is five times as fast as argsort and scatter.
     """
     length = eligible.shape[0]
     low = jnp.uint32(2 ** length.bit_length() - 1)
     index = jnp.arange(length, dtype=jnp.uint32)
-    draws = (jax.random.bits(key, (length,), jnp.uint32) >> 1) & ~low | index
+    draws = (jax.random.bits(rng, (length,), jnp.uint32) >> 1) & ~low | index
     draws = jnp.where(eligible, draws, jnp.uint32(2**32 - 1))
     last = jnp.sort(draws).at[count - 1].get(mode="clip")
     return eligible & (draws <= last) & (count > 0)
 
 
 def slots(chosen: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """The chosen positions bool[L] in ascending order, in a static number of slots.
+    """The indices of the ones in chosen bool[L], ascending, in a static number of slots.
 
-    -> (indices int32[size], filled bool[size]); an empty slot has index 0.
+    -> (positions int32[size], filled bool[size]); an empty slot has position 0.
     """
-    (indices,) = jnp.nonzero(chosen, size=size, fill_value=0)
+    (positions,) = jnp.nonzero(chosen, size=size, fill_value=0)
     filled = jnp.arange(size, dtype=jnp.int32) < chosen.sum(dtype=jnp.int32)
-    return indices.astype(jnp.int32), filled
+    return positions.astype(jnp.int32), filled
 
 
-def random_ordinary(key: jax.Array, shape: tuple[int, ...], vocabulary: Vocabulary) -> jax.Array:
-    """int32[shape]: ordinary pieces, each as likely, whatever ranges they lie in."""
-    total = sum(high - low for low, high in vocabulary.ordinary)
-    drawn = jax.random.randint(key, shape, 0, total, jnp.int32)
-    pieces, before = drawn, 0
-    for low, high in vocabulary.ordinary:
-        pieces = jnp.where(drawn >= before, drawn - before + low, pieces)
+def random_regular_tokens(rng: jax.Array, shape: tuple[int, ...], vocabulary: Vocabulary):
+    """int32[shape]: tokens drawn uniformly from all regular tokens."""
+    total = sum(high - low for low, high in vocabulary.regular_token_ranges)
+    drawn = jax.random.randint(rng, shape, 0, total, jnp.int32)
+    tokens, before = drawn, 0
+    for low, high in vocabulary.regular_token_ranges:
+        tokens = jnp.where(drawn >= before, drawn - before + low, tokens)
         before += high - low
-    return pieces
+    return tokens
 
 
-def altered(
-    key: jax.Array,
-    pieces: jax.Array,
+def replace_tokens(
+    rng: jax.Array,
+    tokens: jax.Array,
     vocabulary: Vocabulary,
-    mask: float,
-    random: float,
+    mask_prob: float,
+    random_token_prob: float,
     group: jax.Array | None = None,
 ) -> jax.Array:
-    """What is shown for pieces int32[N]: [MASK] with probability `mask`, a random ordinary piece with
-    probability `random`, else the piece itself (Devlin et al. 2019, section 3.1).
+    """int32[N]: each of tokens int32[N] becomes [MASK] with probability `mask_prob`, a random regular
+    token with probability `random_token_prob`, or is unchanged (Devlin et al. 2019, section 3.1).
 
-    group int32[N] are numbers below N: pieces of one group fare alike.
+    group int32[N], values below N: tokens with the same group share this choice.
     """
-    masks = jnp.full_like(pieces, vocabulary.mask)
-    if mask >= 1:
+    masks = jnp.full_like(tokens, vocabulary.mask)
+    if mask_prob >= 1:
         return masks
-    how_key, piece_key = jax.random.split(key)
-    how = jax.random.uniform(how_key, pieces.shape)
+    choice_rng, token_rng = jax.random.split(rng)
+    choice = jax.random.uniform(choice_rng, tokens.shape)
     if group is not None:
-        how = how.at[group].get(mode="clip")
-    drawn = random_ordinary(piece_key, pieces.shape, vocabulary)
-    return jnp.where(how < mask, masks, jnp.where(how < mask + random, drawn, pieces))
+        choice = choice.at[group].get(mode="clip")
+    drawn = random_regular_tokens(token_rng, tokens.shape, vocabulary)
+    kept_or_random = jnp.where(choice < mask_prob + random_token_prob, drawn, tokens)
+    return jnp.where(choice < mask_prob, masks, kept_or_random)
 
 
-def masked_pieces(
-    key: jax.Array,
+def mask_tokens(
+    rng: jax.Array,
     tokens: jax.Array,
     vocabulary: Vocabulary,
     rule: Callable[[int], int],
     size: int,
-    random: float,
-    keep: float,
+    random_token_prob: float,
+    keep_token_prob: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """rule(number of ordinary pieces) of the ordinary pieces of tokens int32[L] become targets.
+    """Chooses rule(n) of the n regular tokens in tokens int32[L] as targets, and corrupts them with
+    `replace_tokens`.
 
-    -> (what is shown int32[L], and in `size` slots: targets, indices int32[size], filled
-    bool[size]). A target is shown as `altered` has it. An empty slot has target and index 0.
+    -> (corrupted int32[L], targets int32[size], positions int32[size], filled bool[size]). An empty
+    slot has target 0 and position 0.
     """
-    which_key, how_key = jax.random.split(key)
-    eligible = ordinary(tokens, vocabulary)
+    which_rng, replace_rng = jax.random.split(rng)
+    eligible = is_regular_token(tokens, vocabulary)
     count = count_of(eligible.sum(dtype=jnp.int32), tokens.shape[0], rule)
-    indices, filled = slots(choose(which_key, eligible, count), size)
-    targets = tokens[indices]
-    shown = altered(how_key, targets, vocabulary, 1 - random - keep, random)
-    unfilled = jnp.where(filled, indices, jnp.int32(tokens.shape[0]))  # out of range: not written
-    shown = tokens.at[unfilled].set(shown, mode="drop")
-    return shown, jnp.where(filled, targets, jnp.zeros_like(targets)), indices, filled
+    positions, filled = slots(choose(which_rng, eligible, count), size)
+    targets = tokens[positions]
+    mask_prob = 1 - random_token_prob - keep_token_prob
+    replaced = replace_tokens(replace_rng, targets, vocabulary, mask_prob, random_token_prob)
+    # An empty slot writes beyond the end, that is, nothing.
+    written = jnp.where(filled, positions, jnp.int32(tokens.shape[0]))
+    corrupted = tokens.at[written].set(replaced, mode="drop")
+    return corrupted, jnp.where(filled, targets, jnp.zeros_like(targets)), positions, filled
 
 
-def shuffled(key: jax.Array, row: jax.Array, segments: jax.Array, mask: jax.Array) -> jax.Array:
-    """int32[L]: the row int32[L] with the tokens of mask bool[L] in random order, each within its
-    document of segments int32[L]."""
+def shuffle_tokens(
+    rng: jax.Array, row: jax.Array, segment_ids: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """int32[L]: row int32[L] with the tokens in mask bool[L] shuffled within each document of
+    segment_ids int32[L]."""
     length = row.shape[0]
-    behind = jnp.int32(length + 1)  # what stays sorts behind all documents
-    order = jnp.lexsort((jax.random.uniform(key, row.shape), jnp.where(mask, segments, behind)))
-    (places,) = jnp.nonzero(mask, size=length, fill_value=length)
-    return row.at[places].set(row[order], mode="drop")
+    last = jnp.int32(length + 1)  # sorts tokens outside the mask after all documents
+    order = jnp.lexsort((jax.random.uniform(rng, row.shape), jnp.where(mask, segment_ids, last)))
+    (positions,) = jnp.nonzero(mask, size=length, fill_value=length)
+    return row.at[positions].set(row[order], mode="drop")
 
 
-def place(
-    key: jax.Array, eligible: jax.Array, lengths: jax.Array, spans: jax.Array
+def place_spans(
+    rng: jax.Array, eligible: jax.Array, lengths: jax.Array, spans: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Spans of given lengths laid into a row, every arrangement of them as likely.
+    """Places spans of the given lengths in a row, in this order; all arrangements have equal probability.
 
-    lengths int32[S], of which the first `spans` count, in the order of the row; their sum is at
-    most the number of eligible positions. -> (mask bool[L], owner int32[L]: the span that began
-    last, S where none has). Each span begins before another one of the positions that stay, so that
-    no two touch; where there are fewer of those than spans, the last spans are left out. A span
-    ends at the latest with its run of eligible positions (its document).
+    lengths int32[S]: the first `spans` int32[] of them are used; their sum is at most the number of
+    eligible positions bool[L]. -> (mask bool[L]: 1 = in a span; owner int32[L]: the index of the last
+    span that started at or before the position, S if none).
+
+    Eligible positions outside the spans separate them, so no two spans touch; if there are too few
+    separators, the last spans are dropped. A span that would leave its run of eligible positions (its
+    document) is cut.
     """
     length, most = eligible.shape[0], lengths.shape[0]
     index, number = (jnp.arange(n, dtype=jnp.int32) for n in (length, most))
     lengths = jnp.where(number < spans, lengths, jnp.zeros_like(lengths))
-    stay = eligible.sum(dtype=jnp.int32) - lengths.sum(dtype=jnp.int32)
-    places = jnp.arange(length + 1, dtype=jnp.int32) <= stay
-    gap, filled = slots(choose(key, places, spans), most)
+    left = eligible.sum(dtype=jnp.int32) - lengths.sum(dtype=jnp.int32)
+    gaps = jnp.arange(length + 1, dtype=jnp.int32) <= left
+    gap, filled = slots(choose(rng, gaps, spans), most)
     start = gap + jnp.cumsum(lengths, dtype=jnp.int32) - lengths  # counted in eligible positions
     (nth,) = jnp.nonzero(eligible, size=length, fill_value=length)
     start = nth.astype(jnp.int32).at[start].get(mode="fill", fill_value=length)
     start = jnp.where(filled, start, jnp.int32(length))
-    began = jnp.full((length,), -1, jnp.int32).at[start].set(number, mode="drop")
-    owner = jax.lax.cummax(began)
+    started = jnp.full((length,), -1, jnp.int32).at[start].set(number, mode="drop")
+    owner = jax.lax.cummax(started)
     inside = jnp.maximum(owner, 0)
     limit = jnp.minimum(start[inside] + lengths[inside], next_of(~eligible)[start[inside]])
     mask = (owner >= 0) & (index < limit)
     return mask, jnp.where(owner < 0, jnp.int32(most), owner)
 
 
-def within(
+def fit_budget(
     chosen: jax.Array, rank: jax.Array, sizes: jax.Array, budget: jax.Array, passes: int
 ) -> jax.Array:
-    """bool[L]: of the chosen bool[L], by rank float32[L] and then from the left, as many as `budget`
-    int32[] has room for.
+    """bool[L]: as many of the chosen positions bool[L] as `budget` int32[] allows, in ascending order
+    of rank float32[L], the leftmost of equal ranks first.
 
-    sizes int32[L] is what each takes of the budget. A pass ends at the first one that is too large
-    for what is left; the next pass goes on behind it, with those that are not.
+    sizes int32[L] is the cost of each position. A pass stops at the first position that exceeds the
+    rest of the budget; the next pass considers only positions that fit the rest.
     """
     order = jnp.argsort(jnp.where(chosen, rank, jnp.full_like(rank, jnp.inf)), stable=True)
     sizes, free = sizes[order], chosen[order]
     taken = jnp.zeros_like(free)
     for _ in range(passes):
-        room = budget - jnp.where(taken, sizes, jnp.zeros_like(sizes)).sum(dtype=jnp.int32)
-        fits = free & ~taken & (sizes <= room)
+        rest = budget - jnp.where(taken, sizes, jnp.zeros_like(sizes)).sum(dtype=jnp.int32)
+        fits = free & ~taken & (sizes <= rest)
         used = jnp.cumsum(jnp.where(fits, sizes, jnp.zeros_like(sizes)), dtype=jnp.int32)
-        taken |= fits & (used <= room)
+        taken |= fits & (used <= rest)
     return jnp.zeros_like(chosen).at[order].set(taken, unique_indices=True)
 
 
-def grow(key: jax.Array, eligible: jax.Array, mask: jax.Array, more: jax.Array) -> jax.Array:
-    """bool[L]: the spans of mask bool[L] made longer by `more` int32[] eligible positions in all, at
-    random.
+def grow_spans(rng: jax.Array, eligible: jax.Array, mask: jax.Array, more: jax.Array) -> jax.Array:
+    """bool[L]: mask bool[L] with `more` int32[] further eligible positions, which lengthen random spans.
 
-    They grow to the right within their run, up to one position before the next span; where that
-    is not enough, the first one of a run grows to the left.
+    Spans grow to the right within their run of eligible positions, and leave one position before the
+    next span. If that is not enough, the first span of a run grows to the left.
     """
     length = eligible.shape[0]
     index = jnp.arange(length, dtype=jnp.int32)
     before, after = last_of(mask), next_of(mask)
-    behind = eligible & ~mask & (before > last_of(~eligible))
-    ahead = eligible & ~mask & ~behind & (after < next_of(~eligible))
-    opens_next = jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])])
-    behind &= ~opens_next  # the position that keeps two spans apart
-    free = behind | ahead
-    draws = jax.random.uniform(key, (length,)) + jnp.where(behind, jnp.float32(0), jnp.float32(1))
-    drawn = lowest(jnp.where(free, draws, jnp.float32(3)), jnp.maximum(more, 0)) & free
+    right = eligible & ~mask & (before > last_of(~eligible))
+    left = eligible & ~mask & ~right & (after < next_of(~eligible))
+    precedes_span = jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])])
+    right &= ~precedes_span  # the position that separates two spans
+    free = right | left
+    draws = jax.random.uniform(rng, (length,)) + jnp.where(right, jnp.float32(0), jnp.float32(1))
+    drawn = jnp.where(free, draws, jnp.float32(3))
+    drawn = select_lowest(drawn, jnp.maximum(more, 0)) & free
 
-    def drawn_for(owner, side):  # how many positions on this side were drawn for the same span
+    def drawn_for(owner, side):  # positions drawn on this side of the same span
         owner = jnp.where(side, owner, jnp.int32(length))
         ones = (drawn & side).astype(jnp.int32)
         return jax.ops.segment_sum(ones, owner, num_segments=length + 1)[owner]
 
-    mask |= behind & (index - before <= drawn_for(before, behind))
-    return mask | (ahead & (after - index <= drawn_for(after, ahead)))
+    mask |= right & (index - before <= drawn_for(before, right))
+    return mask | (left & (after - index <= drawn_for(after, left)))

@@ -1,6 +1,6 @@
-"""Patterns: which tokens of a row are noise. First word of the denoisers' grammar.
-Called by objectives/denoising.py for one row: (key, row) -> Noise, static shapes, on the device.
-A pattern draws units, single pieces or whole words; a unit is noise as a whole or not at all.
+"""Patterns: which tokens of a row are noise. The first word of the denoisers' grammar.
+Called by objectives/denoising.py for one row: (rng, eligible tokens, ...) -> Noise, with static shapes.
+A pattern draws units, which are tokens or whole words; all tokens of a unit are noise, or none.
 """
 
 import functools
@@ -11,148 +11,147 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from objectives.noise import choose, grow, place, within
-from objectives.segments import left_of
+from objectives.document_ids import left_of
+from objectives.noise import choose, fit_budget, grow_spans, place_spans
 from objectives.vocabulary import Vocabulary
 
 
 class Noise(NamedTuple):
-    """What a pattern drew for a row of L tokens."""
+    """The noise in a row of L tokens."""
 
     mask: jax.Array  # bool[L]  1 = noise
-    group: jax.Array  # int32[L]  what is corrupted in one way: a unit, or a span of them
-    inserted: jax.Array  # bool[L]  1 = a span of length zero stands before this token
+    group: jax.Array  # int32[L]  a token or a span; inputs=bert treats all tokens of a group alike
+    empty_before: jax.Array  # bool[L]  1 = a span of length zero precedes this token
 
 
-def units(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax.Array:
-    """The word int32[L] of each token of row int32[L], ascending from 0. What is not eligible,
-    bool[L], is a word of its own."""
-    joins = jnp.asarray(np.frombuffer(vocabulary.joins, np.uint8))[row]
+def word_ids(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax.Array:
+    """int32[L]: the word number of each token of row int32[L], ascending from 0. A token that is not
+    eligible (bool[L]) counts as a word."""
+    flags = jnp.asarray(np.frombuffer(vocabulary.word_continuation, np.uint8))[row]
     both = left_of(eligible, False) & eligible
-    goes_on = (joins % 2 == 1) & (left_of(joins, 0) >= 2) & both
-    return jnp.cumsum(~goes_on, dtype=jnp.int32) - 1
+    continues = (flags % 2 == 1) & (left_of(flags, 0) >= 2) & both
+    return jnp.cumsum(~continues, dtype=jnp.int32) - 1
 
 
-def single(
-    key: jax.Array, eligible: jax.Array, budget: jax.Array, word: jax.Array | None = None
+def iid_noise(
+    rng: jax.Array, eligible: jax.Array, budget: jax.Array, word: jax.Array | None = None
 ) -> Noise:
-    """`iid`: exactly `budget` int32[] of the eligible pieces bool[L], each as likely (Devlin et al.
-    2019, section 3.1; Raffel et al. 2020, section 3.1.4).
+    """`iid`: exactly `budget` int32[] of the eligible tokens bool[L], chosen uniformly (Devlin et
+    al. 2019, section 3.1; Raffel et al. 2020, section 3.1.4).
 
-    With `word` int32[L] (from `units`) whole words in random order, those that fit into the budget,
-    each piece of them corrupted by itself, as BERT's repository does it.
+    With `word` int32[L] (from `word_ids`): random whole words, as many as fit the budget. Each token
+    of a word is corrupted independently, as in BERT's repository.
     """
-    group, inserted = jnp.arange(eligible.shape[0], dtype=jnp.int32), jnp.zeros_like(eligible)
+    group, empty = jnp.arange(eligible.shape[0], dtype=jnp.int32), jnp.zeros_like(eligible)
     if word is None:
-        return Noise(choose(key, eligible, budget), group, inserted)
-    sizes = _sizes(eligible, word)
-    rank = jax.random.uniform(key, eligible.shape)
-    mask = within(sizes > 0, rank, sizes, budget, passes=3)
-    return Noise(mask[word], group, inserted)
+        return Noise(choose(rng, eligible, budget), group, empty)
+    sizes = _word_sizes(eligible, word)
+    rank = jax.random.uniform(rng, eligible.shape)
+    mask = fit_budget(sizes > 0, rank, sizes, budget, passes=3)
+    return Noise(mask[word], group, empty)
 
 
-def spans(
-    key: jax.Array, eligible: jax.Array, budget: jax.Array, count: jax.Array, most: int
+def fixed_spans(
+    rng: jax.Array, eligible: jax.Array, budget: jax.Array, count: jax.Array, max_num_spans: int
 ) -> Noise:
-    """`span`: `budget` of the eligible pieces bool[L] in `count` spans (int32[] both; `most` is the
-    static bound of `count`), never across a document.
+    """`span`: `budget` int32[] of the eligible tokens bool[L] in `count` int32[] spans, each within a
+    document. `max_num_spans` is the static upper bound of `count`.
 
-    T5's random_spans_noise_mask (Raffel et al. 2020, section 3.3.4) cuts a row regardless of what
-    is in it; this is its like for rows in which some positions must stay. All ways of cutting the
-    noise into parts are as likely, and all ways of laying them into the row. What the end of a
-    document cuts off makes spans of the row longer, as long as their documents have room.
+    T5's random_spans_noise_mask (Raffel et al. 2020, section 3.3.4) ignores document boundaries and
+    special tokens; this function respects both. All partitions of the noise into spans have equal
+    probability, and so do all placements of the spans. If a document ends before its span, other spans
+    of the row are lengthened by the missing tokens, as far as their documents allow.
 
-    Fewer spans come out if there are fewer pieces to keep them apart.
+    There are fewer spans if too few tokens are left to separate them.
     """
-    cut_key, place_key, grow_key = jax.random.split(key, 3)
-    real = eligible.sum(dtype=jnp.int32)
-    budget = jnp.minimum(budget, real)
-    count = jnp.minimum(count, real - budget + 1)
-    # The noise as a line of `budget` pieces, cut behind `count - 1` of them.
-    line = jnp.arange(eligible.shape[0], dtype=jnp.int32)
-    cuts = choose(cut_key, line < budget - 1, jnp.maximum(count - 1, 0))
-    part = jnp.cumsum(cuts, dtype=jnp.int32) - cuts.astype(jnp.int32)
-    lengths = jax.ops.segment_sum((line < budget).astype(jnp.int32), part, num_segments=most)
-    mask, owner = place(place_key, eligible, lengths, jnp.where(budget > 0, count, 0))
-    mask = grow(grow_key, eligible, mask, budget - mask.sum(dtype=jnp.int32))
+    cut_rng, place_rng, grow_rng = jax.random.split(rng, 3)
+    num_eligible = eligible.sum(dtype=jnp.int32)
+    budget = jnp.minimum(budget, num_eligible)
+    count = jnp.minimum(count, num_eligible - budget + 1)
+    # Divide `budget` noise tokens into `count` spans by `count - 1` random cuts between them.
+    index = jnp.arange(eligible.shape[0], dtype=jnp.int32)
+    cuts = choose(cut_rng, index < budget - 1, jnp.maximum(count - 1, 0))
+    span = jnp.cumsum(cuts, dtype=jnp.int32) - cuts.astype(jnp.int32)
+    in_budget = (index < budget).astype(jnp.int32)
+    lengths = jax.ops.segment_sum(in_budget, span, num_segments=max_num_spans)
+    mask, owner = place_spans(place_rng, eligible, lengths, jnp.where(budget > 0, count, 0))
+    mask = grow_spans(grow_rng, eligible, mask, budget - mask.sum(dtype=jnp.int32))
     return Noise(mask, owner, jnp.zeros_like(mask))
 
 
 def random_spans(
-    key: jax.Array,
+    rng: jax.Array,
     eligible: jax.Array,
     budget: jax.Array,
     word: jax.Array | None,
-    chances: np.ndarray,
-    most: int,
+    length_probs: np.ndarray,
+    max_num_spans: int,
 ) -> Noise:
-    """`geometric` and `poisson`: spans of l units with probability chances[l], one after the other
-    until `budget` int32[] of the eligible pieces bool[L] are noise; the last one is cut short. Units
-    are those of word int32[L] (from `units`), or single pieces.
+    """`geometric` and `poisson`: spans of l units with probability length_probs[l], drawn until
+    `budget` int32[] of the eligible tokens bool[L] are noise; the last span is cut to the budget.
+    Units are the words in `word` int32[L] (from `word_ids`), or tokens if it is None.
 
-    Lengths are independent, as SpanBERT (Joshi et al. 2020, section 3.1) and BART (Lewis et al.
-    2020, section 2.2) draw them. A third more spans than needed are laid into the row, and count in
-    the order of their drawing, so that others take the place of what the end of a document cuts
-    off. At most `most` spans count.
+    Span lengths are independent, as in SpanBERT (Joshi et al. 2020, section 3.1) and BART (Lewis et
+    al. 2020, section 2.2). A third more spans than needed are placed, and used in the order in which
+    they were drawn until the budget is spent, so that others replace spans that the end of a document
+    cuts. At most `max_num_spans` are used.
     """
-    length_key, order_key, place_key = jax.random.split(key, 3)
-    pieces, index = eligible.sum(dtype=jnp.int32), jnp.arange(eligible.shape[0], dtype=jnp.int32)
-    sizes = _sizes(eligible, index if word is None else word)
+    length_rng, order_rng, place_rng = jax.random.split(rng, 3)
+    num_eligible = eligible.sum(dtype=jnp.int32)
+    index = jnp.arange(eligible.shape[0], dtype=jnp.int32)
+    sizes = _word_sizes(eligible, index if word is None else word)
     eligible = sizes > 0
-    room = eligible.sum(dtype=jnp.int32)
-    mean = float(np.arange(len(chances)) @ chances)
-    apart = (room.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
-    # In units, of which some are of several pieces: rounded up.
-    needed = (budget * room + pieces - 1) // jnp.maximum(pieces, 1)
-    wanted = jnp.minimum(jnp.maximum(needed, jnp.minimum(needed * 4 // 3 + 1, apart)), room)
+    units = eligible.sum(dtype=jnp.int32)
+    mean = float(np.arange(len(length_probs)) @ length_probs)
+    separable = (units.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
+    # The budget in units (words may have several tokens), rounded up.
+    needed = (budget * units + num_eligible - 1) // jnp.maximum(num_eligible, 1)
+    wanted = jnp.minimum(jnp.maximum(needed, jnp.minimum(needed * 4 // 3 + 1, separable)), units)
 
-    draws = 2 * most + 8
+    draws = 2 * max_num_spans + 8
     number = jnp.arange(draws, dtype=jnp.int32)
-    edges = jnp.asarray(np.cumsum(chances)[:-1], jnp.float32)
-    uniform = jax.random.uniform(length_key, (draws,))
+    edges = jnp.asarray(np.cumsum(length_probs)[:-1], jnp.float32)
+    uniform = jax.random.uniform(length_rng, (draws,))
     lengths = jnp.searchsorted(edges, uniform, side="right").astype(jnp.int32)
     before = jnp.cumsum(lengths, dtype=jnp.int32) - lengths
     count = (before < wanted).sum(dtype=jnp.int32)
     lengths = jnp.clip(lengths, 0, jnp.maximum(wanted - before, 0))
 
-    mixed = jnp.where(number < count, jax.random.uniform(order_key, (draws,)), jnp.float32(2))
-    drawing = jnp.argsort(mixed).astype(jnp.int32)  # the n-th span of the row was drawn as this one
-    mask, owner = place(place_key, eligible, lengths[drawing], count)
-    rank = drawing.at[owner].get(mode="fill", fill_value=draws)
+    shuffled = jnp.where(number < count, jax.random.uniform(order_rng, (draws,)), jnp.float32(2))
+    # Index of a span in the row -> number of the draw.
+    drawn_as = jnp.argsort(shuffled).astype(jnp.int32)
+    mask, owner = place_spans(place_rng, eligible, lengths[drawn_as], count)
+    rank = drawn_as.at[owner].get(mode="fill", fill_value=draws)
     first = owner != left_of(owner, draws)
-    counts = rank < most
-    empty = first & counts & (lengths[rank] == 0) & (before[rank] < needed)
-    mask = within(mask & counts, rank.astype(jnp.float32), sizes, budget, passes=1)
-    noise = Noise(mask, owner, empty)
-    return noise if word is None else _of_words(noise, word)
+    is_used = rank < max_num_spans
+    empty = first & is_used & (lengths[rank] == 0) & (before[rank] < needed)
+    mask = fit_budget(mask & is_used, rank.astype(jnp.float32), sizes, budget, passes=1)
+    if word is None:
+        return Noise(mask, owner, empty)
+    starts = word != left_of(word, -1)
+    return Noise(mask[word], owner[word], empty[word] & starts)
 
 
-def _sizes(eligible, word):
-    """int32[L]: the pieces of each word; 0 where there is none, or nothing eligible."""
+def _word_sizes(eligible, word):
+    """int32[L]: the number of eligible tokens of each word number."""
     return jax.ops.segment_sum(eligible.astype(jnp.int32), word, num_segments=word.shape[0])
 
 
-def _of_words(noise, word):
-    """The noise of tokens out of that of their words."""
-    opens = word != left_of(word, -1)
-    return Noise(noise.mask[word], noise.group[word], noise.inserted[word] & opens)
-
-
 @functools.lru_cache(maxsize=64)
-def chances_of(pattern: str, mean: float, longest: int, zero: bool) -> np.ndarray:
-    """float64[longest + 1]: how likely a span of each length is.
+def length_probs(pattern: str, mean: float, longest: int, zero: bool) -> np.ndarray:
+    """float64[longest + 1]: the probability of each span length.
 
-    geometric: p = 1 / mean from 1 on (SpanBERT, section 3.1); poisson: of that mean (BART, section
-    2.2), its spans of length zero left out unless `zero`. Lengths above `longest` (0: those that
-    come less often than once in a million) are left out, and the others are so much likelier.
+    geometric: p = 1 / mean, lengths from 1 (SpanBERT, section 3.1). poisson: lambda = mean (BART,
+    section 2.2), with length 0 only if `zero`. Lengths above `longest` have probability 0 (longest=0:
+    lengths with a tail probability of at most one in a million), and the rest is normalized.
     """
     ends = range(1, 10_000)
     if pattern == "geometric":
-        chances = [0.0, *((1 - 1 / mean) ** (n - 1) / mean for n in ends)]
+        probs = [0.0, *((1 - 1 / mean) ** (n - 1) / mean for n in ends)]
     else:
-        chances = [math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in (0, *ends)]
-        chances[0] *= zero
-    chances = np.asarray(chances)
-    beyond = np.cumsum(chances[::-1])[::-1]
-    chances = chances[: longest + 1] if longest else chances[: int((beyond > 1e-6).sum())]
-    return chances / chances.sum()
+        probs = [math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in (0, *ends)]
+        probs[0] *= zero
+    probs = np.asarray(probs)
+    tail = np.cumsum(probs[::-1])[::-1]
+    probs = probs[: longest + 1] if longest else probs[: int((tail > 1e-6).sum())]
+    return probs / probs.sum()

@@ -1,6 +1,6 @@
-"""replaced_token_detection: which tokens did a generator put there? (ELECTRA; Clark et al. 2020)
-An objective of the registry for an encoder: a small generator does masked LM, its samples fill the
-masks, and the network itself, the discriminator, says of every token whether it was replaced.
+"""replaced_token_detection: an encoder finds replaced tokens (ELECTRA; Clark et al. 2020).
+A small generator is trained by masked LM, and its samples replace the masks. The model, called the
+discriminator, predicts for each token whether it was replaced.
 """
 
 import math
@@ -13,188 +13,200 @@ import numpy as np
 import optax
 
 from models import build
-from models.config import ModelConfig, knob
-from models.sequence import sequence_of
-from objectives.base import Objective, Setting, Shapes, all_states, hidden_states
+from models.config import ModelConfig, option
+from models.inputs import make_inputs
+from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch
+from objectives.document_ids import document_ids, in_ranges
 from objectives.heads import DiscriminatorHead, with_head
-from objectives.loss import sampled_pieces
-from objectives.noise import masked_pieces, noise_count
-from objectives.segments import among, documents
+from objectives.lm_loss import TrainingLoss, hidden_states, last_hidden_states, lm_scores
+from objectives.loss import sample_tokens
+from objectives.noise import mask_tokens, noise_count
 
 
 @dataclass(frozen=True)
-class ReplacedTokenDetection(Objective):
-    """ELECTRA, section 2: the generator's loss plus `coefficient` times the discriminator's, over
-    all ordinary pieces, of which those that a sample restored count as original.
+class ReplacedTokenDetection(Objective, TrainingLoss):
+    """ELECTRA (section 2): the loss is the generator's loss plus `discriminator_loss_weight` times the
+    discriminator's loss. The discriminator classifies all regular tokens. A sample that equals the
+    original token counts as original.
 
-    Parameters: the discriminator's where any encoder has them, `heads/discriminator`, and
-    `generator`, a network of a share of its size without an `embed` of its own: both read with the
-    same tables (section 3.2). Samples are drawn by numbers that `corrupt` makes, one for each
-    masked piece, in evaluation too; no gradient goes through them. The batch is masked_lm's and:
+    Parameters: the discriminator's at the usual paths, `heads/discriminator`, and `generator`, a
+    narrower network without its own `embed`, because both networks share the embeddings (section 3.2).
+    `corrupt` draws one uniform number per masked token, from which the generator's token is sampled,
+    in evaluation too. No gradient flows through the samples. The Batch is the same as for masked_lm:
 
-        row               [ 2, 21, 22, 23, 3, 0 ]
-        inputs.tokens     [ 2, 21,  5, 23, 3, 0 ]    what the generator reads
-        inputs.segments   [ 1,  1,  1,  1, 1, 0 ]
-        targets           [ 22 ]
-        weights           [ 1 ]
-        indices           [ 2 ]
+        row                 [ 2, 21, 22, 23, 3, 0 ]
+        inputs.tokens       [ 2, 21,  5, 23, 3, 0 ]    the generator's input
+        inputs.segment_ids  [ 1,  1,  1,  1, 1, 0 ]
+        targets             [ 22 ]
+        loss_weights        [ 1 ]
+        target_positions    [ 2 ]
 
-    with `draws`, one number for the 22. If the generator says 31, the discriminator reads 2 21 31
-    23 3 and is to say 0 1 0 of the three pieces.
+    and `sampling_uniforms`, one number for the 22. If the generator's sample is 31, the
+    discriminator reads 2 21 31 23 3, and the classes of its three regular tokens are 0 1 0.
     """
 
     name: ClassVar[str] = "replaced_token_detection"
-    architectures: ClassVar[tuple[str, ...]] = ("encoder",)
-    unfit: ClassVar[dict[str, str]] = {
-        "decoder": "a decoder does not see what stands behind a token; use causal_lm",
-        "encoder_decoder": "it would leave the decoder without a task; use span_corruption",
+    unsupported: ClassVar[dict[str, str]] = {
+        "decoder": "a decoder does not see the tokens after a token; use causal_lm",
+        "encoder_decoder": "the decoder would have no task; use span_corruption",
     }
 
-    noise_density: float = knob(0.15, "share of the pieces predicted", min=0.001, max=1.0)
-    keep: float = knob(0.0, "share of these that show themselves, not [MASK]", min=0.0, max=1.0)
-    generator_size: float = knob(
-        0.25, "width, heads and MLP of the generator, by the discriminator's", min=0.01, max=1.0
+    noise_density: float = option(
+        0.15, "share of tokens that the generator predicts", min=0.001, max=1.0
     )
-    coefficient: float = knob(50.0, "of the discriminator's loss; the generator's has 1", min=0.0)
+    keep_token_prob: float = option(
+        0.0, "share of predicted tokens left unchanged; the rest become [MASK]", min=0.0, max=1.0
+    )
+    generator_size: float = option(
+        0.25, "emb_dim, num_heads and mlp_dim, generator / discriminator", min=0.01, max=1.0
+    )
+    discriminator_loss_weight: float = option(
+        50.0, "weight of the discriminator's loss; the generator's loss has weight 1", min=0.0
+    )
 
-    def shapes(self, setting: Setting) -> Shapes:
-        setting.require("mask")
-        T = setting.length
-        return Shapes(raw=T, inputs=T, targets=self._noise(T), overlap=1)
+    def lengths(self, spec: ObjectiveSpec) -> SequenceLengths:
+        spec.require("mask")
+        T = spec.seq_len
+        return SequenceLengths(raw=T, inputs=T, targets=self._num_noise(T), overlap=1)
 
-    def _noise(self, pieces: int) -> int:
-        """Pieces that the generator predicts among so many."""
-        return noise_count(self.noise_density, pieces)
+    def _num_noise(self, tokens: int) -> int:
+        return noise_count(self.noise_density, tokens)
 
-    def targets_expected(self, setting: Setting) -> float:
-        """Pieces that the generator predicts and pieces that the discriminator judges."""
-        pieces = setting.length - 2  # [CLS] and [SEP]
-        return self._noise(pieces) + pieces
+    def expected_num_targets(self, spec: ObjectiveSpec) -> float:
+        """Number of tokens that the generator predicts plus those that the discriminator classifies."""
+        tokens = spec.seq_len - 2  # [CLS] and [SEP]
+        return self._num_noise(tokens) + tokens
 
-    def describe(self, setting: Setting) -> str:
-        shapes, pieces = self.shapes(setting), setting.length - 2
+    def describe(self, spec: ObjectiveSpec) -> str:
+        lengths, tokens = self.lengths(spec), spec.seq_len - 2
         return (
-            f"{self.name}: {shapes.raw} raw tokens a row, {shapes.inputs} read, "
-            f"{self._noise(pieces)} predicted in {shapes.targets} slots, {pieces} judged"
+            f"{self.name}: {lengths.raw} raw tokens per row, {lengths.inputs} input tokens, "
+            f"{self._num_noise(tokens)} predicted in {lengths.targets} slots, {tokens} classified"
         )
 
-    def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
-        vocabulary, size = setting.vocabulary, self.shapes(setting).targets
-        mask_key, draw_key = jax.random.split(key)
-        shown, targets, indices, filled = masked_pieces(
-            mask_key, row, vocabulary, self._noise, size, 0.0, self.keep
+    def corrupt(self, spec: ObjectiveSpec, rng: jax.Array, row: jax.Array) -> Batch:
+        vocabulary, size = spec.vocabulary, self.lengths(spec).targets
+        mask_rng, sample_rng = jax.random.split(rng)
+        masked, targets, positions, filled = mask_tokens(
+            mask_rng, row, vocabulary, self._num_noise, size, 0.0, self.keep_token_prob
         )
         return Batch(
-            inputs=sequence_of(shown, documents(row, vocabulary, setting.architecture)),
-            decoder=None,
+            inputs=make_inputs(masked, document_ids(row, vocabulary, spec.architecture)),
             targets=targets,
-            weights=filled.astype(jnp.float32),
-            indices=indices,
-            draws=jax.random.uniform(draw_key, indices.shape),
-            ordinary=vocabulary.ordinary,
+            loss_weights=filled.astype(jnp.float32),
+            target_positions=positions,
+            sampling_uniforms=jax.random.uniform(sample_rng, positions.shape),
+            regular_token_ranges=vocabulary.regular_token_ranges,
         )
 
-    def inverse(self, setting: Setting, batch: Batch) -> np.ndarray:
-        return np.asarray(filled_in(batch, batch.targets))
+    def reconstruct(self, spec: ObjectiveSpec, batch: Batch) -> np.ndarray:
+        return np.asarray(fill_targets(batch, batch.targets))
 
-    # ---- parameters ------------------------------------------------------------------------------
+    # ---- Parameters ------------------------------------------------------------------------------
 
     def generator(self, config: ModelConfig) -> ModelConfig:
-        """The generator of a discriminator: as deep, `generator_size` as wide, the same tables."""
-        heads = max(1, round(config.heads * self.generator_size))
-        step = 1 if config.head_size else 2 * heads  # a head has an even number of entries
+        """The config of the generator for that of the discriminator: same depth and embedding size,
+        `generator_size` times the width."""
+        num_heads = max(1, round(config.num_heads * self.generator_size))
+        multiple = 1 if config.head_dim else 2 * num_heads  # so that head_dim is even
+        num_kv_heads = math.gcd(config.num_kv_heads, num_heads) if config.num_kv_heads else 0
         return replace(
             config,
-            embedding_size=config.size_of_embedding,
-            width=max(1, round(config.width * self.generator_size / step)) * step,
-            heads=heads,
-            kv_heads=math.gcd(config.kv_heads, heads) if config.kv_heads else 0,
-            mlp_size=max(1, round(config.mlp_size * self.generator_size)),
+            embedding_size=config.resolved_embedding_size,
+            emb_dim=max(1, round(config.emb_dim * self.generator_size / multiple)) * multiple,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            mlp_dim=max(1, round(config.mlp_dim * self.generator_size)),
         )
 
-    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
-        keys = jax.random.split(key, 3)
-        params = model.init(keys[0], batch.inputs)["params"]
+    def init(self, model, rng: jax.Array, batch: Batch) -> dict:
+        rngs = jax.random.split(rng, 3)
+        params = model.init(rngs[0], batch.inputs)["params"]
         generator = build(self.generator(model.config))
-        own = generator.init(keys[1], batch.inputs, method="initialise")["params"]
+        own = generator.init(rngs[1], batch.inputs, method="init_all")["params"]
         params = {**params, "generator": {k: v for k, v in own.items() if k != "embed"}}
-        return with_head(params, "discriminator", DiscriminatorHead(model.config), keys[2])
+        return with_head(params, "discriminator", DiscriminatorHead(model.config), rngs[2])
 
-    def networks(self, config, params, batch: Batch) -> tuple:
-        rest = {name: part for name, part in params.items() if name != "generator"}
+    def flops_spec(self, config, params, batch: Batch) -> tuple:
+        discriminator = {name: part for name, part in params.items() if name != "generator"}
         return (
             (self.generator(config), params["generator"], {"lm": batch.targets.shape[-1]}),
-            (config, rest, {"discriminator": batch.inputs.tokens.shape[-1]}),
+            (config, discriminator, {"discriminator": batch.inputs.tokens.shape[-1]}),
         )
 
-    # ---- losses ----------------------------------------------------------------------------------
+    # ---- Losses ----------------------------------------------------------------------------------
 
-    def coefficients(self) -> dict[str, float]:
-        return {"lm": 1.0, "discriminator": self.coefficient}
+    def loss_weights(self) -> dict[str, float]:
+        return {"lm": 1.0, "discriminator": self.discriminator_loss_weight}
 
-    def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        judged = self._judged(batch).sum(dtype=jnp.float32)
-        return {"lm": batch.weights.sum(), "discriminator": judged}
+    def loss_denominators(self, batch: Batch) -> dict[str, jax.Array]:
+        num_regular = self._is_regular(batch).sum(dtype=jnp.float32)
+        return {"lm": batch.loss_weights.sum(), "discriminator": num_regular}
 
-    def _judged(self, batch):
-        """bool[B,T]: 1 = an ordinary piece of the text."""
-        return among(jax.vmap(filled_in)(batch, batch.targets), batch.ordinary)
-
-    def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """`lm`: the pieces int32[B,N]; `discriminator`: 0 or 1 of each token int32[B,T], which the
-        generator's samples decide; and their weights."""
-        corrupted, _ = self._generated(model, params, batch, key)
+    def target_classes(self, model, params, batch: Batch, rng: jax.Array | None) -> dict:
+        """`lm`: the masked tokens int32[B,N]; `discriminator`: int32[B,T], 1 = replaced, from the
+        generator's samples."""
+        corrupted, _ = self._generate(model, params, batch, rng)
         return {
-            "lm": (batch.targets, batch.weights),
+            "lm": (batch.targets, batch.loss_weights),
             "discriminator": self._replaced(batch, corrupted),
         }
 
-    def _generated(self, model, params, batch, key):
-        """-> (int32[B,T] with the generator's samples in it, the sums of its loss)."""
-        generator = build(self.generator(model.config))
-        own = {**params["generator"], "embed": params["embed"]}
-        key = None if key is None else jax.random.fold_in(key, 0)
-        hidden = hidden_states(generator, own, batch, key)
-        features = generator.apply({"params": own}, hidden, method="readout")
-        table, bias = generator.apply({"params": own}, method="unembedding")
-        samples = sampled_pieces(features, table, bias, batch.draws, batch.ordinary)
-        return jax.vmap(filled_in)(batch, samples), self.scores(generator, own, hidden, batch)
-
-    def _replaced(self, batch, corrupted):
-        """(int32[B,T] 1 = replaced, and by another piece; float32[B,T] 1 = judged)."""
-        replaced = corrupted != jax.vmap(filled_in)(batch, batch.targets)
-        return replaced.astype(jnp.int32), self._judged(batch).astype(jnp.float32)
-
-    def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """The generator's `lm` and `accuracy`; the discriminator's loss and accuracy, precision and
-        recall of its finding replaced pieces, and `replaced`, their share: what it would be right
-        of without looking is the rest."""
-        corrupted, sums = self._generated(model, params, batch, key)
-        replaced, judged = self._replaced(batch, corrupted)
+    def losses(self, model, params, batch: Batch, dropout_rng: jax.Array | None) -> dict:
+        """The generator's `lm` and `accuracy`; `discriminator`, the loss of the discriminator, with its
+        accuracy, and its precision and recall for replaced tokens; and `replaced`, the share of
+        replaced tokens (always predicting "original" has the accuracy 1 - `replaced`)."""
+        corrupted, sums = self._generate(model, params, batch, dropout_rng)
+        replaced, regular = self._replaced(batch, corrupted)
         replaced = replaced.astype(jnp.float32)
-        read = batch.replace(inputs=batch.inputs.replace(tokens=corrupted))
-        states = all_states(
-            model, params, read, None if key is None else jax.random.fold_in(key, 1)
-        )
+        batch = batch.replace(inputs=batch.inputs.replace(tokens=corrupted))
+        states = last_hidden_states(model, params, batch, _fold_in(dropout_rng, 1))
         head = {"params": params["heads"]["discriminator"]}
         logits = DiscriminatorHead(model.config).apply(head, states)
         losses = optax.sigmoid_binary_cross_entropy(logits, replaced)
-        found = (logits > 0).astype(jnp.float32)
-        right = (found == replaced).astype(jnp.float32)
-        both, number = (found * replaced * judged).sum(), judged.sum()
+        predicted = (logits > 0).astype(jnp.float32)
+        correct = (predicted == replaced).astype(jnp.float32)
+        true_positives, total = (predicted * replaced * regular).sum(), regular.sum()
         return {
             **sums,
-            "discriminator": ((losses * judged).sum(), number),
-            "discriminator_accuracy": ((right * judged).sum(), number),
-            "precision": (both, (found * judged).sum()),
-            "recall": (both, (replaced * judged).sum()),
-            "replaced": ((replaced * judged).sum(), number),
+            "discriminator": ((losses * regular).sum(), total),
+            "discriminator_accuracy": ((correct * regular).sum(), total),
+            "precision": (true_positives, (predicted * regular).sum()),
+            "recall": (true_positives, (replaced * regular).sum()),
+            "replaced": ((replaced * regular).sum(), total),
         }
 
+    def _generate(self, model, params, batch, rng):
+        """-> (int32[B,T]: the inputs with the generator's samples; its `lm` and `accuracy` sums)."""
+        generator = build(self.generator(model.config))
+        own = {**params["generator"], "embed": params["embed"]}
+        hidden = hidden_states(generator, own, batch, _fold_in(rng, 0))
+        features = generator.apply({"params": own}, hidden, method="lm_features")
+        table, bias = generator.apply({"params": own}, method="output_embedding")
+        samples = sample_tokens(
+            features, table, bias, batch.sampling_uniforms, batch.regular_token_ranges
+        )
+        corrupted = jax.vmap(fill_targets)(batch, samples)
+        return corrupted, lm_scores(generator, own, hidden, batch, self.z_loss)
 
-def filled_in(batch: Batch, pieces: jax.Array) -> jax.Array:
-    """int32[T]: what one row reads, with pieces int32[N] where its targets were taken from."""
+    def _replaced(self, batch, corrupted):
+        """(int32[B,T]: 1 = differs from the original token; float32[B,T]: 1 = a regular token)."""
+        replaced = corrupted != jax.vmap(fill_targets)(batch, batch.targets)
+        return replaced.astype(jnp.int32), self._is_regular(batch).astype(jnp.float32)
+
+    def _is_regular(self, batch):
+        """bool[B,T]: 1 = the original token is a regular token."""
+        original = jax.vmap(fill_targets)(batch, batch.targets)
+        return in_ranges(original, batch.regular_token_ranges)
+
+
+def fill_targets(batch: Batch, tokens: jax.Array) -> jax.Array:
+    """int32[T]: the input tokens of one row, with `tokens` int32[N] at the target positions."""
     length = batch.inputs.tokens.shape[0]
-    taken = jnp.where(batch.weights > 0, batch.indices, jnp.int32(length))
-    return jnp.asarray(batch.inputs.tokens).at[taken].set(pieces, mode="drop")
+    written = jnp.where(batch.loss_weights > 0, batch.target_positions, jnp.int32(length))
+    return jnp.asarray(batch.inputs.tokens).at[written].set(tokens, mode="drop")
+
+
+def _fold_in(rng, number):
+    return None if rng is None else jax.random.fold_in(rng, number)

@@ -1,6 +1,6 @@
-"""next_sentence and sentence_order: does the second text follow the first? (BERT, ALBERT)
-Objectives of the registry for an encoder, by default added to masked LM over the same pair.
-Both texts come from one raw row, twice as long as what is read: a pair is a function of its row.
+"""next_sentence and sentence_order: predict whether one text follows another (BERT, ALBERT).
+For encoders; by default combined with masked LM on the same pair. Both texts come from one raw row,
+which is twice as long as the inputs, so a pair is a function of its row.
 """
 
 from dataclasses import dataclass
@@ -10,210 +10,209 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from models.config import knob
-from models.sequence import Sequence, sequence_of
-from objectives.base import Objective, Setting, Shapes, all_states, predicting
+from models.config import option
+from models.inputs import ModelInputs, make_inputs
+from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch
+from objectives.document_ids import document_ids, runs
 from objectives.heads import PairHead, with_head
-from objectives.noise import check_shares, masked_pieces, noise_count
-from objectives.segments import documents, runs
+from objectives.lm_loss import TrainingLoss, last_hidden_states, lm_scores, select_predicted
+from objectives.noise import check_shares, mask_tokens, noise_count
 
-FRAME = 3  # [CLS] and two [SEP]
-IN_ORDER, NOT = 0, 1  # labels, numbered as BERT's are
+NUM_SPECIAL = 3  # [CLS] and two [SEP]
+IN_ORDER, NOT_IN_ORDER = 0, 1  # labels, numbered as in BERT
 
 
 @dataclass(frozen=True)
-class SentencePairs(Objective):
-    """What the two objectives share: the cut, the frame, the head and the losses.
+class SentencePairs(Objective, TrainingLoss):
+    """The common part of both objectives: the cut, the special tokens, the head and the losses.
 
-    A row is cut between two pieces of one document, each such place as likely; what lies before it
-    and what lies behind it are the two texts, of random lengths that fill the room there is (BERT's
-    "sentence" is any span of text, too). With T 8, a cut before 23, and a second text that
-    next_sentence takes from elsewhere:
+    The row is cut at a uniform random position within a document. The texts before and after the cut
+    form the pair; their lengths are random and fill the input as far as possible (BERT's "sentence"
+    is an arbitrary span of text, too). With T 8, a cut before 23, and a second text that next_sentence
+    takes from another document:
 
-        row               [ 2, 21, 22, 23, 24, 3, 2, 31, 32, 33, 3, 2, 41, 3, 0, 0 ]
-        inputs.tokens     [ 2, 21, 22, 3, 5, 33, 3, 0 ]
-        inputs.segments   [ 1,  1,  1, 1, 1,  1, 1, 0 ]
-        inputs.types      [ 0,  0,  0, 0, 1,  1, 1, 0 ]
-        labels            [ 1 ]
-        indices           [ 4 ]
-        targets           [ 32 ]
-        weights           [ 1 ]
+        row                    [ 2, 21, 22, 23, 24, 3, 2, 31, 32, 33, 3, 2, 41, 3, 0, 0 ]
+        inputs.tokens          [ 2, 21, 22, 3, 5, 33, 3, 0 ]
+        inputs.segment_ids     [ 1,  1,  1, 1, 1,  1, 1, 0 ]
+        inputs.token_type_ids  [ 0,  0,  0, 0, 1,  1, 1, 0 ]
+        labels                 [ 1 ]
+        target_positions       [ 4 ]
+        targets                [ 32 ]
+        loss_weights           [ 1 ]
 
-    A row in which there is no pair, such as one of padding, has label -1.
+    A row without a pair, such as a row of padding, has label -1.
     """
 
-    architectures: ClassVar[tuple[str, ...]] = ("encoder",)
-    unfit: ClassVar[dict[str, str]] = {
-        "decoder": "a decoder's first state, which would tell, has seen nothing; use causal_lm",
-        "encoder_decoder": "its encoder's rows have no [CLS] to tell from; use span_corruption",
+    unsupported: ClassVar[dict[str, str]] = {
+        "decoder": "the pair head reads a decoder's first state, which sees no text; use causal_lm",
+        "encoder_decoder": "its rows have no [CLS] for the pair head; use span_corruption",
     }
-    irreversible: ClassVar[str] = "of its row it reads two texts and not what lies around them"
-    token_types: ClassVar[int] = 2
+    not_invertible_because: ClassVar[str] = "the batch has two texts of the row, not all of it"
+    num_token_types: ClassVar[int] = 2
 
-    masked_lm: float = knob(1.0, "coefficient of masked LM over the pair; 0: none", min=0.0)
-    noise_density: float = knob(0.15, "share of the pieces it predicts", min=0.001, max=1.0)
-    random: float = knob(0.1, "share of these that show a random piece", min=0.0, max=1.0)
-    keep: float = knob(0.1, "share that show themselves; the rest [MASK]", min=0.0, max=1.0)
-    short: float = knob(0.1, "share of the pairs with less room, at random", min=0.0, max=1.0)
+    mlm_loss_weight: float = option(1.0, "weight of the masked LM loss; 0: no masked LM", min=0.0)
+    noise_density: float = option(
+        0.15, "share of tokens that masked LM predicts", min=0.001, max=1.0
+    )
+    random_token_prob: float = option(
+        0.1, "share of predicted tokens replaced by random tokens", min=0.0, max=1.0
+    )
+    keep_token_prob: float = option(
+        0.1, "share of predicted tokens left unchanged; the rest become [MASK]", min=0.0, max=1.0
+    )
+    short_seq_prob: float = option(
+        0.1, "share of pairs whose total length is random", min=0.0, max=1.0
+    )
 
     def __post_init__(self):
-        check_shares(self.random, self.keep)
+        check_shares(self.random_token_prob, self.keep_token_prob)
 
-    def shapes(self, setting: Setting) -> Shapes:
-        if self.masked_lm:
-            setting.require("mask")
-        T = setting.length
-        if T < FRAME + 2:
+    def lengths(self, spec: ObjectiveSpec) -> SequenceLengths:
+        if self.mlm_loss_weight:
+            spec.require("mask")
+        T = spec.seq_len
+        if T < NUM_SPECIAL + 2:
             raise ValueError(
-                f"length {T} is too short for {self.name}: expected room for [CLS], two [SEP] and "
-                f"a piece of each text; make it {FRAME + 2} or more"
+                f"seq_len {T} is too short for {self.name}: [CLS], two [SEP] and a token of each "
+                f"text need {NUM_SPECIAL + 2} or more; raise it"
             )
-        return Shapes(raw=2 * T, inputs=T, targets=self._noise(T - FRAME), overlap=1)
+        num_targets = self._num_noise(T - NUM_SPECIAL)
+        return SequenceLengths(raw=2 * T, inputs=T, targets=num_targets, overlap=1)
 
-    def _noise(self, pieces: int) -> int:
-        """Pieces that masked LM predicts among so many."""
-        return noise_count(self.noise_density, pieces) if self.masked_lm else 0
+    def _num_noise(self, tokens: int) -> int:
+        return noise_count(self.noise_density, tokens) if self.mlm_loss_weight else 0
 
-    def targets_expected(self, setting: Setting) -> float:
-        return 1 + self._noise(setting.length - FRAME)
+    def expected_num_targets(self, spec: ObjectiveSpec) -> float:
+        return 1 + self._num_noise(spec.seq_len - NUM_SPECIAL)
 
-    def describe(self, setting: Setting) -> str:
-        shapes = self.shapes(setting)
+    def describe(self, spec: ObjectiveSpec) -> str:
+        lengths = self.lengths(spec)
         return (
-            f"{self.name}: {shapes.raw} raw tokens a row, a pair of texts in {shapes.inputs} read, "
-            f"its label and {shapes.targets} pieces predicted"
+            f"{self.name}: {lengths.raw} raw tokens per row, {lengths.inputs} input tokens (a pair "
+            f"of texts), its label and {lengths.targets} tokens predicted"
         )
 
-    def corrupt(self, setting: Setting, key: jax.Array, row: jax.Array) -> Batch:
-        pair_key, mask_key = jax.random.split(key)
-        texts, label = self._pair(setting, pair_key, row)
-        pair = framed(setting, row, texts)
-        shown, targets, indices, filled = masked_pieces(
-            mask_key,
-            pair.tokens,
-            setting.vocabulary,
-            self._noise,
-            self.shapes(setting).targets,
-            self.random,
-            self.keep,
+    def corrupt(self, spec: ObjectiveSpec, rng: jax.Array, row: jax.Array) -> Batch:
+        pair_rng, mask_rng = jax.random.split(rng)
+        texts, label = self._draw_pair(spec, pair_rng, row)
+        pair = make_pair(spec, row, texts)
+        size, probs = self.lengths(spec).targets, (self.random_token_prob, self.keep_token_prob)
+        masked, targets, positions, filled = mask_tokens(
+            mask_rng, pair.tokens, spec.vocabulary, self._num_noise, size, *probs
         )
         return Batch(
-            inputs=pair.replace(tokens=shown),
-            decoder=None,
+            inputs=pair.replace(tokens=masked),
             targets=targets,
-            weights=filled.astype(jnp.float32),
-            indices=indices,
+            loss_weights=filled.astype(jnp.float32),
+            target_positions=positions,
             labels=label,
         )
 
-    def _pair(self, setting, key, row):
-        """-> (two texts (start, length) of row int32[raw] in the order of reading, label int32[])."""
-        vocabulary = setting.vocabulary
-        cut_key, short_key, room_key, length_key, label_key, other_key = jax.random.split(key, 6)
-        segments = documents(row, vocabulary, setting.architecture)
-        text = (segments > 0) & (row != vocabulary.cls) & (row != vocabulary.sep)
+    def _draw_pair(self, spec, rng, row):
+        """-> (two texts (start, length) of row int32[raw] in reading order, label int32[])."""
+        vocabulary = spec.vocabulary
+        cut_rng, short_rng, max_rng, length_rng, label_rng, other_rng = jax.random.split(rng, 6)
+        doc = document_ids(row, vocabulary, spec.architecture)
+        text = (doc > 0) & (row != vocabulary.cls) & (row != vocabulary.sep)
         start, end = runs(text)
         index = jnp.arange(row.shape[0], dtype=jnp.int32)
         cuts = text & (index > start)
-        cut = one_of(cut_key, cuts)
+        cut = draw_position(cut_rng, cuts)
 
-        most = setting.length - FRAME
-        room = jax.random.randint(room_key, (), 2, most + 1)
-        room = jnp.where(jax.random.uniform(short_key) < self.short, room, most)
-        drawn = jax.random.randint(length_key, (), 1, room)
-        before, behind = cut - start[cut], end[cut] - cut
-        behind = jnp.minimum(behind, self._longest(text, segments, cut, end))
-        first = jnp.minimum(before, jnp.maximum(drawn, room - behind))
-        second = jnp.minimum(behind, room - first)
+        max_tokens = spec.seq_len - NUM_SPECIAL
+        max_length = jax.random.randint(max_rng, (), 2, max_tokens + 1)
+        is_short = jax.random.uniform(short_rng) < self.short_seq_prob
+        max_length = jnp.where(is_short, max_length, max_tokens)
+        drawn = jax.random.randint(length_rng, (), 1, max_length)
+        before, after = cut - start[cut], end[cut] - cut
+        after = jnp.minimum(after, self._max_second(text, doc, cut, end))
+        first = jnp.minimum(before, jnp.maximum(drawn, max_length - after))
+        second = jnp.minimum(after, max_length - first)
         texts, usable = self._alternative(
-            other_key, text, segments, end, (cut - first, first), (cut, second)
+            other_rng, text, doc, end, (cut - first, first), (cut, second)
         )
         in_order, not_in_order = texts
-        label = jax.random.bernoulli(label_key).astype(jnp.int32)
+        label = jax.random.bernoulli(label_rng).astype(jnp.int32)
         chosen = jax.tree.map(
-            lambda a, b: jnp.where((label == NOT) & usable, b, a), in_order, not_in_order
+            lambda a, b: jnp.where((label == NOT_IN_ORDER) & usable, b, a), in_order, not_in_order
         )
-        some = cuts.any()
-        chosen = jax.tree.map(lambda x: jnp.where(some, x, jnp.zeros_like(x)), chosen)
-        return chosen, jnp.where(some & usable, label, jnp.int32(-1))
+        has_cut = cuts.any()
+        chosen = jax.tree.map(lambda x: jnp.where(has_cut, x, jnp.zeros_like(x)), chosen)
+        return chosen, jnp.where(has_cut & usable, label, jnp.int32(-1))
 
-    def _longest(self, text, segments, cut, end):
-        """How long the second text may be at most, besides what follows the cut: int32[].
+    # Subclasses define two functions of text bool[raw] (1 = not [CLS], [SEP] or padding), doc
+    # int32[raw] (document ids) and end int32[raw] (end of the run of text at each position). cut int32[]
+    # is the start of the second text; first and second are the (start, length) of the two texts.
+    #   _max_second(text, doc, cut, end): an upper bound int32[] of the length of the second text, in
+    #     addition to the end of its document
+    #   _alternative(rng, text, doc, end, first, second): ((the pair in order, the pair not in
+    #     order), bool[]: whether the latter exists)
 
-        bool[raw] text: 1 = neither [CLS] nor [SEP] nor padding; int32[raw] segments, and end: the
-        first position behind the text that a position is in; int32[] cut: where the second begins.
-        """
-        raise NotImplementedError
+    # ---- Losses ----------------------------------------------------------------------------------
 
-    def _alternative(self, key, text, segments, end, first, second):
-        """-> ((the pair in order, the pair that is not), bool[]: there is such a pair); first and
-        second are the (start, length) of the texts around the cut, the others as in `_longest`."""
-        raise NotImplementedError
+    def init(self, model, rng: jax.Array, batch: Batch) -> dict:
+        model_rng, head_rng = jax.random.split(rng)
+        method = "init_all" if self.mlm_loss_weight else "__call__"
+        params = model.init(model_rng, batch.inputs, method=method)["params"]
+        return with_head(params, "pair", PairHead(model.config), head_rng)
 
-    # ---- losses ----------------------------------------------------------------------------------
-
-    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
-        trunk_key, head_key = jax.random.split(key)
-        method = "initialise" if self.masked_lm else "__call__"
-        params = model.init(trunk_key, batch.inputs, method=method)["params"]
-        return with_head(params, "pair", PairHead(model.config), head_key)
-
-    def networks(self, config, params, batch: Batch) -> tuple:
-        return ((config, params, {"lm": batch.targets.shape[-1], "pair": 1}),)
-
-    def coefficients(self) -> dict[str, float]:
-        lm = {"lm": self.masked_lm} if self.masked_lm else {}
-        return {"pair": 1.0, **lm}
-
-    def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        lm = {"lm": batch.weights.sum()} if self.masked_lm else {}
-        return {"pair": (batch.labels >= 0).sum(dtype=jnp.float32), **lm}
-
-    def answers(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """`pair`: 0 or 1 of each row int32[B]; `lm`: the pieces int32[B,N]; and their weights."""
-        lm = {"lm": (batch.targets, batch.weights)} if self.masked_lm else {}
-        known = batch.labels >= 0
-        pair = jnp.where(known, batch.labels, jnp.int32(0)), known.astype(jnp.float32)
-        return {"pair": pair, **lm}
-
-    def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        states = all_states(model, params, batch, key)
+    def losses(self, model, params, batch: Batch, dropout_rng: jax.Array | None) -> dict:
+        states = last_hidden_states(model, params, batch, dropout_rng)
         head = {"params": params["heads"]["pair"]}
         logits = PairHead(model.config).apply(head, states[:, 0])
-        labels, weights = self.answers(model, params, batch, key)["pair"]
+        labels, weights = self.target_classes(model, params, batch, dropout_rng)["pair"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         hits = (logits.argmax(-1).astype(jnp.int32) == labels).astype(jnp.float32)
         sums = {
             "pair": ((losses * weights).sum(), weights.sum()),
             "pair_accuracy": ((hits * weights).sum(), weights.sum()),
         }
-        if not self.masked_lm:
+        if not self.mlm_loss_weight:
             return sums
-        return {**sums, **self.scores(model, params, predicting(states, batch), batch)}
+        hidden = select_predicted(states, batch)
+        return {**sums, **lm_scores(model, params, hidden, batch, self.z_loss)}
+
+    def loss_weights(self) -> dict[str, float]:
+        lm = {"lm": self.mlm_loss_weight} if self.mlm_loss_weight else {}
+        return {"pair": 1.0, **lm}
+
+    def loss_denominators(self, batch: Batch) -> dict[str, jax.Array]:
+        lm = {"lm": batch.loss_weights.sum()} if self.mlm_loss_weight else {}
+        return {"pair": (batch.labels >= 0).sum(dtype=jnp.float32), **lm}
+
+    def target_classes(self, model, params, batch: Batch, rng: jax.Array | None) -> dict:
+        """`pair`: the label int32[B] of each row; `lm`: the masked tokens int32[B,N]."""
+        lm = {"lm": (batch.targets, batch.loss_weights)} if self.mlm_loss_weight else {}
+        has_label = batch.labels >= 0
+        labels = jnp.where(has_label, batch.labels, jnp.int32(0))
+        return {"pair": (labels, has_label.astype(jnp.float32)), **lm}
+
+    def flops_spec(self, config, params, batch: Batch) -> tuple:
+        return ((config, params, {"lm": batch.targets.shape[-1], "pair": 1}),)
 
 
 @dataclass(frozen=True)
 class NextSentence(SentencePairs):
     """BERT's next-sentence prediction (Devlin et al. 2019, section 3.1 and appendix A.1): half of
-    the second texts follow the first, half come from elsewhere.
+    the second texts follow the first, and half are random texts.
 
-    Elsewhere is another document of the raw row, or, where that holds one document alone, a part
-    of it that is neither the first text nor what follows it. How long the texts are does not tell:
-    the second one is no longer than either source allows, whichever it is taken from.
+    A random text comes from another document of the raw row. In a row with only one document it is
+    another part of that document, outside the pair. Text lengths do not reveal the label: the second
+    text is never longer than both alternatives allow.
     """
 
     name: ClassVar[str] = "next_sentence"
 
-    def _longest(self, text, segments, cut, end):
+    def _max_second(self, text, doc, cut, end):
         index = jnp.arange(text.shape[0], dtype=jnp.int32)
-        others = text & (segments != segments[cut])
+        others = text & (doc != doc[cut])
         longest = jnp.where(others, end - index, jnp.zeros_like(end)).max()
         return jnp.where(others.any(), longest, jnp.int32(text.shape[0]))
 
-    def _alternative(self, key, text, segments, end, first, second):
+    def _alternative(self, rng, text, doc, end, first, second):
         index = jnp.arange(text.shape[0], dtype=jnp.int32)
-        others = text & (segments != segments[second[0]])
+        others = text & (doc != doc[second[0]])
         left = text & (index < first[0])
         right = text & (index >= second[0] + second[1])
         elsewhere = jnp.where(others.any(), others, left | right)
@@ -221,48 +220,47 @@ class NextSentence(SentencePairs):
         length = jnp.where(elsewhere, end - index, jnp.zeros_like(end))
         size = jnp.minimum(second[1], length.max())
         usable = size > 0
-        other = one_of(key, elsewhere & (length >= size))
+        start = draw_position(rng, elsewhere & (length >= size))
         size = jnp.where(usable, size, second[1])
-        follows, foreign = (second[0], size), (other, size)
-        return ((first, follows), (first, foreign)), usable
+        return ((first, (second[0], size)), (first, (start, size))), usable
 
 
 @dataclass(frozen=True)
 class SentenceOrder(SentencePairs):
     """ALBERT's sentence-order prediction (Lan et al. 2020, section 3.1): two consecutive texts of one
-    document, in half of the rows in exchanged order."""
+    document, swapped in half of the rows."""
 
     name: ClassVar[str] = "sentence_order"
 
-    def _longest(self, text, segments, cut, end):
+    def _max_second(self, text, doc, cut, end):
         return jnp.int32(text.shape[0])
 
-    def _alternative(self, key, text, segments, end, first, second):
+    def _alternative(self, rng, text, doc, end, first, second):
         return ((first, second), (second, first)), jnp.bool_(True)
 
 
-def one_of(key: jax.Array, eligible: jax.Array) -> jax.Array:
-    """int32: one of the eligible positions of bool[L], each as likely; 0 if there is none."""
-    scores = jnp.where(eligible, jax.random.uniform(key, eligible.shape), jnp.float32(-1))
+def draw_position(rng: jax.Array, eligible: jax.Array) -> jax.Array:
+    """int32[]: a uniform random position of the ones in eligible bool[L]; 0 if there are none."""
+    scores = jnp.where(eligible, jax.random.uniform(rng, eligible.shape), jnp.float32(-1))
     return scores.argmax().astype(jnp.int32)
 
 
-def framed(setting: Setting, row: jax.Array, texts) -> Sequence:
-    """[CLS] A [SEP] B [SEP] as a Sequence of T places: one segment, whose token types are 0 up to
-    the first [SEP] and 1 behind it (Devlin et al. 2019, figure 2). texts: two (start, length), int32[]
-    each, of row int32[raw]; both of no length: padding.
+def make_pair(spec: ObjectiveSpec, row: jax.Array, texts) -> ModelInputs:
+    """[CLS] A [SEP] B [SEP] as ModelInputs [T] with one segment. Token types are 0 up to the first
+    [SEP] and 1 after it (Devlin et al. 2019, figure 2). texts: the (start, length) int32[] of A and
+    of B in row int32[raw]; if both lengths are 0, the result is padding.
     """
-    (first, before), (second, behind) = texts
-    vocabulary = setting.vocabulary
-    place = jnp.arange(setting.length, dtype=jnp.int32)
-    middle, last = before + 1, before + behind + 2
-    source = jnp.where(place <= middle, first + place - 1, second + place - middle - 1)
-    tokens = row[jnp.clip(source, 0, row.shape[0] - 1)]
-    tokens = jnp.where((place == middle) | (place == last), vocabulary.sep, tokens)
-    tokens = jnp.where(place == 0, vocabulary.cls, tokens)
-    real = (place <= last) & (before + behind > 0)
-    return sequence_of(
+    (first, before), (second, after) = texts
+    vocabulary = spec.vocabulary
+    position = jnp.arange(spec.seq_len, dtype=jnp.int32)
+    middle, last = before + 1, before + after + 2
+    index = jnp.where(position <= middle, first + position - 1, second + position - middle - 1)
+    tokens = row[jnp.clip(index, 0, row.shape[0] - 1)]
+    tokens = jnp.where((position == middle) | (position == last), vocabulary.sep, tokens)
+    tokens = jnp.where(position == 0, vocabulary.cls, tokens)
+    real = (position <= last) & (before + after > 0)
+    return make_inputs(
         jnp.where(real, tokens, vocabulary.pad),
         real.astype(jnp.int32),
-        types=(real & (place > middle)).astype(jnp.int32),
+        token_type_ids=(real & (position > middle)).astype(jnp.int32),
     )

@@ -1,6 +1,6 @@
-"""Unigram: how often each piece occurs in the corpus, for objectives that draw by frequency.
-Counted by the token store, put into a `Setting` by train.py; a constant of the compiled step.
-Hashes by content, so that runs over the same corpus share their programs.
+"""Unigram: the frequency of each token in the corpus, for objectives that sample by frequency.
+tasks/pretraining.py makes it from the counts of the token stores and puts it into `ObjectiveSpec`.
+It is static and hashes by content, so runs on the same corpus share compiled programs.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Unigram:
-    """`shares` float64[V]: the part of the corpus that each piece is; they sum to 1.
+    """`shares` float64[V]: the relative frequency of each token; they sum to 1.
 
     Raises ValueError for counts that are negative or all zero.
     """
@@ -21,7 +21,7 @@ class Unigram:
         if counts.ndim != 1 or (counts < 0).any() or not counts.sum() > 0:
             raise ValueError(
                 f"unigram counts of shape {counts.shape} sum to {counts.sum():g}: expected one "
-                "non-negative count a piece, not all zero"
+                "non-negative count per token, not all zero"
             )
         self.shares = counts / counts.sum()
         self._digest = hashlib.sha256(self.shares.tobytes()).hexdigest()
@@ -32,23 +32,25 @@ class Unigram:
     def __hash__(self):
         return hash(self._digest)
 
-    def kept(self, threshold: float) -> np.ndarray:
-        """float32[V]: how likely an occurrence of each piece survives subsampling, sqrt(t / share) at
-        most 1 (Mikolov et al. 2013, section 2.3, equation 5); all 1 for a threshold of 0."""
+    def keep_probs(self, threshold: float) -> np.ndarray:
+        """float32[V]: the probability that subsampling keeps an occurrence of each token,
+        min(1, sqrt(threshold / share)) (Mikolov et al. 2013, section 2.3, equation 5); 1 for
+        threshold 0."""
         rare = self.shares <= threshold if threshold else np.ones(len(self.shares), bool)
         return np.where(rare, 1.0, np.sqrt(threshold / np.where(rare, 1.0, self.shares))).astype(
             np.float32
         )
 
 
-def sampled(draws: jax.Array, weights: np.ndarray) -> jax.Array:
-    """int32, as draws uint32: numbers in 0..V-1, each as likely as its part of weights float64[V].
+def sample_by_weight(bits: jax.Array, weights: np.ndarray) -> jax.Array:
+    """int32, with the shape of bits uint32 (uniform random bits): samples from 0..V-1 with
+    probabilities proportional to weights float64[V].
 
-    By the inverse of the distribution function, in steps of 2^-32: exact where float32 is not.
+    Inverts the cumulative distribution in steps of 2^-32, which is more exact than float32.
     """
     last = np.flatnonzero(weights)[-1]
     ends = np.cumsum(weights / weights.sum()) * 2.0**32
     ends = np.minimum(np.round(ends), 2.0**32 - 1).astype(np.uint32)
     ends[last:] = 2**32 - 1
-    found = jnp.searchsorted(jnp.asarray(ends), draws, side="right")
+    found = jnp.searchsorted(jnp.asarray(ends), bits, side="right")
     return jnp.minimum(found, last).astype(jnp.int32)

@@ -1,1 +1,1 @@
-"""Whole experiments made of `train.run` and `finetune.run`, in one process: tables, figures, reports."""
+"""Whole experiments that call `train.run` and `finetune.run` in one process: tables, figures, reports."""

@@ -1,162 +1,232 @@
-"""StudyConfig: the plan of a study, and the two kinds of run configuration it expands to.
+"""Plans of studies, and the configs of the runs that they consist of.
 
-Read by studies/three_ways.py and studies/tune.py; files under configs/studies/ fill it in.
+Files in configs/studies/ fill in StudyConfig, files in configs/comparisons/ ComparisonConfig;
+studies/runner.py executes the runs.
 """
 
 import dataclasses
+import re
 
-from models.config import knob
+from models.config import option
 from training import config as configs
 
-ARMS = ("none", "embeddings", "all")
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
+CONDITIONS = ("random", "embeddings", "pretrained")
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyConfig:
-    """Pretrain each architecture once, finetune every (arm, budget, seed) from it.
+class PlanConfig:
+    """What every study has: finetuning runs with label budgets, paired seeds and tuned learning rates.
 
-    `pretrain` and `finetune` hold 'key=value' for the files below, in the words of the command line
-    without '--config.'; 'encoder: key=value' concerns one architecture.
+    An override is 'key=value' as on the command line, without '--config.'. 'encoder: key=value' applies
+    to the runs of one architecture (of one candidate in a comparison).
     """
 
-    title: str = knob("Pretraining three ways", "heading of the report")
-    architectures: tuple = knob(ARCHITECTURES, "which architectures, in order")
-    arms: tuple = knob(
-        ARMS, "what finetuning starts from; the first is what others are compared with"
+    title: str = option("Pretraining study", "heading of the report")
+    pretrain_overrides: tuple = option((), "'key=value' for every pretraining run")
+    finetune_config: str = option(
+        "configs/finetune/classification.py", "config file for finetuning"
     )
-    budgets: tuple = knob((100, 1000), "numbers of labelled examples")
-    seeds: tuple = knob((0, 1, 2), "one pair per seed: label subset, head, order, dropout")
-    pretrain_config: str = knob("configs/{architecture}.py", "file of the pretraining runs")
-    finetune_config: str = knob("configs/finetune/classification.py", "file of the finetuning runs")
-    pretrain: tuple = knob((), "'key=value' for every pretraining run")
-    finetune: tuple = knob((), "'key=value' for every finetuning run")
-    rates: tuple = knob(
-        (), "(architecture, arm, labels, learning rate); labels 0: every budget without its own row"
-    )
-    grid: tuple = knob((3e-4, 1e-3, 3e-3), "rates that studies.tune tries for every arm")
-    tune_seeds: tuple = knob((1000, 1001), "seeds of studies.tune, apart from those of the study")
-    keep_checkpoints: bool = knob(False, "keep the finetuned parameters of every cell")
+    finetune_overrides: tuple = option((), "'key=value' for every finetuning run")
+    label_budgets: tuple = option((200,), "numbers of labeled examples to finetune on")
+    seeds: tuple = option((0, 1, 2, 3, 4), "each fixes label subset, head, data order, dropout")
+    learning_rate_grid: tuple = option((3e-4, 1e-3, 3e-3), "learning rates to try on validation")
+    tuning_seeds: tuple = option((1000,), "seeds of the runs that learning rates are tuned with")
+    keep_checkpoints: bool = option(False, "keep the checkpoints of the finetuning runs")
 
     def __post_init__(self):
-        for name in ("architectures", "arms", "budgets", "seeds", "grid", "tune_seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(
-                    f"{name}={values!r} is empty or repeats a value; list each one once"
-                )
-        _known("architectures", self.architectures, ARCHITECTURES)
-        _known("arms", self.arms, ARMS)
-        for name, least in (("budgets", 1), ("seeds", 0), ("tune_seeds", 0)):
-            wrong = [
-                value for value in getattr(self, name) if type(value) is not int or value < least
-            ]
-            if wrong:
-                raise ValueError(f"{name} has {wrong[0]!r}; expected integers of at least {least}")
-        if set(self.seeds) & set(self.tune_seeds):
+        check_distinct(self, "label_budgets", "seeds", "learning_rate_grid", "tuning_seeds")
+        for name, least in (("label_budgets", 1), ("seeds", 0), ("tuning_seeds", 0)):
+            for value in getattr(self, name):
+                if type(value) is not int or value < least:
+                    raise ValueError(
+                        f"{name} contains {value!r}; expected integers of at least {least}"
+                    )
+        if set(self.seeds) & set(self.tuning_seeds):
             raise ValueError(
-                f"tune_seeds={self.tune_seeds!r} shares a seed with seeds={self.seeds!r}; rates tuned on "
-                f"the study's own label subsets would flatter it; choose others"
+                f"tuning_seeds={self.tuning_seeds!r} shares a seed with seeds={self.seeds!r}; learning "
+                f"rates tuned on the label subsets of the study bias it; choose other tuning_seeds"
             )
-        for row in self.rates:
+        for text in (*self.pretrain_overrides, *self.finetune_overrides):
+            parse_override(text, self.base_models)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig(PlanConfig):
+    """Pretrain each architecture once, then finetune it for every condition, label budget and seed."""
+
+    architectures: tuple = option(ARCHITECTURES, "architectures to pretrain, in order")
+    conditions: tuple = option(CONDITIONS, "conditions to compare; the first is the reference")
+    pretrain_config: str = option("configs/{architecture}.py", "config file for pretraining")
+    learning_rates: tuple = option(
+        (), "(architecture, condition, label budget, learning rate), ...; budget 0: any other"
+    )
+
+    base_models = ARCHITECTURES
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_distinct(self, "architectures", "conditions")
+        for row in self.learning_rates:
             if not isinstance(row, tuple) or len(row) != 4 or not isinstance(row[3], (int, float)):
                 raise ValueError(
-                    f"rates has {row!r}; expected (architecture, arm, labels or 0, learning rate)"
+                    f"learning_rates contains {row!r}; expected (architecture, condition, label budget "
+                    f"or 0, learning rate)"
                 )
-            _known("rates", row[:1], ARCHITECTURES)
-            _known("rates", row[1:2], ARMS)
-        for text in (*self.pretrain, *self.finetune):
-            _assignment(text)
+        rows = self.learning_rates
+        for names, choices in (
+            ((*self.architectures, *(row[0] for row in rows)), ARCHITECTURES),
+            ((*self.conditions, *(row[1] for row in rows)), CONDITIONS),
+        ):
+            if unknown := [name for name in names if name not in choices]:
+                raise ValueError(f"unknown {unknown[0]!r}; expected one of {', '.join(choices)}")
 
-    def rate(self, architecture, arm, budget):
-        """The learning rate of a cell: the row of its budget, else the row of budget 0.
+    def learning_rate(self, architecture, condition, label_budget):
+        """The learning rate in the row of this label budget, else in the row of budget 0.
 
-        Raises ValueError where neither is there, naming the command that finds one.
+        Raises ValueError if there is neither; the message names the command that tunes one.
         """
-        table = {row[:3]: float(row[3]) for row in self.rates}
-        for labels in (budget, 0):
-            if (architecture, arm, labels) in table:
-                return table[architecture, arm, labels]
+        table = {row[:3]: float(row[3]) for row in self.learning_rates}
+        for budget in (label_budget, 0):
+            if (architecture, condition, budget) in table:
+                return table[architecture, condition, budget]
         raise ValueError(
-            f"rates has no row for ({architecture!r}, {arm!r}, {budget}); expected one, or one with "
-            f"labels 0; find it by python -m studies.tune --config=... --workdir=..."
+            f"learning_rates has no row for ({architecture!r}, {condition!r}, {label_budget}); expected "
+            f"one, or one with label budget 0; tune it with python -m studies.tune --config=... --workdir=..."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonConfig(PlanConfig):
+    """Pretrain candidates (objectives of one architecture) at equal FLOPs, then finetune each of them."""
+
+    candidates: tuple = option(
+        (), "((name, config file[:arg], 'key=value', ...), ...); the first is the reference"
+    )
+    num_steps: int = option(500, "steps of the first; the others get equal FLOPs", min=1)
+
+    @property
+    def base_models(self):
+        return tuple(name for name, *_ in self.candidates)
+
+    def __post_init__(self):
+        valid = [each for each in self.candidates if isinstance(each, tuple) and len(each) >= 2]
+        names = {slug(str(name)) for name, *_ in valid}
+        if len(names) < 2 or len(names) < len(self.candidates):
+            raise ValueError(
+                f"candidates={self.candidates!r}; expected two or more of (name, config file, ...) with "
+                f"distinct names"
+            )
+        for _, _, *overrides in self.candidates:
+            for text in overrides:
+                parse_override(text, ())
+        super().__post_init__()
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One finetuning run of a study."""
 
-    architecture: str
-    arm: str
-    budget: int
-    seed: int
-    rate: float
-    root: str = "finetune"
+    base_model: str  # the pretraining run that it starts from: an architecture or a candidate
+    condition: str  # what it takes from there, one of CONDITIONS
+    label_budget: int
+    seed: int  # of label subset, head, data order and dropout
+    learning_rate: float  # 0.0: not tuned yet
 
     def __str__(self):
-        return f"{self.architecture} · {self.arm} · {self.budget} labels · seed {self.seed}"
-
-    @property
-    def record(self):
-        """Name of the cell's record, without '.json'."""
-        return self.folder.replace("/", "-")
+        return (
+            f"{self.base_model} · {self.condition} · {self.label_budget:,} labels · "
+            f"lr {self.learning_rate:g} · seed {self.seed}"
+        )
 
     @property
     def folder(self):
-        """Relative path of the run: one folder level per coordinate."""
-        return f"{self.root}/{self.architecture}/{self.arm}/{self.budget}/{self.seed}"
+        """Run directory below the workdir: one level per coordinate, '*' for an unknown learning rate."""
+        model, learning_rate = slug(self.base_model), self.learning_rate or "*"
+        return f"finetune/{model}/{self.condition}/{self.label_budget}/{learning_rate}/{self.seed}"
 
 
-def cells(config, architecture):
-    """The cells of one architecture; seeds outermost, so that what is there early is balanced."""
+def study_cells(study, architecture):
+    """The cells of one architecture; seeds outermost, so that an unfinished study is balanced."""
     return [
-        Cell(architecture, arm, budget, seed, config.rate(architecture, arm, budget))
-        for seed in config.seeds
-        for budget in config.budgets
-        for arm in config.arms
+        Cell(architecture, condition, budget, seed, study.learning_rate(architecture, condition, budget))
+        for seed in study.seeds
+        for budget in study.label_budgets
+        for condition in study.conditions
+    ]  # fmt: skip
+
+
+def tuning_cells(plan, base_model, conditions):
+    """The learning rate grid of one pretraining run, the same for every condition."""
+    return [
+        Cell(base_model, condition, budget, seed, float(learning_rate))
+        for learning_rate in plan.learning_rate_grid
+        for budget in plan.label_budgets
+        for condition in conditions
+        for seed in plan.tuning_seeds
     ]
 
 
-def pretrain_run(config, architecture):
+def pretrain_config(study, architecture):
     """ConfigDict of the pretraining run of one architecture, for train.run."""
-    base = configs.load_file(config.pretrain_config.format(architecture=architecture))
-    return configs.override(base, _assignments(config.pretrain, architecture))
+    file = study.pretrain_config.format(architecture=architecture)
+    return load(file, study.pretrain_overrides, architecture)
 
 
-def finetune_run(config, cell, pretrained):
-    """ConfigDict of one cell, for finetune.run; `pretrained` is the run directory it starts from."""
-    base = configs.load_file(config.finetune_config.format(architecture=cell.architecture))
-    return configs.override(
-        base,
-        [
-            *_assignments(config.finetune, cell.architecture),
-            ("init_from", str(pretrained)),
-            ("transfer", cell.arm),
-            ("optimizer.learning_rate", cell.rate),
-            ("task.examples", cell.budget),
-            *((f"seed.{stream}", cell.seed) for stream in ("init", "order", "dropout", "head")),
-        ],
+def candidate_config(comparison, candidate, num_steps, *overrides):
+    """ConfigDict of the pretraining run of one candidate, for train.run."""
+    name, file, *own = candidate
+    texts = (*comparison.pretrain_overrides, *own, *overrides)
+    return load(file, texts, name, ("training.duration", f"{num_steps} steps"))
+
+
+def finetune_config(plan, cell, init_from):
+    """ConfigDict of one cell, for finetune.run; `init_from`: run directory of its base model."""
+    return load(
+        plan.finetune_config.format(architecture=cell.base_model),
+        plan.finetune_overrides,
+        cell.base_model,
+        ("init_from", str(init_from)),
+        ("init", cell.condition),
+        ("optimizer.learning_rate", cell.learning_rate),
+        ("task.num_train_examples", cell.label_budget),
+        *((f"seed.{stream}", cell.seed) for stream in ("init", "data", "dropout", "head")),
     )
 
 
-def _assignments(texts, architecture):
-    parsed = [_assignment(text) for text in texts]
-    return [(key, value) for only, key, value in parsed if only in ("", architecture)]
+def load(file, overrides, base_model, *assignments):
+    """A config file with the overrides that apply to a base model, then with (key, value) pairs."""
+    parsed = [parse_override(text) for text in overrides]
+    applied = [(key, value) for prefix, key, value in parsed if prefix in ("", base_model)]
+    return configs.override(configs.load_config_file(file), [*applied, *assignments])
 
 
-def _assignment(text):
-    """'encoder: a.b=1' -> ('encoder', 'a.b', '1'); without the prefix the first is ''."""
+def parse_override(text, base_models=None):
+    """'encoder: a.b=1' -> ('encoder', 'a.b', '1'); 'a.b=1' -> ('', 'a.b', '1').
+
+    Raises ValueError for another form, or a prefix that is not one of `base_models`.
+    """
     left, equals, value = str(text).partition("=")
-    only, colon, key = left.rpartition(":")
-    if not equals or not key.strip() or (colon and only.strip() not in ARCHITECTURES):
-        raise ValueError(
-            f"{text!r} is not an override; expected 'key=value' or 'encoder: key=value'"
-        )
-    return only.strip(), key.strip(), value.strip()
+    prefix, colon, key = left.rpartition(":")
+    unknown = colon and base_models is not None and prefix.strip() not in base_models
+    if not equals or not key.strip() or unknown:
+        prefixed = f" or '{base_models[0]}: key=value'" if base_models else ""
+        raise ValueError(f"{text!r} is not an override; expected 'key=value'{prefixed}")
+    return prefix.strip(), key.strip(), value.strip()
 
 
-def _known(name, values, choices):
-    for value in values:
-        if value not in choices:
-            raise ValueError(f"{name} has {value!r}; expected one of {', '.join(choices)}")
+def check_distinct(plan, *names):
+    for name in names:
+        values = getattr(plan, name)
+        if not values or len(set(values)) != len(values):
+            raise ValueError(f"{name}={values!r} is empty or repeats a value; list each value once")
+
+
+def pretrain_folder(name):
+    """Run directory of a pretraining run below the workdir of a study."""
+    return f"pretrain/{slug(name)}"
+
+
+def slug(name):
+    """A name as a directory name."""
+    return re.sub(r"[^a-z0-9_]+", "-", name.lower())

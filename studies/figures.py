@@ -1,237 +1,151 @@
-"""The figures of a study, drawn once by matplotlib and used twice: as PNG files and as inline SVG.
+"""The figures of a study, drawn by matplotlib: PNG files, and one SVG per panel for the page.
 
-Called by studies/report.py with the contents of results.json. Every colour of the SVG is a CSS
-variable, so that the page decides about light and dark.
+Called by studies/report.py with the content of results.json.
 """
 
-import contextlib
+import base64
+import functools
 import io
-import math
-import re
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from studies import statistics
+from studies import statistics, table
 
-# One colour per arm, everywhere: nothing grey, embeddings amber, all blue (also for the colour-blind).
-ARMS = {"none": "#7d8590", "embeddings": "#d98a00", "all": "#1f6feb"}
-INK, FAINT, BASELINE = "#1f2328", "#d1d5da", "#8a4fbe"
-VARIABLES = {
-    INK: "--ink", FAINT: "--faint", BASELINE: "--baseline", "#7d8590": "--none",
-    "#d98a00": "--embeddings", "#1f6feb": "--all",
-}  # fmt: skip
+# One color per condition in all figures; distinct for the color-blind too.
+COLORS = {"random": "#7d8590", "embeddings": "#d98a00", "pretrained": "#1f6feb"}
+BASELINE = "#8a4fbe"
 STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "triptych",
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
     "axes.axisbelow": True,
+    "grid.color": "#e4e7eb",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
     "lines.solid_capstyle": "round",
+    "patch.linewidth": 0,
+    "svg.hashsalt": "triptych",
 }
-WORDS = {"encoder": "Encoder", "decoder": "Decoder", "encoder_decoder": "Encoder-decoder"}
 
 
 def panels(results):
-    """Every figure as a list of panels.
-
-    Returns:
-      {figure: [(heading, draw function of one Axes), ...]}; a figure without data is left out.
-    """
+    """{figure: [(heading, function that draws on an Axes), ...]}; figures without data are left out."""
     config = results["config"]
-    figures = {"efficiency": [], "pretraining": [], "finetuning": []}
+    figures = {"efficiency": [], "finetuning": [], "pretraining": []}
     for name in config["architectures"]:
-        if any(row["architecture"] == name for row in results["summary"]):
-            figures["efficiency"].append((WORDS[name], _bind(efficiency, results, name)))
+        heading = table.ARCHITECTURES[name]
+        if select(results["summary"], name):
+            figures["efficiency"].append((heading, functools.partial(efficiency, results, name)))
+        for budget in config["label_budgets"]:
+            if select(results["cells"], name, label_budget=budget):
+                draw = functools.partial(finetuning, results, name, budget)
+                figures["finetuning"].append((f"{heading}, {budget:,} labels", draw))
         if name in results["pretraining"]:
-            heading = f"{WORDS[name]}, {results['pretraining'][name]['objective']}"
-            figures["pretraining"].append((heading, _bind(pretraining, results, name)))
-        for budget in config["budgets"]:
-            if _cells(results, name, budget):
-                heading = f"{WORDS[name]}, {budget:,} labels"
-                figures["finetuning"].append((heading, _bind(finetuning, results, name, budget)))
+            record = results["pretraining"][name]
+            heading = f"{heading}, {record['objective']}"
+            figures["pretraining"].append((heading, functools.partial(pretraining, record)))
     return {figure: drawn for figure, drawn in figures.items() if drawn}
 
 
-def efficiency(axes, results, architecture):
-    """Test accuracy against the number of labels: mean ± standard error of each arm, seeds as dots."""
-    budgets = results["config"]["budgets"]
-    ends = []
-    baseline = _baseline(results)
-    axes.axhline(results["baseline"]["majority"], color=FAINT, linewidth=1.2)
-    axes.annotate(
-        "most frequent label", (0.99, results["baseline"]["majority"]), (0, -10), ha="right",
-        xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, alpha=0.7,
-    )  # fmt: skip
-    if baseline:
-        axes.plot(
-            *zip(*baseline, strict=True), color=BASELINE, linestyle=(0, (4, 2)), linewidth=1.4
-        )
-        ends.append((baseline[-1], "TF-IDF", BASELINE))
-    for arm, color in ARMS.items():
-        rows = [
-            r for r in results["summary"] if (r["architecture"], r["arm"]) == (architecture, arm)
-        ]
-        if not rows:
-            continue
-        x = [row["budget"] for row in rows]
-        y = [row["accuracy"]["mean"] for row in rows]
-        error = [row["accuracy"]["error"] or 0.0 for row in rows]
-        for cell in results["cells"]:
-            if (cell["architecture"], cell["arm"]) == (architecture, arm):
-                axes.plot(cell["budget"], cell["test"], "o", color=color, markersize=3.2, alpha=0.5,
-                          markeredgewidth=0)  # fmt: skip
-        axes.errorbar(x, y, error, color=color, marker="o", markersize=6, linewidth=2.2, capsize=3,
-                      elinewidth=1.4)  # fmt: skip
-        ends.append(((x[-1], y[-1]), arm, color))
+def efficiency(results, architecture, axes):
+    """Test accuracy by number of labels: mean and standard error of each condition, seeds as dots."""
+    budgets, lines = sorted(results["config"]["label_budgets"]), []
+    for condition, color in COLORS.items():
+        rows = select(results["summary"], architecture, condition=condition)
+        rows.sort(key=lambda row: row["label_budget"])
+        for cell in select(results["cells"], architecture, condition=condition):
+            axes.plot(cell["label_budget"], cell["test"], ".", color=color, alpha=0.5)
+        if rows:
+            x = [row["label_budget"] for row in rows]
+            y = [row["accuracy"]["mean"] for row in rows]
+            error = [row["accuracy"]["stderr"] or 0.0 for row in rows]
+            style = {"color": color, "marker": "o", "linewidth": 2, "capsize": 3}
+            lines.append(axes.errorbar(x, y, error, label=condition, **style))
+    baseline = [table.baseline_spread(results["baseline"], budget).mean for budget in budgets]
+    lines += axes.plot(budgets, baseline, "s--", color=BASELINE, markersize=4, label="TF-IDF")
+    majority = results["baseline"]["majority"]
+    lines.append(axes.axhline(majority, color="black", linestyle=":", label="majority label"))
     axes.set_xscale("log")
     axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
     axes.minorticks_off()
-    low, high = min(budgets), max(budgets)
-    axes.set_xlim(low / 1.25, high * (1.25 if high > low else 1.3))
-    scores = [cell["test"] for cell in results["cells"]] + [score for _, score in baseline]
-    axes.set_ylim(0, min(1.0, 1.08 * max(scores)))
-    axes.set_xlabel("labelled examples")
-    axes.set_ylabel("test accuracy")
-    _direct_labels(axes, ends)
+    axes.set_xlim(budgets[0] / 1.3, budgets[-1] * 1.3)
+    highest = max([cell["test"] for cell in results["cells"]] + baseline)
+    axes.set_ylim(0, min(1.02, 1.1 * highest))  # the same in all panels
+    add_labels(axes, "labeled examples", "test accuracy", lines)
 
 
-def pretraining(axes, results, architecture):
-    """Loss against updates: training, held out, and the entropy of the targets for scale."""
-    record = results["pretraining"][architecture]
-    x, y = zip(*record["curves"]["train"], strict=True)
-    axes.plot(x, y, color=ARMS["all"], linewidth=1, alpha=0.45)
-    held = record["curves"]["validation"]
-    axes.plot(
-        *zip(*held, strict=True), color=ARMS["all"], marker="o", markersize=3.5, linewidth=1.8
-    )
-    axes.axhline(record["target_entropy"], color=INK, linestyle=(0, (1, 2)), linewidth=1.2)
-    axes.annotate(
-        "target frequencies alone", (0.99, record["target_entropy"]), (0, 3), ha="right",
-        xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, alpha=0.8,
-    )  # fmt: skip
-    values = [value for _, value in held] + [record["target_entropy"]]
-    room = 0.15 * (max(values) - min(values)) + 0.05
-    axes.set_ylim(min([*values, *y]) - room, max(values) + room)
-    axes.set_xlabel("updates")
-    axes.set_ylabel("loss per target (nats)")
-    _direct_labels(axes, [(held[-1], f"held out {held[-1][1]:.2f}", ARMS["all"])])
+def finetuning(results, architecture, label_budget, axes):
+    """Validation accuracy by step: mean over the seeds of each condition, band: standard error.
 
-
-def finetuning(axes, results, architecture, budget):
-    """Progress against updates: mean over the seeds of each arm, band ± standard error.
-
-    Validation accuracy; the training loss where the study did not look at validation on the way.
+    The training loss if the study has no validation accuracies before the last step.
     """
-    watched = all(len(cell["curves"]["accuracy"]) > 1 for cell in results["cells"])
-    metric = "accuracy" if watched else "loss"
-    ends = []
-    for arm, color in ARMS.items():
-        cells = [c for c in _cells(results, architecture, budget) if c["arm"] == arm]
+    is_evaluated = all(len(cell["curves"]["accuracy"]) > 1 for cell in results["cells"])
+    metric = "accuracy" if is_evaluated else "loss"
+    for condition, color in COLORS.items():
+        found = {"label_budget": label_budget, "condition": condition}
+        cells = select(results["cells"], architecture, **found)
         curves = [dict(cell["curves"][metric]) for cell in cells]
-        shared = sorted(set.intersection(*map(set, curves))) if curves else []
-        if not shared:
-            continue
-        spreads = [statistics.spread([curve[step] for curve in curves]) for step in shared]
-        mean = np.array([s.mean for s in spreads])
-        error = np.array([0.0 if math.isnan(s.error) else s.error for s in spreads])
-        axes.fill_between(shared, mean - error, mean + error, color=color, alpha=0.18, linewidth=0)
-        axes.plot(shared, mean, color=color, linewidth=2)
-        ends.append(((shared[-1], mean[-1]), arm, color))
-    values = [value for cell in results["cells"] for _, value in cell["curves"][metric]]
-    top = 1.05 * max(values, default=1.0)
-    axes.set_ylim(0, min(1.0, top) if watched else top)  # one scale for all panels
-    axes.set_xlabel("updates")
-    axes.set_ylabel("validation accuracy" if watched else "training loss (nats)")
-    _direct_labels(axes, ends)
+        steps = sorted(set.intersection(*map(set, curves))) if curves else []
+        if steps:
+            spreads = [statistics.spread([curve[step] for curve in curves]) for step in steps]
+            mean = np.array([spread.mean for spread in spreads])
+            error = np.array([spread.stderr or 0.0 for spread in spreads])
+            axes.fill_between(steps, mean - error, mean + error, color=color, alpha=0.2)
+            axes.plot(steps, mean, color=color, linewidth=2, label=condition)
+    highest = max(value for cell in results["cells"] for _, value in cell["curves"][metric])
+    axes.set_ylim(0, min(1.0, 1.1 * highest) if is_evaluated else 1.1 * highest)
+    add_labels(axes, "steps", "validation accuracy" if is_evaluated else "training loss (nats)")
 
 
-def svg(draw, size=(4.4, 3.3)):
-    """One panel as SVG text for a page: no fixed size, colours as CSS variables, text as text."""
-    with _style():
+def pretraining(record, axes):
+    """Loss by step: training, validation, and the unigram entropy of the targets for scale."""
+    color = COLORS["pretrained"]
+    training, validation = (record["curves"][split] for split in ("train", "validation"))
+    axes.plot(*zip(*training, strict=True), color=color, alpha=0.45, linewidth=1, label="training")
+    if validation:
+        label = f"validation ({validation[-1][1]:.2f})"
+        axes.plot(*zip(*validation, strict=True), ".-", color=color, linewidth=2, label=label)
+    axes.axhline(record["target_entropy"], color="black", linestyle=":", label="unigram entropy")
+    add_labels(axes, "steps", "loss per target (nats)")
+
+
+def add_labels(axes, x, y, lines=None):
+    """Names the axes, and the lines in a legend below."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    lines = axes.get_lines() if lines is None else lines
+    axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
+
+
+def svg(draw, size=(4.6, 3.6)):
+    """One panel as a data: URI of an SVG image."""
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    for color, variable in VARIABLES.items():
-        text = text.replace(color, f"var({variable})")
-    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', 'role="img" ', text, count=1)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--font)", text)
-    # Names that matplotlib gives its groups repeat from panel to panel; nothing refers to them.
-    return re.sub(
-        r' id="[a-z]+[a-z0-9]*_\d+"', "", re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    )
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def png(drawn, path, columns=3, size=(4.4, 3.5)):
-    """All panels of a figure side by side, `columns` to a row, as a PNG file."""
-    rows = -(-len(drawn) // columns)
-    across = min(columns, len(drawn))
-    with _style():
-        figure = Figure(figsize=(size[0] * across, size[1] * rows), layout="constrained")
-        grid = figure.subplots(rows, across, squeeze=False).flat
+def save_png(drawn, path, columns=3, size=(4.6, 3.8)):
+    """Saves the panels of a figure as a PNG file, `columns` in a row."""
+    num_rows, num_columns = -(-len(drawn) // columns), min(columns, len(drawn))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(size[0] * num_columns, size[1] * num_rows), layout="constrained")
+        grid = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
         for axes, (heading, draw) in zip(grid, drawn, strict=False):
             draw(axes)
             axes.set_title(heading, fontsize=11, fontweight="bold", loc="left")
-        for axes in list(grid)[len(drawn) :]:
+        for axes in grid[len(drawn) :]:
             axes.remove()
-        figure.savefig(path, dpi=160, facecolor="white")
+        figure.savefig(path, dpi=160)
 
 
-def _cells(results, architecture, budget):
-    return [
-        cell
-        for cell in results["cells"]
-        if (cell["architecture"], cell["budget"]) == (architecture, budget)
-    ]
-
-
-def _baseline(results):
-    """[(labels, mean test accuracy), ...] of the classic baseline."""
-    scores = {}
-    for cell in results["baseline"]["cells"]:
-        scores.setdefault(cell["budget"], []).append(cell["test"])
-    return [(budget, sum(values) / len(values)) for budget, values in sorted(scores.items())]
-
-
-def _direct_labels(axes, ends, gap=0.07):
-    """Names the lines at their right ends, neighbours moved apart where they would touch."""
-    low, high = axes.get_ylim()
-    step = gap * (high - low)
-    ends = sorted(ends, key=lambda end: end[0][1])
-    heights = [y for (_, y), _, _ in ends]
-    for _ in range(100):
-        for i in range(len(heights) - 1):
-            overlap = step - (heights[i + 1] - heights[i])
-            if overlap > 0:
-                heights[i] -= overlap / 2
-                heights[i + 1] += overlap / 2
-    for ((x, _), words, color), height in zip(ends, heights, strict=True):
-        axes.annotate(
-            words, (x, height), (9, 0), textcoords="offset points", color=color, va="center",
-            fontsize=9.5, fontweight="bold", annotation_clip=False,
-        )  # fmt: skip
-
-
-def _bind(draw, results, *where):
-    return lambda axes: draw(axes, results, *where)
-
-
-@contextlib.contextmanager
-def _style():
-    with matplotlib.rc_context(STYLE):
-        yield
+def select(records, base_model, **coordinates):
+    """The cells or rows of a base model that have these values."""
+    wanted = {"base_model": base_model, **coordinates}
+    return [record for record in records if wanted.items() <= record.items()]

@@ -1,63 +1,43 @@
-"""What a study keeps on disk: one small JSON for each run that ended, and the curves of its log.
+"""What a study keeps on disk: one record.json in the directory of each finished run.
 
-Written by studies/three_ways.py as each run ends, read back when a study is resumed or reported.
+Written by studies/runner.py, read again when a study is resumed or reported.
 """
 
 import json
 import pathlib
 
-from training import config as configs
-from training import logs, run_directory
+from training import logs, paths
 
-# A study may be continued with more of these; anything else makes it another study.
-MAY_GROW = ("architectures", "arms", "budgets", "seeds")
-IGNORED = ("title", "rates", "grid", "tune_seeds", "keep_checkpoints")  # a cell checks its own rate
-LONGEST_CURVE = 200
+MAX_CURVE_POINTS = 200
 
 
-def write(path, record):
-    """Writes a record; it is there whole or not at all."""
+def write(path, value):
+    """Writes JSON; a reader never sees a part of it."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    run_directory.write_json(path, record)
+    paths.write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read(path):
-    """The record at `path`, or None where the run has not ended."""
+    """The content of a JSON file, None if there is none."""
     path = pathlib.Path(path)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def claim(workdir, config):
-    """Makes `workdir` the folder of this study, or checks that it already is.
-
-    Raises ValueError when it holds another study, naming what differs: its cells would be mixed up.
-    """
-    path = pathlib.Path(workdir) / "study.json"
-    new, old = configs.to_dict(config), read(path)
-    if old is not None:
-        fixed = [
-            f"{key} was {was!r}, is {now!r}"
-            for key, was, now in configs.difference(old, new)
-            if key not in (*MAY_GROW, *IGNORED)
-        ]
-        if fixed:
-            raise ValueError(
-                f"{workdir} holds a study with another config: {'; '.join(fixed)}; expected the same "
-                f"(only {', '.join(MAY_GROW)} may change); use another --workdir"
-            )
-    write(path, new)
+def find(workdir, folder):
+    """The record of the run in `folder` (may contain '*'), None if it has not finished."""
+    path = next(pathlib.Path(workdir).glob(f"{folder}/record.json"), None)
+    return read(path) if path else None
 
 
 def curve(run, split, metric):
-    """[[step, value], ...] of one metric from a run's metrics.jsonl, thinned for drawing."""
-    return thinned(
-        [[line["step"], line[metric]] for line in logs.read(run, split) if metric in line]
-    )
+    """[[step, value], ...] of a metric in a run's metrics.jsonl, thinned out for plots."""
+    lines = logs.read_metrics(run, split)
+    return thin_out([[line["step"], line[metric]] for line in lines if metric in line])
 
 
-def thinned(points, longest=LONGEST_CURVE):
-    """At most `longest` points: groups of equal size, each at its last step with its mean value."""
-    size = -(-len(points) // longest)
-    groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
+def thin_out(points, limit=MAX_CURVE_POINTS):
+    """At most `limit` points: the mean of each group of neighbors, at the last step of the group."""
+    size = -(-len(points) // limit) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [[group[-1][0], sum(value for _, value in group) / len(group)] for group in groups]

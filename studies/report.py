@@ -1,15 +1,17 @@
-"""The report of a study: the table, results.json, the figures as PNG, and one page of HTML.
+"""The report of a study: results.json, the table, figures as PNG, and a page of HTML.
 
-    python -m studies.report --workdir=runs/quickstart     # again, or while the study is still running
+    python -m studies.report --workdir=runs/quickstart     # also while the study is running
 
 Called by studies/three_ways.py at its end.
 """
 
-import argparse
 import logging
 import pathlib
 
-from studies import figures, page, records, results, table
+import jinja2
+
+from studies import config as plans
+from studies import figures, records, results, table
 from studies.config import StudyConfig
 from training import cli
 from training import config as configs
@@ -19,74 +21,84 @@ log = logging.getLogger("triptych.studies")
 
 
 def write(workdir):
-    """Writes results.json, *.png and report.html into the study's folder, prints the table.
+    """Writes results.json, *.png and report.html into the directory of a study; logs the table.
 
-    Returns the results. Raises ConfigError when there is no study, or none of its runs has ended.
+    Returns the results. Raises ConfigError if there is no study or none of its runs has finished.
     """
     workdir = pathlib.Path(workdir)
     records.write(workdir / "results.json", load(workdir))
     found = records.read(workdir / "results.json")
-    drawn = figures.panels(found)
-    pictures = {name: workdir / f"{name}.png" for name in drawn}
-    for name, path in pictures.items():
-        figures.png(drawn[name], path)
-    (workdir / "report.html").write_text(page.render(found, drawn), encoding="utf-8")
+    panels = figures.panels(found)
+    for name, drawn in panels.items():
+        figures.save_png(drawn, workdir / f"{name}.png")
+    (workdir / "report.html").write_text(render(found, panels), encoding="utf-8")
     for line in (*table.lines(found), ""):
         log.info(line)
-    for path in (workdir / "results.json", *pictures.values(), workdir / "report.html"):
-        log.info(f"written: {path}")
+    for name in ("results.json", *(f"{name}.png" for name in panels), "report.html"):
+        log.info(f"wrote {workdir / name}")
     return found
 
 
 def load(workdir):
-    """The results of a study from what its runs have left in its folder so far."""
+    """The results of a study, from the runs that have finished so far."""
     saved = records.read(workdir / "study.json")
     baseline = records.read(workdir / "baseline.json")
     if saved is None or baseline is None:
         raise ConfigError(
-            f"{str(workdir)!r} holds no study (study.json, baseline.json); expected the --workdir of "
-            f"studies.three_ways; run that first"
+            f"{str(workdir)!r} is not the directory of a study (no study.json or baseline.json); expected "
+            f"the --workdir of studies.three_ways; run it first"
         )
-    settings = configs.resolve(StudyConfig, saved)
-    pretraining = {record["architecture"]: record for record in ended(workdir, "pretrain")}
-    cells = [record for record in ended(workdir, "finetune") if in_plan(record, settings)]
+    study = configs.resolve(StudyConfig, saved)
+    pretraining = {
+        name: record
+        for name in study.architectures
+        if (record := records.find(workdir, plans.pretrain_folder(name)))
+    }
+    planned = [cell for name in study.architectures for cell in plans.study_cells(study, name)]
+    cells = [record for cell in planned if (record := records.find(workdir, cell.folder))]
     if not cells:
         raise ConfigError(
-            f"no finetuning run of the study in {str(workdir)!r} has ended; expected at least one; "
-            f"run studies.three_ways with this --workdir again"
+            f"no finetuning run of the study in {str(workdir)!r} has finished; expected at least one; "
+            f"resume studies.three_ways with this --workdir"
         )
-    order = {name: place for place, name in enumerate(settings.architectures)}
-    cells.sort(
-        key=lambda c: (
-            order[c["architecture"]],
-            c["budget"],
-            settings.arms.index(c["arm"]),
-            c["seed"],
-        )
+    return {
+        "format": results.FORMAT,
+        "complete": len(cells) == len(planned),
+        "num_finished": len(cells),
+        "num_planned": len(planned),
+        "config": configs.to_dict(study),
+        "fingerprints": sorted({record["fingerprint"] for record in pretraining.values()}),
+        "environment": next(iter(pretraining.values()))["environment"],
+        "pretraining": pretraining,
+        "baseline": baseline,
+        "summary": results.summarize(study, pretraining, cells),
+        "cells": cells,
+    }
+
+
+def render(found, panels):
+    """The page as text, from the content of results.json and its figures.panels."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    planned = {name: pretraining[name] for name in settings.architectures if name in pretraining}
-    return results.collect(settings, planned, cells, baseline)
-
-
-def ended(workdir, kind):
-    """The records of one kind of run."""
-    return [records.read(path) for path in sorted((workdir / "records").glob(f"{kind}-*.json"))]
-
-
-def in_plan(cell, settings):
-    """Whether a record belongs to the study as it is configured now."""
-    return (
-        cell["architecture"] in settings.architectures
-        and cell["arm"] in settings.arms
-        and cell["budget"] in settings.budgets
-        and cell["seed"] in settings.seeds
+    return environment.get_template("page.html").render(
+        found,
+        panels=panels,
+        svg=figures.svg,
+        table=table,
+        colors={**figures.COLORS, "baseline": figures.BASELINE},
+        notes=list(table.notes(found)),
     )
 
 
 def main(argv):
-    """Command line of this file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="folder of the study")
+    """The command line of this file."""
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, help="directory of the study")
     log.setLevel(logging.INFO)
     write(parser.parse_args(argv).workdir)
 

@@ -1,7 +1,7 @@
-"""The few statistics of a comparison over paired seeds, with NumPy.
+"""Statistics of a comparison over paired seeds, with NumPy.
 
-studies/results.py applies them to the cells of a study. Seed s fixes the label subset, the head and
-the order in every arm, so arms are compared pair by pair.
+Seed s fixes the label subset, the head and the data order in every condition, so conditions are
+compared seed by seed. studies/results.py applies this to the finetuning runs of a study.
 """
 
 import dataclasses
@@ -12,62 +12,45 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A sample's mean, its standard deviation (n - 1 in the denominator) and the mean's error.
-
-    With one value the deviation and the error are not defined: nan.
-    """
+    """Mean and spread of a sample."""
 
     mean: float
-    deviation: float
-    error: float
+    std: float | None  # n - 1 in the denominator; None for a single value
+    stderr: float | None  # standard error of the mean; None for a single value
     count: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Paired:
-    """One arm against another over the same seeds.
+class Paired(Spread):
+    """Differences (condition - reference), one per seed."""
 
-    Attributes:
-      difference: Spread of (arm - reference), one difference a seed.
-      ratio: mean difference over its standard error; nan with fewer than two seeds, infinite
-        where every pair differs by exactly the same amount.
-      won: pairs in which the arm is strictly better.
-      tied: pairs in which both are equal.
-    """
-
-    difference: Spread
-    ratio: float
-    won: int
-    tied: int
+    wins: int  # seeds for which the condition is strictly better
+    ties: int  # seeds for which both are equal
 
 
 def spread(values):
     """Spread of a non-empty sequence of numbers."""
     values = np.asarray(values, np.float64)
     if values.size == 0:
-        raise ValueError("spread of no values; expected at least one seed; run a cell first")
-    deviation = float(values.std(ddof=1)) if values.size > 1 else math.nan
-    return Spread(float(values.mean()), deviation, deviation / math.sqrt(values.size), values.size)
+        raise ValueError("spread of 0 values; expected at least one seed; finish a run first")
+    std = float(values.std(ddof=1)) if values.size > 1 else None
+    stderr = None if std is None else std / math.sqrt(values.size)
+    return Spread(float(values.mean()), std, stderr, values.size)
 
 
-def paired(arm, reference):
-    """Compares {seed: value} of an arm with {seed: value} of a reference over the seeds of both."""
-    seeds = sorted(arm.keys() & reference.keys())
+def paired(scores, reference):
+    """Paired comparison of {seed: score} with the {seed: score} of a reference, over common seeds."""
+    seeds = sorted(scores.keys() & reference.keys())
     if not seeds:
         raise ValueError(
-            f"no seed in common between {sorted(arm)} and {sorted(reference)}; "
-            f"expected the same seeds in every arm; let the study finish"
+            f"seeds {sorted(scores)} and {sorted(reference)} have none in common; expected the same seeds "
+            f"in every condition; let the study finish"
         )
-    differences = np.array([arm[seed] - reference[seed] for seed in seeds])
-    difference = spread(differences)
-    if difference.error:
-        ratio = difference.mean / difference.error  # nan for a single seed
-    else:
-        ratio = math.copysign(math.inf, difference.mean) if difference.mean else math.nan
-    won, tied = int((differences > 0).sum()), int((differences == 0).sum())
-    return Paired(difference, ratio, won, tied)
+    differences = np.array([scores[seed] - reference[seed] for seed in seeds])
+    wins, ties = int((differences > 0).sum()), int((differences == 0).sum())
+    return Paired(**dataclasses.asdict(spread(differences)), wins=wins, ties=ties)
 
 
-def proportion_error(accuracy, examples):
-    """Standard error of an accuracy measured on `examples` independent examples (binomial)."""
-    return math.sqrt(accuracy * (1.0 - accuracy) / examples)
+def accuracy_stderr(accuracy, num_examples):
+    """Standard error of an accuracy measured on `num_examples` independent examples (binomial)."""
+    return math.sqrt(accuracy * (1.0 - accuracy) / num_examples)

@@ -1,100 +1,103 @@
-"""The table of a study in words: what each column says, for the console and for the page.
+"""The table of a study as text: the wording of every column, for the console and for the page.
 
-Used by studies/report.py and studies/page.py on the contents of results.json.
+Used by studies/report.py and studies/objectives.py on rows of studies/results.py.
 """
 
-from studies import figures, results, statistics
+from studies import statistics
+
+ARCHITECTURES = {
+    "encoder": "Encoder",
+    "decoder": "Decoder",
+    "encoder_decoder": "Encoder-decoder",
+}
+NOTE = (
+    "accuracy: mean ± s.d. over seeds; difference: mean ± s.e. over pairs with the same seed (label "
+    "subset, head, data order), and mean / s.e."
+)
 
 
-def lines(found):
-    """The table as lines of text, 100 characters wide."""
-    heads = ("labels", "from", "test accuracy", f"minus {found['config']['arms'][0]}", "won",
-             "tokens", "params", "FLOPs", "targets")  # fmt: skip
-    widths = (6, 10, 13, 25, 5, 7, 7, 8, 7)
-    text = ["", f"{'':<69}pretraining read and did"]
-    text.append(_line(heads, widths))
-    for architecture in found["config"]["architectures"]:
-        rows = [row for row in found["summary"] if row["architecture"] == architecture]
-        if rows:
-            objective = found["pretraining"][architecture]["objective"]
-            text.append(f"{figures.WORDS[architecture]} ({objective})")
-        for row in rows:
-            text.append(_line(cells_of(row), widths))
-    text.append(found["baseline"]["name"])
-    for budget in found["config"]["budgets"]:
-        text.append(_line((f"{budget:,}", "labels", baseline_words(found, budget)), widths))
-    return [*text, *notes(found)]
+def columns(row):
+    """{column: text} of a row."""
+    paired = row.get("paired")
+    return {
+        "name": row["condition"],
+        "labels": f"{row['label_budget']:,}",
+        "accuracy": format_spread(row["accuracy"]["mean"], row["accuracy"]["std"]),
+        "difference": format_difference(paired) if paired else "",
+        "wins": f"{paired['wins']}/{paired['count']}" if paired else "",
+        "lr": f"{row['learning_rate']:g}",
+        **{name: format_quantity(value) for name, value in row["matched"].items()},
+    }
 
 
-def cells_of(row):
-    """The words of one row of the table, in the order of its columns."""
-    return (
-        f"{row['budget']:,}",
-        row["arm"],
-        plus_minus(row["accuracy"]["mean"], row["accuracy"]["deviation"]),
-        paired_words(row.get("paired")),
-        f"{row['paired']['won']}/{row['paired']['count']}" if "paired" in row else "",
-        *(quantity(row["matched"][name]) for name in results.MATCHED),
+def lines(results):
+    """The table of studies.three_ways, 100 characters wide."""
+    layout = (
+        "{labels:<6}  {name:<10}  {accuracy:<13}  {difference:<26}  {wins:<5}  {tokens:<7}  "
+        "{parameters:<7}  {flops:<8}  {targets}"
     )
+    yield f"{'':<70}pretraining"
+    yield layout.format(
+        labels="labels", name="condition", accuracy="test accuracy", wins="wins", tokens="tokens",
+        difference=f"minus {results['config']['conditions'][0]}", parameters="params", flops="FLOPs",
+        targets="targets",
+    )  # fmt: skip
+    for architecture, record in results["pretraining"].items():
+        yield f"{ARCHITECTURES[architecture]} ({record['objective']})"
+        for row in results["summary"]:
+            if row["base_model"] == architecture:
+                yield layout.format(**columns(row))
+    yield results["baseline"]["name"]
+    for budget in results["config"]["label_budgets"]:
+        yield f"{budget:<6,}  {'':<10}  {baseline_accuracy(results['baseline'], budget)}"
+    yield from notes(results)
 
 
-def notes(found):
-    """What a reader has to know to read the table, as lines of text."""
-    test = found["baseline"]["test"]
-    middle = [row["accuracy"]["mean"] for row in found["summary"]]
-    error = statistics.proportion_error(sum(middle) / len(middle), test)
-    text = [
-        "accuracy: mean ± s.d. over seeds; difference: mean ± its standard error over pairs with the same "
-        "seed (label subset, head, order), and their ratio",
-        f"test split: {test:,} examples of {found['baseline']['classes']} classes, the most frequent has "
-        f"{found['baseline']['majority']:.3f}; sampling error of an accuracy there ± {error:.3f}",
-        f"data fingerprint {', '.join(found['fingerprint'])}",
-    ]
-    if not found["complete"]:
-        text.append(
-            f"INCOMPLETE: {found['cells_done']} of {found['cells_wanted']} finetuning runs have ended"
+def notes(results):
+    """What a reader must know about the table, as lines of text."""
+    baseline = results["baseline"]
+    accuracy = statistics.spread([row["accuracy"]["mean"] for row in results["summary"]]).mean
+    stderr = statistics.accuracy_stderr(accuracy, baseline["num_test"])
+    yield NOTE
+    yield (
+        f"test split: {baseline['num_test']:,} examples of {baseline['num_classes']} classes, the most "
+        f"frequent has a share of {baseline['majority']:.3f}; sampling error of an accuracy: ± {stderr:.3f}"
+    )
+    yield f"data fingerprint: {', '.join(results['fingerprints'])}"
+    if not results["complete"]:
+        yield (
+            f"INCOMPLETE: {results['num_finished']} of {results['num_planned']} finetuning runs have "
+            f"finished"
         )
-    return text
 
 
-def baseline_words(found, budget):
-    """Mean ± s.d. of the classic baseline at one budget."""
-    spread = statistics.spread(
-        [cell["test"] for cell in found["baseline"]["cells"] if cell["budget"] == budget]
-    )
-    return plus_minus(spread.mean, spread.deviation)
+def baseline_accuracy(baseline, label_budget):
+    """Mean ± s.d. of the classic baseline with one label budget."""
+    spread = baseline_spread(baseline, label_budget)
+    return format_spread(spread.mean, spread.std)
 
 
-def paired_words(paired):
-    """'+0.104 ± 0.012 (8.7 s.e.)', '' for the reference itself."""
-    if paired is None:
-        return ""
-    words = plus_minus(paired["mean"], paired["error"], sign="+")
-    if paired["ratio"] is not None:
-        words += f" ({paired['ratio']:.1f} s.e.)" if abs(paired["ratio"]) < 1e3 else " (all equal)"
-    return words
+def baseline_spread(baseline, label_budget):
+    """statistics.Spread of the classic baseline's test accuracies with one label budget."""
+    cells = baseline["cells"]
+    return statistics.spread([c["test"] for c in cells if c["label_budget"] == label_budget])
 
 
-def plus_minus(mean, by, sign=""):
-    """'0.412 ± 0.013'; without the second part where it is not defined."""
-    return f"{mean:{sign}.3f}" + (f" ± {by:.3f}" if by is not None and by == by else "")
+def format_difference(paired):
+    """'+0.104 ± 0.012 (8.7 s.e.)'; without the ratio if it is undefined."""
+    mean, stderr = paired["mean"], paired["stderr"]
+    ratio = f" ({mean / stderr:.1f} s.e.)" if stderr else " (all equal)" if stderr == 0 else ""
+    return format_spread(mean, stderr, sign="+") + ratio
 
 
-def quantity(value):
-    """1234567 -> '1.23 M'; from 10^15 on in powers of ten."""
-    for limit, divisor, unit in (
-        (1e3, 1, ""),
-        (1e6, 1e3, " k"),
-        (1e9, 1e6, " M"),
-        (1e12, 1e9, " G"),
-        (1e15, 1e12, " T"),
-    ):
-        if abs(value) < limit:
-            return f"{value / divisor:.3g}{unit}"
+def format_spread(mean, spread, sign=""):
+    """'0.412 ± 0.013'; the mean alone if the spread is undefined."""
+    return f"{mean:{sign}.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+
+
+def format_quantity(value):
+    """1234567 -> '1.23 M'; powers of ten from 10^15."""
+    for power, unit in enumerate(("", " k", " M", " G", " T")):
+        if abs(value) < 999.5 * 1000.0**power:
+            return f"{value / 1000.0**power:.3g}{unit}"
     return f"{value:.2e}"
-
-
-def _line(words, widths):
-    return "  ".join(
-        f"{word:<{width}}" for word, width in zip(words, widths, strict=False)
-    ).rstrip()

@@ -1,15 +1,15 @@
-"""Learning rates for a study: a grid of the same size for every arm, judged on validation alone.
+"""Learning rates of a study: a grid of equal size for every condition, chosen on validation alone.
 
     python -m studies.tune --config=configs/studies/quickstart.py --workdir=runs/quickstart
 
-Uses seeds of its own; shares the pretraining with the study of the same workdir. Prints the rows to
-put into the study's `rates`.
+Has seeds of its own and shares the pretraining runs of the study in the same workdir. Prints the rows
+for `learning_rates` in the config of the study.
 """
 
 import logging
-import pathlib
 
-from studies import config, records, statistics, three_ways
+from studies import config as plans
+from studies import records, runner, statistics
 from studies.config import StudyConfig
 from training import cli, logs
 from training import config as configs
@@ -17,106 +17,71 @@ from training import config as configs
 log = logging.getLogger("triptych.studies")
 
 
-def run(settings, workdir, entries=None):
-    """Runs or continues the grid; returns the rows ((architecture, arm, labels, rate), ...).
+def run(study, workdir, entry_points=None):
+    """Runs or resumes the grid; writes tune.json.
 
-    Args: as studies.three_ways.run. The figures behind the rows are written to tune.json.
+    Args: as for studies.three_ways.run.
+
+    Returns:
+      ((architecture, condition, label budget, learning rate), ...).
     """
-    if not isinstance(settings, StudyConfig):
-        settings = configs.resolve(StudyConfig, settings)
-    pretrain, finetune = entries or three_ways.default_entries()
-    workdir = pathlib.Path(workdir)
-    records.claim(workdir, settings)
-    log.setLevel(logging.INFO)
-    plan = {name: grid(settings, name) for name in settings.architectures}
-    progress = three_ways.Progress(workdir, settings, plan)
-    log.info(f"rates, {progress.opening()}")
-    lines = []
-    for architecture in settings.architectures:
-        logs.banner(f"{architecture}: pretraining")
-        folder = workdir / "pretrain" / architecture
-        three_ways.pretraining(settings, architecture, folder, workdir, pretrain, progress)
+    if not isinstance(study, StudyConfig):
+        study = configs.resolve(StudyConfig, study)
+    engine = runner.Runner(study, workdir, entry_points)
+    pretraining = {name: plans.pretrain_config(study, name) for name in study.architectures}
+    cells = {name: plans.tuning_cells(study, name, study.conditions) for name in pretraining}
+    engine.start(pretraining, [cell for group in cells.values() for cell in group])
+    choices = []
+    for name, config in pretraining.items():
+        engine.pretrain(name, config)
         logs.banner(
-            f"{architecture}: {len(settings.grid)} rates for each of {len(settings.arms)} arms"
+            f"{name}: {len(study.learning_rate_grid)} learning rates for each of "
+            f"{len(study.conditions)} conditions"
         )
-        done = [
-            three_ways.finetuning(settings, cell, folder, workdir, finetune, progress)
-            for cell in plan[architecture]
-        ]
-        lines += choose(done, settings)
-    records.write(workdir / "tune.json", lines)
-    for line in lines:
-        log.info(words(line))
+        choices += choose([engine.finetune(cell) for cell in cells[name]])
+    records.write(engine.workdir / "tune.json", choices)
+    for choice in choices:
+        log.info(describe(choice))
     rows = tuple(
-        (line["architecture"], line["arm"], line["budget"], line["rate"]) for line in lines
+        (choice["base_model"], choice["condition"], choice["label_budget"], choice["learning_rate"])
+        for choice in choices
     )
-    log.info("for the config of the study:\n    config.rates = (")
-    for row in rows:
-        log.info(f"        {row!r},")
-    log.info("    )")
+    log.info("for the config of the study:\n    config.learning_rates = (")
+    log.info("".join(f"        {row!r},\n" for row in rows) + "    )")
     return rows
 
 
-def grid(settings, architecture):
-    """Cells of the grid: every rate for every arm, budget and tuning seed, rates outermost."""
-    return [
-        config.Cell(architecture, arm, budget, seed, float(rate), f"tune/{rate:g}")
-        for rate in settings.grid
-        for budget in settings.budgets
-        for arm in settings.arms
-        for seed in settings.tune_seeds
-    ]
-
-
-def choose(done, settings):
-    """The best rate of each (architecture, arm, budget) by mean validation accuracy.
-
-    Of equal rates the lowest is taken. Each line says whether its best lies at an end of the grid.
-    """
-    lines = []
-    keys = dict.fromkeys((r["architecture"], r["arm"], r["budget"]) for r in done)
-    for architecture, arm, budget in keys:
-        means = {
-            rate: statistics.spread(
-                [
-                    r["validation"]
-                    for r in done
-                    if (r["architecture"], r["arm"], r["budget"], r["rate"])
-                    == (architecture, arm, budget, rate)
-                ]
-            ).mean
-            for rate in sorted(map(float, settings.grid))
-        }
+def choose(cells):
+    """The learning rate with the best mean validation accuracy (the lowest of equal ones) for every
+    base model, condition and label budget among the cells (records) of a grid."""
+    groups = {}
+    for cell in sorted(cells, key=lambda cell: cell["learning_rate"]):
+        group = cell["base_model"], cell["condition"], cell["label_budget"]
+        scores = groups.setdefault(group, {}).setdefault(cell["learning_rate"], [])
+        scores.append(cell["validation"])
+    choices = []
+    for (base_model, condition, label_budget), scores in groups.items():
+        means = {lr: statistics.spread(values).mean for lr, values in scores.items()}
         best = max(means, key=means.get)
-        lines.append(
-            {
-                "architecture": architecture,
-                "arm": arm,
-                "budget": budget,
-                "rate": best,
-                "validation": [[rate, mean] for rate, mean in means.items()],
-                "at_the_end": best in (min(means), max(means)),
-            }
-        )
-    return lines
+        choice = {"base_model": base_model, "condition": condition, "label_budget": label_budget}
+        choice |= {"learning_rate": best, "validation": list(means.items())}
+        choices.append(choice | {"is_at_edge": best in (min(means), max(means))})
+    return choices
 
 
-def words(line):
-    """One line of the grid's outcome."""
-    name = f"{line['architecture']} · {line['arm']} · {line['budget']} labels"
-    tried = "  ".join(
-        f"{rate:g}: {mean:.3f}{'*' if rate == line['rate'] else ' '}"
-        for rate, mean in line["validation"]
+def describe(choice):
+    """One line about a choice: the validation accuracy of every learning rate."""
+    name = f"{choice['base_model']} · {choice['condition']} · {choice['label_budget']:,} labels"
+    scores = "  ".join(
+        f"{lr:g}: {mean:.3f}{'*' if lr == choice['learning_rate'] else ' '}"
+        for lr, mean in choice["validation"]
     )
-    return f"{name:<40} {tried}{'  (best at an end of the grid)' if line['at_the_end'] else ''}"
+    return f"{name:<42} {scores}{'  (best at an edge of the grid)' if choice['is_at_edge'] else ''}"
 
 
 def main(argv):
-    """Command line of this file."""
-    flags = (("--workdir", {"required": True, "help": "folder of the study"}),)
-    given, settings = cli.arguments(argv, __doc__.splitlines()[0], flags)
-    cli.compilation_cache()
-    run(settings, given.workdir)
+    """The command line of this file."""
+    runner.run_program(argv, __doc__, StudyConfig, run)
 
 
 if __name__ == "__main__":

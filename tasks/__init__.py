@@ -1,4 +1,14 @@
-"""Tasks: labelled examples -> Batch, predictions -> metric; one file per task shape.
-finetune.py reads `TaskConfig`, encodes a split, and trains a head beside the pretrained trunk.
-Imports data/, models/ and objectives/batch.py.
+"""Tasks: what a run trains. `TASKS` is the registry; a new task is a file and a line here.
+
+Imports data/, models/ and objectives/; trained by train.py and finetune.py through tasks/base.py.
 """
+
+from tasks.base import LoadedTask, Task, evaluate
+from tasks.classification import Classification
+from tasks.pretraining import Pretraining
+
+TASKS = {task.name: task for task in (Pretraining, Classification)}
+# Those that finetune.py trains: variants of the config section `task`.
+FINETUNE_TASKS = {name: task for name, task in TASKS.items() if task is not Pretraining}
+
+__all__ = ["FINETUNE_TASKS", "TASKS", "LoadedTask", "Task", "evaluate"]

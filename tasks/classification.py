@@ -1,259 +1,398 @@
-"""Classification of a text or of a pair, by any of the three architectures.
-finetune.py: `encode` a split once, `batch` by indices, `losses` in the step, `predictions` after.
-The head reads the state of [CLS], of the last token, or the mean of an encoder-decoder's.
+"""Classification of texts or pairs of texts, for all three architectures.
+
+The head reads the state of [CLS], of the last token, or the mean of all states.
 """
 
-from collections.abc import Sequence as Names
-from dataclasses import dataclass
-from typing import ClassVar
+import dataclasses
+import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
-from data.framing import Frame, frame_example
-from models.layers import ACTIVATIONS
-from models.sequence import Sequence
+from data import labeled, vectors
+from data import tokenizer as tokenizers
+from data.special_tokens import template_for
+from models.config import ModelConfig, option
+from models.inputs import ModelInputs
 from objectives.batch import Batch
-from tasks.batches import PADDING
+from tasks import example_order, predictions
+from tasks.base import AUTO_POOLING, LoadedTask, Task
+from tasks.encoding import Encoded, encode
+from tasks.heads import ClassificationHead
+from tasks.metrics import CLASS_METRICS, classification_scores
+
+_WIDTH_STEP = 8  # group_by_length pads a batch to a multiple of this, so few programs are compiled
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A split as arrays, in the order of its examples."""
-
-    tokens: np.ndarray  # int32[n, length] framed, then padding
-    lengths: np.ndarray  # int32[n] without the padding
-    types: np.ndarray  # int32[n, length] 1 = second text of a pair (BERT's token types)
-    labels: np.ndarray  # int32[n] number of the label's name; -1 = the split has no labels
-    cut: int  # examples that were too long
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-
-def encode(
-    texts: list[str],
-    pairs: list[str] | None,
-    labels: list[str] | None,
-    tokenizer,
-    frame: Frame,
-    length: int,
-    label_names: Names[str],
-    pad: int,
-) -> Encoded:
-    """The examples of a split, framed as the architecture's documents are in pretraining.
-
-    tokenizer: anything with `encode_batch(list[str])` -> pieces of each. Raises ValueError for a
-    label that is not among `label_names`, and where the frame does not fit `length`.
-    """
-    first = tokenizer.encode_batch(list(texts))
-    second = tokenizer.encode_batch(list(pairs)) if pairs else [None] * len(first)
-    tokens = np.full((len(first), length), pad, np.int32)
-    types = np.zeros_like(tokens)
-    lengths = np.zeros(len(first), np.int32)
-    cut = 0
-    whole_frame = len(frame.opening) + len(frame.closing)
-    for i, (a, b) in enumerate(zip(first, second, strict=True)):
-        framed = frame_example(a, b, frame, length)
-        lengths[i] = len(framed)
-        tokens[i, : len(framed)] = framed
-        uncut = whole_frame + len(a) + (0 if b is None else len(b) + len(frame.separator))
-        cut += uncut > len(framed)
-        if b is not None:  # the first text cannot hold the separator: a tokenizer gives no specials
-            start = len(frame.opening)
-            separator = start + int(np.argmax(framed[start:] == frame.separator[0]))
-            types[i, separator + len(frame.separator) : len(framed)] = 1
-    return Encoded(tokens, lengths, types, _numbers(labels, len(first), label_names), cut)
-
-
-def _numbers(labels, count, label_names):
-    if not labels:
-        return np.full(count, -1, np.int32)
-    numbers = {name: number for number, name in enumerate(label_names)}
-    unknown = sorted(set(labels) - set(numbers))
-    if unknown:
-        raise ValueError(
-            f"label {unknown[0]!r} is unknown: expected one of those in the training split, "
-            f"{', '.join(label_names)}; correct the label or add examples of it to train"
-        )
-    return np.array([numbers[label] for label in labels], np.int32)
-
-
-class ClassificationHead(nn.Module):
-    """states [B,D] -> logits float32[B,C]: dropout, [dense, activation, dropout,] dense.
-
-    With the pooler it is BERT's (Devlin et al. 2019; dropout before the pooler is not theirs and
-    is left out then), without a bias that of published decoders; `norm` has a LayerNorm behind the
-    pooler's activation, both without biases (ModernBERT; Warner et al. 2024).
-    """
-
-    classes: int
-    dropout: float = 0.1
-    pooler: bool = False
-    bias: bool = True
-    activation: str = "tanh"  # of the pooler
-    norm: bool = False  # behind it
-    init_std: float = 0.02
-
-    @nn.compact
-    def __call__(self, states: jax.Array, deterministic: bool = True) -> jax.Array:
-        normal = nn.initializers.normal(self.init_std)
-        states = states.astype(jnp.float32)
-        if self.pooler:
-            width = states.shape[-1]
-            activation = jnp.tanh if self.activation == "tanh" else ACTIVATIONS[self.activation]
-            pooler = nn.Dense(width, not self.norm, kernel_init=normal, name="pooler")
-            states = activation(pooler(states))
-            if self.norm:
-                states = nn.LayerNorm(1e-5, use_bias=False, name="pooler_norm")(states)
-        states = nn.Dropout(self.dropout, name="dropout")(states, deterministic=deterministic)
-        output = nn.Dense(self.classes, self.bias, kernel_init=normal, name="output")
-        return output(states)
-
-
-@dataclass(frozen=True)
-class Classification:
-    """The task as the training step sees it; the protocol is that of an objective.
-
-    The head's parameters are at params['heads']['classification'].
-    """
+@dataclasses.dataclass(frozen=True)
+class Classification(Task):
+    """One label per text, or per pair of texts."""
 
     name: ClassVar[str] = "classification"
+    hf_problem_type: ClassVar[str] = "single_label_classification"
 
-    architecture: str
-    classes: int
-    width: int  # of the hidden states
+    source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
+    text_column: str = option("text", "column of the text")
+    text_pair_column: str = option("", "column of the second text of a pair; '': single texts")
+    label_column: str = option("label", "column of the label")
+    validation_fraction: float = option(
+        0.1, "share of train used for validation if there is no such split", min=0.001, max=0.9
+    )
+    max_seq_len: int = option(128, "tokens of an example; longer ones are truncated", min=4)
+    num_train_examples: int = option(
+        0, "training labels to use, a stratified subset; 0: all", min=0
+    )
+    group_by_length: int = option(
+        0, "steps whose examples are sorted by length, so that batches are short; 0: off", min=0
+    )
+    metric: str = option("accuracy", "chooses the best checkpoint", choices=tuple(CLASS_METRICS))
+    head_dropout_rate: float = option(0.1, "dropout before the classifier", min=0.0, max=0.99)
+    pooler: bool = option(False, "dense layer and activation before the classifier")
+    pooler_activation: str = option(
+        "tanh",
+        "activation of the pooler: tanh (BERT, RoBERTa, BART), relu (DistilBERT), gelu (ELECTRA, "
+        "ModernBERT)",
+        choices=("tanh", "relu", "gelu"),
+    )
+    pooler_norm: bool = option(
+        False, "LayerNorm after the pooler, both without biases (ModernBERT)"
+    )
+    head_bias: bool = option(True, "bias of the classifier (published decoders have none)")
+    pooling: str = option(
+        "auto",
+        "state that is classified: [CLS] (encoders), the last token (decoders), or the mean; auto: cls, "
+        "last, or mean for an encoder-decoder",
+        choices=("auto", "cls", "last", "mean"),
+    )
+    decoder_input: str = option(
+        "text",
+        "input of an encoder-decoder's decoder: the text again (BART), or the start token alone",
+        choices=("text", "start"),
+    )
+
+    @staticmethod
+    def head_module(num_classes: int, **options) -> ClassificationHead:
+        """The head for these options of the task (fields of this class)."""
+        names = {"head_dropout_rate": "dropout_rate", "head_bias": "use_bias"}
+        fields = {f.name for f in dataclasses.fields(ClassificationHead)}
+        options = {names.get(name, name): value for name, value in options.items()}
+        return ClassificationHead(
+            num_classes, **{name: value for name, value in options.items() if name in fields}
+        )
+
+    def load(
+        self, config, model_config, tokenizer_file, log, *, process_index=0, process_count=1,
+        batch_divisor=1,
+    ) -> "LoadedClassification":  # fmt: skip
+        pooling = self.pooling
+        if pooling == "auto":
+            pooling = AUTO_POOLING[model_config.architecture]
+        if pooling != "mean" and (pooling == "cls") != (model_config.architecture == "encoder"):
+            raise ValueError(
+                f"task.pooling={pooling!r} does not fit architecture {model_config.architecture!r}: "
+                f"expected auto, mean or {'cls' if pooling == 'last' else 'last'}"
+            )
+        tokenizer = tokenizers.load(tokenizer_file)
+        splits = labeled.load(
+            self.source, self.text_column, self.text_pair_column, self.label_column,
+            validation_fraction=self.validation_fraction, log=log,
+        )  # fmt: skip
+        if tokenizer.is_word_level:
+            texts = splits["train"].text + (splits["train"].text_pair or [])
+            log(
+                f"vocabulary coverage of the training examples: {vectors.coverage(tokenizer, texts)}"
+            )
+        special_ids = tokenizer.special_ids()
+        template = template_for(model_config.architecture, special_ids, tokenizer.template)
+        encoded = {
+            split: encode(
+                examples,
+                tokenizer,
+                template,
+                self.max_seq_len,
+                splits.label_names,
+                special_ids["pad"],
+            )
+            for split, examples in splits.items()
+        }
+        examples = example_order.stratified_subset(
+            encoded["train"].labels, self.num_train_examples, config.seed.data
+        )
+        return LoadedClassification(
+            head=self.head_module(len(splits.label_names), **dataclasses.asdict(self)),
+            pooling=pooling,
+            decoder_input=self.decoder_input,
+            model_config=model_config,
+            pad=special_ids["pad"],
+            start=special_ids["start"],
+            batch_size=config.training.batch_size,
+            task=self,
+            tokenizer=tokenizer,
+            label_names=tuple(splits.label_names),
+            encoded=encoded,
+            examples=examples,
+            fingerprint=splits.fingerprint,
+            seed=config.seed.data,
+            eval_batch_size=-(-config.evaluation.batch_size // batch_divisor) * batch_divisor,
+            process_index=process_index,
+            process_count=process_count,
+        )
+
+
+def _host():
+    return dataclasses.field(compare=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedClassification(LoadedTask):
+    """A labeled set, encoded. Inputs are a Batch of NumPy arrays already."""
+
+    head: ClassificationHead
+    pooling: str  # cls, last or mean
+    decoder_input: str
+    model_config: ModelConfig
     pad: int
-    start: int  # of an encoder-decoder's decoder
-    dropout: float = 0.1
-    pooler: bool = False
-    token_types: bool = False  # the network tells them apart
-    decoder_input: str = "text"  # of an encoder-decoder: text or start, see _decoder
-    reading: str = "usual"  # state, mean, or what is usual for the architecture
-    bias: bool = True  # in the classifier
-    pooler_activation: str = "tanh"
-    pooler_norm: bool = False
+    start: int  # first token of an encoder-decoder's decoder
+    batch_size: int
+    task: Classification = _host()
+    tokenizer: tokenizers.Tokenizer = _host()
+    label_names: tuple[str, ...] = _host()
+    encoded: dict[str, Encoded] = _host()  # by split
+    examples: np.ndarray = _host()  # int64[n] training examples in the label budget
+    fingerprint: str = _host()
+    seed: int = _host()
+    eval_batch_size: int = _host()
+    process_index: int = _host()
+    process_count: int = _host()
+
+    name = Classification.name
 
     @property
-    def reads_mean(self) -> bool:
-        """An encoder-decoder has no state that stands for a text: where it has learned to repeat
-        what it reads, the last one knows that the text ends here (cf. Ni et al. 2022, section 3)."""
-        return self.reading == "mean" or (
-            self.reading == "usual" and self.architecture == "encoder_decoder"
-        )
+    def best_metric(self) -> str:
+        return f"+{self.task.metric}"
 
-    def head(self) -> ClassificationHead:
-        return ClassificationHead(
-            self.classes, self.dropout, self.pooler, self.bias, self.pooler_activation,
-            self.pooler_norm,
-        )  # fmt: skip
+    @property
+    def epoch_size(self) -> int:
+        return len(self.examples)
 
-    def head_parameters(self, key: jax.Array) -> dict:
-        """Fresh parameters of the head, float32."""
-        return self.head().init(key, jnp.zeros((1, self.width), jnp.float32))["params"]
+    @functools.cached_property
+    def length_share(self) -> float:
+        widths = [self._width(self._indices(step)) for step in range(self.task.group_by_length)]
+        return float(np.mean(widths)) / self.task.max_seq_len if widths else 1.0
 
-    def initialise(self, model, key: jax.Array, batch: Batch) -> dict:
-        """Fresh parameters of the network alone: its language head is not part of the task."""
-        return model.init(key, batch.inputs, batch.decoder)["params"]
+    @property
+    def tokens_per_step(self) -> int:
+        return round(self.batch_size * self.task.max_seq_len * self.length_share)
 
-    def networks(self, config, params, batch: Batch) -> tuple:
-        """What runs on a row: as an objective's."""
-        return ((config, params, {self.name: 1}),)
+    @property
+    def identities(self) -> dict:
+        return {
+            "data": self.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
+            "labels": list(self.label_names),
+        }
 
-    def batch(self, encoded: Encoded, indices: np.ndarray, width: int | None = None) -> Batch:
-        """The examples int[B] as a Batch of NumPy arrays; PADDING gives a row of weight 0.
+    @functools.cached_property
+    def abstract_batch(self) -> Batch:
+        batch = self._batch("train", np.zeros(self.batch_size, np.int64))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
-        width: tokens of a row, where none of the examples has more; None: those of `encoded`."""
-        real = np.asarray(indices) != PADDING
-        chosen = np.where(real, indices, 0)
-        lengths = np.where(real, encoded.lengths[chosen], 0).astype(np.int32)
-        tokens, types = encoded.tokens[chosen][:, :width], encoded.types[chosen][:, :width]
-        place = np.arange(tokens.shape[1], dtype=np.int32)
-        segments = (place < lengths[:, None]).astype(np.int32)
-        inputs = Sequence(
-            tokens=np.where(segments > 0, tokens, self.pad).astype(np.int32),
-            segments=segments,
-            positions=segments * place,
-            types=types * segments if self.token_types else None,
-            visibility="causal" if self.architecture == "decoder" else "all",
-        )
-        decoder, read = None, np.zeros_like(lengths)
-        if self.architecture == "decoder":
-            read = np.maximum(lengths - 1, 0)
-        elif self.architecture == "encoder_decoder":
-            if self.decoder_input == "text":
-                read = np.maximum(lengths - 1, 0)
-            decoder = self._decoder(inputs)
-        labels = np.where(real, encoded.labels[chosen], 0)[:, None]
-        return Batch(
-            inputs=inputs,
-            decoder=decoder,
-            targets=np.maximum(labels, 0).astype(np.int32),
-            weights=(real[:, None] & (labels >= 0)).astype(np.float32),
-            indices=read[:, None].astype(np.int32),
-        )
+    # ---- Traced ----------------------------------------------------------------------------------
 
-    def _decoder(self, inputs: Sequence) -> Sequence:
-        """What the decoder reads before the state that is classified: the text again, shifted as
-        in pretraining, so that state is the one behind which [EOS] is expected (BART; Lewis et al.
-        2020, section 3.1); or the start token alone."""
-        T = inputs.tokens.shape[1] if self.decoder_input == "text" else 1
-        segments = inputs.segments[:, :T]
-        tokens = np.roll(inputs.tokens[:, :T], 1, axis=1)
-        tokens[:, 0] = self.start
-        return Sequence(
-            tokens=np.where(segments > 0, tokens, self.pad).astype(np.int32),
-            segments=segments,
-            positions=inputs.positions[:, :T],
-            visibility="causal",
-        )
+    def init(self, rngs, model):
+        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract_batch)
+        params = model.init(rngs["init"], batch.inputs, batch.decoder_inputs)["params"]
+        states = jnp.zeros((1, self.model_config.emb_dim), jnp.float32)
+        head = self.head.init(rngs["head"], states)["params"]
+        return {**params, "heads": {**params.get("heads", {}), self.name: head}}
 
-    def coefficients(self) -> dict[str, float]:
-        return {"classification": 1.0}
+    def prepare(self, rng, inputs):
+        return inputs
 
-    def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        return {"classification": batch.weights.sum()}
-
-    def losses(self, model, params, batch: Batch, key: jax.Array | None) -> dict:
-        """{name: (sum, weight)}: cross entropy over the classes, and hits."""
-        logits = self.predictions(model, params, batch, key)
-        targets, weights = batch.targets[:, 0], batch.weights[:, 0]
+    def losses(self, model, params, batch, dropout_rng):
+        logits = self.outputs(model, params, batch, dropout_rng)
+        targets, weights = batch.targets[:, 0], batch.loss_weights[:, 0]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         hits = (logits.argmax(-1).astype(jnp.int32) == targets).astype(jnp.float32)
         weight = weights.sum()
         return {
-            "classification": ((losses * weights).sum(), weight),
+            self.name: ((losses * weights).sum(), weight),
             "accuracy": ((hits * weights).sum(), weight),
         }
 
-    def predictions(self, model, params, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """Logits float32[B, C] of every row, padding rows too; key drives dropout, None: none."""
+    def loss_weights(self):
+        return {self.name: 1.0}
+
+    def loss_denominators(self, batch):
+        return {self.name: batch.loss_weights.sum()}
+
+    def outputs(self, model, params, batch, dropout_rng=None):
+        """Logits float32[B, C] of every row, including padding rows."""
         rngs = [{}, {}]
-        if key is not None:
-            rngs = [{"dropout": each} for each in jax.random.split(key)]
+        if dropout_rng is not None:
+            rngs = [{"dropout": rng} for rng in jax.random.split(dropout_rng)]
         hidden = model.apply(
             {"params": params},
             batch.inputs,
-            batch.decoder,
-            deterministic=key is None,
+            batch.decoder_inputs,
+            deterministic=dropout_rng is None,
             rngs=rngs[0],
         )
-        if self.reads_mean:
-            read = (batch.inputs if batch.decoder is None else batch.decoder).segments > 0
-            weights = read.astype(jnp.float32)[:, :, None]
+        if self.pooling == "mean":
+            read = batch.inputs if batch.decoder_inputs is None else batch.decoder_inputs
+            weights = (read.segment_ids > 0).astype(jnp.float32)[:, :, None]
             states = (hidden.astype(jnp.float32) * weights).sum(1) / jnp.maximum(
                 weights.sum(1), 1.0
             )
         else:
-            index = batch.indices[:, :, None]
-            states = jnp.take_along_axis(hidden, index, axis=1, mode="clip")[:, 0]
+            positions = batch.target_positions[:, :, None]
+            states = jnp.take_along_axis(hidden, positions, axis=1, mode="clip")[:, 0]
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return self.head().apply(
-                {"params": params["heads"]["classification"]},
+            return self.head.apply(
+                {"params": params["heads"][self.name]},
                 states,
-                deterministic=key is None,
+                deterministic=dropout_rng is None,
                 rngs=rngs[1],
             )
+
+    # ---- On the host -----------------------------------------------------------------------------
+
+    def train_inputs(self, step):
+        indices = self._indices(step)
+        return self._batch("train", self._local(indices), self._width(indices))
+
+    def iterate(self, start: int):
+        """`train_inputs` from step `start` on."""
+        while True:
+            yield self.train_inputs(start)
+            start += 1
+
+    def eval_inputs(self, split):
+        for indices in example_order.sequential(len(self.encoded[split]), self.eval_batch_size):
+            yield self._batch(split, self._local(indices))
+
+    def has_split(self, split):
+        return split in self.encoded
+
+    def _indices(self, step):
+        """Indices int64[batch_size] of the training examples of a step, over all processes."""
+        if self.task.group_by_length:
+            lengths = self.encoded["train"].lengths[self.examples]
+            places = example_order.grouped_at(
+                step, self.batch_size, lengths, self.task.group_by_length, self.seed
+            )
+        else:
+            places = example_order.shuffled_at(step, self.batch_size, len(self.examples), self.seed)
+        return self.examples[places]
+
+    def _width(self, indices):
+        """Tokens that a batch is padded to: max_seq_len, or less where batches have similar lengths."""
+        split = self.encoded["train"]
+        if not self.task.group_by_length:
+            return split.tokens.shape[1]
+        longest = -(-int(split.lengths[indices].max()) // _WIDTH_STEP) * _WIDTH_STEP
+        return min(longest, split.tokens.shape[1])
+
+    def _local(self, indices):
+        """This process's share of a global batch."""
+        share = len(indices) // self.process_count
+        return indices[self.process_index * share :][:share]
+
+    def _batch(self, split, indices, width=None) -> Batch:
+        """The examples int[B] of a split, padded to `width` tokens; PADDING gives a row of weight 0."""
+        encoded = self.encoded[split]
+        real = np.asarray(indices) != example_order.PADDING
+        chosen = np.where(real, indices, 0)
+        lengths = np.where(real, encoded.lengths[chosen], 0).astype(np.int32)
+        tokens = encoded.tokens[chosen][:, :width]
+        places = np.arange(tokens.shape[1], dtype=np.int32)
+        segment_ids = (places < lengths[:, None]).astype(np.int32)
+        architecture = self.model_config.architecture
+        token_type_ids = None
+        if self.model_config.num_token_types > 1:
+            token_type_ids = encoded.token_type_ids[chosen][:, :width] * segment_ids
+        inputs = ModelInputs(
+            tokens=np.where(segment_ids > 0, tokens, self.pad).astype(np.int32),
+            segment_ids=segment_ids,
+            positions=segment_ids * places,
+            token_type_ids=token_type_ids,
+            attention="causal" if architecture == "decoder" else "bidirectional",
+        )
+        decoder_inputs, positions = None, np.zeros_like(lengths)
+        if architecture == "encoder_decoder":
+            decoder_inputs = self._decoder_inputs(inputs)
+        if architecture == "decoder" or (
+            architecture == "encoder_decoder" and self.decoder_input == "text"
+        ):
+            positions = np.maximum(lengths - 1, 0)
+        labels = np.where(real, encoded.labels[chosen], 0)[:, None]
+        return Batch(
+            inputs=inputs,
+            decoder_inputs=decoder_inputs,
+            targets=np.maximum(labels, 0).astype(np.int32),
+            loss_weights=(real[:, None] & (labels >= 0)).astype(np.float32),
+            target_positions=positions[:, None].astype(np.int32),
+        )
+
+    def _decoder_inputs(self, inputs):
+        """The text again, shifted right as in pretraining, so that the last state is the one that predicts
+        [EOS] (BART; Lewis et al. 2020, section 3.1); or the start token alone."""
+        length = inputs.tokens.shape[1] if self.decoder_input == "text" else 1
+        segment_ids = inputs.segment_ids[:, :length]
+        tokens = np.roll(inputs.tokens[:, :length], 1, axis=1)
+        tokens[:, 0] = self.start
+        return ModelInputs(
+            tokens=np.where(segment_ids > 0, tokens, self.pad).astype(np.int32),
+            segment_ids=segment_ids,
+            positions=inputs.positions[:, :length],
+            attention="causal",
+        )
+
+    def collect(self, split, outputs):
+        """Logits float32[n, C] of a split."""
+        return np.concatenate(outputs)[: len(self.encoded[split])]
+
+    def score(self, split, predictions):
+        labels = self.encoded[split].labels
+        return classification_scores(labels, predictions) if (labels >= 0).all() else {}
+
+    def write_predictions(self, folder, split, logits):
+        labels = self.encoded[split].labels
+        predictions.write(folder / f"predictions_{split}.tsv", self.label_names, labels, logits)
+
+    def head_options(self) -> dict[str, Any]:
+        """The options of the task, `auto` resolved: a published head needs some of them."""
+        return dataclasses.asdict(self.task) | {"pooling": self.pooling}
+
+    def flops_specs(self, params):
+        return ((self.model_config, params, {self.name: 1}),)
+
+    def provenance(self, step):
+        return [
+            {
+                "number": step * self.batch_size + row,
+                "source": self.task.source,
+                "row": example,
+                "documents": [{"document": example, "file": "train", "number": example}],
+            }
+            for row, example in enumerate(self._indices(step).tolist())
+        ]
+
+    def describe(self):
+        splits = ", ".join(
+            f"{len(split):,} {name}" for name, split in self.encoded.items() if name != "train"
+        )
+        lines = [
+            f"{len(self.label_names)} labels; {len(self.examples):,} of {len(self.encoded['train']):,} "
+            f"training examples, {splits}"
+        ]
+        for name, split in self.encoded.items():
+            if split.num_truncated:
+                lines.append(
+                    f"{split.num_truncated:,} of {len(split):,} {name} examples were truncated to "
+                    f"{self.task.max_seq_len} tokens"
+                )
+        return lines

@@ -1,68 +1,73 @@
-"""Metrics of a whole split, by the field's own packages, from gathered predictions.
-finetune.py calls `evaluate` on what `Classification.predictions` gave, padding taken out.
-A corpus metric is not a mean of batches: it is computed once, from every prediction.
+"""Metrics of a whole split, computed once from all of its predictions by scikit-learn and SciPy.
+
+The libraries are imported on first use: they take longer to import than JAX.
 """
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sklearn_metrics
+
+
+def _accuracy(labels, predictions):
+    from sklearn.metrics import accuracy_score
+
+    return accuracy_score(labels, predictions)
 
 
 def _macro_f1(labels, predictions):
-    """Mean of the F1 of each class that occurs among labels or predictions."""
-    return sklearn_metrics.f1_score(labels, predictions, average="macro", zero_division=0)
+    """The mean F1 of the classes that occur among labels or predictions."""
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels, predictions, average="macro", zero_division=0)
 
 
-def _correlation(function):
+def _matthews(labels, predictions):
+    from sklearn.metrics import matthews_corrcoef
+
+    return matthews_corrcoef(labels, predictions)
+
+
+def _correlation(name):
     def score(labels, predictions):
-        """0 where either side does not vary: nothing is ranked."""
+        """0 if either side is constant: nothing is ranked."""
+        from scipy import stats
+
         if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
             return 0.0
-        return function(labels, predictions).statistic
+        return getattr(stats, name)(labels, predictions).statistic
 
     return score
 
 
-# name: (function of labels and predictions, both one number an example; what they are)
-METRICS = {
-    "accuracy": (sklearn_metrics.accuracy_score, "classes"),
-    "macro_f1": (_macro_f1, "classes"),
-    "matthews": (sklearn_metrics.matthews_corrcoef, "classes"),
-    "pearson": (_correlation(stats.pearsonr), "values"),
-    "spearman": (_correlation(stats.spearmanr), "values"),
-}
+# name: function of labels and predictions, one number per example each.
+CLASS_METRICS = {"accuracy": _accuracy, "macro_f1": _macro_f1, "matthews": _matthews}
+VALUE_METRICS = {"pearson": _correlation("pearsonr"), "spearman": _correlation("spearmanr")}
 
 
 def score(metric: str, labels, predictions) -> float:
-    """One metric of labels [n] and predictions [n], larger is better. ValueError where n is 0."""
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is unknown: expected one of {', '.join(METRICS)}")
+    """One metric of labels [n] and predictions [n]; larger is better. Raises ValueError if n is 0."""
+    metrics = CLASS_METRICS | VALUE_METRICS
+    if metric not in metrics:
+        raise ValueError(f"metric {metric!r} is unknown: expected one of {', '.join(metrics)}")
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1 or not labels.size:
         raise ValueError(
             f"{metric} of {labels.shape} labels and {predictions.shape} predictions: expected one "
-            "prediction for each label, and at least one; check the split"
+            "prediction per label, and at least one; check the split"
         )
-    return float(METRICS[metric][0](labels, predictions))
+    return float(metrics[metric](labels, predictions))
 
 
-def evaluate(labels, logits) -> dict[str, float]:
-    """Every metric of classes, and the mean cross entropy in nats: labels [n], logits [n, C]."""
+def classification_scores(labels, logits) -> dict[str, float]:
+    """All class metrics, and the mean cross entropy in nats: labels [n], logits [n, C]."""
+    from sklearn.metrics import log_loss
+
     logits = np.asarray(logits, np.float64)
-    predictions = logits.argmax(-1)
-    named = {
-        name: score(name, labels, predictions)
-        for name, (_, kind) in METRICS.items()
-        if kind == "classes"
-    }
-    named['loss'] = float(sklearn_metrics.log_loss(
-        labels, probabilities(logits), labels=np.arange(logits.shape[1])
-    ))  # fmt: skip
-    return named
+    values = {name: score(name, labels, logits.argmax(-1)) for name in CLASS_METRICS}
+    classes = np.arange(logits.shape[1])
+    return values | {"loss": float(log_loss(labels, softmax(logits), labels=classes))}
 
 
-def probabilities(logits) -> np.ndarray:
-    """softmax of logits [n, C], float64."""
+def softmax(logits) -> np.ndarray:
+    """Probabilities float64[n, C] of logits [n, C]."""
     logits = np.asarray(logits, np.float64)
-    scores = np.exp(logits - logits.max(-1, keepdims=True))
-    return scores / scores.sum(-1, keepdims=True)
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)

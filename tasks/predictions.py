@@ -1,6 +1,6 @@
-"""Predictions of a split, one row an example, as TSV or JSONL by the file's suffix.
-Written by finetune.py at its end; read by people, spreadsheets and tools.compare.
-Labels are written by name, as they stood in the labelled set.
+"""Predictions of a split as TSV or JSONL, one row per example, labels by name.
+
+Written by finetune.py at its end.
 """
 
 import csv
@@ -11,30 +11,29 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from etils import epath
 
-from tasks.metrics import probabilities
+from tasks.metrics import softmax
 
 
 def rows(label_names: Sequence[str], labels, logits, ids=None) -> Iterator[dict]:
     """{id, label, prediction, probabilities: {name: p}} of each example, in order.
 
-    labels int[n], -1 where the set gives none (label ''); logits [n, C]; ids: by default 0..n-1.
+    labels int[n], -1 without a label (written as ''); logits [n, C]; ids: by default 0..n-1.
     """
-    logits = np.asarray(logits)
     ids = range(len(logits)) if ids is None else ids
-    shares, guesses = probabilities(logits), logits.argmax(-1)
-    for example, label, guess, share in zip(ids, labels, guesses, shares, strict=True):
+    predicted = np.asarray(logits).argmax(-1)
+    for example, label, guess, p in zip(ids, labels, predicted, softmax(logits), strict=True):
         yield {
             "id": example,
             "label": label_names[label] if label >= 0 else "",
             "prediction": label_names[guess],
             "probabilities": {
-                name: round(float(p), 6) for name, p in zip(label_names, share, strict=True)
+                name: round(float(x), 6) for name, x in zip(label_names, p, strict=True)
             },
         }
 
 
 def write(path, label_names: Sequence[str], labels, logits, ids=None) -> None:
-    """Writes the rows; a finished file or none. ValueError for another suffix than .tsv, .jsonl."""
+    """Writes the rows; the file is complete or absent. Raises ValueError unless it is .tsv or .jsonl."""
     path = epath.Path(path)
     examples = rows(label_names, labels, logits, ids)
     if path.suffix == ".jsonl":
@@ -42,7 +41,9 @@ def write(path, label_names: Sequence[str], labels, logits, ids=None) -> None:
     elif path.suffix == ".tsv":
         text = _tsv(label_names, examples)
     else:
-        raise ValueError(f"predictions in {path.name!r}: expected a name in .tsv or .jsonl")
+        raise ValueError(
+            f"cannot write predictions to {path.name!r}: expected a .tsv or .jsonl file"
+        )
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(text)
     unfinished.replace(path)
@@ -53,6 +54,6 @@ def _tsv(label_names, examples):
     table = csv.writer(buffer, delimiter="\t", lineterminator="\n")
     table.writerow(["id", "label", "prediction", *(f"p({name})" for name in label_names)])
     for row in examples:
-        shares = row["probabilities"].values()
-        table.writerow([row["id"], row["label"], row["prediction"], *shares])
+        p = row["probabilities"].values()
+        table.writerow([row["id"], row["label"], row["prediction"], *p])
     return buffer.getvalue()

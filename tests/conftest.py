@@ -1,17 +1,21 @@
-"""Set-up of every test: four CPU devices, rank promotion is an error, the compilation cache is on.
+"""Setup of every test: four CPU devices, rank promotion is an error, programs compile fast and are kept.
 
-Warnings are errors where setup.cfg says so.
+Warnings are errors (setup.cfg).
 """
 
+import logging
 import os
 import tempfile
 
-# Before JAX is imported: the number of devices cannot change later. Devices that share one busy core
-# meet late, and XLA ends a process whose devices have not met in 40 seconds.
+# Before JAX is imported: the number of devices cannot change later. Devices that share a busy core meet
+# late, and XLA ends a process whose devices have not met in 40 seconds. Most of the time of a test is
+# compilation of a program that runs a few times: without optimizations it takes a third.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     " --xla_cpu_collective_call_terminate_timeout_seconds=300"
+    " --xla_cpu_use_fusion_emitters=false"
 ).strip()
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
@@ -25,9 +29,9 @@ os.environ.setdefault(
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-# Files of few tests that take minutes: they begin first, or one worker ends alone with them.
+# Files of few tests that take minutes: they start first, or one worker ends alone with them.
 LONG = ("test_processes.py", "test_resume.py", "test_shipped.py", "test_bad_input.py",
-        "test_word_vectors.py", "test_cube.py", "test_own_parameters.py")  # fmt: skip
+        "test_word_vectors.py", "test_objective_matrix.py", "test_config_fields.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
@@ -39,3 +43,12 @@ def programs_end_with_their_file():
     """A worker that kept every program it compiled would grow to several GiB."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def log_ends_with_its_test():
+    """A command line sends the log to the console; the next test captures it again."""
+    yield
+    log = logging.getLogger("triptych")
+    log.handlers.clear()
+    log.propagate = True

@@ -1,39 +1,47 @@
-"""What a training program works on, taken from inside it while it runs."""
+"""Hooks into train.py and finetune.py while they run: the batches of their updates, and a crash."""
 
 import contextlib
 
 import jax
 import numpy as np
 
-from training import step
+
+@contextlib.contextmanager
+def batches_of_updates(monkeypatch, program):
+    """{step: Batch} of the updates of `program` (train or finetune), filled while it runs.
+
+    A host callback inside the jitted train step hands out the very batches whose gradients are taken.
+    """
+    batches, accumulate_gradients = {}, program.accumulate_gradients
+
+    def keep(step, batch):
+        batches[int(step)] = jax.tree.map(np.asarray, batch)
+
+    def watched(task, model, state, batch, dropout_rng):
+        jax.debug.callback(keep, state.step, batch)
+        return accumulate_gradients(task, model, state, batch, dropout_rng)
+
+    jax.clear_caches()  # a compiled step is not traced again
+    monkeypatch.setattr(program, "accumulate_gradients", watched)
+    yield batches
+    jax.effects_barrier()
+    monkeypatch.setattr(program, "accumulate_gradients", accumulate_gradients)
+    jax.clear_caches()
 
 
 @contextlib.contextmanager
-def batches_of_updates(monkeypatch):
-    """Within it every compiled update leaves the batches it made, as {words of row keys: Batch}.
+def crash_after_save(monkeypatch, program, step):
+    """Within it `program` (train or finetune) raises RuntimeError('crash') once it saved `step`."""
+    train_loop = program.train_loop
 
-    A host callback inside the jitted program hands them out: nothing is computed a second time.
-    """
-    made, compiled = {}, step.compiled_update
+    def crashing(*arguments, save, **keywords):
+        def save_then_crash(state, metrics):
+            save(state, metrics)
+            if int(state.step) == step:
+                raise RuntimeError("crash")
 
-    def keep(words, batch):
-        made[np.asarray(words).tobytes()] = jax.tree.map(np.asarray, batch)
+        return train_loop(*arguments, save=save_then_crash, **keywords)
 
-    def watched(objective, model, make_batch, *rest):
-        def make(keys, source):
-            batch = make_batch(keys, source)
-            jax.debug.callback(keep, jax.random.key_data(keys), batch)
-            return batch
-
-        return compiled(objective, model, make, *rest)
-
-    monkeypatch.setattr(step, "compiled_update", watched)
-    yield made
-    jax.effects_barrier()
-    monkeypatch.setattr(step, "compiled_update", compiled)
-
-
-def words_of(root, first, rows):
-    """The same words for the rows that begin at number `first`, from the run's root key."""
-    keys = step.row_keys(root, step.row_numbers(first, rows))
-    return np.asarray(jax.random.key_data(keys)).tobytes()
+    monkeypatch.setattr(program, "train_loop", crashing)
+    yield
+    monkeypatch.setattr(program, "train_loop", train_loop)

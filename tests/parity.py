@@ -1,7 +1,7 @@
-"""A network of transformers and one of ours with the same parameters: what has to be equal.
+"""Helpers of the parity tests: a model of transformers and ours with the same parameters.
 
-`converse` takes a network there through the real files into ours and back; every tests/huggingface/
-test_parity_*.py is that function with other networks.
+`check_round_trip` converts a model from Hugging Face files and back and compares both directions; the
+files tests/huggingface/test_parity_*.py apply it to one family each.
 """
 
 import dataclasses
@@ -15,55 +15,59 @@ import pytest
 import tokenizers
 
 import models
-from data.tokenizer import load as loaded
+from data import tokenizer as data_tokenizer
 from huggingface import convert
 from huggingface.families import FAMILIES
 from models.config import ModelConfig
 from objectives.heads import DiscriminatorHead
 from objectives.loss import chunked_cross_entropy
-from training import checkpoint, rules, run_directory
+from tasks.base import AUTO_POOLING
+from tasks.classification import Classification, LoadedClassification
+from tasks.encoding import Encoded
+from training import checkpoint, param_rules, run_directory
 
 RANDOM = np.random.default_rng(0)
-VOCABULARY, ROWS, LENGTH, REPLY = 90, 3, 11, 6
-TOKENS = RANDOM.integers(5, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
-LABELS = RANDOM.integers(5, VOCABULARY, (ROWS, LENGTH)).astype(np.int32)
-REPLIES = RANDOM.integers(5, VOCABULARY, (ROWS, REPLY)).astype(np.int32)
-WHOLE = np.ones_like(TOKENS)
-PADDED = (np.arange(LENGTH) < np.array([[LENGTH], [7], [2]])).astype(np.int32)
-NEW = 6  # pieces of a continuation; with a prompt of 5, a row
+VOCAB_SIZE, ROWS, LENGTH, TARGET_LENGTH = 90, 3, 11, 6
+TOKENS = RANDOM.integers(5, VOCAB_SIZE, (ROWS, LENGTH)).astype(np.int32)
+LABELS = RANDOM.integers(5, VOCAB_SIZE, (ROWS, LENGTH)).astype(np.int32)  # of an encoder
+TARGETS = RANDOM.integers(5, VOCAB_SIZE, (ROWS, TARGET_LENGTH)).astype(np.int32)  # of a decoder
+FULL_MASK = np.ones_like(TOKENS)
+PADDED_MASK = (np.arange(LENGTH) < np.array([[LENGTH], [7], [2]])).astype(np.int32)
+NEW_TOKENS = 6  # generated after a prompt
 
 
 def peers():
-    """(torch, transformers), or the module that asks for them is skipped with the reason."""
+    """(torch, transformers); without them the calling module is skipped."""
     reason = "needs PyTorch and transformers: pip install -e .[parity]"
     return [pytest.importorskip(name, reason=reason) for name in ("torch", "transformers")]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def hidden(config, params, sequences):
-    return models.build(config).apply({"params": params}, *sequences)
+def _hidden(config, params, inputs):
+    return models.build(config).apply({"params": params}, *inputs)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def logits(config, params, states):
+def _logits(config, params, hidden):
     variables, model = {"params": params}, models.build(config)
-    features = model.apply(variables, states, method="readout")
-    table, bias = model.apply(variables, method="unembedding")
-    scores = jnp.einsum("BTE,VE->BTV", features, table)
-    scores = scores if bias is None else scores + bias[None, None]
-    return scores[..., : config.vocab_size]
+    features = model.apply(variables, hidden, method="lm_features")
+    embedding, bias = model.apply(variables, method="output_embedding")
+    logits = jnp.einsum("BTE,VE->BTV", features, embedding)
+    logits = logits if bias is None else logits + bias[None, None]
+    return logits[..., : config.vocab_size]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def loss_and_gradients(config, params, sequences, targets, weights):
+def _loss_and_gradients(config, params, inputs, targets, weights):
     model = models.build(config)
 
     def loss(params):
         variables = {"params": params}
-        features = model.apply(variables, model.apply(variables, *sequences), method="readout")
-        table, bias = model.apply(variables, method="unembedding")
+        hidden = model.apply(variables, *inputs)
+        features = model.apply(variables, hidden, method="lm_features")
+        embedding, bias = model.apply(variables, method="output_embedding")
         total, weight, _ = chunked_cross_entropy(
-            features, table, bias, targets, weights, config.vocab_size
+            features, embedding, bias, targets, weights, config.vocab_size
         )
         return total / weight
 
@@ -71,89 +75,114 @@ def loss_and_gradients(config, params, sequences, targets, weights):
 
 
 @dataclasses.dataclass
-class Ours:
-    """A run: its network and its parameters."""
+class NativeModel:
+    """The model and the parameters of a run."""
 
     config: ModelConfig
     params: dict
-    start: int  # of a decoder beside an encoder
+    start: int  # first token of an encoder-decoder's decoder
 
     @classmethod
-    def of(cls, run):
+    def load(cls, run):
         config = ModelConfig(**run_directory.read_config(run)["model"])
-        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
             for path, leaf in checkpoint.params_metadata(run, 0).items()
         }
-        params = checkpoint.read_params(f"{run}/checkpoints", 0, rules.merge(target, {}))
-        start = loaded(f"{run}/tokenizer.json").special_ids()["start"]
+        target = param_rules.unflatten_params(target)
+        params = checkpoint.read_params(f"{run}/checkpoints", 0, target)
+        start = data_tokenizer.load(f"{run}/tokenizer.json").special_ids()["start"]
         return cls(config, params, start)
 
-    def sequences(self, tokens, mask, replies=None, types=None):
-        """What the network reads."""
-        causal = "causal" if self.config.architecture == "decoder" else "all"
-        types = None if types is None else jnp.asarray(types)
-        read = models.sequence_of(jnp.asarray(tokens), jnp.asarray(mask), causal, types=types)
-        if replies is None:
-            return (read,)
-        shifted = np.concatenate([np.full((len(replies), 1), self.start), replies[:, :-1]], axis=1)
+    @property
+    def is_encoder_decoder(self):
+        return self.config.architecture == "encoder_decoder"
+
+    def inputs(self, tokens, mask, targets=None, token_type_ids=None):
+        """The arguments of the model: ModelInputs, and with targets those of the decoder."""
+        attention = "causal" if self.config.architecture == "decoder" else "bidirectional"
+        types = None if token_type_ids is None else jnp.asarray(token_type_ids)
+        tokens, mask = jnp.asarray(tokens), jnp.asarray(mask)
+        inputs = models.make_inputs(tokens, mask, attention, token_type_ids=types)
+        if targets is None:
+            return (inputs,)
+        shifted = np.concatenate([np.full((len(targets), 1), self.start), targets[:, :-1]], axis=1)
         shifted = jnp.asarray(shifted.astype(np.int32))
-        return read, models.sequence_of(shifted, jnp.ones_like(shifted), "causal")
+        return inputs, models.make_inputs(shifted, jnp.ones_like(shifted), "causal")
 
-    def hidden(self, *sequences):
-        return hidden(self.config, self.params, sequences)
+    def hidden(self, *inputs):
+        return _hidden(self.config, self.params, inputs)
 
-    def logits(self, states):
-        """float32[..., vocab_size]; [...] of a discriminator."""
+    def logits(self, hidden):
+        """float32[..., vocab_size]; float32[...] of a discriminator."""
         if "discriminator" in self.params.get("heads", {}):
             head = {"params": self.params["heads"]["discriminator"]}
-            return DiscriminatorHead(self.config).apply(head, states)
-        return logits(self.config, self.params, states)
+            return DiscriminatorHead(self.config).apply(head, hidden)
+        return _logits(self.config, self.params, hidden)
 
-    def loss_and_gradients(self, targets, weights, *sequences):
-        """(mean cross entropy, gradients as a tree)."""
-        given = jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
-        return loss_and_gradients(self.config, self.params, sequences, *given)
+    def class_logits(self, tokens, lengths, num_classes, options, pad=0, start=0):
+        """float32[B, num_classes] of a classifier with these options of the task."""
+        task = Classification(**options)
+        architecture, count = self.config.architecture, len(tokens)
+        encoded = Encoded(tokens, lengths, np.zeros_like(tokens), np.full(count, -1, np.int32), 0)
+        loaded = LoadedClassification(
+            head=task.head_module(num_classes, **dataclasses.asdict(task)),
+            pooling=AUTO_POOLING[architecture] if task.pooling == "auto" else task.pooling,
+            decoder_input=task.decoder_input, model_config=self.config, pad=pad, start=start,
+            batch_size=count, task=task, tokenizer=None, label_names=(), encoded={"test": encoded},
+            examples=np.arange(0), fingerprint="", seed=0, eval_batch_size=count, process_index=0,
+            process_count=1,
+        )  # fmt: skip
+        (batch,) = loaded.eval_inputs("test")
+        batch = jax.tree.map(jnp.asarray, batch)
+        return loaded.outputs(models.build(self.config), self.params, batch)
 
-    def greedy(self, prompt, new=NEW):
-        """Prompts int[B,T] -> their continuations int[B,new], without a cache."""
-        both = self.config.architecture == "encoder_decoder"
-        begun = np.full((len(prompt), 1), self.start, np.int32) if both else prompt
-        length = begun.shape[1]
-        row = np.concatenate([begun, np.zeros((len(prompt), new), np.int32)], axis=1)
-        step = jax.jit(lambda *sequences: self.logits(self.hidden(*sequences)).argmax(-1))
-        for place in range(length, length + new):
-            read = models.sequence_of(jnp.asarray(row), jnp.ones_like(row), "causal")
-            source = self.sequences(prompt, np.ones_like(prompt)) if both else ()
-            row[:, place] = np.asarray(step(*source, read))[:, place - 1]
+    def loss_and_gradients(self, targets, weights, *inputs):
+        """(mean cross-entropy, its gradients as a tree)."""
+        targets, weights = jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
+        return _loss_and_gradients(self.config, self.params, inputs, targets, weights)
+
+    def generate(self, prompt):
+        """Prompts int32[B,T] -> their greedy continuations int32[B,NEW_TOKENS], without a cache."""
+        row = prompt
+        if self.is_encoder_decoder:
+            row = np.full((len(prompt), 1), self.start, np.int32)
+        length = row.shape[1]
+        row = np.concatenate([row, np.zeros((len(prompt), NEW_TOKENS), np.int32)], axis=1)
+        best = jax.jit(lambda *inputs: self.logits(self.hidden(*inputs)).argmax(-1))
+        encoder = self.inputs(prompt, np.ones_like(prompt)) if self.is_encoder_decoder else ()
+        for place in range(length, length + NEW_TOKENS):
+            inputs = models.make_inputs(jnp.asarray(row), jnp.ones_like(row), "causal")
+            row[:, place] = np.asarray(best(*encoder, inputs))[:, place - 1]
         return row[:, length:]
 
 
-# Role -> special token, in the order of their numbers.
-ROLES = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "eos": "[EOS]"}
-MARKED = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
-MARKED |= {"bos": "<s>", "eos": "</s>"}
+# {name: special token} of two kinds of published tokenizers, in the order of their ids.
+BRACKETS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "eos": "[EOS]"}
+TAGS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>", "bos": "<s>",
+        "eos": "</s>"}  # fmt: skip
 
 
-def tokenizer(directory):
-    """A tokenizer of words, smaller than the vocabulary of the networks here, with special tokens as
-    published ones of that kind have them."""
-    kind = json.loads((directory / "config.json").read_text())["model_type"]
-    roles = MARKED if kind in ("roberta", "bart") else ROLES
-    specials = list(dict.fromkeys(roles.values()))
-    pieces = [*specials, *(f"w{i}" for i in range(len(specials), VOCABULARY - 2))]
-    words = {piece: number for number, piece in enumerate(pieces)}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=roles["unk"]))
+def write_tokenizer(directory):
+    """Writes a word tokenizer to a Hugging Face directory. It has fewer tokens than the models here,
+    and the special tokens of its model_type."""
+    model_type = json.loads((directory / "config.json").read_text())["model_type"]
+    special_tokens = TAGS if model_type in ("roberta", "bart") else BRACKETS
+    specials = list(dict.fromkeys(special_tokens.values()))
+    words = [*specials, *(f"w{i}" for i in range(len(specials), VOCAB_SIZE - 2))]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    model = tokenizers.models.WordLevel(vocabulary, unk_token=special_tokens["unk"])
+    inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     inner.add_special_tokens(specials)
     inner.save(str(directory / "tokenizer.json"))
-    named = {f"{role}_token": token for role, token in roles.items()}
-    (directory / "special_tokens_map.json").write_text(json.dumps(named))
+    names = {f"{name}_token": token for name, token in special_tokens.items()}
+    (directory / "special_tokens_map.json").write_text(json.dumps(names))
 
 
-def randomised(peer, scale=0.3):
-    """Every parameter, norms and biases included, away from its initial value."""
+def randomize(peer, scale=0.3):
+    """Adds noise to every parameter, including norms and biases."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -163,105 +192,114 @@ def randomised(peer, scale=0.3):
     return peer.eval()
 
 
-def perturbed(run, target):
-    """Another run of the same network, its parameters no directory's."""
-    ours = Ours.of(run)
+def write_perturbed(run, target):
+    """Writes a copy of a run with other parameters."""
     flat = {
         path: np.asarray(leaf) + RANDOM.normal(0, 0.1, leaf.shape).astype(np.float32)
-        for path, leaf in rules.paths(ours.params).items()
+        for path, leaf in param_rules.flatten_params(NativeModel.load(run).params).items()
     }
     target.mkdir()
-    checkpoint.write_params(target, 0, rules.merge(flat, {}))
+    checkpoint.write_params(target, 0, param_rules.unflatten_params(flat))
     for file in run.iterdir():
         if file.is_file():
             (target / file.name).write_bytes(file.read_bytes())
 
 
-def close(ours, theirs, tolerance, where=None):
-    """Within `tolerance` of the largest entry of theirs."""
-    ours, theirs = np.asarray(ours), theirs.detach().numpy()
+def assert_close(native, hf, tolerance, where=None):
+    """Within `tolerance` of the largest entry of `hf`, at positions of the mask `where`."""
+    native, hf = np.asarray(native), hf.detach().numpy()
     if where is not None:
-        ours, theirs = ours[where > 0], theirs[where > 0]
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+        native, hf = native[where > 0], hf[where > 0]
+    np.testing.assert_allclose(native, hf, rtol=0, atol=tolerance * np.abs(hf).max())
 
 
-def agree(peer, ours, mask, types=None):
-    """Hidden states, logits, loss and gradients of a network with a language head."""
+def assert_equal_models(peer, native, mask, token_type_ids=None):
+    """Hidden states, logits, loss and gradients of two models with an LM head."""
     import torch
 
     def long(array):
         return torch.from_numpy(np.asarray(array)).long()
 
-    both = ours.config.architecture == "encoder_decoder"
-    decoder = ours.config.architecture == "decoder"
-    given = {"input_ids": long(TOKENS), "attention_mask": long(mask)}
-    if types is not None:
-        given["token_type_ids"] = long(types)
-    labels, where = (REPLIES, np.ones_like(REPLIES)) if both else (LABELS, mask)
-    if decoder:
+    decoder_only = native.config.architecture == "decoder"
+    arguments = {"input_ids": long(TOKENS), "attention_mask": long(mask)}
+    if token_type_ids is not None:
+        arguments["token_type_ids"] = long(token_type_ids)
+    labels, where, targets = LABELS, mask, None
+    if native.is_encoder_decoder:
+        labels, where, targets = TARGETS, np.ones_like(TARGETS), TARGETS
+    elif decoder_only:
         labels = TOKENS
-    given["labels"] = long(np.where(where > 0, labels, -100))
-    out = peer(**given, output_hidden_states=True)
+    arguments["labels"] = long(np.where(where > 0, labels, -100))
+    out = peer(**arguments, output_hidden_states=True)
     peer.zero_grad()
     out.loss.backward()
-    sequences = ours.sequences(TOKENS, mask, REPLIES if both else None, types)
-    hidden = ours.hidden(*sequences)
-    states = out.decoder_hidden_states if both else out.hidden_states
-    close(hidden, states[-1], 1e-4, where)
-    close(ours.logits(hidden), out.logits, 1e-4, where)
-    if decoder:  # the last position predicts nothing
+    inputs = native.inputs(TOKENS, mask, targets, token_type_ids)
+    hidden = native.hidden(*inputs)
+    states = out.decoder_hidden_states if native.is_encoder_decoder else out.hidden_states
+    assert_close(hidden, states[-1], 1e-4, where)
+    assert_close(native.logits(hidden), out.logits, 1e-4, where)
+    if decoder_only:  # the last position has no target
         labels = np.roll(labels, -1, axis=1)
         where = np.roll(where, -1, axis=1) * (np.arange(LENGTH) < LENGTH - 1)
-    loss, gradients = ours.loss_and_gradients(labels, where, *sequences)
+    loss, gradients = native.loss_and_gradients(labels, where, *inputs)
     np.testing.assert_allclose(loss, out.loss.item(), rtol=1e-5)
-    flat = rules.paths(gradients)
-    family = FAMILIES[peer.config.model_type].named(type(peer).__name__)
-    theirs = dict(peer.named_parameters())
-    moves = family.moves(ours.config, {path: leaf.shape for path, leaf in flat.items()})
-    largest = max(float(p.grad.abs().max()) for p in theirs.values() if p.grad is not None)
-    compared = 0
-    for move in moves:
-        if move.theirs not in theirs:  # BART's bias on the logits: a buffer there
-            continue
-        gradient = theirs[move.theirs].grad
-        mine = move.how.outward([np.asarray(flat[p]) for p in move.ours], ours.config.vocab_size)
-        if gradient is None or float(gradient.abs().max()) < 1e-6 * largest:
-            assert np.abs(mine).max() < 1e-5 * largest, move.theirs  # a key's bias; a head unused
-            continue
-        close(mine, gradient, 1e-3)
-        compared += 1
-    assert compared > len(moves) * 0.8
+    assert_equal_gradients(peer, native.config, param_rules.flatten_params(gradients))
 
 
-def through(peer, tmp_path):
-    """A network there -> the same here, `run` -> another here, `other` -> the same there, `back`."""
-    there, run = tmp_path / "there", tmp_path / "run"
-    peer.save_pretrained(there)
-    tokenizer(there)
-    convert.from_hf(str(there), str(run))
+def assert_equal_gradients(peer, config, gradients):
+    """Every parameter's gradient, {path: array}, against the one that PyTorch computed."""
+    family = FAMILIES[peer.config.model_type].for_class(type(peer).__name__)
+    hf = dict(peer.named_parameters())
+    params = family.resolve(config, {path: leaf.shape for path, leaf in gradients.items()})
+    largest = max(float(p.grad.abs().max()) for p in hf.values() if p.grad is not None)
+    num_compared = 0
+    for param in params:
+        if param.hf not in hf:  # BART's bias on the logits is a buffer there
+            continue
+        expected = hf[param.hf].grad
+        arrays = [np.asarray(gradients[path]) for path in param.native]
+        native = param.transform.to_hf(arrays, config.vocab_size)
+        if expected is None or float(expected.abs().max()) < 1e-6 * largest:
+            assert np.abs(native).max() < 1e-5 * largest, param.hf  # a key's bias, an unused head
+            continue
+        assert_close(native, expected, 1e-3)
+        num_compared += 1
+    assert num_compared > len(params) * 0.8
+
+
+def convert_both_ways(peer, tmp_path):
+    """Converts `peer` to a run, perturbs the run, converts that one to Hugging Face files.
+
+    Returns the directories (perturbed run, run, Hugging Face files of the perturbed run).
+    """
+    source, run = tmp_path / "source", tmp_path / "run"
+    peer.save_pretrained(source)
+    write_tokenizer(source)
+    convert.from_hf(str(source), str(run))
     other, back = tmp_path / "other", tmp_path / "back"
-    perturbed(run, other)
+    write_perturbed(run, other)
     convert.to_hf(str(other), str(back))
     return other, run, back
 
 
-def converse(peer, tmp_path, types=None, generate=False):
-    """`peer`, a randomised network there -> the same here -> another here -> the same there."""
+def check_round_trip(peer, tmp_path, token_type_ids=None, generate=False):
+    """Compares `peer` with the run made of it, and the perturbed run with the files made of it."""
     import torch
 
-    other, run, back = through(peer, tmp_path)
-    again, said = type(peer).from_pretrained(
+    other, run, back = convert_both_ways(peer, tmp_path)
+    again, problems = type(peer).from_pretrained(
         back, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )
-    assert not any(said.values()), said
-    for network, ours in ((peer, Ours.of(run)), (again.eval(), Ours.of(other))):
-        for mask in (WHOLE, PADDED):
-            agree(network, ours, mask, types)
+    assert not any(problems.values()), problems
+    for model, folder in ((peer, run), (again.eval(), other)):
+        native = NativeModel.load(folder)
+        for mask in (FULL_MASK, PADDED_MASK):
+            assert_equal_models(model, native, mask, token_type_ids)
         if generate:
             prompt = TOKENS[:, :5]
-            network.generation_config.eos_token_id = None
-            out = network.generate(
-                torch.from_numpy(prompt).long(), max_new_tokens=NEW, do_sample=False, use_cache=False,
-                attention_mask=torch.ones(prompt.shape, dtype=torch.long),
+            model.generation_config.eos_token_id = None
+            out = model.generate(
+                torch.from_numpy(prompt).long(), max_new_tokens=NEW_TOKENS, do_sample=False,
+                use_cache=False, attention_mask=torch.ones(prompt.shape, dtype=torch.long),
             ).numpy()  # fmt: skip
-            np.testing.assert_array_equal(ours.greedy(prompt), out[:, -NEW:])
+            np.testing.assert_array_equal(native.generate(prompt), out[:, -NEW_TOKENS:])

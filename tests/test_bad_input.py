@@ -1,4 +1,4 @@
-"""Every bad input is one line that names the value and the remedy, and loses nothing."""
+"""Every bad input is an error of one line that names the value and the remedy, and loses nothing."""
 
 import json
 import os
@@ -9,29 +9,30 @@ import subprocess
 import sys
 
 import pytest
-import shrink
+import tiny_configs
 
 import train
-from training import checkpoint, cli, logs
+from training import cli
 from training.config import ConfigError
+from training.metric_writer import MetricWriter
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("bad")
-    train.run(shrink.pretraining(made), str(made / "good"))
-    return made
+    folder = tmp_path_factory.mktemp("bad")
+    train.run(tiny_configs.pretraining(folder), str(folder / "good"))
+    return folder
 
 
-def refused(function, *arguments):
-    """The message of the error, which has to be one line."""
+def error_of(function, *arguments):
+    """The message of the error, which must be one line."""
     with pytest.raises((ConfigError, ValueError, FileNotFoundError)) as caught:
         function(*arguments)
-    words = str(caught.value)
-    assert "\n" not in words and len(words) < 700
-    return words
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 700
+    return message
 
 
 def contents(run):
@@ -39,131 +40,141 @@ def contents(run):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
+    ("key", "value", "expected"),
     [
         ("optimizer.learning_rte", "1e-3", "did you mean config.optimizer.learning_rate?"),
-        ("model.layers", "many", "config.model.layers='many' has the wrong type"),
+        ("model.num_layers", "many", "config.model.num_layers='many' has the wrong type"),
+        ("model.layers", "2", "unknown key config.model.layers; did you mean"),
         ("optimizer.beta1", "1.5", "config.optimizer.beta1=1.5 is out of range; expected between"),
-        ("model.heads", "3", "model.heads=3 does not divide model.width=32"),
+        ("optimizer.beta1.x", "1", "config.optimizer.beta1 is a field, not a section"),
+        (
+            "model.num_heads",
+            "3",
+            "model.num_heads=3, emb_dim=32: num_heads must divide emb_dim; choose",
+        ),
         (
             "training.duration",
             "2 fortnights",
-            "unit 'fortnights' means nothing here; expected one of",
+            "unit 'fortnights' cannot be used here; expected one of",
         ),
         ("mesh.data", "3", "does not fit"),
         ("training.batch_size", "6", "batch_size=6 does not divide"),
         ("data.source", "text:/nowhere/*.txt", "/nowhere/*.txt"),
         ("data.source", "txt:a", "txt:a"),
         ("init_from", "/nowhere", "'/nowhere' is not a run directory"),
-        ("init_as", "encoder", "set config.init_from, or leave it out"),
-        ("objective.name", "masked_lm", "masked_lm does not fit architecture 'decoder'"),
+        ("init_stacks", "encoder", "set init_from, or leave init_stacks out"),
+        ("freeze", "('decodr/.*',)", "config.freeze='decodr/.*' matches no parameter"),
+        ("objective.name", "masked_lm", "masked_lm does not support architecture 'decoder'"),
     ],
 )
-def test_a_bad_leaf_is_named_with_its_remedy(folder, key, value, words):
-    config = shrink.pretraining(folder, **{key.replace(".", "__"): value})
-    if key == "objective.name":
-        config.objective = {"name": value}
-    if key == "training.batch_size":
-        config.mesh = {"data": -1}
-    assert words in refused(train.run, config, str(folder / "unused"))
+def test_a_bad_field_is_named_with_its_remedy(folder, key, value, expected):
+    config = tiny_configs.pretraining(folder, **{key.replace(".", "__"): value})
+    assert expected in error_of(train.run, config, str(folder / "unused"))
 
 
 def test_an_empty_corpus_and_invalid_utf8_are_named(folder, tmp_path):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n\n  \n")
-    config = shrink.pretraining(folder, data__source=f"text:{empty}")
-    assert "empty.txt" in refused(train.run, config, str(folder / "unused"))
+    config = tiny_configs.pretraining(folder, data__source=f"text:{empty}")
+    assert "empty.txt" in error_of(train.run, config, str(folder / "unused"))
     wrong = tmp_path / "latin1.txt"
     wrong.write_bytes("caf\xe9 au lait\n".encode("latin-1"))
-    config = shrink.pretraining(folder, data__source=f"text:{wrong}")
-    words = refused(train.run, config, str(folder / "unused"))
-    assert "latin1.txt" in words and "UTF-8" in words
+    config = tiny_configs.pretraining(folder, data__source=f"text:{wrong}")
+    message = error_of(train.run, config, str(folder / "unused"))
+    assert "latin1.txt" in message and "UTF-8" in message
 
 
-def test_a_document_longer_than_anything_is_just_read(folder, tmp_path):
+def test_a_document_of_any_length_is_read(folder, tmp_path):
     (tmp_path / "long.txt").write_text("river stone light " * 30_000 + "\n\nshort one\n\n" * 30)
-    config = shrink.pretraining(folder, data__source=f"text:{tmp_path}/long.txt")
+    config = tiny_configs.pretraining(folder, data__source=f"text:{tmp_path}/long.txt")
     assert train.run(config, str(tmp_path / "run")).step == 2
 
 
-def test_a_workdir_of_another_config_is_refused_with_the_difference_and_untouched(folder):
+def test_a_workdir_of_another_config_is_an_error_that_shows_the_difference(folder):
     before = contents(folder / "good")
-    config = shrink.pretraining(folder, optimizer__learning_rate="0.5")
-    words = refused(train.run, config, str(folder / "good"))
-    assert "optimizer.learning_rate: 0.002 -> 0.5" in words
+    config = tiny_configs.pretraining(folder, optimizer__learning_rate="0.5")
+    message = error_of(train.run, config, str(folder / "good"))
+    assert "optimizer.learning_rate: 0.002 -> 0.5" in message
     assert contents(folder / "good") == before
 
 
-def test_text_that_changed_since_the_run_began_is_refused_and_nothing_is_overwritten(tmp_path):
-    config = shrink.pretraining(tmp_path)
+def test_text_that_changed_since_the_run_started_is_an_error_and_nothing_is_overwritten(
+    folder, tmp_path
+):
+    shutil.copy(folder / "corpus.txt", tmp_path)
+    config = tiny_configs.pretraining(tmp_path)
     train.run(config, str(tmp_path / "run"))
     before = contents(tmp_path / "run")
     with (tmp_path / "corpus.txt").open("a") as file:
         file.write("\n\none more document about a river\n")
-    words = refused(train.run, config, str(tmp_path / "run"))
-    assert "changed since it began" in words
+    message = error_of(train.run, config, str(tmp_path / "run"))
+    assert "changed since the run started" in message
     assert contents(tmp_path / "run") == before
 
 
-def test_two_programs_in_one_workdir_are_refused(folder):
-    with logs.Metrics(folder / "good", tensorboard=False):
-        words = refused(train.run, shrink.pretraining(folder), str(folder / "good"))
-    assert "another program is at work" in words
+def test_two_programs_in_one_workdir_are_an_error(folder):
+    with MetricWriter(folder / "good", tensorboard=False):
+        message = error_of(train.run, tiny_configs.pretraining(folder), str(folder / "good"))
+    assert "another program is using" in message
 
 
-def test_storage_trouble_sets_no_checkpoint_aside(folder, monkeypatch):
-    """Only what says that a file is torn does; a device that cannot be read is reported."""
+def test_a_checkpoint_that_storage_cannot_read_is_not_renamed(folder, tmp_path):
+    """Only a corrupt file is. Here a directory in the place of a file raises IsADirectoryError."""
+    run = tmp_path / "unreadable"
+    shutil.copytree(folder / "good", run)
+    state = run / "checkpoints/2/state/metadata"
+    state.unlink()
+    state.mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        train.run(tiny_configs.pretraining(folder), str(run))
+    assert {path.name for path in (run / "checkpoints").iterdir()} >= {"0", "1", "2"}
+    state.rmdir()
+    shutil.copy(folder / "good/checkpoints/2/state/metadata", state)
+    assert train.run(tiny_configs.pretraining(folder), str(run)).step == 2
 
-    def broken(*_):
-        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "_read_tree", broken)
-    with pytest.raises(OSError, match="Input/output"):
-        train.run(shrink.pretraining(folder), str(folder / "good"))
-    monkeypatch.undo()
-    assert train.run(shrink.pretraining(folder), str(folder / "good")).step == 2
-
-
-def test_a_cadence_may_change_between_starts(folder):
-    config = shrink.pretraining(folder, logging__every="2 steps", checkpoint__keep=3)
+def test_an_interval_may_change_between_starts(folder):
+    config = tiny_configs.pretraining(folder, logging__every="2 steps", checkpoint__max_to_keep=3)
     assert train.run(config, str(folder / "good")).step == 2
 
 
-def test_a_workdir_below_a_regular_file_is_refused(folder):
-    words = refused(train.run, shrink.pretraining(folder), str(folder / "corpus.txt" / "run"))
-    assert "cannot be a directory" in words and "corpus.txt" in words
+def test_a_workdir_below_a_regular_file_is_an_error(folder):
+    run = str(folder / "corpus.txt" / "run")
+    message = error_of(train.run, tiny_configs.pretraining(folder), run)
+    assert "cannot be a directory" in message and "corpus.txt" in message
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "expected"),
     [
-        ({"model__width": 64}, "does not fit"),
-        ({"model__positions": "learned"}, "model.positions is 'rotary' there and 'learned' here"),
+        ({"model__emb_dim": 64}, "model.emb_dim is 32 there and 64 here"),
+        ({"model__positions": "learned"}, "model.positions is 'rope' there and 'learned' here"),
         ({"tokenizer__vocab_size": 600}, "another tokenizer"),
     ],
 )
-def test_parameters_of_another_network_or_tokenizer_are_refused(folder, overrides, words):
-    config = shrink.pretraining(folder, init_from=str(folder / "good"), **overrides)
-    name = folder / ("other-" + "-".join(overrides))
-    assert words in refused(train.run, config, str(name))
+def test_parameters_of_another_model_or_tokenizer_are_an_error(folder, overrides, expected):
+    config = tiny_configs.pretraining(folder, init_from=str(folder / "good"), **overrides)
+    run = folder / f"other-{'-'.join(overrides)}"
+    assert expected in error_of(train.run, config, str(run))
 
 
-def test_a_torn_source_of_parameters_is_named(folder):
-    shutil.copytree(folder / "good", folder / "torn")
-    for file in (folder / "torn/checkpoints/2/params").rglob("_METADATA"):
+def test_a_corrupt_source_of_parameters_is_named(folder):
+    shutil.copytree(folder / "good", folder / "corrupt")
+    for file in (folder / "corrupt/checkpoints/2/params").rglob("_METADATA"):
         file.write_text(file.read_text()[:40])
-    config = shrink.pretraining(folder, init_from=str(folder / "torn"))
-    words = refused(train.run, config, str(folder / "from-torn"))
-    assert "torn/checkpoints/2/params cannot be read" in words and "@STEP" in words
+    config = tiny_configs.pretraining(folder, init_from=str(folder / "corrupt"))
+    message = error_of(train.run, config, str(folder / "from-corrupt"))
+    assert "corrupt/checkpoints/2/params cannot be read" in message and "@STEP" in message
 
 
 def test_a_step_that_does_not_exist_names_those_that_do(folder):
-    config = shrink.pretraining(folder, init_from=f"{folder}/good@7")
-    assert "has no checkpoint 7; it has [0, 1, 2]" in refused(train.run, config, str(folder / "x"))
+    config = tiny_configs.pretraining(folder, init_from=f"{folder}/good@7")
+    message = error_of(train.run, config, str(folder / "unused"))
+    assert "has no checkpoint 7; it has [0, 1, 2]" in message
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (["--config=configs/decoder.py"], "--workdir"),
         (["--confg=configs/decoder.py", "--workdir=x"], "--config"),
@@ -171,45 +182,39 @@ def test_a_step_that_does_not_exist_names_those_that_do(folder):
         (["--config=configs/decoder.py:sise=tiny", "--workdir=x"], "'sise=tiny'"),
         (["--config=configs/decoder.py:size=huge", "--workdir=x"], "'huge'"),
         (["--config=configs/decoder.py", "--workdir=x", "--workdri=y"], "did you mean --workdir?"),
-        (["--config=configs/decoder.py", "--workdir=x", "--config.seed.order"], "has no value"),
+        (["--config=configs/decoder.py", "--workdir=x", "--config.seed.data"], "has no value"),
     ],
 )
-def test_a_bad_command_line_is_one_line_and_status_1(words, expected, capsys):
+def test_a_bad_command_line_is_one_line_and_status_1(arguments, expected, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(train.main, words)
+        cli.main(train.main, arguments)
     error = capsys.readouterr().err
     assert stop.value.code == 1
     assert expected in error and error.count("\n") == 1
 
 
-def test_a_full_disk_is_one_line_and_what_was_saved_stays(folder):
-    """Files may not grow beyond a size that the checkpoints exceed (RLIMIT_FSIZE)."""
+def test_a_full_disk_is_one_line_and_saved_checkpoints_stay(folder):
+    """The size of a file is limited below that of a checkpoint (RLIMIT_FSIZE)."""
     run = folder / "full"
-    config = shrink.pretraining(folder, training__duration="4 steps", model__width=128,
-                                model__mlp_size=512)  # fmt: skip
-    words = [
-        sys.executable,
-        "train.py",
-        "--config=configs/decoder.py",
-        f"--workdir={run}",
-        *shrink.flags(config),
-    ]
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    config = tiny_configs.pretraining(
+        folder, training__duration="4 steps", model__emb_dim=128, model__mlp_dim=512
+    )
+    command = [sys.executable, "train.py", "--config=configs/decoder.py", f"--workdir={run}",
+               *tiny_configs.flags(config)]  # fmt: skip
+    pipes = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 200}
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True,
-                          preexec_fn=limit, timeout=120)  # fmt: skip
+    done = subprocess.run(command, preexec_fn=limit, **pipes, env={
+        **os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"})  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "disk" in errors[0] or "File too large" in errors[0], errors[0]
-    done = subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    assert "the disk is full or a file would be too large" in errors[0], errors[0]
+    done = subprocess.run(command, **pipes)
     assert done.returncode == 0, done.stdout + done.stderr
-    steps = [line["step"] for line in shrink.metrics(run) if line["split"] == "train"]
+    steps = [line["step"] for line in tiny_configs.metrics(run) if line["split"] == "train"]
     assert steps == [1, 2, 3, 4]
 
 

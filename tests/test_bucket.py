@@ -1,7 +1,7 @@
 """Run directories in a bucket: train, resume, finetune and evaluate with --workdir=gs://...
 
-No network: `gs://` is a folder of this machine behind fsspec (for etils.epath) and behind TensorStore's
-file driver (for Orbax's arrays), without what an object store lacks: appending and locks.
+No network: `gs://` is a local folder behind fsspec (for etils.epath) and TensorStore's file driver (for
+Orbax's arrays), without the abilities that an object store lacks: appending and locks.
 """
 
 import json
@@ -10,7 +10,7 @@ import pathlib
 import fsspec
 import numpy as np
 import pytest
-import shrink
+import tiny_configs
 from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
@@ -18,11 +18,12 @@ from orbax.checkpoint._src.path import gcs_utils
 
 import finetune
 import train
-from training import checkpoint, journal, logs, loop, paths, run_directory
+from training import checkpoint, logs, paths, run_directory
 from training.config import ConfigError
+from training.metric_writer import MetricWriter
 
-# As in tests/test_average.py, so that compiled programs are shared.
-EMA, TUNED = 0.8, {"freeze": "('embed/.*',)", "training__ema": 0.5}
+# As in tests/test_ema.py, so that compiled programs are shared.
+EMA, FINETUNING = 0.8, {"freeze": "('embed/.*',)", "training__ema_decay": 0.5}
 
 
 class FakeBucket(LocalFileSystem):
@@ -69,86 +70,100 @@ def folder(tmp_path_factory):
 
 
 def config(folder, **overrides):
-    return shrink.pretraining(folder, training__duration="4 steps", training__ema=EMA,
-                              evaluation__every="2 steps", **overrides)  # fmt: skip
+    return tiny_configs.pretraining(
+        folder, training__duration="4 steps", training__ema_decay=EMA, evaluation__every="2 steps",
+        **overrides,
+    )  # fmt: skip
 
 
-def test_law_2_a_run_in_a_bucket_resumes_and_writes_what_a_local_one_writes(
+def test_invariant_2_a_run_in_a_bucket_resumes_and_writes_the_same_as_a_local_run(
     bucket, folder, monkeypatch
 ):
     train.run(config(folder), str(folder / "local"))
-    run, loop_run = "gs://bucket/runs/enc", loop.run
+    run, train_loop = "gs://bucket/runs/enc", train.train_loop
 
     def crashing(*arguments, save, **keywords):
-        def save_then_crash(state, measured):
-            save(state, measured)
+        def save_then_crash(state, metrics):
+            save(state, metrics)
             if int(state.step) == 2:
                 raise RuntimeError("crash")
 
-        return loop_run(*arguments, save=save_then_crash, **keywords)
+        return train_loop(*arguments, save=save_then_crash, **keywords)
 
-    monkeypatch.setattr(loop, "run", crashing)
+    monkeypatch.setattr(train, "train_loop", crashing)
     with pytest.raises(RuntimeError, match="crash"):
         train.run(config(folder), run)
-    monkeypatch.setattr(loop, "run", loop_run)
+    monkeypatch.setattr(train, "train_loop", train_loop)
     assert train.run(config(folder), run).step == 4
-    assert shrink.metrics(bucket / "bucket/runs/enc") == shrink.metrics(folder / "local")
+    assert tiny_configs.metrics(bucket / "bucket/runs/enc") == tiny_configs.metrics(
+        folder / "local"
+    )
     assert not (bucket / "bucket/runs/enc/.lock").exists()
-    ours, theirs = ({p.name for p in f.iterdir() if p.name.isdigit()} for f in (
+    remote, local = ({p.name for p in f.iterdir() if p.name.isdigit()} for f in (
         bucket / "bucket/runs/enc/checkpoints", folder / "local/checkpoints"))  # fmt: skip
-    assert ours == theirs
+    assert remote == local
     finals = [checkpoint.params_metadata(f, 4) for f in (run, folder / "local")]
     assert finals[0].keys() == finals[1].keys()
-    found, step = checkpoint.locate(f"{run}@3")
+    found, step = checkpoint.resolve_checkpoint(f"{run}@3")
     assert (str(found), step) == (run, 3)
-    assert logs.last(run, "validation") == logs.last(folder / "local", "validation")
+    assert logs.last_metrics(run, "validation") == logs.last_metrics(folder / "local", "validation")
     local = finetune.run(
-        shrink.finetuning(folder, folder / "local", **TUNED), str(folder / "tuned")
+        tiny_configs.finetuning(folder, folder / "local", **FINETUNING), str(folder / "tuned")
     )
-    remote = finetune.run(shrink.finetuning(folder, run, **TUNED), "gs://bucket/tuned")
+    remote = finetune.run(tiny_configs.finetuning(folder, run, **FINETUNING), "gs://bucket/tuned")
     assert remote.metrics == local.metrics
     scores = json.loads((bucket / "bucket/tuned/scores.json").read_text())
     assert scores == json.loads((folder / "tuned/scores.json").read_text())
-    # A torn checkpoint is set aside there too.
+    # A corrupt checkpoint is renamed there too.
     for file in (bucket / "bucket/runs/enc/checkpoints/4/params").rglob("_METADATA"):
         file.write_text(file.read_text()[:40])
     assert train.run(config(folder), run).step == 4
     assert (bucket / "bucket/runs/enc/checkpoints/4.broken").is_dir()
-    assert shrink.metrics(bucket / "bucket/runs/enc") == shrink.metrics(folder / "local")
+    assert tiny_configs.metrics(bucket / "bucket/runs/enc") == tiny_configs.metrics(
+        folder / "local"
+    )
 
 
-def test_an_unfinished_save_in_a_bucket_is_no_checkpoint(bucket):
+def test_an_unfinished_save_in_a_bucket_is_not_a_checkpoint(bucket):
     (bucket / "bucket/half/checkpoints/7/params").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="has no checkpoint at all"):
-        checkpoint.locate("gs://bucket/half")
+    with pytest.raises(ConfigError, match="has no checkpoints"):
+        checkpoint.resolve_checkpoint("gs://bucket/half")
 
 
-def test_the_later_of_two_programs_has_the_run_and_the_earlier_ends_at_its_next_save(bucket):
-    first = journal.open_journal("gs://bucket/two")
-    first.begin(-1)
-    first.write('{"step": 1}\n')
+def writer(run):
+    return MetricWriter(run, tensorboard=True)
+
+
+def test_the_later_of_two_programs_takes_the_run_over_and_the_earlier_ends_at_its_next_save(bucket):
+    first = writer("gs://bucket/two")
+    first.open(-1)
+    first.write(1, "train", {})
     first.flush()
-    second = journal.open_journal("gs://bucket/two")
-    second.begin(1)
-    first.write('{"step": 2}\n')
-    with pytest.raises(ConfigError, match="has taken the run over"):
+    second = writer("gs://bucket/two")
+    second.open(1)
+    first.write(2, "train", {})
+    with pytest.raises(ConfigError, match="another program has taken over"):
         first.flush()
     first.close()
-    second.write('{"step": 2, "by": "second"}\n')
+    second.write(2, "train", {"by": "second"})
     second.close()
-    text = (bucket / "bucket/two/metrics.jsonl").read_text()
-    assert text == '{"step": 1}\n{"step": 2, "by": "second"}\n'
+    lines = (bucket / "bucket/two/metrics.jsonl").read_text().splitlines()
+    assert list(map(json.loads, lines)) == [
+        {"step": 1, "split": "train"},
+        {"step": 2, "split": "train", "by": "second"},
+    ]
     assert not (bucket / "bucket/two/.lock").exists()
 
 
-def test_lines_beyond_the_restored_step_are_cut_in_a_bucket_too(bucket):
-    place = bucket / "bucket/cut"
-    place.mkdir(parents=True)
-    (place / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    lines = journal.open_journal("gs://bucket/cut")
-    lines.begin(2)
-    lines.close()
-    assert (place / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+@pytest.mark.parametrize("remote", [True, False])
+def test_lines_after_the_restored_step_are_removed(bucket, remote):
+    folder = bucket / f"bucket/cut-{remote}"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    metrics = writer(f"gs://bucket/cut-{remote}") if remote else MetricWriter(folder, False)
+    metrics.open(2)
+    metrics.close()
+    assert (folder / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_a_missing_extra_and_another_scheme_are_one_line_with_the_remedy(folder, monkeypatch):
@@ -156,17 +171,17 @@ def test_a_missing_extra_and_another_scheme_are_one_line_with_the_remedy(folder,
         raise ImportError("Please install gcsfs")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
-    for function, words in (
+    for function, message in (
         (lambda: train.run(config(folder), "gs://bucket/run"), "pip install -e '.[gcs]'"),
         (lambda: run_directory.read_config("gs://bucket/run"), "the extra [gcs]"),
         (lambda: paths.of("ftp://host/run"), "expected gs://bucket/run or a path"),
     ):
         with pytest.raises(ConfigError) as caught:
             function()
-        assert words in str(caught.value) and "\n" not in str(caught.value)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_local_paths_stay_what_they_were(tmp_path):
+def test_local_paths_stay_pathlib_paths(tmp_path):
     assert type(paths.of(tmp_path)) is type(tmp_path) and not paths.remote(tmp_path)
     paths.write_text(tmp_path / "a.json", "one")
     paths.write_text(tmp_path / "a.json", "two")

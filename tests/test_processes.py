@@ -1,6 +1,6 @@
-"""Law 11 across processes: one device equals two processes of two devices each, over loopback.
+"""Invariant 11 across processes: one device equals two processes of two devices each.
 
-Real processes of train.py that share a run directory, gloo collectives, one global batch.
+Real processes of train.py that share a run directory, over loopback with gloo, one global batch.
 """
 
 import os
@@ -11,36 +11,30 @@ import sys
 
 import numpy as np
 import pytest
-import shrink
+import tiny_configs
 
-import train
 from data import prepare
+from training import config as configs
+from training.schema import PretrainConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
+slow = pytest.mark.slow
 
 
-def launch(folder, name, architecture, processes, devices, **overrides):
-    """Runs train.py as `processes` processes; returns their outputs."""
-    config = shrink.pretraining(
-        folder, f"configs/{architecture}.py", training__duration="10 steps",
-        evaluation__every="10 steps", checkpoint__every="5 steps", **overrides,
-    )  # fmt: skip
-    words = [sys.executable, "train.py", f"--config=configs/{architecture}.py",
-             f"--workdir={folder}/{name}", *shrink.flags(config)]  # fmt: skip
+def launch(commands, devices):
+    """Runs one process per command, all on one coordinator; returns their exit statuses and outputs."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    if processes > 1:
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    if len(commands) > 1:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        environment |= {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "JAX_NUM_PROCESSES": str(processes),
-        }
+        environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
+        environment["JAX_NUM_PROCESSES"] = str(len(commands))
     running = [
-        subprocess.Popen(words, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(i)}, text=True,
+        subprocess.Popen(command, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(i)}, text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for i in range(processes)
+        for i, command in enumerate(commands)
     ]  # fmt: skip
     outputs = []
     for process in running:
@@ -49,75 +43,65 @@ def launch(folder, name, architecture, processes, devices, **overrides):
     return [process.returncode for process in running], outputs
 
 
+def command(folder, name, architecture, **overrides):
+    config = tiny_configs.pretraining(folder, f"configs/{architecture}.py", **overrides)
+    return [sys.executable, "train.py", f"--config=configs/{architecture}.py",
+            f"--workdir={folder}/{name}", *tiny_configs.flags(config)]  # fmt: skip
+
+
+def assert_one_device_equals_four(folder, name, architecture, **changes):
+    """A run on one device, and one of two processes with two devices each: the same metrics."""
+    steps = {"training__duration": "10 steps", "evaluation__every": "10 steps",
+             "checkpoint__every": "5 steps"}  # fmt: skip
+    one = command(folder, f"{name}-one", architecture, **steps, **changes)
+    codes, outputs = launch([one], 1)
+    assert codes == [0], outputs[0]
+    four = command(folder, f"{name}-four", architecture, mesh__fsdp=2, **steps, **changes)
+    codes, outputs = launch([four, four], 2)
+    assert codes == [0, 0], "\n".join(outputs)
+    one, four = (tiny_configs.metrics(folder / f"{name}-{n}") for n in ("one", "four"))
+    for found, expected in zip(four, one, strict=True):
+        assert (found["split"], found["step"]) == (expected["split"], expected["step"])
+        np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
+    assert one[1]["split"] == "train"
+    norms = four[1]["gradient_norm"], one[1]["gradient_norm"]
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With the token store made: several processes refuse to build one."""
-    made = tmp_path_factory.mktemp("processes")
-    config = train.configs.resolve(train.Config, shrink.pretraining(made))
+    """With the token store written: several processes refuse to build one."""
+    folder = tmp_path_factory.mktemp("processes")
+    config = configs.resolve(PretrainConfig, tiny_configs.pretraining(folder))
     prepare.prepare(config.data, config.tokenizer, log=lambda line: None)
-    return made
+    return folder
 
 
-slow = pytest.mark.slow
-
-
-# One crosses processes in `make test`; the same laws on four devices hold for all in test_step.py.
+# One architecture crosses processes in `make test`; test_train_step.py has all on four devices.
 @pytest.mark.parametrize(
     "architecture",
     [pytest.param("encoder", marks=slow), "decoder", pytest.param("encoder_decoder", marks=slow)],
 )
-def test_law_11_one_device_equals_two_processes_of_two_devices(folder, architecture):
-    codes, outputs = launch(folder, f"{architecture}-one", architecture, 1, 1)
-    assert codes == [0], outputs[0]
-    codes, outputs = launch(folder, f"{architecture}-four", architecture, 2, 2, mesh__fsdp=2)
-    assert codes == [0, 0], "\n".join(outputs)
-    one, four = (shrink.metrics(folder / f"{architecture}-{n}") for n in ("one", "four"))
-    assert [(line["split"], line["step"]) for line in one] == [
-        (line["split"], line["step"]) for line in four
-    ]
-    assert one[1]["split"] == "train"
-    np.testing.assert_allclose(four[1]["gradient_norm"], one[1]["gradient_norm"], rtol=1e-5)
-    for ours, theirs in zip(four, one, strict=True):
-        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
+def test_invariant_11_one_device_equals_two_processes_of_two_devices(folder, architecture):
+    assert_one_device_equals_four(folder, architecture, architecture)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lion", "muon", "adafactor"])
-def test_law_11_holds_for_every_optimizer_and_for_averaged_parameters(folder, name):
-    changes = {"optimizer__name": name, "optimizer__learning_rate": 1e-3, "training__ema": 0.9}
+def test_invariant_11_holds_for_every_optimizer_and_for_averaged_parameters(folder, name):
+    changes = {
+        "optimizer__name": name,
+        "optimizer__learning_rate": 1e-3,
+        "training__ema_decay": 0.9,
+    }
     if name == "adafactor":
         changes["optimizer__factored_size"] = 16
-    codes, outputs = launch(folder, f"{name}-one", "decoder", 1, 1, **changes)
-    assert codes == [0], outputs[0]
-    codes, outputs = launch(folder, f"{name}-four", "decoder", 2, 2, mesh__fsdp=2, **changes)
-    assert codes == [0, 0], "\n".join(outputs)
-    for ours, theirs in zip(*(shrink.metrics(folder / f"{name}-{n}") for n in ("four", "one")),
-                            strict=True):  # fmt: skip
-        assert (ours["split"], ours["step"]) == (theirs["split"], theirs["step"])
-        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
+    assert_one_device_equals_four(folder, name, "decoder", **changes)
 
 
 def test_processes_with_different_configs_fail_within_seconds(folder):
-    """The second process of two gets another seed by its environment's stand-in: a second command."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    running = []
-    for i in range(2):
-        config = shrink.pretraining(folder, "configs/decoder.py", seed__order=i)
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "",
-                       "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2",
-                       "JAX_PROCESS_ID": str(i)}  # fmt: skip
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "train.py", "--config=configs/decoder.py",
-                 f"--workdir={folder}/different-{i}", *shrink.flags(config)],
-                cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )
-        )  # fmt: skip
-    outputs = []
-    for process in running:
-        with process:
-            outputs.append(process.communicate(timeout=120)[0])
-    assert all(process.returncode == 1 for process in running), "\n".join(outputs)
-    assert all("processes disagree about the config or the data" in output for output in outputs)
+    commands = [command(folder, f"different-{i}", "decoder", seed__data=i) for i in range(2)]
+    codes, outputs = launch(commands, 1)
+    assert codes == [1, 1], "\n".join(outputs)
+    message = "the config or the data of processes [1] differs from process 0; start all processes"
+    assert all(message in output for output in outputs), "\n".join(outputs)

@@ -1,5 +1,5 @@
-"""Law 2: resume is invisible. Real processes, real signals, compared bit for bit with a run that
-nothing interrupted: parameters, optimizer, and metrics.jsonl with each step once."""
+"""Invariant 2: resume is invisible. Real processes and real signals, compared bit for bit with a run that
+nothing interrupted: parameters, optimizer state, and metrics.jsonl with each step once."""
 
 import os
 import pathlib
@@ -12,44 +12,41 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import shrink
+import tiny_configs
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, EVERY = 240, 20
 MOMENTS = (30, 95, 170)  # updates after which the signal is sent
 
 
-def command(folder, name, architecture="decoder", **overrides):
-    """The command line of a tiny run, with every leaf that tests/shrink.py sets."""
-    config = shrink.pretraining(
+def command(folder, name, architecture="decoder"):
+    """The command line of a tiny run, with every field that tests/tiny_configs.py sets."""
+    config = tiny_configs.pretraining(
         folder, f"configs/{architecture}.py", training__duration=f"{STEPS} steps",
-        checkpoint__every=f"{EVERY} steps", evaluation__every="40 steps", model__dropout=0.1,
-        **overrides,
+        checkpoint__every=f"{EVERY} steps", evaluation__every="40 steps", model__dropout_rate=0.1,
     )  # fmt: skip
     return [sys.executable, "train.py", f"--config=configs/{architecture}.py",
-            f"--workdir={folder}/{name}", *shrink.flags(config)]  # fmt: skip
+            f"--workdir={folder}/{name}", *tiny_configs.flags(config)]  # fmt: skip
 
 
-def environment():
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-
-
-def start(words):
-    return subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
+def start(arguments):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "XLA_FLAGS": flags}
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
 
-def run_to_the_end(words):
-    with start(words) as process:
+def run_to_the_end(arguments):
+    with start(arguments) as process:
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
 
 
-def interrupt(words, moment, number):
-    """Runs until update `moment` is seen, sends the signal; returns (exit status, output)."""
+def interrupt(arguments, moment, number):
+    """Runs until the log shows update `moment`, sends the signal; returns (exit status, output)."""
     lines = []
-    with start(words) as process:
+    with start(arguments) as process:
         for line in process.stdout:
             lines.append(line)
             if line.startswith("step") and "/" in line.split()[1]:
@@ -63,7 +60,7 @@ def interrupt(words, moment, number):
 def arrays(run, step=STEPS):
     """Every array of a checkpoint, by item and path."""
     found = {}
-    for item in ("params", "optimizer"):
+    for item in ("params", "opt_state"):
         path = pathlib.Path(run).absolute() / "checkpoints" / str(step) / item
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             shapes = checkpointer.metadata(path).item_metadata.tree
@@ -74,13 +71,17 @@ def arrays(run, step=STEPS):
     return found
 
 
-def assert_the_same_run(one, other):
-    ours, theirs = arrays(one), arrays(other)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-    lines = shrink.metrics(one)
-    assert lines == shrink.metrics(other)
+def assert_same_arrays(run, expected_run, step=STEPS):
+    found, expected = arrays(run, step), arrays(expected_run, step)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def assert_same_run(run, expected_run):
+    assert_same_arrays(run, expected_run)
+    lines = tiny_configs.metrics(run)
+    assert lines == tiny_configs.metrics(expected_run)
     trained = [line["step"] for line in lines if line["split"] == "train"]
     assert trained == list(range(1, STEPS + 1))
     evaluated = [line["step"] for line in lines if line["split"] == "validation"]
@@ -101,67 +102,68 @@ def uninterrupted(folder):
 @pytest.mark.parametrize(
     "signals",
     [
-        (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL),
+        (signal.SIGKILL, signal.SIGTERM, signal.SIGINT),
         pytest.param((signal.SIGKILL,) * 3, marks=pytest.mark.slow),
         pytest.param((signal.SIGTERM,) * 3, marks=pytest.mark.slow),
     ],
     ids=lambda signals: "-".join(number.name for number in signals),
 )
-def test_law_2_three_interruptions_change_nothing(folder, uninterrupted, signals):
+def test_invariant_2_three_interruptions_change_nothing(folder, uninterrupted, signals):
     run = folder / "-".join(number.name for number in signals)
-    words = command(folder, run.name)
+    arguments = command(folder, run.name)
     for moment, number in zip(MOMENTS, signals, strict=True):
-        code, output = interrupt(words, moment, number)
-        assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143}[number], output
-        assert ("stopped by a signal at step" in output) == (number == signal.SIGTERM)
-    output = run_to_the_end(words)
+        code, output = interrupt(arguments, moment, number)
+        assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number], output
+        stopped = "stopped by a signal at step" in output
+        resumes = "the same command resumes from here" in output
+        assert stopped == resumes == (number != signal.SIGKILL), output
+        assert "Traceback" not in output
+    output = run_to_the_end(arguments)
     assert "resumed from checkpoint" in output
-    assert_the_same_run(run, uninterrupted)
+    assert_same_run(run, uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["encoder", "encoder_decoder"])
-def test_law_2_holds_for_the_other_architectures(folder, architecture):
+def test_invariant_2_holds_for_the_other_architectures(folder, architecture):
     run_to_the_end(command(folder, f"{architecture}-whole", architecture))
-    words = command(folder, f"{architecture}-cut", architecture)
+    arguments = command(folder, f"{architecture}-killed", architecture)
     for moment in MOMENTS:
-        assert interrupt(words, moment, signal.SIGKILL)[0] == -9
-    run_to_the_end(words)
-    assert_the_same_run(folder / f"{architecture}-cut", folder / f"{architecture}-whole")
+        assert interrupt(arguments, moment, signal.SIGKILL)[0] == -9
+    run_to_the_end(arguments)
+    assert_same_run(folder / f"{architecture}-killed", folder / f"{architecture}-whole")
 
 
-def test_law_2_a_stopped_finetuning_goes_on_as_if_nothing_had_happened(folder, uninterrupted):
-    def words(name):
-        config = shrink.finetuning(
-            folder,
-            uninterrupted,
-            training__duration="200 steps",
-            checkpoint__every="20 steps",
-            evaluation__every="50 steps",
-        )
+def test_invariant_2_a_stopped_finetuning_run_resumes_as_if_nothing_had_happened(
+    folder, uninterrupted
+):
+    def arguments(name):
+        config = tiny_configs.finetuning(
+            folder, uninterrupted, training__duration="120 steps", checkpoint__every="20 steps",
+            evaluation__every="40 steps",
+        )  # fmt: skip
         return [sys.executable, "finetune.py", "--config=configs/finetune/classification.py",
-                f"--workdir={folder}/{name}", *shrink.flags(config)]  # fmt: skip
+                f"--workdir={folder}/{name}", *tiny_configs.flags(config)]  # fmt: skip
 
-    run_to_the_end(words("tuned"))
-    assert interrupt(words("tuned-cut"), 70, signal.SIGTERM)[0] == 143
-    assert "resumed from checkpoint" in run_to_the_end(words("tuned-cut"))
-    assert shrink.metrics(folder / "tuned-cut") == shrink.metrics(folder / "tuned")
-    ours, theirs = arrays(folder / "tuned-cut", 200), arrays(folder / "tuned", 200)
-    for name in theirs:
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    run, whole = folder / "finetuned-stopped", folder / "finetuned"
+    run_to_the_end(arguments("finetuned"))
+    assert interrupt(arguments(run.name), 50, signal.SIGTERM)[0] == 143
+    assert "resumed from checkpoint" in run_to_the_end(arguments(run.name))
+    assert tiny_configs.metrics(run) == tiny_configs.metrics(whole)
+    assert_same_arrays(run, whole, 120)
     for file in ("scores.json", "predictions_test.tsv"):
-        assert (folder / "tuned-cut" / file).read_text() == (folder / "tuned" / file).read_text()
+        assert (run / file).read_text() == (whole / file).read_text()
 
 
-def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_is_used(folder, uninterrupted):
-    run = folder / "torn"
+def test_a_truncated_checkpoint_is_renamed_and_the_one_before_it_is_used(folder, uninterrupted):
+    run = folder / "truncated"
     shutil.copytree(uninterrupted, run)
     newest = run / "checkpoints" / str(STEPS) / "params"
     files = sorted((f for f in newest.rglob("*") if f.is_file() and f.parent.name == "d"),
                    key=lambda f: f.stat().st_size)  # fmt: skip
     files[-1].write_bytes(files[-1].read_bytes()[: files[-1].stat().st_size // 2])
-    output = run_to_the_end(command(folder, "torn"))
+    output = run_to_the_end(command(folder, run.name))
     assert f"checkpoint {STEPS} cannot be restored" in output
     assert f"resumed from checkpoint {STEPS - EVERY}" in output
     assert (run / "checkpoints" / f"{STEPS}.broken").is_dir()
-    assert_the_same_run(run, uninterrupted)
+    assert_same_run(run, uninterrupted)

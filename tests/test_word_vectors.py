@@ -1,4 +1,4 @@
-"""Word vectors end to end: trained and resumed like any run, exported, imported, scored, taken over."""
+"""Word vectors end to end: trained, resumed, exported, imported, scored and used for finetuning."""
 
 import json
 import pathlib
@@ -7,98 +7,103 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import shrink
+import tiny_configs
 
 import finetune
 import train
 from data import tokenizer as tokenizers
-from data import vectors as files
+from data import vectors
 from data.vectors import Vectors
-from tools import evaluate, inspect, vectors, word_vectors
-from training import checkpoint, cli, loop, rules, transfer
+from tools import convert, evaluate, inspect, word_vectors
+from training import checkpoint, cli, init_from, sharding
 from training import config as configs
-from training import mesh as meshes
 from training.config import ConfigError
+from training.param_rules import flatten_params, unflatten_params
+from training.schema import FinetuneConfig, MeshConfig
 
-NETWORK = {
-    "network__layers": 1, "network__heads": 2, "network__mlp_size": 32, "network__width": 16,
+MODEL = {
+    "model__num_layers": 1, "model__num_heads": 2, "model__mlp_dim": 32, "model__emb_dim": 16,
 }  # fmt: skip
 STEPS = {"training__duration": "6 steps", "checkpoint__every": "6 steps"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A skip-gram run of words, one of pieces, and an encoder over the same pieces."""
-    made = tmp_path_factory.mktemp("vectors")
-    train.run(shrink.pretraining(made, "configs/skip_gram.py", **STEPS), str(made / "words"))
-    sized = {"model__width": 32, **STEPS}
-    train.run(shrink.pretraining(made, "configs/encoder.py", **sized), str(made / "encoder"))
-    config = shrink.pretraining(made, "configs/skip_gram.py:words=false", **sized)
-    train.run(config, str(made / "pieces"))
-    return made
+    """Skip-gram runs of words and of subword tokens, and an encoder with the same subword tokens."""
+    folder = tmp_path_factory.mktemp("vectors")
+    config = tiny_configs.pretraining(folder, "configs/skip_gram.py", **STEPS)
+    train.run(config, str(folder / "words"))
+    overrides = {"model__emb_dim": 32, **STEPS}
+    config = tiny_configs.pretraining(folder, "configs/encoder.py", **overrides)
+    train.run(config, str(folder / "encoder"))
+    config = tiny_configs.pretraining(folder, "configs/skip_gram.py:words=false", **overrides)
+    train.run(config, str(folder / "subwords"))
+    return folder
 
 
-def parameters(run, step):
+def read_params(run, step):
     """{path: array} of a checkpoint."""
-    mesh = meshes.make(meshes.MeshConfig(), jax.devices()[:1])
+    replicated = sharding.replicated(sharding.make_mesh(MeshConfig(), jax.devices()[:1]))
     shapes = checkpoint.params_metadata(run, step)
-    target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=meshes.replicated(mesh))
+    target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=replicated)
               for k, v in shapes.items()}  # fmt: skip
-    tree = checkpoint.read_params(pathlib.Path(run) / "checkpoints", step, rules.merge(target, {}))
-    return {k: np.asarray(v) for k, v in rules.paths(tree).items()}
+    checkpoints = pathlib.Path(run) / "checkpoints"
+    tree = checkpoint.read_params(checkpoints, step, unflatten_params(target))
+    return {k: np.asarray(v) for k, v in flatten_params(tree).items()}
 
 
-def test_a_run_of_word_vectors_holds_two_tables_and_learns(folder):
-    first, last = parameters(folder / "words", 0), parameters(folder / "words", 6)
+def test_a_skip_gram_run_has_two_tables_and_learns(folder):
+    first, last = read_params(folder / "words", 0), read_params(folder / "words", 6)
     assert set(last) == {"embed/tokens/embedding", "heads/context/embedding"}
     assert (first["heads/context/embedding"] == 0).all()
     tokenizer = tokenizers.load(folder / "words/tokenizer.json")
     river = tokenizer.encode("River")[0]
-    assert tokenizer.piece(river) == "river" and tokenizer.whole_words
+    assert tokenizer.token(river) == "river" and tokenizer.is_word_level
     for name in first:
         assert not np.array_equal(first[name][river], last[name][river])
-    special = np.arange(113)  # is neither read nor drawn
+    special = np.arange(113)  # neither read nor sampled
     np.testing.assert_array_equal(
         first["embed/tokens/embedding"][special], last["embed/tokens/embedding"][special]
     )
-    losses = [line["loss"] for line in shrink.metrics(folder / "words") if line["split"] == "train"]
+    lines = tiny_configs.metrics(folder / "words")
+    losses = [line["loss"] for line in lines if line["split"] == "train"]
     assert losses[0] == pytest.approx(6 * np.log(2), abs=1e-3) and losses[-1] < losses[0]
 
 
-def test_law_2_word_vectors_resume_bit_for_bit(folder, monkeypatch):
-    loop_run = loop.run
+def test_invariant_2_word_vectors_resume_bit_for_bit(folder, monkeypatch):
+    train_loop = train.train_loop
 
     def crashing(*arguments, save, **keywords):
-        def save_then_crash(state, measured):
-            save(state, measured)
+        def save_then_crash(state, metrics):
+            save(state, metrics)
             if int(state.step) == 3:
                 raise RuntimeError("crash")
 
-        return loop_run(*arguments, save=save_then_crash, **keywords)
+        return train_loop(*arguments, save=save_then_crash, **keywords)
 
-    config = shrink.pretraining(
+    config = tiny_configs.pretraining(
         folder, "configs/skip_gram.py", **{**STEPS, "checkpoint__every": "1 steps"}
     )
-    monkeypatch.setattr(loop, "run", crashing)
+    monkeypatch.setattr(train, "train_loop", crashing)
     with pytest.raises(RuntimeError, match="crash"):
         train.run(config, str(folder / "resumed"))
-    monkeypatch.setattr(loop, "run", loop_run)
+    monkeypatch.setattr(train, "train_loop", train_loop)
     train.run(config, str(folder / "resumed"))
-    whole, again = parameters(folder / "words", 6), parameters(folder / "resumed", 6)
+    whole, resumed = read_params(folder / "words", 6), read_params(folder / "resumed", 6)
     for name in whole:
-        np.testing.assert_array_equal(whole[name], again[name])
-    assert shrink.metrics(folder / "words") == shrink.metrics(folder / "resumed")
+        np.testing.assert_array_equal(whole[name], resumed[name])
+    assert tiny_configs.metrics(folder / "words") == tiny_configs.metrics(folder / "resumed")
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"training__microbatches": 2}, {"mesh__fsdp": 2}, {"mesh__tensor": 2, "mesh__data": 2}],
+    [{"training__grad_accum_steps": 2}, {"mesh__fsdp": 2}, {"mesh__tensor": 2, "mesh__data": 2}],
 )
-def test_law_4_and_11_microbatches_and_devices_change_nothing(folder, change):
-    config = shrink.pretraining(folder, "configs/skip_gram.py", **STEPS, **change)
+def test_invariants_4_and_11_microbatches_and_devices_do_not_change_the_losses(folder, change):
+    config = tiny_configs.pretraining(folder, "configs/skip_gram.py", **STEPS, **change)
     run = folder / "-".join(change)
     train.run(config, str(run))
-    whole, other = shrink.metrics(folder / "words"), shrink.metrics(run)
+    whole, other = tiny_configs.metrics(folder / "words"), tiny_configs.metrics(run)
     assert len(whole) == len(other)
     for a, b in zip(whole, other, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
@@ -106,25 +111,25 @@ def test_law_4_and_11_microbatches_and_devices_change_nothing(folder, change):
 
 @pytest.mark.parametrize("name", ["out.txt", "out.bin.gz"])
 def test_export_and_import_keep_every_vector(folder, tmp_path, name):
-    count = vectors.export(str(folder / "words"), str(tmp_path / name))
-    read = files.read(str(tmp_path / name))
-    table = transfer.table_of(folder / "words", 6)
-    assert len(read.words) == count and read.words[0] == tokenizers.load(
-        folder / "words/tokenizer.json"
-    ).piece(113)
+    path, run = str(tmp_path / name), str(tmp_path / "run")
+    count = convert.to_vectors(str(folder / "words"), path)
+    read = vectors.read(path)
+    table = init_from.load_token_embedding(folder / "words", 6)
+    tokenizer = tokenizers.load(folder / "words/tokenizer.json")
+    assert len(read.words) == count and read.words[0] == tokenizer.token(113)
     np.testing.assert_array_equal(read.table, table[113 : 113 + count])
-    vectors.import_(str(tmp_path / name), str(tmp_path / "run"))
-    again = transfer.table_of(*checkpoint.locate(tmp_path / "run"))
+    convert.from_vectors(path, run)
+    again = init_from.load_token_embedding(*checkpoint.resolve_checkpoint(run))
     np.testing.assert_array_equal(again[113 : 113 + count], read.table)
     with pytest.raises(ConfigError, match="is not empty"):
-        vectors.import_(str(tmp_path / name), str(tmp_path / "run"))
+        convert.from_vectors(path, run)
     subjects = [
         evaluate.Subject(str(folder / "words")),
-        evaluate.Subject(str(tmp_path / "run@0")),
-        evaluate.Subject(file=str(tmp_path / name)),
+        evaluate.Subject(f"{run}@0"),
+        evaluate.Subject(file=path),
     ]
-    given = ["river", "water", "Light", "nowhere"]
-    first, *others = [subject.words.vectors(given) for subject in subjects]
+    words = ["river", "water", "Light", "nowhere"]
+    first, *others = [subject.words.vectors(words) for subject in subjects]
     assert first[1].tolist() == [True, True, True, False]
     for unit, known in others:
         np.testing.assert_array_equal(unit, first[0])
@@ -132,91 +137,100 @@ def test_export_and_import_keep_every_vector(folder, tmp_path, name):
 
 
 @pytest.fixture(scope="module")
-def foreign(folder):
-    """A file of vectors of 24 numbers, of half of the corpus' words and some others."""
-    words = ["[UNK]", *shrink.WORDS[::2], "elsewhere"]
+def imported(folder):
+    """(file, run) of word vectors with 24 dimensions, for half of the corpus' words and two others."""
+    words = ["[UNK]", *tiny_configs.WORDS[::2], "elsewhere"]
     table = np.random.default_rng(0).standard_normal((len(words), 24)).astype(np.float32)
-    path = str(folder / "foreign.vec.gz")
-    files.write(path, len(words), 24, zip(words, table, strict=True))
-    return path
+    path, run = str(folder / "imported.vec.gz"), folder / "imported"
+    vectors.write(path, words, table)
+    convert.from_vectors(path, str(run))
+    return path, run
 
 
-def test_foreign_vectors_bring_tokenizer_table_and_a_projection(folder, foreign, caplog):
-    runs = {}
-    for arm in ("embeddings", "none"):
+def test_imported_vectors_provide_tokenizer_table_and_a_projection(folder, imported, caplog):
+    path, run = imported
+    params = {}
+    for init in ("embeddings", "random"):
+        workdir = folder / f"imported-{init}"
         with caplog.at_level("INFO", "triptych"):
-            config = shrink.finetuning(folder, foreign, transfer=arm, **NETWORK)
-            result = finetune.run(config, str(folder / f"foreign-{arm}"))
+            config = tiny_configs.finetuning(folder, run, init=init, **MODEL)
+            result = finetune.run(config, str(workdir))
         assert "test/accuracy" in result.metrics
-        runs[arm] = parameters(folder / f"foreign-{arm}", 0)
-        before = inspect.finetuning(configs.resolve(finetune.Config, config), 1)
-        after = inspect.finetuning(
-            configs.resolve(finetune.Config, config), 1, folder / f"foreign-{arm}"
-        )
+        params[init] = read_params(workdir, 0)
+        resolved = configs.resolve(FinetuneConfig, config)
+        before = inspect.load(resolved, 1)
+        after = inspect.load(resolved, 1, workdir)
         jax.tree.map(np.testing.assert_array_equal, before.batch, after.batch)
     assert "coverage of the training examples" in caplog.text and "tokens known" in caplog.text
-    read = files.read(foreign)
+    read = vectors.read(path)
     ids, rows = read.rows(read.tokenizer())
-    table, plain = (runs[arm].pop("embed/tokens/embedding") for arm in ("embeddings", "none"))
-    assert table.shape == plain.shape and table.shape[1] == 24
+    imported_run = read_params(run, 0)["embed/tokens/embedding"]
+    table, random = (params[init].pop("embed/tokens/embedding") for init in params)
+    assert table.shape == random.shape and table.shape[1] == 24
     np.testing.assert_array_equal(table[ids], rows)
     others = np.setdiff1d(np.arange(len(table)), ids)
-    np.testing.assert_array_equal(table[others], plain[others])  # specials begin as they would
+    np.testing.assert_array_equal(table[others], imported_run[others])
     assert table[others].std() == pytest.approx(0.02, rel=0.1)
-    assert runs["embeddings"]["projection/kernel"].shape == (24, 16)
-    for name, value in runs["none"].items():  # paired: the same init but for the table
-        np.testing.assert_array_equal(value, runs["embeddings"][name], err_msg=name)
+    assert params["embeddings"]["projection/kernel"].shape == (24, 16)
+    for name, value in params["random"].items():  # paired: all but the table are the same
+        np.testing.assert_array_equal(value, params["embeddings"][name], err_msg=name)
 
 
-def test_a_skip_gram_run_gives_its_table_and_its_pieces(folder):
-    pretrained = parameters(folder / "words", 6)["embed/tokens/embedding"]
-    config = shrink.finetuning(
-        folder, folder / "words", transfer="embeddings", **NETWORK, network__architecture="decoder"
+def test_a_new_model_takes_the_table_and_tokens_of_a_skip_gram_run(folder):
+    pretrained = read_params(folder / "words", 6)["embed/tokens/embedding"]
+    config = tiny_configs.finetuning(
+        folder, folder / "words", init="embeddings", **MODEL, model__architecture="decoder"
     )
-    finetune.run(config, str(folder / "taken"))
-    first = parameters(folder / "taken", 0)
+    finetune.run(config, str(folder / "decoder"))
+    first = read_params(folder / "decoder", 0)
     np.testing.assert_array_equal(first["embed/tokens/embedding"], pretrained)
     assert first["projection/kernel"].shape == (32, 16)
     assert any(name.startswith("decoder/layer_0") for name in first)
-    shutil.copytree(folder / "taken", folder / "moved")
+    shutil.copytree(folder / "decoder", folder / "moved")
     assert finetune.run(config, str(folder / "moved")).step == 2  # complete without its source
 
 
-def test_embeddings_from_puts_another_run_s_table_under_a_pretrained_network(folder):
-    arms = {}
-    for arm, extra in (("embeddings", {"embeddings_from": str(folder / "pieces")}), ("none", {})):
-        config = shrink.finetuning(folder, folder / "encoder", transfer=arm, **extra)
-        finetune.run(config, str(folder / f"from-{arm}"))
-        arms[arm] = parameters(folder / f"from-{arm}", 0)
-    table = arms["embeddings"].pop("embed/tokens/embedding")
-    pieces = parameters(folder / "pieces", 6)["embed/tokens/embedding"]
-    np.testing.assert_array_equal(table, pieces)
-    for name, value in arms["embeddings"].items():
-        np.testing.assert_array_equal(value, arms["none"][name])
+def test_embeddings_from_reads_the_table_of_another_run(folder):
+    params = {}
+    for init, extra in (
+        ("embeddings", {"embeddings_from": str(folder / "subwords")}),
+        ("random", {}),
+    ):
+        config = tiny_configs.finetuning(folder, folder / "encoder", init=init, **extra)
+        finetune.run(config, str(folder / f"from-{init}"))
+        params[init] = read_params(folder / f"from-{init}", 0)
+    table = params["embeddings"].pop("embed/tokens/embedding")
+    pretrained = read_params(folder / "subwords", 6)["embed/tokens/embedding"]
+    np.testing.assert_array_equal(table, pretrained)
+    for name, value in params["embeddings"].items():
+        np.testing.assert_array_equal(value, params["random"][name])
 
 
 @pytest.mark.parametrize(
-    ("source", "overrides", "words"),
+    ("source", "overrides", "message"),
     [
-        ("words", {"transfer": "all"}, "word vectors have a table and nothing above it"),
-        ("foreign.vec.gz", {"transfer": "all"}, "word vectors have a table and nothing above it"),
-        ("nowhere.txt", {"transfer": "none"}, "nowhere.txt"),
-        ("words", {"transfer": "none", "network__architecture": "embeddings"}, "no hidden states"),
-        ("foreign.vec.gz", {"transfer": "none", "network__embedding_size": 8}, "have 24 entries"),
-        ("encoder", {"network__width": 64}, "has a network of its own"),
-        ("encoder", {"embeddings_from": "words"}, "set transfer=embeddings"),
+        ("words", {"init": "pretrained"}, "word vectors are a token embedding and nothing else"),
+        ("imported", {"init": "pretrained"}, "word vectors are a token embedding and nothing else"),
+        ("imported.vec.gz", {"init": "embeddings"}, "imported.vec.gz"),
+        ("nowhere", {"init": "random"}, "nowhere"),
+        ("words", {"init": "random", "model__architecture": "embeddings"}, "no hidden states"),
+        ("imported", {"init": "random", "model__embedding_size": 8}, "have size 24"),
+        ("encoder", {"model__emb_dim": 64}, "has a model of its own"),
+        ("encoder", {"embeddings_from": "words"}, "set init=embeddings"),
         (
             "encoder",
-            {"embeddings_from": "words", "transfer": "embeddings"},
-            "has another tokenizer",
+            {"embeddings_from": "words", "init": "embeddings"},
+            "with another tokenizer",
         ),
     ],
 )
-def test_what_vectors_cannot_give_is_one_line(folder, foreign, tmp_path, source, overrides, words):
+def test_a_config_that_does_not_fit_word_vectors_is_an_error_of_one_line(
+    folder, imported, tmp_path, source, overrides, message
+):
     if "embeddings_from" in overrides:
         overrides = {**overrides, "embeddings_from": str(folder / overrides["embeddings_from"])}
-    config = shrink.finetuning(folder, folder / source, **overrides)
-    with pytest.raises((ValueError, FileNotFoundError), match=words) as caught:
+    config = tiny_configs.finetuning(folder, folder / source, **overrides)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         finetune.run(config, str(tmp_path / "run"))
     assert "\n" not in str(caught.value)
 
@@ -235,7 +249,7 @@ PLANE = {
 
 @pytest.fixture
 def plane():
-    """A table whose similarities and analogies can be worked out by hand."""
+    """A table whose similarities and analogies can be computed by hand."""
     read = Vectors(list(PLANE), np.array(list(PLANE.values()), np.float32))
     tokenizer = read.tokenizer()
     ids, rows = read.rows(tokenizer)
@@ -246,10 +260,10 @@ def plane():
 
 @pytest.mark.parametrize("separator", ["\t", ",", " ", ", "])
 @pytest.mark.parametrize("header", ["", "word1{0}word2{0}score\n"])
-def test_similarity_is_spearman_of_cosines_and_counts_what_is_unknown(
+def test_similarity_is_spearman_of_cosines_and_counts_unknown_words(
     plane, tmp_path, separator, header
 ):
-    # cosines: man-boy .98, man-king .95, man-x .71, man-woman 0; judged in another order
+    # cosines: man-boy .98, man-king .95, man-x .71, man-woman 0; the scores have another order
     pairs = [("man", "boy", 8), ("Man", "king", 9), ("man", "x", 3.5), ("man", "woman", 1),
              ("man", "alien", 2)]  # fmt: skip
     text = header.format(separator) + "".join(separator.join(map(str, p)) + "\n" for p in pairs)
@@ -260,23 +274,23 @@ def test_similarity_is_spearman_of_cosines_and_counts_what_is_unknown(
     assert line["spearman"] == pytest.approx(1 - 12 / 60)
 
 
-def test_a_word_is_the_mean_of_its_pieces(plane):
+def test_the_vector_of_a_word_is_the_mean_of_its_tokens(plane):
     unit, known = plane.vectors(["man-woman", "man", "zebra"])
-    assert known.tolist() == [False, True, False]  # '-' is no word of this vocabulary
+    assert known.tolist() == [False, True, False]  # '-' is not in the vocabulary
     plane.tokenizer = tokenizers.of_words([*PLANE, "-"])
     plane.table = np.concatenate([plane.table, np.zeros((1, 2), np.float32)])
     unit, known = plane.vectors(["man-woman"])
     np.testing.assert_allclose(unit, [[0.5**0.5] * 2], rtol=1e-6)  # mean of (3,0), (0,0), (0,3)
 
 
-def test_analogy_leaves_the_question_out_and_counts_by_section(plane, tmp_path):
+def test_analogy_excludes_the_words_of_the_question_and_counts_by_section(plane, tmp_path):
     (tmp_path / "questions.txt").write_text(
         ": family\nman king woman queen\nman king woman boy\nman king alien queen\n"
         ": gram1\nking man queen woman\n"
     )
     family, gram, total = word_vectors.analogy(plane, str(tmp_path / "questions.txt"))
-    # king - man + woman, of unit vectors, is (-.05, 1.32): nearest is woman, which was asked with,
-    # then queen
+    # king - man + woman, of unit vectors, is (-.05, 1.32). Its nearest word is woman, which is part of
+    # the question, then queen.
     assert family == {
         "section": "family", "questions": 3, "out_of_vocabulary": 1, "asked": 2, "right": 1,
         "accuracy": 0.5,
@@ -286,7 +300,7 @@ def test_analogy_leaves_the_question_out_and_counts_by_section(plane, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("suite", "text", "words"),
+    ("suite", "text", "message"),
     [
         ("similarity", "man king\n", "a.tsv:1 has 2 fields"),
         ("similarity", "man\tking\t1\nman\tboy\tmany\n", "a.tsv:2: 'many' is not a score"),
@@ -298,39 +312,41 @@ def test_analogy_leaves_the_question_out_and_counts_by_section(plane, tmp_path):
         ("analogy", "\n", "holds no question"),
     ],
 )
-def test_a_bad_test_file_is_one_line(plane, tmp_path, suite, text, words):
+def test_a_malformed_test_file_is_an_error_of_one_line(plane, tmp_path, suite, text, message):
     path = tmp_path / "a.tsv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         evaluate.SUITES[suite].score(plane, str(path))
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_lines_print_write_and_refuse(folder, tmp_path, capsys):
+def test_the_command_lines_print_write_and_reject(folder, tmp_path, capsys):
     data = tmp_path / "pairs.csv"
-    data.write_text("river,stone,3\nwater,house,1\ngarden,letter,2\n")
+    data.write_text("river,stone,3\nwater,light,1\ngarden,letter,2\n")
     out = tmp_path / "scores.json"
-    words = [f"--run={folder / 'pieces'}", "--suite=similarity", "--data", str(data)]
-    evaluate.main([*words, f"--out={out}"])
+    run = f"--run={folder / 'subwords'}"
+    arguments = [run, "--suite=similarity", "--data", str(data)]
+    evaluate.main([*arguments, f"--out={out}"])
     assert "pairs.csv  pairs 3  out_of_vocabulary 0  spearman" in capsys.readouterr().out
     assert json.loads(out.read_text())[str(data)][0]["pairs"] == 3
     questions = tmp_path / "questions.txt"
-    questions.write_text("river stone water house\n")
-    evaluate.main([f"--run={folder / 'pieces'}", "--suite=analogy", f"--data={questions}"])
-    assert (
-        "candidates 4" in capsys.readouterr().out
-    )  # pieces make words without end: the file's own
-    vectors.main(["coverage", str(folder / "words"), f"--data=text:{folder}/corpus.txt"])
-    assert "tokens known (1" in capsys.readouterr().out  # all of them: 100 %
+    questions.write_text("river stone water light\n")
+    evaluate.main([run, "--suite=analogy", f"--data={questions}"])
+    # Subword tokens form unlimited words, so the candidates are the words of the file.
+    assert "candidates 4" in capsys.readouterr().out
+    evaluate.main(
+        [f"--run={folder / 'words'}", "--suite=coverage", f"--data=text:{folder}/corpus.txt"]
+    )
+    assert "100.0%" in capsys.readouterr().out
     for line, expected in (
-        (["--run=/nowhere", *words[1:]], "'/nowhere' is not a run directory"),
-        ([words[0], "--suite=similarty", *words[2:]], "similarty"),
-        (["--suite=similarity", *words[2:]], "--run"),
-        ([*words, "--limit=1"], "--limit=1 is of a file of --vectors"),
+        (["--run=/nowhere", *arguments[1:]], "'/nowhere' is not a run directory"),
+        ([run, "--suite=similarty", *arguments[2:]], "similarty"),
+        (["--suite=similarity", *arguments[2:]], "--run"),
+        ([*arguments, "--max_vectors=1"], "--max_vectors"),
     ):
         with pytest.raises(SystemExit):
             cli.main(evaluate.main, line)
         error = capsys.readouterr().err
         assert expected in error and error.count("\n") == 1
-    with pytest.raises(ConfigError, match="needs two names"):
-        vectors.main(["export", str(folder / "words")])
+    with pytest.raises(ConfigError, match="to_vectors"):
+        convert.main(["to_vectors", str(folder / "words")])

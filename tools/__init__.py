@@ -1,5 +1,4 @@
-"""Programs around a run (prepare, inspect, convert, generate, ...): `python -m tools` lists them.
+"""Programs around a run: `python -m tools` lists them.
 
-They stand beside `train.py` and `finetune.py` and may import every room. What is wrong is one line on
-standard error and status 1 (training/cli.py), so that they can be used in scripts.
+They may import every package but the entry files. Errors are one line on standard error, with status 1.
 """

@@ -1,6 +1,6 @@
-"""`python -m tools`: what programs there are around a run, each with the line that it opens with.
+"""`python -m tools`: the programs around a run, each with the first line of its docstring.
 
-Read from the files, so that nothing is imported and no program is forgotten.
+Read from the files without importing them.
 """
 
 import ast
@@ -10,7 +10,7 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def programs():
-    """{name: first line of its docstring} of the files that can be run."""
+    """{name: first line of its docstring} of the programs."""
     found = {}
     for file in sorted(FOLDER.glob("*.py")):
         text = file.read_text(encoding="utf-8")
@@ -20,8 +20,6 @@ def programs():
 
 
 if __name__ == "__main__":
-    print(
-        "Programs around a run; `python -m tools.NAME --help` says more, --debug shows where it erred."
-    )
+    print("Programs around a run; `python -m tools.NAME --help` has the flags of each.")
     for line in programs().values():
         print(f"  {line}")

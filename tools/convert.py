@@ -1,34 +1,111 @@
-"""`python -m tools.convert from_hf|to_hf`: a Hugging Face directory as a run, and a run as one.
+"""`python -m tools.convert COMMAND SOURCE TARGET`: runs to and from Hugging Face and word vectors.
 
 python -m tools.convert from_hf HF_DIR RUN_DIR
 python -m tools.convert to_hf RUN_DIR[@STEP] HF_DIR [--dtype=bfloat16] [--architecture=BertModel]
+python -m tools.convert from_vectors glove.txt RUN_DIR [--max_vectors=100000] [--seed=0]
+python -m tools.convert to_vectors RUN_DIR[@STEP] vectors.vec.gz [--no_header]
 """
+# ruff: noqa: E402  the command line precedes the imports, so that --help needs no JAX
 
-from huggingface import convert
+import argparse
+
 from training import cli
+
+FLAGS = {  # of each command
+    "from_hf": {},
+    "to_hf": {
+        "--dtype": {"help": "of the tensors; default: as imported, else float32"},
+        "--architecture": {"help": "class of transformers; default: by the heads"},
+    },
+    "from_vectors": {
+        "--max_vectors": {"type": int, "help": "only the first words; default: all"},
+        "--seed": {"type": int, "help": "of the vectors of special tokens; default: 0"},
+    },
+    "to_vectors": {
+        "--no_header": {"dest": "header", "action": "store_false", "help": "GloVe's text format"},
+    },
+}
 
 
 def main(argv: list[str]) -> None:
-    """Command line of this file."""
-    parser = cli.Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("command", choices=("from_hf", "to_hf"))
-    parser.add_argument("source", metavar="HF_DIR|RUN_DIR[@STEP]", help="what is read")
-    parser.add_argument("target", metavar="RUN_DIR|HF_DIR", help="what is made")
-    parser.add_argument(
-        "--dtype", default="", help="to_hf: of the tensors; default: as they came, else float32"
-    )
-    parser.add_argument(
-        "--architecture", default="", help="to_hf: class of transformers; default: by the heads"
-    )
-    parser.add_argument("--debug", action="store_true", help="traceback instead of one line")
-    given = parser.parse_args(argv)
-    if given.command == "from_hf":
-        if given.dtype or given.architecture:
-            parser.error("--dtype and --architecture belong to to_hf; leave them out")
-        print(convert.from_hf(given.source, given.target))
-    else:
-        print(convert.to_hf(given.source, given.target, given.dtype, given.architecture))
+    """Converts what the command line names and prints a description of the result."""
+    parser = cli.Parser(
+        description=__doc__, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("command", choices=FLAGS)
+    parser.add_argument("source", help="directory or file to read")
+    parser.add_argument("target", nargs="?", default="", help="directory or file to write")
+    owners = {}
+    for command, flags in FLAGS.items():
+        group = parser.add_argument_group(command) if flags else parser
+        for flag, options in flags.items():
+            owners[group.add_argument(flag, **options).dest] = flag, command
+    parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
+    given = vars(parser.parse_args(argv))
+    given.pop("debug", None)
+    command, source, target = (given.pop(name) for name in ("command", "source", "target"))
+    if not target:
+        parser.error(f"{command} needs two names, SOURCE and TARGET")
+    for flag, owner in (owners[name] for name in given):
+        if owner != command:
+            parser.error(f"flags such as {flag} belong to {owner}; omit it with {command}")
+    from tools import convert
+
+    result = getattr(convert, command)(source, target, **given)
+    result = f"{result:,} vectors" if isinstance(result, int) else result
+    print(f"{source} -> {target}: {result}")
 
 
 if __name__ == "__main__":
     cli.main(main)
+
+import numpy as np
+
+from data import tokenizer as tokenizers
+from data import vectors
+from huggingface.convert import from_hf, to_hf  # noqa: F401  two of the commands
+from models.config import ModelConfig, complete_config
+from models.initializers import initializer
+from training import checkpoint, init_from, paths, run_directory
+from training.config import ConfigError
+from training.param_rules import unflatten_params
+from training.train_step import rng_stream
+
+
+def from_vectors(path: str, workdir: str, max_vectors: int = 0, seed: int = 0) -> int:
+    """Makes a run directory, of architecture embeddings, of a file of word vectors; returns their number.
+
+    The vectors of special tokens are initialized as in training. The file says nothing about words as
+    neighbors, so the run has no second table. Raises ConfigError if the directory is not empty.
+    """
+    folder = paths.of(workdir)
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{str(workdir)!r} is not empty; choose another directory for the run")
+    read = vectors.read(path, max_vectors)
+    tokenizer = read.tokenizer()
+    ids, rows = read.rows(tokenizer)
+    model = ModelConfig(architecture="embeddings", emb_dim=rows.shape[1])
+    model = complete_config(model, tokenizer.size, 1)
+    shape = (model.padded_vocab_size, model.emb_dim)
+    table = np.array(initializer(model, "token")(rng_stream(seed, "init"), shape))
+    table[ids] = rows
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    checkpoint.write_params(folder, 0, unflatten_params({init_from.TOKEN_EMBEDDING: table}))
+    config = {"vectors": str(path), "max_vectors": max_vectors, "seed": {"init": seed}}
+    identities = {"data": vectors.fingerprint(path), "tokenizer": tokenizer.fingerprint}
+    run_directory.write_config(folder, config, "pretrain", model)
+    run_directory.write_manifest(folder, config, identities)
+    return len(ids)
+
+
+def to_vectors(run: str, path: str, header: bool = True) -> int:
+    """Writes the vectors of a run's regular tokens, in the order of their ids; returns their number."""
+    folder, step = checkpoint.resolve_checkpoint(run)
+    tokenizer = tokenizers.load(folder / "tokenizer.json")
+    table = init_from.load_token_embedding(folder, step)
+    ranges = tokenizer.special_ids()["regular_token_ranges"]
+    ids = np.concatenate([np.arange(low, high) for low, high in ranges])
+    vectors.write(path, [tokenizer.token(i) for i in ids], table[ids], header)
+    return len(ids)

@@ -1,37 +1,40 @@
-"""`python -m tools.prepare --config=configs/decoder.py`: tokenizer and token stores ahead of a run.
+"""`python -m tools.prepare --config=configs/decoder.py`: makes tokenizer and token stores before a run.
 
-Needed before a run of several processes; a single process calls `data.prepare` by itself.
+Needed before a run of several processes; a single process makes them itself.
 """
 
 import logging
 
-import train
-from data.prepare import prepare
 from training import cli
 from training import config as configs
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("triptych")
 
 
 def main(argv: list[str]) -> None:
-    """Prepares the data of a pretraining config (or opens what is there) and says what there is."""
-    given, config = cli.arguments(argv, __doc__.splitlines()[0])
-    resolved = configs.resolve(train.Config, config)
+    """Makes or opens the data of a pretraining config and prints a summary."""
+    given, config = cli.parse_args(argv, __doc__)
+    from data.prepare import prepare
+    from training.schema import PretrainConfig
+
+    resolved = configs.resolve(PretrainConfig, config)
     if given.print_config:
         print("\n".join(configs.describe(resolved, config)))
         return
-    prepared = prepare(resolved.data, resolved.tokenizer, log=log.info)
-    for store, weight in zip(prepared.train, prepared.weights, strict=True):
+    corpus = prepare(resolved.data, resolved.tokenizer, log=log.info)
+    for store, weight in zip(corpus.train, corpus.weights, strict=True):
         print(
-            f"train       {store.source}: weight {weight:.3f}, {store.documents:,} documents, "
-            f"{store.tokens:,} tokens, {store.bytes:,} bytes of text"
+            f"train       {store.source}: weight {weight:.3f}, {store.num_documents:,} documents, "
+            f"{store.num_tokens:,} tokens, {store.num_bytes:,} bytes of text"
         )
-    for store in prepared.validation:
-        print(f"validation  {store.source}: {store.documents:,} documents, {store.tokens:,} tokens")
-    print(f"tokenizer   {prepared.tokenizer.size:,} pieces, {prepared.tokenizer.fingerprint}")
-    for name, digest in prepared.contents.items():
+    for store in corpus.validation:
+        print(
+            f"validation  {store.source}: {store.num_documents:,} documents, {store.num_tokens:,} tokens"
+        )
+    print(f"tokenizer   {corpus.tokenizer.size:,} tokens, {corpus.tokenizer.fingerprint}")
+    for name, digest in corpus.contents.items():
         print(f"contents    {digest} {name}")
-    print(f"fingerprint {prepared.fingerprint}")
+    print(f"fingerprint {corpus.fingerprint}")
 
 
 if __name__ == "__main__":

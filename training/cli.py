@@ -1,111 +1,162 @@
-"""The command line of every entry point: --config, --workdir, --config.key=value, --debug.
+"""The command line of every program: --config, --config.key=value, --workdir, --print_config, --debug.
 
-Turns errors into one line on standard error and the exit status 1; 143 is a preemption after a save.
+Errors become one line on standard error. Exit status: 0 finished, 143 preempted after a save, 130
+interrupted, 1 error. Imports no JAX, so that --help and a wrong flag are answered at once.
 """
 
 import argparse
+import ast
 import difflib
+import importlib
 import logging
 import os
+import pathlib
+import runpy
 import sys
+import textwrap
 import threading
 import traceback
-
-import jax
 
 from training import config as configs
 from training import logs, preemption
 from training.config import ConfigError
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ENTRY_FLAGS = (
+    ("--workdir", {"help": "run directory"}),
+    ("--verbose", {"action": "store_true", "help": "also log the model and the parameter rules"}),
+)
 
-def arguments(argv, description, extra=(), config="required", examples=""):
-    """(namespace, ConfigDict with the overrides applied) from a command line.
 
-    Args:
-      argv: sys.argv[1:].
-      description: first line of --help.
-      extra: (flag, keyword arguments of argparse) of further flags.
-      config: 'required' or 'optional'; without --config the second value is None.
-      examples: lines for the end of --help, printed as they stand.
+def main(program, argv=None, console=None):
+    """Runs `program(argv)` and exits with the status of what it raises.
 
-    Raises:
-      ConfigError: a flag that does not exist (names the nearest), a missing --config, a bad file.
+    console: stream of the log; standard error for programs whose output other programs read.
     """
-    leaves = "any leaf of the config: --config.section.key=value"
-    parser = Parser(description=description, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                     epilog=f"{leaves}\n\n{examples}".rstrip())  # fmt: skip
-    required = config == "required"
-    parser.add_argument("--config", required=required, metavar="FILE[:ARG]", help="config file")
-    parser.add_argument("--debug", action="store_true", help="traceback instead of one line")
-    parser.add_argument("--print_config", action="store_true", help="print every leaf and exit")
-    for flag, keywords in extra:
-        parser.add_argument(flag, **keywords)
-    overrides, rest = _overrides(argv)
-    given = parser.parse_args(rest)
-    if given.config is None:
-        if overrides:
-            raise ConfigError(
-                f"--config.{overrides[0][0]} changes a config; give --config=FILE too"
-            )
-        return given, None
-    return given, configs.override(configs.load_file(given.config), overrides)
-
-
-def main(run, argv=None, console=None):
-    """Runs `run(argv)`, maps what it raises to the exit status, and exits. The log goes to the stream
-    `console`: standard error where the output is for another program."""
     argv = sys.argv[1:] if argv is None else argv
-    logs.to_console(console)
+    logs.log_to_console(console)
     if "--debug" not in argv:
-        _hush()
+        _silence_threads()
     try:
-        run(argv)
+        program(argv)
     except preemption.Preempted as stop:
-        _leave(stop.code)
+        _exit(stop.code)
     except KeyboardInterrupt:
-        _say("interrupted; what was saved is intact, run the same command again")
-        _leave(1)
+        _print_error("interrupted; run the same command again to resume from the last checkpoint")
+        _exit(130)
     except Exception as error:  # noqa: BLE001  every error ends here, as one line
         if "--debug" in argv:
             traceback.print_exc()
-        words = " ".join(str(error).split()) or type(error).__name__
-        if any(sign in words for sign in ("No space left", "File too large", "Disk quota")):
-            words = (
-                f"the disk is full, or a file may not grow ({words[:200]}...); free space and run the "
-                f"same command again: what was saved before is intact"
+        message = " ".join(str(error).split()) or type(error).__name__
+        if any(sign in message for sign in ("No space left", "File too large", "Disk quota")):
+            message = (
+                f"the disk is full or a file would be too large ({message[:200]}...); free space and run "
+                f"the same command again: earlier checkpoints are intact"
             )
-            error = ConfigError(words)
-        known = isinstance(error, (ConfigError, FloatingPointError, FileNotFoundError, ValueError))
-        _say(words if known else f"{type(error).__name__}: {words[:600]} (--debug shows where)")
-        _leave(1)
+            error = ConfigError(message)
+        if not isinstance(error, (ConfigError, FloatingPointError, FileNotFoundError, ValueError)):
+            message = f"{type(error).__name__}: {message[:600]} (--debug prints the traceback)"
+        _print_error(message)
+        _exit(1)
 
 
-def enter(argv, description, schema, run):
-    """What the entry files' command lines do: parse, check, set the process up, `run(config, workdir)`.
+def run_entry_point(argv, description, schema, run):
+    """Parses the command line of an entry file, checks the config, and calls `run(config, workdir)`.
 
-    The config is checked before processes join, so that a bad one fails at once everywhere.
+    The config is checked before processes join, so that a wrong one fails at once everywhere.
+
+    Args:
+      argv: sys.argv[1:].
+      description: docstring of the entry file.
+      schema: dataclass of the config, or 'module:name', imported after the flags are parsed.
+      run: function, or 'module:name', imported after the config is checked.
     """
-    flags = (("--workdir", {"required": True, "help": "run directory"}),)
-    given, config = arguments(argv, description, flags)
+    given, config = parse_args(argv, description, ENTRY_FLAGS)
+    if given.verbose:
+        logs.log.setLevel(logging.DEBUG)
+    schema = _imported(schema)
     resolved = configs.resolve(schema, config)
     if given.print_config:
         print("\n".join(configs.describe(resolved, config)))
         return
+    if not given.workdir:
+        raise ConfigError("--workdir is missing; expected a run directory: --workdir=runs/NAME")
     if resolved.training.deterministic:
-        deterministic()
+        make_deterministic()
     start_processes()
-    compilation_cache()
-    run(config, given.workdir)
+    enable_compilation_cache()
+    _imported(run)(config, given.workdir)
+
+
+def parse_args(argv, description, extra=(), config="required", examples=""):
+    """(namespace, ConfigDict with --config.key=value applied) from a command line.
+
+    Args:
+      argv: sys.argv[1:].
+      description: its first line opens --help.
+      extra: (flag, keyword arguments of argparse) of further flags.
+      config: 'required' or 'optional'; the second value is None without --config.
+      examples: lines for the end of --help, printed unchanged.
+
+    Raises:
+      ConfigError: a flag that does not exist (names the nearest), a missing --config, a bad config file.
+    """
+    needs_help = not {"-h", "--help"}.isdisjoint(argv)
+    parser = Parser(
+        description=description.splitlines()[0], allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{config_help()}\n\n{examples}".rstrip() if needs_help else "",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", required=config == "required", metavar="FILE[:ARG]", help="config file"
+    )
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print every config field with its help, and exit",
+    )
+    parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
+    for flag, keywords in extra:
+        parser.add_argument(flag, **keywords)
+    assignments, rest = _split_assignments(argv)
+    given = parser.parse_args(rest)
+    if given.config is None:
+        if assignments:
+            raise ConfigError(
+                f"--config.{assignments[0][0]} changes a config; add --config=FILE[:ARG]"
+            )
+        return given, None
+    return given, configs.override(configs.load_config_file(given.config), assignments)
+
+
+def config_help():
+    """The end of --help: the config files, and the sizes and presets that their ARG may name."""
+    lines = [
+        "--config.SECTION.KEY=VALUE sets a field of the config; --print_config lists all of them.",
+        "",
+        "config files:",
+    ]
+    for file in sorted((ROOT / "configs").rglob("*.py")):
+        source = file.read_text(encoding="utf-8")
+        if "def get_config(" in source:
+            title = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+            lines.append(f"  {file.relative_to(ROOT).as_posix():<36}  {title}")
+    presets = runpy.run_path(str(ROOT / "models" / "presets.py"))  # the package would import JAX
+    for title, table in (("size", "SIZES"), ("preset", "PRESETS")):
+        names = textwrap.wrap(", ".join(presets[table]), 96, break_on_hyphens=False)
+        lines += ["", f"{title}s (--config=configs/decoder.py:{title}=NAME):"]
+        lines += [f"  {line}" for line in names]
+    return "\n".join(lines)
 
 
 def start_processes():
     """Joins the processes of a multi-host run; a single process needs nothing.
 
-    Cluster environments that JAX knows (TPU pods, Slurm, ...) are joined when
-    TRIPTYCH_DISTRIBUTED=1; anywhere else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID say who is who.
+    TRIPTYCH_DISTRIBUTED=1 joins a cluster that JAX detects (TPU pods, Slurm, ...). Elsewhere
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe it.
     """
+    import jax
+
     if jax.distributed.is_initialized():
         return
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
@@ -113,7 +164,7 @@ def start_processes():
             number, index = int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
         except (KeyError, ValueError) as error:
             raise ConfigError(
-                f"JAX_COORDINATOR_ADDRESS is set, but {error} is missing or no integer; set "
+                f"JAX_COORDINATOR_ADDRESS is set, but {error} is missing or not an integer; set "
                 f"JAX_NUM_PROCESSES and JAX_PROCESS_ID too"
             ) from error
         jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], number, index)
@@ -121,11 +172,14 @@ def start_processes():
         jax.distributed.initialize()
     else:
         return
-    logs.only_main_speaks()
+    if jax.process_index():  # the first process logs, the others only warn
+        logs.log.setLevel(logging.WARNING)
 
 
-def compilation_cache():
-    """Persistent compilation cache, on by default: $JAX_COMPILATION_CACHE_DIR or the user's cache."""
+def enable_compilation_cache():
+    """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR, by default in the user's cache."""
+    import jax
+
     directory = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
         os.environ.get("TRIPTYCH_CACHE") or os.path.expanduser("~/.cache/triptych"), "xla"
     )
@@ -134,15 +188,27 @@ def compilation_cache():
     return directory
 
 
-def deterministic():
-    """Bit-equal reruns on a GPU; has an effect only before the first device is touched."""
+def make_deterministic():
+    """Bit-equal reruns on a GPU; has an effect only before JAX uses a device."""
     flag = "--xla_gpu_deterministic_ops=true"
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
-def _overrides(argv):
-    overrides, rest, words = [], [], list(argv)
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ConfigErrors; also used by the programs in tools/."""
+
+    def error(self, message):
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        wrong = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
+        near = difflib.get_close_matches(wrong, flags, n=1)
+        hint = f"; did you mean {near[0]}?" if near and message.startswith("unrec") else ""
+        raise ConfigError(f"{message}{hint} (--help lists the flags)")
+
+
+def _split_assignments(argv):
+    """([(key, value)] of --config.key=value, the other words)."""
+    assignments, rest, words = [], [], list(argv)
     while words:
         word = words.pop(0)
         if word.startswith("--config."):
@@ -151,36 +217,34 @@ def _overrides(argv):
                 if not words or words[0].startswith("--"):
                     raise ConfigError(f"{word} has no value; write {word}=VALUE")
                 value = words.pop(0)
-            overrides.append((key, value))
+            assignments.append((key, value))
         else:
             rest.append(word)
-    return overrides, rest
+    return assignments, rest
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are ConfigErrors of one line; for programs around runs."""
-
-    def error(self, message):
-        flags = [s for action in self._actions for s in action.option_strings]
-        wrong = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
-        near = difflib.get_close_matches(wrong, flags, n=1)
-        hint = f"; did you mean {near[0]}?" if near and message.startswith("unrec") else ""
-        raise ConfigError(f"{message}{hint} (--help lists the flags)")
+def _imported(target):
+    """The object of 'module:name'; anything but a string is returned unchanged."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
-def _hush():
-    """Libraries' background threads repeat in tracebacks what the main thread reports in a line."""
+def _silence_threads():
+    """Background threads of libraries print tracebacks of errors that the main thread reports."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     threading.excepthook = sys.unraisablehook = lambda report: None
 
 
-def _say(words):
-    print(f"error: {words}", file=sys.stderr, flush=True)
+def _print_error(message):
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
-def _leave(status):
+def _exit(status):
     sys.stdout.flush()
-    if status == 1 and jax.distributed.is_initialized() and jax.process_count() > 1:
-        os._exit(status)  # the others would wait for this process to take leave
+    jax = sys.modules.get("jax")
+    if status in (1, 130) and jax and jax.distributed.is_initialized() and jax.process_count() > 1:
+        os._exit(status)  # a normal exit would wait for the other processes
     sys.exit(status)

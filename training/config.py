@@ -1,7 +1,7 @@
-"""Typed, checked configuration: a ConfigDict in, one tree of frozen dataclasses out.
+"""Configs: a ConfigDict in, one tree of frozen dataclasses out, every field checked.
 
-First thing every entry point does. Each leaf is a field of exactly one dataclass, which states its
-type, its default and (in `metadata`) its choices, range and help; nothing else is accepted.
+Each field belongs to one dataclass, which states its type, default and (as metadata) choices, range
+and help. Unknown keys are errors.
 """
 
 import ast
@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import math
 import pathlib
 import typing
 
@@ -18,143 +19,131 @@ import ml_collections
 
 log = logging.getLogger("triptych")
 
+KINDS = {int: "an integer, such as 4", float: "a number, such as 3e-4", bool: "true or false",
+         str: "text", tuple: "a tuple, such as ('a', 'b')"}  # fmt: skip
+
+# Key of a value that was given to a section as a whole: `seed=1`, `objective=causal_lm`.
+WHOLE = ""
+
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line and names the remedy."""
+    """A config that cannot be used; the message is one line and says what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Seeds:
-    """One seed per stream, so that a new stream leaves the others unchanged."""
+def load_config_file(specification):
+    """The ConfigDict that `get_config(arg)` of `path/to/config.py[:arg]` returns.
 
-    init: int = dataclasses.field(default=0, metadata={"min": 0, "help": "initial parameters"})
-    order: int = dataclasses.field(default=0, metadata={"min": 0, "help": "data order, corruption"})
-    dropout: int = dataclasses.field(default=0, metadata={"min": 0, "help": "dropout masks"})
-    head: int = dataclasses.field(default=0, metadata={"min": 0, "help": "new heads' parameters"})
-
-
-def load_file(specification):
-    """`path/to/config.py[:arg]` -> the ConfigDict that its `get_config(arg)` returns.
-
-    Raises ConfigError when the file is missing, is not Python, or has no `get_config`.
+    Raises ConfigError if the file is missing, is not Python, has no get_config or rejects the argument.
     """
     path, _, arg = specification.partition(":")
     file = pathlib.Path(path)
     if not file.is_file():
-        near = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py") if p.stem[0] != "_")
+        files = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py") if p.stem[0] != "_")
         raise ConfigError(
             f"config file {path!r} does not exist; expected a Python file with get_config(), "
-            f"such as {_nearest(path, near) or 'configs/decoder.py'}"
+            f"such as {_nearest(path, files) or 'configs/decoder.py'}"
         )
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError, NameError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"config file {path!r} cannot be run: {error}; correct the file"
-        ) from error
+        raise ConfigError(f"config file {path!r} fails: {error}; correct the file") from error
     get_config = getattr(module, "get_config", None)
     if get_config is None:
         raise ConfigError(
             f"config file {path!r} has no get_config(); add one that returns a ConfigDict"
         )
     if arg and not inspect.signature(get_config).parameters:
-        raise ConfigError(
-            f"config file {path!r} takes no argument, got {arg!r}; leave out ':{arg}'"
-        )
+        raise ConfigError(f"config file {path!r} takes no argument, got {arg!r}; omit ':{arg}'")
     try:
         return get_config(arg) if arg else get_config()
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"config file {path!r} refuses {arg!r}: {_words(error)}") from error
+        raise ConfigError(f"config file {path!r} rejects {arg!r}: {_one_line(error)}") from error
+
+
+def override(config, assignments):
+    """A copy of the config with `[('model.num_layers', '4'), ...]` applied.
+
+    Values stay strings until `resolve`. A key below a section wins over a value for the whole section,
+    whatever their order. A section that gets another `name` keeps no other value of the config.
+    """
+    config = ml_collections.ConfigDict(config.to_dict() if hasattr(config, "to_dict") else config,
+                                       type_safe=False)  # fmt: skip
+
+    def order(assignment):
+        return assignment[0].count("."), not assignment[0].endswith(".name")
+
+    for key, value in sorted(assignments, key=order):
+        *sections, field = key.split(".")
+        node = config
+        for section in sections:
+            below = node.get(section)
+            if not hasattr(below, "items"):
+                below = {} if below is None else {WHOLE: below}
+                node[section] = ml_collections.ConfigDict(below, type_safe=False)
+            node = node[section]
+        before = node.get("name", node.get(WHOLE, value))
+        if field == "name" and before != value:
+            dropped = [each for each in node if each not in ("name", WHOLE)]
+            if dropped:
+                log.info(f"config.{key}={value}: ignoring {_list(dropped)}, set for {before}")
+            for each in list(node):
+                del node[each]
+        node[field] = value
+    return config
 
 
 def resolve(schema, config, where="config"):
-    """Builds `schema` (a frozen dataclass type) from a mapping, checking every leaf.
+    """Builds `schema` from a mapping and checks every field.
 
     Args:
-      schema: a dataclass; a field whose type is a dataclass is a section, and a field with
-        `metadata={'variants': {name: dataclass}}` a section whose `name` chooses the dataclass.
-      config: a mapping (ConfigDict or dict) that may leave out any leaf; strings are parsed to the
-        field's type, as they come from the command line.
+      schema: a frozen dataclass. A field whose type is a dataclass is a section. A field with
+        `metadata={'variants': {name: dataclass}, 'default': name}` is a section whose `name` chooses the
+        dataclass. A section of integers alone (seeds) may be one integer, which sets all of them.
+      config: a mapping (ConfigDict or dict) of some of the fields. Strings are parsed to the field's
+        type, as they come from the command line.
       where: dotted prefix for messages.
 
     Raises:
-      ConfigError: unknown key (names the nearest), wrong type, value outside choices or range.
+      ConfigError: unknown key (names the nearest), wrong type, value outside the choices or the range.
     """
-    if not hasattr(config, "items"):
-        raise ConfigError(f"{where}={config!r} is a section; set one of its keys, {_keys(schema)}")
-    config = dict(config.items())
+    given = _given(schema, config, where)
     fields = {field.name: field for field in dataclasses.fields(schema)}
-    for key in config:
+    for key in given:
         if key not in fields:
-            near = _nearest(key, fields)
-            hint = f"did you mean {where}.{near}?" if near else f"keys here: {_keys(schema)}"
-            raise ConfigError(f"unknown key {where}.{key}; {hint}")
+            raise ConfigError(f"unknown key {where}.{key}; {_suggestion(key, schema, where)}")
     values, types = {}, typing.get_type_hints(schema)
     for name, field in fields.items():
         path = f"{where}.{name}"
-        variants = field.metadata.get("variants")
-        if variants is not None:
-            values[name] = _variant(variants, config.get(name, {}), field.metadata["default"], path)
+        if "variants" in field.metadata:
+            values[name] = _resolve_variant(field.metadata, given.get(name, {}), path)
         elif dataclasses.is_dataclass(types[name]):
-            values[name] = resolve(types[name], config.get(name, {}), path)
-        elif name in config:
-            values[name] = _leaf(types[name], field.metadata, config[name], path)
+            values[name] = resolve(types[name], given.get(name, {}), path)
+        elif name in given:
+            values[name] = _check(types[name], field.metadata, given[name], path)
     try:
         return schema(**values)
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {_words(error)}") from error
-
-
-def override(config, assignments):
-    """Applies `[('model.layers', '4'), ...]` to a ConfigDict; leaves stay strings until `resolve`.
-
-    A section that gets another `name` begins with that one's own defaults: what the file says there
-    is said of the first.
-    """
-    config = ml_collections.ConfigDict(config.to_dict() if hasattr(config, "to_dict") else config,
-                                       type_safe=False)  # fmt: skip
-    for key, text in sorted(assignments, key=lambda pair: not pair[0].endswith(".name")):
-        *sections, leaf = key.split(".")
-        node = config
-        for section in sections:
-            if section not in node:
-                node[section] = ml_collections.ConfigDict(type_safe=False)
-            node = node[section]
-            if not hasattr(node, "items"):
-                raise ConfigError(f"config.{key}: {section!r} is a leaf, not a section; "
-                                  f"set --config.{'.'.join(sections)}=... instead")  # fmt: skip
-        if leaf == "name" and node.get("name", text) != text:
-            idle = [each for each in node if each != "name"]
-            for each in idle:
-                del node[each]
-            if idle:
-                log.info(f"config.{key}={text}: what the file sets for {node['name']} is left out, "
-                         f"{_list(idle)}")  # fmt: skip
-        node[leaf] = text
-    return config
+        raise ConfigError(f"{where}: {_one_line(error)}") from error
 
 
 def to_dict(resolved):
-    """A resolved config as plain nested dicts, variants with their `name`; what config.json holds."""
+    """A resolved config as nested dicts, variants with their `name`: the content of config.json."""
     result = {}
     for field in dataclasses.fields(resolved):
         value = getattr(resolved, field.name)
         if dataclasses.is_dataclass(value):
-            nested = to_dict(value)
-            if "variants" in field.metadata:
-                nested = {"name": type(value).name, **nested}
-            result[field.name] = nested
-        else:
-            result[field.name] = value
+            variant = {"name": type(value).name} if "variants" in field.metadata else {}
+            value = variant | to_dict(value)
+        result[field.name] = value
     return result
 
 
 def flatten(tree, prefix=""):
-    """Nested dicts -> {'a.b.c': leaf}."""
+    """Nested dicts -> {'a.b.c': value}."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -165,49 +154,106 @@ def flatten(tree, prefix=""):
 
 
 def difference(old, new):
-    """Leaves that differ between two nested dicts: [(key, old or '(absent)', new or '(absent)')].
+    """Fields that differ between two nested dicts: [(key, old or '(absent)', new or '(absent)')].
 
     Compared as JSON, because one side usually comes from a config.json (tuples become lists).
     """
     old, new = flatten(json.loads(json.dumps(old))), flatten(json.loads(json.dumps(new)))
-    absent = "(absent)"
-    return [
-        (key, old.get(key, absent), new.get(key, absent))
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
-    ]
+    pairs = {
+        key: (old.get(key, "(absent)"), new.get(key, "(absent)")) for key in old.keys() | new.keys()
+    }
+    return [(key, was, now) for key, (was, now) in sorted(pairs.items()) if was != now]
 
 
 def describe(resolved, given):
-    """Lines `key = value   (where it came from)` for --print_config."""
-    given = flatten(given.to_dict() if hasattr(given, "to_dict") else dict(given))
+    """Aligned lines for --print_config: key, value, 'set' or 'default', help.
+
+    given: the mapping that `resolved` was made from.
+    """
+    rows = [(f"config.{key}", repr(value), *rest) for key, value, *rest in _rows(resolved, given)]
+    key_width, value_width = (max(len(row[i]) for row in rows) for i in (0, 1))
+    value_width = min(value_width, 28)
     return [
-        f"config.{key} = {value!r}   ({'set' if key in given else 'default'})"
-        for key, value in flatten(to_dict(resolved)).items()
+        f"{key:<{key_width}} = {value:<{value_width}}  {'set' if is_set else 'default':<7}  {help}".rstrip()
+        for key, value, is_set, help in rows
     ]
 
 
-def _variant(variants, config, default, path):
-    config = dict(config.items()) if hasattr(config, "items") else {"name": config}
-    name = config.pop("name", default)
+def _rows(section, given, prefix=""):
+    """(key, value, whether it was set, help) of every field."""
+    for field in dataclasses.fields(section):
+        key, value = prefix + field.name, getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            below = given.get(field.name, {})
+            if "variants" in field.metadata:
+                name, below = _split_name(below)
+                choices = _list(field.metadata["variants"])
+                yield f"{key}.name", type(value).name, name is not None, f"one of {choices}"
+            yield from _rows(value, _given(type(value), below, f"config.{key}"), f"{key}.")
+        else:
+            choices, help = field.metadata.get("choices"), field.metadata.get("help", "")
+            if choices:
+                help = f"{help} ({' | '.join(repr(choice) for choice in choices)})".lstrip()
+            yield key, value, field.name in given, help
+
+
+def _given(schema, config, where):
+    """The fields that are set in a section; one integer for a section of integers is expanded."""
+    given = dict(config.items()) if hasattr(config, "items") else {WHOLE: config}
+    if WHOLE not in given:
+        return given
+    whole, names = given.pop(WHOLE), [field.name for field in dataclasses.fields(schema)]
+    types = typing.get_type_hints(schema)
+    if not names or any(types[name] is not int for name in names):
+        raise ConfigError(f"{where}={whole!r} is a section; set one of its keys, {_list(names)}")
+    return dict.fromkeys(names, whole) | given
+
+
+def _split_name(config):
+    """(name or None, the other keys) of a section with variants; 'text' means {'name': 'text'}."""
+    given = dict(config.items()) if hasattr(config, "items") else {WHOLE: config}
+    whole = given.pop(WHOLE, None)
+    return given.pop("name", whole), given
+
+
+def _resolve_variant(metadata, config, path):
+    name, given = _split_name(config)
+    name = metadata["default"] if name is None else name
+    variants = metadata["variants"]
     if name not in variants:
-        near = _nearest(str(name), variants)
-        hint = f"did you mean {near!r}? " if near else ""
+        raise ConfigError(f"{path}.name={name!r} is unknown; {_expected(name, variants)}")
+    return resolve(variants[name], given, path)
+
+
+def _suggestion(key, schema, where):
+    """The nearest key of the section; else the key of that name in a section below it."""
+    names = [field.name for field in dataclasses.fields(schema)]
+    if near := _nearest(key, names):
+        return f"did you mean {where}.{near}?"
+    types = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        variants = field.metadata.get("variants", {"": types[field.name]})
+        for section in filter(dataclasses.is_dataclass, variants.values()):
+            if any(below.name == key for below in dataclasses.fields(section)):
+                return f"did you mean {where}.{field.name}.{key}?"
+    return f"expected one of {_list(names)}"
+
+
+def _check(kind, metadata, value, path):
+    """The value of a field, converted to its type and checked against its choices and range."""
+    if hasattr(value, "items"):
         raise ConfigError(
-            f"{path}.name={name!r} is unknown; {hint}expected one of {_list(variants)}"
+            f"{path} is a field, not a section, got {dict(value.items())}; set --{path}=VALUE"
         )
-    return resolve(variants[name], config, path)
-
-
-def _leaf(kind, metadata, value, path):
-    value = _typed(kind, value, path)
+    kind, given = typing.get_origin(kind) or kind, value
+    value = _convert(kind, given)
+    if value is None:
+        raise ConfigError(
+            f"{path}={given!r} has the wrong type ({type(given).__name__}); expected {KINDS[kind]}"
+        )
     choices = metadata.get("choices")
     if choices is not None and value not in choices:
-        near = _nearest(str(value), [str(choice) for choice in choices])
-        hint = f"did you mean {near!r}? " if near else ""
-        raise ConfigError(
-            f"{path}={value!r} is not a choice; {hint}expected one of {_list(choices)}"
-        )
+        raise ConfigError(f"{path}={value!r} is not a choice; {_expected(value, choices)}")
     low, high = metadata.get("min"), metadata.get("max")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if (low is not None and value < low) or (high is not None and value > high):
@@ -217,69 +263,46 @@ def _leaf(kind, metadata, value, path):
     return value
 
 
-def _typed(kind, value, path):
-    kinds = (
-        typing.get_args(kind) if not isinstance(kind, type) and typing.get_args(kind) else (kind,)
-    )
-    kinds = tuple(typing.get_origin(k) or k for k in kinds)
-    if typing.get_origin(kind) is tuple:
-        kinds = (tuple,)
-    for k in kinds:
-        converted = _convert(k, value)
-        if converted is not None:
-            return converted
-    names = {int: "an integer, such as 4", float: "a number, such as 3e-4", bool: "true or false",
-             str: "text", tuple: "a tuple, such as ('a', 'b')"}  # fmt: skip
-    raise ConfigError(
-        f"{path}={value!r} has the wrong type ({type(value).__name__}); "
-        f"expected {' or '.join(names.get(k, k.__name__) for k in kinds)}"
-    )
-
-
 def _convert(kind, value):
-    """The value as `kind`, or None where it is not one (no leaf is ever None)."""
-    if kind is bool:
-        if isinstance(value, str):
-            return {"true": True, "false": False}.get(value.lower())
-        return value if isinstance(value, bool) else None
-    if kind is tuple:
-        if isinstance(value, str):
-            try:
-                value = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                return None
-        return _tuples(value) if isinstance(value, (tuple, list)) else None
-    if isinstance(value, bool):
-        return None
+    """The value as `kind`, or None where it is not one (no field is ever None)."""
     if kind is str:
         return value if isinstance(value, str) else None
-    try:
-        number = float(value) if isinstance(value, (str, int, float)) else None
-    except ValueError:
+    if kind is bool and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower())
+    elif isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError):
+            return None
+    if kind is bool:
+        return value if isinstance(value, bool) else None
+    if kind is tuple:
+        return _tuples(value) if isinstance(value, (tuple, list)) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    if number is None or number != number or number in (float("inf"), float("-inf")):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if kind is int:  # '1e6' is an integer, '1.5' is not
-        exact = int(value) if isinstance(value, str) and value.strip("+-").isdigit() else None
-        return exact if exact is not None else (int(number) if number == int(number) else None)
-    return number if kind is float else None
+        return int(value) if value == int(value) else None
+    return float(value)
 
 
 def _tuples(value):
     return tuple(_tuples(v) if isinstance(v, (tuple, list)) else v for v in value)
 
 
+def _expected(value, choices):
+    near = _nearest(str(value), [str(choice) for choice in choices])
+    return f"{f'did you mean {near!r}? ' if near else ''}expected one of {_list(choices)}"
+
+
 def _nearest(word, words):
     return next(iter(difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)), "")
-
-
-def _keys(schema):
-    return _list(field.name for field in dataclasses.fields(schema))
 
 
 def _list(words):
     return ", ".join(str(word) for word in words)
 
 
-def _words(error):
+def _one_line(error):
     return " ".join(str(error.args[0] if error.args else error).split())

@@ -1,6 +1,6 @@
-"""Durations with their unit: '2000 steps', '3e9 tokens', '500 examples', '2 epochs', '6 %', 'never'.
+"""Durations with a unit: '2000 steps', '3e9 tokens', '500 examples', '2 epochs', '6 %', 'never'.
 
-Used by the entry points to turn every cadence and length of the config into a number of updates.
+Every length and interval of a config is one; a run converts them to steps here.
 """
 
 import dataclasses
@@ -12,25 +12,42 @@ UNITS = ("steps", "examples", "tokens", "epochs", "%")
 
 
 @dataclasses.dataclass(frozen=True)
-class Clock:
-    """What one update and one epoch are worth.
+class StepConverter:
+    """Converts durations to steps.
 
     Attributes:
-      batch: examples (rows) per update.
-      tokens: tokens read per update.
-      epoch: examples in one pass over the data (0 = unknown).
-      total: updates of the whole run, for '%' (0 while it is being determined).
+      batch_size: examples per step.
+      tokens_per_step: tokens that the model reads per step.
+      epoch_size: examples per epoch (0: unknown).
+      total_steps: steps of the whole run, for '%' (0: not known yet).
     """
 
-    batch: int
-    tokens: int
-    epoch: int = 0
-    total: int = 0
+    batch_size: int
+    tokens_per_step: int
+    epoch_size: int = 0
+    total_steps: int = 0
+
+    @classmethod
+    def of(cls, config, task):
+        """The converter of a run of `config.training.duration`.
+
+        task: LoadedTask, or anything with batch_size, tokens_per_step and epoch_size.
+
+        Raises ConfigError if the duration is 0 steps.
+        """
+        converter = cls(task.batch_size, task.tokens_per_step, task.epoch_size)
+        duration = config.training.duration
+        total = converter.steps(duration, "training.duration")
+        if not total:
+            raise ConfigError(
+                f"config.training.duration={duration!r} is 0 steps; expected at least '1 step'"
+            )
+        return dataclasses.replace(converter, total_steps=total)
 
     def steps(self, duration, name):
-        """Updates in `duration`; a positive duration is at least one update, 'never' is 0.
+        """Steps in `duration`, the value of `config.name`: at least 1 if positive, 0 for 'never'.
 
-        Raises ConfigError when the text is no duration or its unit means nothing here.
+        Raises ConfigError if the text is not a duration or its unit does not apply.
         """
         words = duration.replace("%", " %").split()
         if words == ["never"] or not words:
@@ -44,26 +61,11 @@ class Clock:
                 f"config.{name}={duration!r} is not a duration; expected a number and one of "
                 f"{', '.join(UNITS)} (or 'never'), such as '2000 steps', '3e9 tokens' or '6 %'"
             ) from None
-        worth = {"step": 1.0, "example": 1 / self.batch, "token": 1 / self.tokens,
-                 "epoch": self.epoch / self.batch, "%": self.total / 100}  # fmt: skip
-        if (
-            unit not in worth
-            or (unit == "%" and not self.total)
-            or (unit == "epoch" and not self.epoch)
-        ):
+        steps_in = {"step": 1.0, "example": 1 / self.batch_size, "token": 1 / self.tokens_per_step,
+                    "epoch": self.epoch_size / self.batch_size, "%": self.total_steps / 100}  # fmt: skip
+        if not steps_in.get(unit):
             raise ConfigError(
-                f"config.{name}={duration!r}: unit {words[1]!r} means nothing here; "
+                f"config.{name}={duration!r}: unit {words[1]!r} cannot be used here; "
                 f"expected one of {', '.join(UNITS)}"
             )
-        return max(1, round(number * worth[unit])) if number else 0
-
-    def whole(self, duration, name):
-        """This clock with `total` set to the run's duration.
-
-        Raises ConfigError for a run of no updates."""
-        total = self.steps(duration, name)
-        if not total:
-            raise ConfigError(
-                f"config.{name}={duration!r} is no update at all; expected at least '1 step'"
-            )
-        return dataclasses.replace(self, total=total)
+        return max(1, round(number * steps_in[unit])) if number else 0

@@ -1,14 +1,14 @@
-"""Model FLOPs of an update, for utilisation and for matching runs, counted from the parameter shapes.
+"""Model FLOPs of a training step, for utilization and for matching runs, from the parameter shapes.
 
-Model FLOPs are what the mathematics needs, not what the program does (Chowdhery et al. 2022, PaLM,
-appendix B): 2 per weight and token forward, twice that backward; recomputation does not count.
+Model FLOPs are what the mathematics needs, not what the program executes (Chowdhery et al. 2022, PaLM,
+appendix B): 2 per weight and token forward, 4 backward; recomputation does not count.
 """
 
 import jax
 
-from training import rules
+from training.param_rules import flatten_params
 
-# Peak dense bfloat16 FLOP/s of one chip, from the vendors' data sheets; device_kind as JAX says it.
+# Peak dense bfloat16 FLOP/s of one chip, from the vendors' data sheets, by JAX's device_kind.
 PEAK = {
     "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12,
     "TPU v6 lite": 918e12, "TPU v6e": 918e12, "TPU7x": 2307e12,
@@ -17,78 +17,85 @@ PEAK = {
 }  # fmt: skip
 
 
-def peak():
-    """FLOP/s of all devices together, 0.0 where the chip is not in the table (every CPU)."""
+def peak_flops():
+    """FLOP/s of all devices together, 0.0 if the chip is not in the table (every CPU)."""
     return PEAK.get(jax.devices()[0].device_kind, 0.0) * jax.device_count()
 
 
-def count(params):
-    """{'total', 'embedding', 'non_embedding', 'trunk'} parameters of a tree of leaves with shapes.
+def count_params(params):
+    """{'total', 'embedding', 'non_embedding', 'trunk'}: numbers of parameters of a tree with shapes.
 
-    Embedding = token, position and type tables; trunk = encoder and decoder stacks.
+    Embedding: token, position and token type embeddings. Trunk: encoder and decoder stacks.
     """
-    sizes = {path: leaf.size for path, leaf in rules.paths(params).items()}
+    sizes = {path: leaf.size for path, leaf in flatten_params(params).items()}
     total = sum(sizes.values())
-    tables = sum(n for path, n in sizes.items() if path.startswith("embed/"))
+    embedding = sum(n for path, n in sizes.items() if path.startswith("embed/"))
     trunk = sum(n for path, n in sizes.items() if path.startswith(("encoder/", "decoder/")))
-    return {"total": total, "embedding": tables, "non_embedding": total - tables, "trunk": trunk}
+    return {
+        "total": total,
+        "embedding": embedding,
+        "non_embedding": total - embedding,
+        "trunk": trunk,
+    }
 
 
-def per_row(objective, config, params, batch):
-    """Model FLOPs of one training update per row, of all networks that the objective trains.
-
-    Args:
-      objective: an objective or a task, which says what its networks are.
-      config: ModelConfig of the network that is kept.
-      params: parameter tree (shapes suffice).
-      batch: abstract Batch (leaves with shapes [B, ...]).
-    """
-    return sum(
-        of_network(network, part, batch, heads)
-        for network, part, heads in objective.networks(config, params, batch)
+def describe(params, frozen=()):
+    """One line for the log: the numbers of parameters and of frozen parameters of a tree."""
+    sizes = count_params(params)
+    fixed = sum(leaf.size for path, leaf in flatten_params(params).items() if path in frozen)
+    return (
+        f"{sizes['total']:,} parameters, {sizes['non_embedding']:,} without embeddings"
+        f"{f', {fixed:,} frozen' if fixed else ''}"
     )
 
 
-def of_network(config, params, batch, heads):
-    """Model FLOPs of one update of one network per row.
+def flops_per_step(task, params):
+    """Model FLOPs of one step of a LoadedTask, averaged over its batches."""
+    per_row = flops_per_row(task.flops_specs(params), task.abstract_batch)
+    return per_row * task.batch_size * task.length_share
+
+
+def flops_per_row(specs, batch):
+    """Model FLOPs of one training step per row.
 
     Args:
-      config: ModelConfig.
-      params: parameter tree (shapes suffice).
-      batch: abstract Batch (leaves with shapes [B, ...]).
-      heads: {head: positions of a row that it reads}; `lm` scores with the tied table too.
+      specs: ((ModelConfig, parameter tree, {head: positions of a row that it reads}), ...), one for each
+        model that is trained; shapes suffice. The head `lm` counts tied embeddings too.
+      batch: abstract Batch (arrays [B, ...]).
     """
-    read = batch.inputs.tokens.shape[1]
-    if config.architecture == "embeddings":  # a product for each pair, and with each noise word
-        return 3 * 2 * config.width * (batch.targets.shape[1] + read * batch.noise.shape[1])
-    written = batch.decoder.tokens.shape[1] if batch.decoder is not None else read
-    kernels = {path: leaf for path, leaf in rules.paths(params).items() if path.endswith("/kernel")}
-    width = config.width if not config.head_size else config.heads * config.head_size
-    products = 0
-    for path, leaf in kernels.items():
+    return sum(_model_flops(config, params, heads, batch) for config, params, heads in specs)
+
+
+def _model_flops(config, params, heads, batch):
+    inputs = batch.inputs.tokens.shape[1]
+    if config.architecture == "embeddings":  # a product for each pair, and with each negative
+        return 3 * 2 * config.emb_dim * (batch.targets.shape[1] + inputs * batch.negatives.shape[1])
+    is_encoder_decoder = config.architecture == "encoder_decoder"
+    outputs = batch.decoder_inputs.tokens.shape[1] if is_encoder_decoder else 0
+
+    def positions(path):
+        """How many positions of a row a kernel is applied to."""
         if path.startswith("heads/"):
-            length = heads[path.split("/")[1]]
-        elif path.startswith("projection/"):  # of embeddings, in front of both stacks
-            length = read if batch.decoder is None else read + written
-        elif config.shared_stacks and path.startswith("encoder/"):
-            length = read + written
-        elif path.startswith("encoder/") or batch.decoder is None:
-            length = read
-        else:
-            length = (
-                read
-                if "cross_attention/key" in path or "cross_attention/value" in path
-                else written
-            )
-        products += leaf.size * length
-    scores = 0
-    if config.architecture == "encoder_decoder":
-        scores = config.layers * read**2 + (config.decoder_layers or config.layers) * (
-            written**2 / 2 + written * read
-        )
-    else:
-        causal = 2 if batch.inputs.visibility == "causal" else 1
-        scores = config.layers * read**2 / causal
-    scored = config.vocab_size if config.tied_embeddings else 0  # untied, it is a kernel above
-    head = heads.get("lm", 0) * scored * config.size_of_embedding
-    return 3 * (2 * products + 2 * head + 4 * scores * width)
+            return heads[path.split("/")[1]]
+        if path.startswith("projection/"):  # of factorized embeddings, before both stacks
+            return inputs + outputs
+        if path.startswith("encoder/"):
+            return inputs + outputs if config.share_encoder_decoder else inputs
+        encoded = "cross_attention/key" in path or "cross_attention/value" in path
+        return outputs if is_encoder_decoder and not encoded else inputs
+
+    products = sum(
+        leaf.size * positions(path)
+        for path, leaf in flatten_params(params).items()
+        if path.endswith("/kernel")
+    )
+    scores = config.num_layers * inputs**2
+    if is_encoder_decoder:
+        scores += config.num_layers_in("decoder") * (outputs**2 / 2 + outputs * inputs)
+    elif batch.inputs.attention == "causal":
+        scores /= 2
+    # An untied output embedding is a kernel, counted above.
+    tied = config.vocab_size if config.tie_word_embeddings else 0
+    head = heads.get("lm", 0) * tied * config.resolved_embedding_size
+    attention_dim = config.num_heads * config.resolved_head_dim
+    return 3 * (2 * products + 2 * head + 4 * scores * attention_dim)

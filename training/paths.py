@@ -1,14 +1,11 @@
-"""Where a run lies: a folder of this machine, or gs://bucket/run through etils.epath.
+"""Where a run directory is: a local folder, or gs://bucket/run through etils.epath.
 
-The run directory, its checkpoints and its logs ask here; what an object store cannot do as a file
-system does (rename in one go, append, lock) is decided here and in training/logs.py.
+The run directory, its checkpoints and its metrics open their paths here. An object store cannot rename
+in one step, append or lock: this file and training/metric_writer.py work around that.
 """
 
 import os
 import pathlib
-
-import fsspec
-from etils import epath
 
 from training.config import ConfigError
 
@@ -21,14 +18,17 @@ def remote(path):
 def of(path):
     """A path as an object with pathlib's methods: pathlib.Path, or epath.Path for gs://.
 
-    Raises ConfigError for another scheme, and where the package that speaks gs:// is missing."""
+    Raises ConfigError for another scheme, or if gcsfs is not installed."""
     if not remote(path):
         return pathlib.Path(path)
     if not str(path).startswith("gs://"):
         raise ConfigError(
-            f"{str(path)!r} has a scheme that is not supported; expected gs://bucket/run or a path, such "
-            f"as a mounted network folder"
+            f"the scheme of {str(path)!r} is not supported; expected gs://bucket/run or a path, such as "
+            f"a mounted network folder"
         )
+    import fsspec  # for URLs alone: it takes 0.2 s
+    from etils import epath
+
     try:
         fsspec.get_filesystem_class("gcs")
     except ImportError as error:
@@ -40,14 +40,14 @@ def of(path):
 
 
 def absolute(path):
-    """`of`, made independent of the current directory."""
+    """`of`, independent of the current directory."""
     return of(path) if remote(path) else of(path).absolute()
 
 
 def write_text(path, text):
-    """Writes a whole file: a reader sees the old one or the new one, never half of it.
+    """Writes a whole file, so that a reader sees the old or the new one, never a part.
 
-    Locally under a temporary name that is then renamed; an object of a bucket is replaced whole."""
+    A local file is written under a temporary name and renamed; an object is replaced whole."""
     if remote(path):
         path.write_text(text)
         return

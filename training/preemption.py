@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C become a request to stop after this update, save, and exit with 143.
+"""SIGTERM and Ctrl-C ask the loop to stop after the current step, save, and exit.
 
-Used by the loop; a second signal ends the process at once.
+Used by the loop. A second signal ends the process at once.
 """
 
 import contextlib
@@ -9,17 +9,21 @@ import threading
 
 
 class Preempted(SystemExit):
-    """Raised by the entry points after the save; carries exit status 143."""
+    """Raised after the save. The exit status is 128 + signal: 143 for SIGTERM, 130 for Ctrl-C."""
 
-    def __init__(self):
-        super().__init__(143)
+    def __init__(self, number=signal.SIGTERM):
+        super().__init__(128 + number)
 
 
 class Stop:
-    """A flag that a signal sets."""
+    """A flag that a signal sets.
+
+    Attributes:
+      signal: number of the signal; SIGTERM until one arrives, as another process may receive it.
+    """
 
     def __init__(self):
-        self.requested = False
+        self.requested, self.signal = False, signal.SIGTERM
 
     def __bool__(self):
         return self.requested
@@ -27,7 +31,7 @@ class Stop:
 
 @contextlib.contextmanager
 def watch():
-    """Yields a Stop; restores the handlers afterwards. Outside the main thread it never fires."""
+    """Yields a Stop and restores the handlers afterwards. Outside the main thread it is never set."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -37,7 +41,7 @@ def watch():
         if stop.requested:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        stop.requested = True
+        stop.requested, stop.signal = True, number
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

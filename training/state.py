@@ -1,9 +1,8 @@
-"""What a training run consists of at a step: the clock, the parameters, their average and the moments.
+"""TrainState: parameters, their average and the optimizer state after a number of steps.
 
-Made by `create`, changed only by training/step.py, saved and restored by training/checkpoint.py.
+Made by `TrainState.create`, changed by `apply_gradients` inside train_step, saved by checkpoint.py.
 """
 
-import functools
 import math
 import re
 
@@ -12,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from training import mesh as meshes
-from training import rules
+from training import sharding
+from training.optimizers import Optimizer
+from training.param_rules import flatten_params, merge_params, split_params, unflatten_params
 
 
 @struct.dataclass
@@ -21,88 +21,123 @@ class TrainState:
     """State after `step` updates.
 
     Attributes:
-      step: int32 scalar, updates applied; also the position in the data.
-      nonfinite: int32 scalar, number of the first update that was skipped because its loss or
-        gradient was not finite; -1 while there is none.
-      params: nested dict of float32 arrays, frozen leaves included.
-      optimizer: optax state of the trainable subtree.
-      average: exponential moving average of the trainable parameters (see `advanced`), {} without one.
+      step: int32[], updates applied; also the position in the data.
+      first_nonfinite_step: int32[], the first update that was skipped because its loss or gradient was
+        not finite; -1 if there was none.
+      params: nested dict of float32 arrays, including frozen ones.
+      opt_state: Optax state of the trainable parameters.
+      ema_params: exponential moving average of the trainable parameters; {} without one.
+      optimizer: how gradients become updates; static.
     """
 
     step: jax.Array
-    nonfinite: jax.Array
+    first_nonfinite_step: jax.Array
     params: dict
-    optimizer: tuple
-    average: dict = struct.field(default_factory=dict)
+    opt_state: tuple
+    ema_params: dict
+    optimizer: Optimizer = struct.field(pytree_node=False)
+
+    @classmethod
+    def create(cls, params, optimizer: Optimizer) -> "TrainState":
+        """The state before the first update of `params`."""
+        trainable, _ = split_params(params, optimizer.frozen)
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            first_nonfinite_step=jnp.full((), -1, jnp.int32),
+            params=params,
+            opt_state=optimizer.transformation(trainable).init(trainable),
+            ema_params=jax.tree.map(jnp.copy, trainable) if optimizer.ema_decay else {},
+            optimizer=optimizer,
+        )
+
+    def apply_gradients(self, grads, sums, loss_weights, learning_rate):
+        """(state after one more update, sums with the gradient norm).
+
+        A non-finite loss or gradient leaves parameters, average and optimizer state unchanged, and the
+        number of the update is recorded; the host raises when it next reads it.
+
+        Args:
+          grads: gradients of the trainable parameters.
+          sums: {name: (sum, weight)} of all losses and metrics.
+          loss_weights: {name: coefficient} of the minimized losses.
+          learning_rate: float32[].
+        """
+        trainable, frozen = split_params(self.params, self.optimizer.frozen)
+        tx = self.optimizer.transformation(trainable)
+        with jax.numpy_dtype_promotion("standard"):  # Optax breaks under strict promotion
+            squares = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
+            updates, opt_state = tx.update(grads, self.opt_state, trainable)
+            finite = jnp.isfinite(squares)
+            for name in loss_weights:
+                finite &= jnp.isfinite(sums[name][0])
+            stepped = jax.tree.map(
+                lambda p, u: jnp.where(finite, p - learning_rate * u, p), trainable, updates
+            )
+            ema_params = self.ema_params
+            if self.optimizer.ema_decay:
+                ema_params = update_ema(
+                    ema_params, stepped, self.step + 1, self.optimizer.ema_decay
+                )
+            opt_state, ema_params = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (opt_state, ema_params),
+                (self.opt_state, self.ema_params),
+            )
+        first = jnp.where(self.first_nonfinite_step < 0, self.step + 1, self.first_nonfinite_step)
+        state = self.replace(
+            step=self.step + 1,
+            first_nonfinite_step=jnp.where(finite, self.first_nonfinite_step, first),
+            params=merge_params(stepped, frozen),
+            opt_state=opt_state,
+            ema_params=ema_params,
+        )
+        sums = dict(sums, gradient_norm=(jnp.sqrt(squares), jnp.ones(())))
+        return sharding.constrain_state(state), sums
 
 
-def abstract(params, tx, frozen, ema=0.0):
-    """Shapes of the state around abstract `params`; nothing is allocated. ema: as `advanced`."""
-    return jax.eval_shape(functools.partial(fresh, tx, frozen, averages=bool(ema)), params)
-
-
-def target(state, placement):
-    """The abstract state with its shardings: what a restore has to fill."""
+def abstract_state(mesh, params, optimizer: Optimizer) -> TrainState:
+    """The state around abstract `params`: ShapeDtypeStructs with shardings, as a restore needs them."""
+    shapes = jax.eval_shape(lambda p: TrainState.create(p, optimizer), params)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        state,
-        placement,
+        shapes,
+        sharding.state_shardings(mesh, shapes),
     )
 
 
-def shardings(mesh, state):
-    """Where each leaf of a (possibly abstract) state lives."""
-    params = meshes.parameter_shardings(mesh, state.params)
-    whole = meshes.replicated(mesh)
-    places = rules.paths(params)
-    return TrainState(
-        step=whole,
-        nonfinite=whole,
-        params=params,
-        optimizer=meshes.like_parameters(mesh, state.optimizer, state.params, params),
-        average=rules.merge({path: places[path] for path in rules.paths(state.average)}, {}),
-    )
+def update_ema(ema_params, params, step, decay: float):
+    """The average after update `step` (1, 2, ...), which produced the trainable `params`.
 
-
-def create(params, tx, frozen, placement):
-    """A fresh state around `params`, placed by `placement` (from `shardings`)."""
-    params = jax.device_put(params, placement.params)
-    state = fresh(tx, frozen, params, averages=bool(placement.average))
-    return jax.device_put(state, placement)
-
-
-def advanced(average, params, step, ema):
-    """The average after update `step` (1, 2, ...) that made the trainable `params`.
-
-    With decay `ema` the average of update t weighs the parameters of update s by ema^(t - s),
-    normalised: average += (params - average) * (1 - ema) / (1 - ema^t). That is the moving average from
-    zero with Adam's correction for its start (Kingma & Ba 2015, section 3), kept corrected, so that
-    whoever reads it needs neither ema nor t. The initial parameters have no weight after update 1.
+    The average of update t weighs the parameters of update s by decay^(t - s), normalized: average +=
+    (params - average) * (1 - decay) / (1 - decay^t). This is the moving average from zero with Adam's
+    bias correction (Kingma & Ba 2015, section 3), kept corrected, so that a reader needs neither the
+    decay nor t. The initial parameters have no weight after update 1.
     """
-    log = math.log(ema)
+    log = math.log(decay)
     weight = jnp.expm1(log) / jnp.expm1(jnp.asarray(step, jnp.float32) * log)
-    return jax.tree.map(lambda a, p: a + weight * (p - a), average, params)
+    return jax.tree.map(lambda a, p: a + weight * (p - a), ema_params, params)
 
 
-def averaged(state):
-    """What evaluation, the best checkpoint and finetuning see: the average where there is one."""
-    return rules.merge(state.average, state.params)
+def eval_params(state: TrainState) -> dict:
+    """The parameters that evaluation, the best checkpoint and finetuning use: averaged if available."""
+    return merge_params(state.ema_params, state.params)
 
 
-def at_frequencies(params, answers):
-    """`params` with each output bias at how often its answers occur (entropy.added): the best guess
-    before anything is read. That of a head of classes (heads/lm/bias [V], of a generator too, or
-    heads/NAME/output/bias [C]) at log(1 + count) of the answers to loss NAME, that of a yes or no, [1],
-    at their log odds.
+def init_output_bias(params, counts):
+    """Initializes each output bias to the log frequency of its targets, so that an untrained model
+    predicts the marginal distribution.
 
-    Then no hidden state has to carry how often each answer occurs, and none of the first updates goes
-    into writing that into the token table or into one direction that all states share, which leaves
-    tokens hard to tell apart (docs/log.md)."""
-    flat = rules.paths(params)
+    counts: {loss: (float64[classes] weight of each class, total weight)}. The bias of a head with a
+    softmax (heads/lm/bias [V], a generator's too, or heads/NAME/output/bias [C]) becomes log(1 + count)
+    of the targets of loss NAME; a single logit [1] becomes their log odds. Without this, the first
+    updates write token frequencies into the token embedding or into one direction that all hidden
+    states share, which leaves tokens hard to tell apart (docs/log.md).
+    """
+    flat = flatten_params(params)
     for path, bias in flat.items():
         found = re.fullmatch(r"(?:.*/)?heads/(\w+)/(?:output/)?bias", path)
-        if found and found[1] in answers:
-            logs = np.log1p(answers[found[1]][0])
+        if found and found[1] in counts:
+            logs = np.log1p(counts[found[1]][0])
             values = np.zeros(bias.shape, np.float32)
             if bias.shape == (1,):
                 values[0] = logs[1] - logs[0]
@@ -110,57 +145,4 @@ def at_frequencies(params, answers):
                 size = min(len(logs), len(values))
                 values[:size] = logs[:size]
             flat[path] = jax.device_put(values, bias.sharding)
-    return rules.merge(flat, {})
-
-
-def fresh(tx, frozen, params, averages=False):
-    """The state before the first update of `params`, wherever they are."""
-    trainable, _ = rules.split(params, frozen)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        nonfinite=jnp.full((), -1, jnp.int32),
-        params=params,
-        optimizer=tx.init(trainable),
-        average=jax.tree.map(jnp.copy, trainable) if averages else {},
-    )
-
-
-def initialiser(objective, model, batch):
-    """`key -> params` of an objective or a task, shared by all callers with the same shapes.
-
-    Args:
-      objective: what has `initialise(model, key, batch) -> params`; hashable.
-      model: linen module with hashable fields.
-      batch: (abstract) Batch; only shapes matter.
-    """
-    leaves, structure = jax.tree.flatten(batch)
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-    return _initialiser(objective, model, shapes, structure)
-
-
-@functools.lru_cache(maxsize=64)
-def _initialiser(objective, model, shapes, structure):
-    def init(key):
-        zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
-        return objective.initialise(model, key, jax.tree.unflatten(structure, zeros))
-
-    return init
-
-
-@functools.lru_cache(maxsize=64)
-def with_head(init, task):
-    """`(key, head key) -> params` of a trunk with a task's head beside it; kept, so that it can key
-    the cache of compiled functions."""
-
-    def both(key, head_key):
-        params = init(key)
-        heads = {**params.get("heads", {}), task.name: task.head_parameters(head_key)}
-        return {**params, "heads": heads}
-
-    return both
-
-
-@functools.lru_cache(maxsize=64)
-def compiled(function, placement):
-    """`jax.jit(function)` with its output on `placement` (step.Placement), kept per process."""
-    return jax.jit(function, out_shardings=placement.tree)
+    return unflatten_params(flat)

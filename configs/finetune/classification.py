@@ -1,18 +1,26 @@
-"""A classifier on top of any of our pretrained runs: single texts or pairs, all three architectures.
+"""A classifier from any pretrained run, for single texts or pairs, in all three architectures.
 
     python finetune.py --config=configs/finetune/classification.py --workdir=runs/enc-docs \\
                        --config.init_from=runs/encoder
-    ... --config.task.source=files:/path/{train,validation,test}.tsv --config.task.text=sentence
+    ... --config.task.source=files:/path/{train,validation,test}.tsv --config.task.text_column=sentence
+
+Measured on a 2-core CPU (docs/log.md), pretrained and finetuned as in configs/studies/study.py: test
+accuracy with 2,000 docstrings: encoder 0.685, decoder 0.694, encoder-decoder 0.616 (5 seeds).
 """
 
 import ml_collections
 
 
 def get_config():
-    """The recipe of BERT's finetuning (Devlin et al. 2019, appendix A.3) at our sizes."""
+    """The recipe of BERT's finetuning (Devlin et al. 2019, appendix A.3) at the shipped sizes."""
     config = ml_collections.ConfigDict()
-    config.task = {"source": "python_docs", "text": "text", "label": "label", "length": 64}
+    config.task = {
+        "source": "python_docs",
+        "text_column": "text",
+        "label_column": "label",
+        "max_seq_len": 64,
+    }
     config.training = {"duration": "3 epochs", "batch_size": 16}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "schedule": "linear"}
-    config.optimizer.update({"warmup": "10 %", "final_ratio": 0.0})
+    config.optimizer.update({"warmup": "10 %", "final_lr_frac": 0.0})
     return config

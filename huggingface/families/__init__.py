@@ -1,35 +1,22 @@
-"""Every family there is, by the `model_type` of its config.json; a new one is a file and a line here.
-Each file is two tables: names of tensors and keys of the config, theirs and ours side by side.
-Read by huggingface/convert.py. A run that several can say becomes the first of them.
+"""Every family, by the `model_type` of its config.json; a new one is a file and two lines here.
+Each file is two tables: tensor names and config keys, Hugging Face's and ours side by side.
+Read by huggingface/convert.py. A run that fits several families is exported as the first.
 """
 
-from huggingface.families import (
-    bart,
-    bert,
-    distilbert,
-    electra,
-    gpt2,
-    llama,
-    modernbert,
-    roberta,
-    t5,
-)
+from huggingface.families.bart import BART
+from huggingface.families.bert import BERT
+from huggingface.families.distilbert import DISTILBERT
+from huggingface.families.electra import ELECTRA
+from huggingface.families.gpt2 import GPT2
+from huggingface.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from huggingface.families.modernbert import MODERNBERT
+from huggingface.families.roberta import ROBERTA
+from huggingface.families.starcoder2 import STARCODER2
+from huggingface.families.t5 import T5
 from huggingface.family import Family
 
+_DECODERS = (GPT2, T5, LLAMA, MISTRAL, QWEN2, QWEN3, STARCODER2)
+_ENCODERS = (ROBERTA, ELECTRA, DISTILBERT, MODERNBERT)
 FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for family in (
-        bert.BERT,
-        gpt2.GPT2,
-        t5.T5,
-        llama.LLAMA,
-        llama.MISTRAL,
-        llama.QWEN2,
-        llama.QWEN3,
-        roberta.ROBERTA,
-        electra.ELECTRA,
-        distilbert.DISTILBERT,
-        modernbert.MODERNBERT,
-        bart.BART,
-    )
+    family.model_type: family for family in (BERT, *_DECODERS, *_ENCODERS, BART)
 }

@@ -1,62 +1,62 @@
-"""BERT (Devlin et al. 2019), its smaller sizes (Turc et al. 2019) and what is shaped like it: MiniLM,
+"""BERT (Devlin et al. 2019), its smaller sizes (Turc et al. 2019) and models with its layers: MiniLM,
 sentence encoders. model_type "bert".
 """
 
-from huggingface.family import ACTIVATIONS, PIECES, Family, Key, Line, Only, Rule, dense, norm
+from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey
+from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
 
 LAYER = "encoder/layer_{i}"
 
 
-def _types(model):
-    if not model.token_types:
-        raise ValueError("model.token_types=0 (expected at least 1)")
-    return {"type_vocab_size": model.token_types}
+def _write_token_types(model):
+    if not model.num_token_types:
+        raise ValueError("model.num_token_types=0 (expected at least 1)")
+    return {"type_vocab_size": model.num_token_types}
 
 
-KEYS = [
-    Key("vocab_size", "vocab_size", 30522),
-    Key("max_position_embeddings", "max_length", 512),
-    Rule(("token_types",), Key("type_vocab_size", "token_types", 2).read, _types),
-    Key("num_hidden_layers", "layers", 12),
-    Key("hidden_size", "width", 768),
-    Key("num_attention_heads", "heads", 12),
-    Key("intermediate_size", "mlp_size", 3072),
-    Key("hidden_act", "activation", "gelu", ACTIVATIONS),
-    Key("layer_norm_eps", "norm_epsilon", 1e-12),
-    Key("hidden_dropout_prob", "dropout", 0.1),
-    Key("attention_probs_dropout_prob", "attention_dropout", 0.1),
-    Key("initializer_range", "init_std", 0.02),
-    Only("position_embedding_type", "absolute"),
-    Only("tie_word_embeddings", True),
-    Only("is_decoder", False),
-    Only("add_cross_attention", False),
+_TOKEN_TYPES = ConfigKey("type_vocab_size", "num_token_types", 2)
+CONFIG_KEYS = [
+    ConfigKey("vocab_size", "vocab_size", 30522),
+    ConfigKey("max_position_embeddings", "max_length", 512),
+    CustomKey(_TOKEN_TYPES.fields, _TOKEN_TYPES.read, _write_token_types),
+    ConfigKey("num_hidden_layers", "num_layers", 12),
+    ConfigKey("hidden_size", "emb_dim", 768),
+    ConfigKey("num_attention_heads", "num_heads", 12),
+    ConfigKey("intermediate_size", "mlp_dim", 3072),
+    ConfigKey("hidden_act", "activation", "gelu", ACTIVATIONS),
+    ConfigKey("layer_norm_eps", "norm_epsilon", 1e-12),
+    ConfigKey("hidden_dropout_prob", "dropout_rate", 0.1),
+    ConfigKey("attention_probs_dropout_prob", "attention_dropout_rate", 0.1),
+    ConfigKey("initializer_range", "init_std", 0.02),
+    FixedKey("position_embedding_type", "absolute"),
+    FixedKey("tie_word_embeddings", True),
+    FixedKey("is_decoder", False),
+    FixedKey("add_cross_attention", False),
 ]
 FIXED = {
     "architecture": "encoder",
     "norm_position": "post",
     "embedding_norm": True,
-    "readout_transform": True,
-    "output_bias": True,
+    "lm_head_transform": True,
+    "lm_head_bias": True,
 }
 IGNORED = (r".*embeddings\.position_ids",)
 
 
-def trunk(prefix: str) -> list[Line]:
-    """The network's lines; `prefix` is the family's, with its dot."""
-    at = f"{prefix}encoder.layer.{{i}}"
+def trunk(prefix: str) -> list[ParamMap]:
+    """The base model's tensors; `prefix` is the family's, with its dot."""
+    embeddings, layer = f"{prefix}embeddings", f"{prefix}encoder.layer.{{i}}"
+    names = ("self.query", "self.key", "self.value", "output.dense")
     return [
-        Line("embed/tokens/embedding", f"{prefix}embeddings.word_embeddings.weight", PIECES),
-        Line("embed/positions/embedding", f"{prefix}embeddings.position_embeddings.weight"),
-        Line("embed/types/embedding", f"{prefix}embeddings.token_type_embeddings.weight"),
-        *norm("embed/norm", f"{prefix}embeddings.LayerNorm"),
-        *dense(f"{LAYER}/self_attention/query", f"{at}.attention.self.query"),
-        *dense(f"{LAYER}/self_attention/key", f"{at}.attention.self.key"),
-        *dense(f"{LAYER}/self_attention/value", f"{at}.attention.self.value"),
-        *dense(f"{LAYER}/self_attention/out", f"{at}.attention.output.dense"),
-        *norm(f"{LAYER}/self_attention_norm", f"{at}.attention.output.LayerNorm"),
-        *dense(f"{LAYER}/mlp/in", f"{at}.intermediate.dense"),
-        *dense(f"{LAYER}/mlp/out", f"{at}.output.dense"),
-        *norm(f"{LAYER}/mlp_norm", f"{at}.output.LayerNorm"),
+        ParamMap("embed/tokens/embedding", f"{embeddings}.word_embeddings.weight", VOCAB),
+        ParamMap("embed/positions/embedding", f"{embeddings}.position_embeddings.weight"),
+        ParamMap("embed/types/embedding", f"{embeddings}.token_type_embeddings.weight"),
+        *norm("embed/norm", f"{embeddings}.LayerNorm"),
+        *attention(f"{LAYER}/self_attention", f"{layer}.attention", *names),
+        *norm(f"{LAYER}/self_attention_norm", f"{layer}.attention.output.LayerNorm"),
+        *dense(f"{LAYER}/mlp/in", f"{layer}.intermediate.dense"),
+        *dense(f"{LAYER}/mlp/out", f"{layer}.output.dense"),
+        *norm(f"{LAYER}/mlp_norm", f"{layer}.output.LayerNorm"),
     ]
 
 
@@ -70,24 +70,26 @@ BERT = Family(
         "BertForSequenceClassification": "classification",
         "BertModel": "pair/pooler?",
     },
-    lines=[
+    params=[
         *trunk("bert."),
-        # heads
         *dense("heads/lm/transform", "cls.predictions.transform.dense"),
         *norm("heads/lm/norm", "cls.predictions.transform.LayerNorm"),
-        Line("heads/lm/bias", "cls.predictions.bias", PIECES),
+        ParamMap("heads/lm/bias", "cls.predictions.bias", VOCAB),
         *dense("heads/pair/pooler", "bert.pooler.dense"),
         *dense("heads/pair/output", "cls.seq_relationship"),
         *dense("heads/classification/pooler", "bert.pooler.dense"),
         *dense("heads/classification/output", "classifier"),
     ],
-    keys=KEYS,
+    config_keys=CONFIG_KEYS,
     fixed=FIXED,
-    copies={
+    tied={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
-    renamed=((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias")),
+    legacy_suffixes=(
+        (".LayerNorm.gamma", ".LayerNorm.weight"),
+        (".LayerNorm.beta", ".LayerNorm.bias"),
+    ),
     ignored=IGNORED,
-    needs={"classification": {"pooler": True, "reading": "state"}},
+    head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
 )

@@ -1,9 +1,12 @@
 """DistilBERT (Sanh et al. 2019): BERT without token types, under other names."""
 
+from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey
 from huggingface.families import bert
-from huggingface.family import ACTIVATIONS, PIECES, Family, Key, Line, Only, dense, norm
+from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
 
-LAYER, THEIRS = "encoder/layer_{i}", "distilbert.transformer.layer.{i}"
+LAYER = "encoder/layer_{i}"
+QKVO = ("q_lin", "k_lin", "v_lin", "out_lin")
+EMBEDDINGS, HF_LAYER = "distilbert.embeddings", "distilbert.transformer.layer.{i}"
 
 DISTILBERT = Family(
     model_type="distilbert",
@@ -13,42 +16,38 @@ DISTILBERT = Family(
         "DistilBertForSequenceClassification": "classification",
         "DistilBertModel": "",
     },
-    lines=[
-        Line("embed/tokens/embedding", "distilbert.embeddings.word_embeddings.weight", PIECES),
-        Line("embed/positions/embedding", "distilbert.embeddings.position_embeddings.weight"),
-        *norm("embed/norm", "distilbert.embeddings.LayerNorm"),
-        *dense(f"{LAYER}/self_attention/query", f"{THEIRS}.attention.q_lin"),
-        *dense(f"{LAYER}/self_attention/key", f"{THEIRS}.attention.k_lin"),
-        *dense(f"{LAYER}/self_attention/value", f"{THEIRS}.attention.v_lin"),
-        *dense(f"{LAYER}/self_attention/out", f"{THEIRS}.attention.out_lin"),
-        *norm(f"{LAYER}/self_attention_norm", f"{THEIRS}.sa_layer_norm"),
-        *dense(f"{LAYER}/mlp/in", f"{THEIRS}.ffn.lin1"),
-        *dense(f"{LAYER}/mlp/out", f"{THEIRS}.ffn.lin2"),
-        *norm(f"{LAYER}/mlp_norm", f"{THEIRS}.output_layer_norm"),
-        # heads
+    params=[
+        ParamMap("embed/tokens/embedding", f"{EMBEDDINGS}.word_embeddings.weight", VOCAB),
+        ParamMap("embed/positions/embedding", f"{EMBEDDINGS}.position_embeddings.weight"),
+        *norm("embed/norm", f"{EMBEDDINGS}.LayerNorm"),
+        *attention(f"{LAYER}/self_attention", f"{HF_LAYER}.attention", *QKVO),
+        *norm(f"{LAYER}/self_attention_norm", f"{HF_LAYER}.sa_layer_norm"),
+        *dense(f"{LAYER}/mlp/in", f"{HF_LAYER}.ffn.lin1"),
+        *dense(f"{LAYER}/mlp/out", f"{HF_LAYER}.ffn.lin2"),
+        *norm(f"{LAYER}/mlp_norm", f"{HF_LAYER}.output_layer_norm"),
         *dense("heads/lm/transform", "vocab_transform"),
         *norm("heads/lm/norm", "vocab_layer_norm"),
-        Line("heads/lm/bias", "vocab_projector.bias", PIECES),
+        ParamMap("heads/lm/bias", "vocab_projector.bias", VOCAB),
         *dense("heads/classification/pooler", "pre_classifier"),
         *dense("heads/classification/output", "classifier"),
     ],
-    keys=[
-        Key("vocab_size", "vocab_size", 30522),
-        Key("max_position_embeddings", "max_length", 512),
-        Key("n_layers", "layers", 6),
-        Key("dim", "width", 768),
-        Key("n_heads", "heads", 12),
-        Key("hidden_dim", "mlp_size", 3072),
-        Key("activation", "activation", "gelu", ACTIVATIONS),
-        Key("dropout", "dropout", 0.1),
-        Key("attention_dropout", "attention_dropout", 0.1),
-        Key("initializer_range", "init_std", 0.02),
-        Only("tie_word_embeddings", True),
+    config_keys=[
+        ConfigKey("vocab_size", "vocab_size", 30522),
+        ConfigKey("max_position_embeddings", "max_length", 512),
+        ConfigKey("n_layers", "num_layers", 6),
+        ConfigKey("dim", "emb_dim", 768),
+        ConfigKey("n_heads", "num_heads", 12),
+        ConfigKey("hidden_dim", "mlp_dim", 3072),
+        ConfigKey("activation", "activation", "gelu", ACTIVATIONS),
+        ConfigKey("dropout", "dropout_rate", 0.1),
+        ConfigKey("attention_dropout", "attention_dropout_rate", 0.1),
+        ConfigKey("initializer_range", "init_std", 0.02),
+        FixedKey("tie_word_embeddings", True),
+        # Not read: sinusoids, where a model has them, are rows of its position table.
+        CustomKey((), lambda config: {}, lambda model: {"sinusoidal_pos_embds": False}),
     ],
     fixed={**bert.FIXED, "norm_epsilon": 1e-12},
-    copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+    tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     ignored=bert.IGNORED,
-    needs={"classification": {"pooler": True, "pooler_activation": "relu", "reading": "state"}},
-    # Sinusoids, where a model has them, are rows of the table like any others.
-    said={"sinusoidal_pos_embds": False},
+    head_needs={"classification": {"pooler": True, "pooler_activation": "relu", "pooling": "cls"}},
 )

@@ -1,9 +1,10 @@
-"""ELECTRA (Clark et al. 2020), both halves: the generator is a masked language model, the
-discriminator says of every token whether it was replaced. BERT with embeddings of their own width.
+"""ELECTRA (Clark et al. 2020): BERT with embeddings of a separate size. The generator is a masked
+language model; the discriminator predicts for each token whether it was replaced.
 """
 
+from huggingface.config_mapping import ConfigKey
 from huggingface.families import bert
-from huggingface.family import PIECES, Family, Key, Line, dense, norm
+from huggingface.family import VOCAB, Family, ParamMap, dense, norm
 
 ELECTRA = Family(
     model_type="electra",
@@ -14,24 +15,24 @@ ELECTRA = Family(
         "ElectraForSequenceClassification": "classification",
         "ElectraModel": "",
     },
-    lines=[
+    params=[
         *bert.trunk("electra."),
         *dense("projection", "electra.embeddings_project"),
         *dense("heads/lm/transform", "generator_predictions.dense"),
         *norm("heads/lm/norm", "generator_predictions.LayerNorm"),
-        Line("heads/lm/bias", "generator_lm_head.bias", PIECES),
+        ParamMap("heads/lm/bias", "generator_lm_head.bias", VOCAB),
         *dense("heads/discriminator/dense", "discriminator_predictions.dense"),
         *dense("heads/discriminator/output", "discriminator_predictions.dense_prediction"),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
     ],
-    keys=[
-        *(key for key in bert.KEYS if key.fields != ("activation",)),
-        Key("embedding_size", "embedding_size", 128),
-        Key("hidden_act", "activation", "gelu", {"gelu": "gelu"}),  # the output's is always this
+    config_keys=[
+        *(key for key in bert.CONFIG_KEYS if key.fields != ("activation",)),
+        ConfigKey("embedding_size", "embedding_size", 128),
+        ConfigKey("hidden_act", "activation", "gelu", {"gelu": "gelu"}),  # the LM head's is fixed
     ],
     fixed=bert.FIXED,
-    copies={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
+    tied={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
     ignored=bert.IGNORED,
-    needs={"classification": {"pooler": True, "pooler_activation": "gelu", "reading": "state"}},
+    head_needs={"classification": {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"}},
 )

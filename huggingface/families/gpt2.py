@@ -1,17 +1,20 @@
 """GPT-2 (Radford et al. 2019). model_type "gpt2".
-Kernels lie as here, [in, out]; query, key and value are one tensor, side by side.
+Kernels are [in, out], as ours; query, key and value are one tensor.
 """
 
-from huggingface.family import ACTIVATIONS, OUTPUT, PIECES, Family, Key, Line, Only, dense, norm
+from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey
+from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, dense, norm
 
-LAYER, THEIRS = "decoder/layer_{i}", "transformer.h.{i}"
+LAYER, HF_LAYER = "decoder/layer_{i}", "transformer.h.{i}"
 ATTENTION = f"{LAYER}/self_attention"
-QUERY, KEY, VALUE = f"{ATTENTION}/query", f"{ATTENTION}/key", f"{ATTENTION}/value"
+QUERY_KEY_VALUE = tuple(f"{ATTENTION}/{name}" for name in ("query", "key", "value"))
 
 
-def conv1d(ours, theirs):
-    """A dense layer as GPT-2 keeps it."""
-    return [Line(f"{ours}/kernel", f"{theirs}.weight"), Line(f"{ours}/bias", f"{theirs}.bias")]
+def conv1d(native, hf):
+    """A dense layer, or several that are joined, stored as transformers' Conv1D."""
+    names = (native,) if isinstance(native, str) else native
+    kernels, biases = (tuple(f"{n}/{part}" for n in names) for part in ("kernel", "bias"))
+    return [ParamMap(kernels, f"{hf}.weight"), ParamMap(biases, f"{hf}.bias")]
 
 
 GPT2 = Family(
@@ -22,42 +25,38 @@ GPT2 = Family(
         "GPT2ForSequenceClassification": "classification",
         "GPT2Model": "",
     },
-    lines=[
-        Line("embed/tokens/embedding", "transformer.wte.weight", PIECES),
-        Line("embed/positions/embedding", "transformer.wpe.weight"),
-        *norm(f"{LAYER}/self_attention_norm", f"{THEIRS}.ln_1"),
-        Line(
-            (f"{QUERY}/kernel", f"{KEY}/kernel", f"{VALUE}/kernel"), f"{THEIRS}.attn.c_attn.weight"
-        ),
-        Line((f"{QUERY}/bias", f"{KEY}/bias", f"{VALUE}/bias"), f"{THEIRS}.attn.c_attn.bias"),
-        *conv1d(f"{ATTENTION}/out", f"{THEIRS}.attn.c_proj"),
-        *norm(f"{LAYER}/mlp_norm", f"{THEIRS}.ln_2"),
-        *conv1d(f"{LAYER}/mlp/in", f"{THEIRS}.mlp.c_fc"),
-        *conv1d(f"{LAYER}/mlp/out", f"{THEIRS}.mlp.c_proj"),
+    params=[
+        ParamMap("embed/tokens/embedding", "transformer.wte.weight", VOCAB),
+        ParamMap("embed/positions/embedding", "transformer.wpe.weight"),
+        *norm(f"{LAYER}/self_attention_norm", f"{HF_LAYER}.ln_1"),
+        *conv1d(QUERY_KEY_VALUE, f"{HF_LAYER}.attn.c_attn"),
+        *conv1d(f"{ATTENTION}/out", f"{HF_LAYER}.attn.c_proj"),
+        *norm(f"{LAYER}/mlp_norm", f"{HF_LAYER}.ln_2"),
+        *conv1d(f"{LAYER}/mlp/in", f"{HF_LAYER}.mlp.c_fc"),
+        *conv1d(f"{LAYER}/mlp/out", f"{HF_LAYER}.mlp.c_proj"),
         *norm("decoder/final_norm", "transformer.ln_f"),
-        # heads
-        Line("heads/lm/kernel", "lm_head.weight", OUTPUT),
+        ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
     ],
-    keys=[
-        Key("vocab_size", "vocab_size", 50257),
-        Key("n_positions", "max_length", 1024),
-        Key("n_layer", "layers", 12),
-        Key("n_embd", "width", 768),
-        Key("n_head", "heads", 12),
-        Key("n_inner", "mlp_size", lambda config: 4 * config.get("n_embd", 768)),
-        Key("activation_function", "activation", "gelu_new", ACTIVATIONS),
-        Key("layer_norm_epsilon", "norm_epsilon", 1e-5),
-        Key("tie_word_embeddings", "tied_embeddings", True),
-        Key(("resid_pdrop", "embd_pdrop"), "dropout", 0.1),
-        Key("attn_pdrop", "attention_dropout", 0.1),
-        Key("initializer_range", "init_std", 0.02),
-        Only("scale_attn_weights", True),
-        Only("scale_attn_by_inverse_layer_idx", False),
-        Only("add_cross_attention", False),
+    config_keys=[
+        ConfigKey("vocab_size", "vocab_size", 50257),
+        ConfigKey("n_positions", "max_length", 1024),
+        ConfigKey("n_layer", "num_layers", 12),
+        ConfigKey("n_embd", "emb_dim", 768),
+        ConfigKey("n_head", "num_heads", 12),
+        ConfigKey("n_inner", "mlp_dim", lambda config: 4 * config.get("n_embd", 768)),
+        ConfigKey("activation_function", "activation", "gelu_new", ACTIVATIONS),
+        ConfigKey("layer_norm_epsilon", "norm_epsilon", 1e-5),
+        ConfigKey("tie_word_embeddings", "tie_word_embeddings", True),
+        ConfigKey(("resid_pdrop", "embd_pdrop"), "dropout_rate", 0.1),
+        ConfigKey("attn_pdrop", "attention_dropout_rate", 0.1),
+        ConfigKey("initializer_range", "init_std", 0.02),
+        FixedKey("scale_attn_weights", True),
+        FixedKey("scale_attn_by_inverse_layer_idx", False),
+        FixedKey("add_cross_attention", False),
     ],
     fixed={"architecture": "decoder"},
-    copies={"lm_head.weight": "transformer.wte.weight"},
+    tied={"lm_head.weight": "transformer.wte.weight"},
     ignored=(r".*\.attn\.(masked_)?bias",),
-    needs={"classification": {"pooler": False, "head_bias": False, "reading": "state"}},
+    head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
 )

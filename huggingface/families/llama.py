@@ -1,43 +1,42 @@
-"""Llama (Touvron et al. 2023) and decoders of its shape: Mistral (a window), Qwen2 (biases of query,
-key and value), Qwen3 (normalised queries and keys). One table of tensors, four model_types.
+"""Llama (Touvron et al. 2023) and decoders with its layers: Mistral (a sliding window), Qwen2 (biases
+of query, key and value), Qwen3 (normalized queries and keys). One table of tensors, four model_types.
 """
 
-from huggingface.family import ACTIVATIONS, OUTPUT, PIECES, Family, Key, Line, Only, dense, norm
+from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey
+from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, attention, dense, norm
 
-LAYER, THEIRS = "decoder/layer_{i}", "model.layers.{i}"
+LAYER, HF_LAYER = "decoder/layer_{i}", "model.layers.{i}"
+ATTENTION, HF_ATTENTION = f"{LAYER}/self_attention", f"{HF_LAYER}.self_attn"
 
-LINES = [
-    Line("embed/tokens/embedding", "model.embed_tokens.weight", PIECES),
-    *norm(f"{LAYER}/self_attention_norm", f"{THEIRS}.input_layernorm"),
-    *dense(f"{LAYER}/self_attention/query", f"{THEIRS}.self_attn.q_proj"),
-    *dense(f"{LAYER}/self_attention/key", f"{THEIRS}.self_attn.k_proj"),
-    *dense(f"{LAYER}/self_attention/value", f"{THEIRS}.self_attn.v_proj"),
-    *norm(f"{LAYER}/self_attention/query_norm", f"{THEIRS}.self_attn.q_norm"),
-    *norm(f"{LAYER}/self_attention/key_norm", f"{THEIRS}.self_attn.k_norm"),
-    *dense(f"{LAYER}/self_attention/out", f"{THEIRS}.self_attn.o_proj"),
-    *norm(f"{LAYER}/mlp_norm", f"{THEIRS}.post_attention_layernorm"),
-    *dense(f"{LAYER}/mlp/gate", f"{THEIRS}.mlp.gate_proj"),
-    *dense(f"{LAYER}/mlp/in", f"{THEIRS}.mlp.up_proj"),
-    *dense(f"{LAYER}/mlp/out", f"{THEIRS}.mlp.down_proj"),
+PARAMS = [
+    ParamMap("embed/tokens/embedding", "model.embed_tokens.weight", VOCAB),
+    *norm(f"{LAYER}/self_attention_norm", f"{HF_LAYER}.input_layernorm"),
+    *attention(ATTENTION, HF_ATTENTION, "q_proj", "k_proj", "v_proj", "o_proj"),
+    *norm(f"{ATTENTION}/query_norm", f"{HF_ATTENTION}.q_norm"),
+    *norm(f"{ATTENTION}/key_norm", f"{HF_ATTENTION}.k_norm"),
+    *norm(f"{LAYER}/mlp_norm", f"{HF_LAYER}.post_attention_layernorm"),
+    *dense(f"{LAYER}/mlp/gate", f"{HF_LAYER}.mlp.gate_proj"),
+    *dense(f"{LAYER}/mlp/in", f"{HF_LAYER}.mlp.up_proj"),
+    *dense(f"{LAYER}/mlp/out", f"{HF_LAYER}.mlp.down_proj"),
     *norm("decoder/final_norm", "model.norm"),
-    # heads
-    Line("heads/lm/kernel", "lm_head.weight", OUTPUT),
+    ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
     *dense("heads/classification/output", "score"),
 ]
-ROTARY_BASE = ("rope_parameters.rope_theta", "rope_theta")  # of transformers 5 and before
+ROPE_THETA = ("rope_parameters.rope_theta", "rope_theta")  # of transformers 5 and before
 
 
-def family(
-    model_type, name, *keys, vocab_size, mlp_size, kv_heads=32, head_size=0, length, **fixed
+def _family(
+    model_type, name, *keys, vocab_size, mlp_dim, max_length, num_kv_heads=32, head_dim=0, **fixed
 ):
-    """The Family of a model_type; the numbers are its defaults, 0 those of plain attention."""
+    """The Family of a model_type. The numbers are defaults of its config; num_kv_heads=0: as many as
+    query heads; head_dim=0: hidden_size divided by the query heads."""
 
-    def usual_head(config):
+    def default_head_dim(config):
         return config.get("hidden_size", 4096) // config.get("num_attention_heads", 32)
 
-    def usual_groups(config):
-        there = "num_key_value_heads" in config  # null: as many as query heads
-        return config.get("num_attention_heads", 32) if there or not kv_heads else kv_heads
+    def default_kv_heads(config):
+        null = "num_key_value_heads" in config  # null: as many as query heads
+        return config.get("num_attention_heads", 32) if null or not num_kv_heads else num_kv_heads
 
     return Family(
         model_type=model_type,
@@ -47,56 +46,56 @@ def family(
             f"{name}ForSequenceClassification": "classification",
             f"{name}Model": "",
         },
-        lines=LINES,
-        keys=[
-            Key("vocab_size", "vocab_size", vocab_size),
-            Key("max_position_embeddings", "max_length", length),
-            Key("num_hidden_layers", "layers", 32),
-            Key("hidden_size", "width", 4096),
-            Key("num_attention_heads", "heads", 32),
-            Key("num_key_value_heads", "kv_heads", usual_groups),
-            Key("head_dim", "head_size", head_size or usual_head),
-            Key("intermediate_size", "mlp_size", mlp_size),
-            Key("hidden_act", "activation", "silu", ACTIVATIONS),
-            Key("rms_norm_eps", "norm_epsilon", 1e-6),
-            Key(ROTARY_BASE, "rotary_base", 10_000.0),
-            Key("tie_word_embeddings", "tied_embeddings", False),
-            Key("attention_dropout", "attention_dropout", 0.0),
-            Key("initializer_range", "init_std", 0.02),
-            Only("rope_parameters.rope_type", "default"),
-            Only("rope_scaling", None),
+        params=PARAMS,
+        config_keys=[
+            ConfigKey("vocab_size", "vocab_size", vocab_size),
+            ConfigKey("max_position_embeddings", "max_length", max_length),
+            ConfigKey("num_hidden_layers", "num_layers", 32),
+            ConfigKey("hidden_size", "emb_dim", 4096),
+            ConfigKey("num_attention_heads", "num_heads", 32),
+            ConfigKey("num_key_value_heads", "num_kv_heads", default_kv_heads),
+            ConfigKey("head_dim", "head_dim", head_dim or default_head_dim),
+            ConfigKey("intermediate_size", "mlp_dim", mlp_dim),
+            ConfigKey("hidden_act", "activation", "silu", ACTIVATIONS),
+            ConfigKey("rms_norm_eps", "norm_epsilon", 1e-6),
+            ConfigKey(ROPE_THETA, "rope_theta", 10_000.0),
+            ConfigKey("tie_word_embeddings", "tie_word_embeddings", False),
+            ConfigKey("attention_dropout", "attention_dropout_rate", 0.0),
+            ConfigKey("initializer_range", "init_std", 0.02),
+            FixedKey("rope_parameters.rope_type", "default"),
+            FixedKey("rope_scaling", None),
             *keys,
         ],
         fixed={
             "architecture": "decoder",
-            "positions": "rotary",
+            "positions": "rope",
             "norm": "rmsnorm",
-            "gated": True,
-            "biases": False,
+            "gated_mlp": True,
+            "use_bias": False,
             **fixed,
         },
-        copies={"lm_head.weight": "model.embed_tokens.weight"},
+        tied={"lm_head.weight": "model.embed_tokens.weight"},
         ignored=(r".*\.rotary_emb\.inv_freq",),
-        needs={"classification": {"pooler": False, "head_bias": False, "reading": "state"}},
+        head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
     )
 
 
-NO_WINDOW = Only("use_sliding_window", False)
-NO_BIASES = Only("attention_bias", False)
+NO_WINDOW = FixedKey("use_sliding_window", False)
+NO_BIAS = FixedKey("attention_bias", False)
 
-LLAMA = family(
-    "llama", "Llama", NO_BIASES, Only("mlp_bias", False),
-    vocab_size=32000, mlp_size=11008, kv_heads=0, length=2048,
+LLAMA = _family(
+    "llama", "Llama", NO_BIAS, FixedKey("mlp_bias", False),
+    vocab_size=32000, mlp_dim=11008, max_length=2048, num_kv_heads=0,
 )  # fmt: skip
-MISTRAL = family(
-    "mistral", "Mistral", Key("sliding_window", "window", 4096, null=0),
-    vocab_size=32000, mlp_size=14336, kv_heads=8, length=131072,
+MISTRAL = _family(
+    "mistral", "Mistral", ConfigKey("sliding_window", "sliding_window", 4096, null=0),
+    vocab_size=32000, mlp_dim=14336, max_length=131072, num_kv_heads=8,
 )  # fmt: skip
-QWEN2 = family(
+QWEN2 = _family(
     "qwen2", "Qwen2", NO_WINDOW,
-    vocab_size=151936, mlp_size=22016, length=32768, query_key_value_biases=True,
+    vocab_size=151936, mlp_dim=22016, max_length=32768, use_qkv_bias=True,
 )  # fmt: skip
-QWEN3 = family(
-    "qwen3", "Qwen3", NO_WINDOW, NO_BIASES,
-    vocab_size=151936, mlp_size=22016, head_size=128, length=32768, qk_norm=True,
+QWEN3 = _family(
+    "qwen3", "Qwen3", NO_WINDOW, NO_BIAS,
+    vocab_size=151936, mlp_dim=22016, max_length=32768, head_dim=128, qk_norm=True,
 )  # fmt: skip

@@ -1,81 +1,61 @@
 """ModernBERT (Warner et al. 2024): a pre-norm encoder with rotary positions and a gated MLP, whose
-layers see everything or a window in turn, each kind by a rotary base of its own.
+layers alternate between global and sliding-window attention, each with its own rope theta.
 """
 
-from huggingface.family import (
-    ACTIVATIONS,
-    PIECES,
-    TRANSPOSED,
-    Family,
-    Key,
-    Line,
-    Only,
-    Rule,
-    dense,
-    norm,
-    together,
-)  # fmt: skip
+from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey, equal_keys
+from huggingface.family import TRANSPOSE, VOCAB, Family, ParamMap, dense, norm
 
-LAYER, THEIRS = "encoder/layer_{i}", "model.layers.{i}"
-_KINDS = ("full_attention", "sliding_attention")
-_BASES = {"full_attention": 160_000.0, "sliding_attention": 10_000.0}
+LAYER, HF_LAYER = "encoder/layer_{i}", "model.layers.{i}"
+GLOBAL, LOCAL = "full_attention", "sliding_attention"  # layer types
+_THETA_KEYS = {GLOBAL: ("global_rope_theta", 160_000.0), LOCAL: ("local_rope_theta", 10_000.0)}
+_FIELDS = ("rope_theta", "local_rope_theta", "sliding_window", "global_attn_every_n_layers")
 
 
-def _joined(ours, theirs):
-    """One dense layer there, several here, side by side."""
-    return [
-        Line(tuple(f"{name}/kernel" for name in ours), f"{theirs}.weight", TRANSPOSED),
-        Line(tuple(f"{name}/bias" for name in ours), f"{theirs}.bias"),
-    ]
+def _joined(native, names, hf):
+    """Several of our dense layers, stored as one."""
+    kernels, biases = (tuple(f"{native}/{n}/{part}" for n in names) for part in ("kernel", "bias"))
+    return [ParamMap(kernels, f"{hf}.weight", TRANSPOSE), ParamMap(biases, f"{hf}.bias")]
 
 
-def _kinds(layers, every):
-    return [_KINDS[bool(i % every)] for i in range(layers)]
+def _layer_types(num_layers, every):
+    return [LOCAL if i % every else GLOBAL for i in range(num_layers)]
 
 
-def _read_layers(config):
-    """Which layers see a window, how wide it is, and the rotary base of either kind."""
-    layers = config.get("num_hidden_layers", 22)
+def _read_attention(config):
+    num_layers = config.get("num_hidden_layers", 22)
     every = config.get("global_attn_every_n_layers") or 3
-    given = config.get("layer_types") or _kinds(layers, every)
-    every = next((i for i, kind in enumerate(given) if i and kind == _KINDS[0]), layers + 1)
-    if given != _kinds(layers, every):
+    types = config.get("layer_types") or _layer_types(num_layers, every)
+    every = next((i for i, each in enumerate(types) if i and each == GLOBAL), num_layers + 1)
+    if types != _layer_types(num_layers, every):
         raise ValueError(
-            f"layer_types={given!r} (expected {_KINDS[0]!r} first and at equal distances)"
+            f"layer_types={types!r} (expected {GLOBAL!r} first and at equal intervals)"
         )
-    bases = {}
-    for kind, key in zip(_KINDS, ("global_rope_theta", "local_rope_theta"), strict=True):
+    theta = {}
+    for kind, (key, default) in _THETA_KEYS.items():
         rope = (config.get("rope_parameters") or {}).get(kind) or {}
         if rope.get("rope_type", "default") != "default":
             raise ValueError(f"rope_parameters={config['rope_parameters']!r} (expected 'default')")
-        bases[kind] = float(rope.get("rope_theta") or config.get(key) or _BASES[kind])
-    found = {
-        "rotary_base": bases[_KINDS[0]],
-        "window": 0,
-        "global_every": 0,
-        "local_rotary_base": 0.0,
-    }
+        theta[kind] = float(rope.get("rope_theta") or config.get(key) or default)
     if every == 1:
-        return found
-    window = config.get("local_attention", 128) // 2 + 1  # as many on either side, and itself
-    local = bases[_KINDS[1]]
-    return found | {"window": window, "global_every": every, "local_rotary_base": local}
+        return dict(zip(_FIELDS, (theta[GLOBAL], 0.0, 0, 0), strict=True))
+    window = config.get("local_attention", 128) // 2 + 1  # as many on each side, and the token
+    return dict(zip(_FIELDS, (theta[GLOBAL], theta[LOCAL], window, every), strict=True))
 
 
-def _write_layers(model):
-    if model.window and not model.global_every:
-        raise ValueError(f"model.global_every=0 with window={model.window} (expected at least 1)")
-    every = model.global_every or 1
-    local = model.local_rotary_base or model.rotary_base
-    bases = dict(zip(_KINDS, (model.rotary_base, local), strict=True))
+def _write_attention(model):
+    window, every = model.sliding_window, model.global_attn_every_n_layers
+    if window and not every:
+        raise ValueError(
+            f"model.global_attn_every_n_layers=0 with sliding_window={window} (expected at least 1)"
+        )
+    theta = {GLOBAL: model.rope_theta, LOCAL: model.local_rope_theta or model.rope_theta}
     return {
-        "global_attn_every_n_layers": every,
-        "layer_types": _kinds(model.layers, every),
-        "local_attention": 2 * (model.window - 1) if model.window else 128,
-        "global_rope_theta": model.rotary_base,
-        "local_rope_theta": local,
+        "global_attn_every_n_layers": every or 1,
+        "layer_types": _layer_types(model.num_layers, every or 1),
+        "local_attention": 2 * (window - 1) if window else 128,
+        **{key: theta[kind] for kind, (key, _) in _THETA_KEYS.items()},
         "rope_parameters": {
-            kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()
+            kind: {"rope_type": "default", "rope_theta": value} for kind, value in theta.items()
         },
     }
 
@@ -88,55 +68,56 @@ MODERNBERT = Family(
         "ModernBertForSequenceClassification": "classification",
         "ModernBertModel": "",
     },
-    lines=[
-        Line("embed/tokens/embedding", "model.embeddings.tok_embeddings.weight", PIECES),
+    params=[
+        ParamMap("embed/tokens/embedding", "model.embeddings.tok_embeddings.weight", VOCAB),
         *norm("embed/norm", "model.embeddings.norm"),
-        *norm(f"{LAYER}/self_attention_norm", f"{THEIRS}.attn_norm"),
-        *_joined([f"{LAYER}/self_attention/{name}" for name in ("query", "key", "value")],
-                 f"{THEIRS}.attn.Wqkv"),
-        *dense(f"{LAYER}/self_attention/out", f"{THEIRS}.attn.Wo"),
-        *norm(f"{LAYER}/mlp_norm", f"{THEIRS}.mlp_norm"),
-        *_joined([f"{LAYER}/mlp/gate", f"{LAYER}/mlp/in"], f"{THEIRS}.mlp.Wi"),
-        *dense(f"{LAYER}/mlp/out", f"{THEIRS}.mlp.Wo"),
+        *norm(f"{LAYER}/self_attention_norm", f"{HF_LAYER}.attn_norm"),
+        *_joined(f"{LAYER}/self_attention", ("query", "key", "value"), f"{HF_LAYER}.attn.Wqkv"),
+        *dense(f"{LAYER}/self_attention/out", f"{HF_LAYER}.attn.Wo"),
+        *norm(f"{LAYER}/mlp_norm", f"{HF_LAYER}.mlp_norm"),
+        *_joined(f"{LAYER}/mlp", ("gate", "in"), f"{HF_LAYER}.mlp.Wi"),
+        *dense(f"{LAYER}/mlp/out", f"{HF_LAYER}.mlp.Wo"),
         *norm("encoder/final_norm", "model.final_norm"),
-        # heads
         *dense("heads/lm/transform", "head.dense"),
         *norm("heads/lm/norm", "head.norm"),
-        Line("heads/lm/bias", "decoder.bias", PIECES),
-        # A classifier's activation and norm are the network's there, and these here.
-        Line("heads/classification/pooler/kernel", "head.dense.weight", TRANSPOSED,
-             {"activation": "gelu"}),
-        Line("heads/classification/pooler_norm/scale", "head.norm.weight",
-             where={"norm_epsilon": 1e-5}),
+        ParamMap("heads/lm/bias", "decoder.bias", VOCAB),
+        # transformers' classifier has the model's activation and norm epsilon; ours has these.
+        *dense("heads/classification/pooler", "head.dense", activation="gelu"),
+        *norm("heads/classification/pooler_norm", "head.norm", norm_epsilon=1e-5),
         *dense("heads/classification/output", "classifier"),
     ],
-    keys=[
-        Key("vocab_size", "vocab_size", 50368),
-        Key("max_position_embeddings", "max_length", 8192),
-        Key("num_hidden_layers", "layers", 22),
-        Key("hidden_size", "width", 768),
-        Key("num_attention_heads", "heads", 12),
-        Key("intermediate_size", "mlp_size", 1152),
-        together(("hidden_activation", "classifier_activation"), "activation", "gelu", ACTIVATIONS),
-        together(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), "biases", False),
-        Key("norm_eps", "norm_epsilon", 1e-5),
-        Key("decoder_bias", "output_bias", True),
-        Rule(("rotary_base", "window", "global_every", "local_rotary_base"),
-             _read_layers, _write_layers),
-        Key("embedding_dropout", "dropout", 0.0),
-        Key("attention_dropout", "attention_dropout", 0.0),
-        Key("initializer_range", "init_std", 0.02),
-        Only("tie_word_embeddings", True),
+    config_keys=[
+        ConfigKey("vocab_size", "vocab_size", 50368),
+        ConfigKey("max_position_embeddings", "max_length", 8192),
+        ConfigKey("num_hidden_layers", "num_layers", 22),
+        ConfigKey("hidden_size", "emb_dim", 768),
+        ConfigKey("num_attention_heads", "num_heads", 12),
+        ConfigKey("intermediate_size", "mlp_dim", 1152),
+        equal_keys(
+            ("hidden_activation", "classifier_activation"), "activation", "gelu", ACTIVATIONS
+        ),
+        equal_keys(
+            ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), "use_bias", False
+        ),
+        ConfigKey("norm_eps", "norm_epsilon", 1e-5),
+        ConfigKey("decoder_bias", "lm_head_bias", True),
+        CustomKey(_FIELDS, _read_attention, _write_attention),
+        ConfigKey("embedding_dropout", "dropout_rate", 0.0),
+        ConfigKey("attention_dropout", "attention_dropout_rate", 0.0),
+        ConfigKey("initializer_range", "init_std", 0.02),
+        FixedKey("tie_word_embeddings", True),
     ],
     fixed={
         "architecture": "encoder",
-        "positions": "rotary",
+        "positions": "rope",
         "embedding_norm": True,
-        "first_norm": False,
-        "gated": True,
-        "readout_transform": True,
+        "skip_first_prenorm": True,
+        "gated_mlp": True,
+        "lm_head_transform": True,
     },
-    copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    needs={"classification": {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True}},
-    readings=("classifier_pooling", {"cls": "state", "mean": "mean"}),
-)  # fmt: skip
+    tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    head_needs={
+        "classification": {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True}
+    },
+    pooling_key=("classifier_pooling", ("cls", "mean")),
+)

@@ -1,23 +1,24 @@
-"""RoBERTa (Liu et al. 2019) and DistilRoBERTa.
-BERT with one type of token and a position table whose first rows are never read.
+"""RoBERTa (Liu et al. 2019) and DistilRoBERTa: BERT with one token type and a position table whose
+first rows are unused.
 """
 
+from huggingface.config_mapping import ConfigKey, CustomKey
 from huggingface.families import bert
-from huggingface.family import PIECES, Family, Key, Line, Rule, dense, norm
+from huggingface.family import VOCAB, Family, ParamMap, dense, norm
 
 
-def _read(config):
-    """Positions are counted from behind the padding token's number, as fairseq did."""
+def _read_positions(config):
+    """Positions start after the padding token's id (a convention of fairseq)."""
     pad, rows = config.get("pad_token_id", 1), config.get("max_position_embeddings", 512)
     if type(pad) is not int or type(rows) is not int or not 0 <= pad < rows - 1:
         raise ValueError(
-            f"pad_token_id={pad!r}, max_position_embeddings={rows!r} (expected natural numbers, the "
-            "second larger by two at least)"
+            f"pad_token_id={pad!r}, max_position_embeddings={rows!r} (expected integers of at least 0, "
+            "the second larger by at least 2)"
         )
     return {"position_offset": pad + 1, "max_length": rows - pad - 1}
 
 
-def _write(model):
+def _write_positions(model):
     if not model.position_offset:
         raise ValueError("model.position_offset=0 (expected at least 1)")
     rows = model.max_length + model.position_offset
@@ -32,25 +33,25 @@ ROBERTA = Family(
         "RobertaForSequenceClassification": "classification",
         "RobertaModel": "pair/pooler?",
     },
-    lines=[
+    params=[
         *bert.trunk("roberta."),
         *dense("heads/lm/transform", "lm_head.dense"),
         *norm("heads/lm/norm", "lm_head.layer_norm"),
-        Line("heads/lm/bias", "lm_head.bias", PIECES),
+        ParamMap("heads/lm/bias", "lm_head.bias", VOCAB),
         *dense("heads/pair/pooler", "roberta.pooler.dense"),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
     ],
-    keys=[
-        *(key for key in bert.KEYS if key.fields not in (("max_length",), ("activation",))),
-        Rule(("position_offset", "max_length"), _read, _write),
-        Key("hidden_act", "activation", "gelu", {"gelu": "gelu"}),  # the output's is always this
+    config_keys=[
+        *(key for key in bert.CONFIG_KEYS if key.fields not in (("max_length",), ("activation",))),
+        CustomKey(("position_offset", "max_length"), _read_positions, _write_positions),
+        ConfigKey("hidden_act", "activation", "gelu", {"gelu": "gelu"}),  # the LM head's is fixed
     ],
     fixed=bert.FIXED,
-    copies={
+    tied={
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     },
     ignored=bert.IGNORED,
-    needs={"classification": {"pooler": True, "reading": "state"}},
+    head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
 )

@@ -1,29 +1,36 @@
 """T5 v1.0 (Raffel et al. 2020), v1.1 and Flan-T5 (its releases after Shazeer 2020). model_type "t5".
-No biases anywhere; the relative biases of a stack lie in its first layer.
+No biases; the relative position bias of a stack is stored in its first layer.
 """
 
-from huggingface.family import OUTPUT, PIECES, Family, Key, Line, Only, dense, norm
+from huggingface.config_mapping import ConfigKey, FixedKey
+from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, attention, dense, norm
 
-ENCODER, THEIR_ENCODER = "encoder/layer_{i}", "transformer.encoder.block.{i}.layer"
-DECODER, THEIR_DECODER = "decoder/layer_{i}", "transformer.decoder.block.{i}.layer"
+ENCODER, HF_ENCODER = "encoder/layer_{i}", "transformer.encoder.block.{i}.layer"
+DECODER, HF_DECODER = "decoder/layer_{i}", "transformer.decoder.block.{i}.layer"
+QKVO = ("q", "k", "v", "o")
+_MLPS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_tanh"), "gated-silu": (True, "silu")}
 
 
-def attention(ours, theirs):
-    """Query, key, value and output, and the norm before them."""
+def _num_layers(config):
+    return config.get("num_layers", 6)
+
+
+def _is_tied(config):
+    return config.get("tie_word_embeddings") is not False
+
+
+def _relative_bias(stack):
+    table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    return ParamMap(f"{stack}/relative_bias/embedding", f"transformer.{stack}.{table}")
+
+
+def _mlp(native, hf):
+    """`wi`, or `wi_0` and `wi_1` in a gated MLP."""
     return [
-        line
-        for here, there in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o"))
-        for line in dense(f"{ours}/{here}", f"{theirs}.{there}")
-    ]
-
-
-def mlp(ours, theirs):
-    """`wi` where the MLP is not gated, `wi_0` and `wi_1` where it is."""
-    return [
-        *dense(f"{ours}/in", f"{theirs}.wi", gated=False),
-        *dense(f"{ours}/gate", f"{theirs}.wi_0", gated=True),
-        *dense(f"{ours}/in", f"{theirs}.wi_1", gated=True),
-        *dense(f"{ours}/out", f"{theirs}.wo"),
+        *dense(f"{native}/in", f"{hf}.wi", gated_mlp=False),
+        *dense(f"{native}/gate", f"{hf}.wi_0", gated_mlp=True),
+        *dense(f"{native}/in", f"{hf}.wi_1", gated_mlp=True),
+        *dense(f"{native}/out", f"{hf}.wo"),
     ]
 
 
@@ -36,77 +43,64 @@ T5 = Family(
         "T5Model": "",
     },
     bare_classes=("T5ForConditionalGeneration", "T5Model"),
-    lines=[
-        Line("embed/tokens/embedding", "transformer.shared.weight", PIECES),
-        Line(
-            "encoder/relative_bias/embedding",
-            "transformer.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-        ),
-        *attention(f"{ENCODER}/self_attention", f"{THEIR_ENCODER}.0.SelfAttention"),
-        *norm(f"{ENCODER}/self_attention_norm", f"{THEIR_ENCODER}.0.layer_norm"),
-        *mlp(f"{ENCODER}/mlp", f"{THEIR_ENCODER}.1.DenseReluDense"),
-        *norm(f"{ENCODER}/mlp_norm", f"{THEIR_ENCODER}.1.layer_norm"),
+    params=[
+        ParamMap("embed/tokens/embedding", "transformer.shared.weight", VOCAB),
+        _relative_bias("encoder"),
+        *attention(f"{ENCODER}/self_attention", f"{HF_ENCODER}.0.SelfAttention", *QKVO),
+        *norm(f"{ENCODER}/self_attention_norm", f"{HF_ENCODER}.0.layer_norm"),
+        *_mlp(f"{ENCODER}/mlp", f"{HF_ENCODER}.1.DenseReluDense"),
+        *norm(f"{ENCODER}/mlp_norm", f"{HF_ENCODER}.1.layer_norm"),
         *norm("encoder/final_norm", "transformer.encoder.final_layer_norm"),
-        Line(
-            "decoder/relative_bias/embedding",
-            "transformer.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-        ),
-        *attention(f"{DECODER}/self_attention", f"{THEIR_DECODER}.0.SelfAttention"),
-        *norm(f"{DECODER}/self_attention_norm", f"{THEIR_DECODER}.0.layer_norm"),
-        *attention(f"{DECODER}/cross_attention", f"{THEIR_DECODER}.1.EncDecAttention"),
-        *norm(f"{DECODER}/cross_attention_norm", f"{THEIR_DECODER}.1.layer_norm"),
-        *mlp(f"{DECODER}/mlp", f"{THEIR_DECODER}.2.DenseReluDense"),
-        *norm(f"{DECODER}/mlp_norm", f"{THEIR_DECODER}.2.layer_norm"),
+        _relative_bias("decoder"),
+        *attention(f"{DECODER}/self_attention", f"{HF_DECODER}.0.SelfAttention", *QKVO),
+        *norm(f"{DECODER}/self_attention_norm", f"{HF_DECODER}.0.layer_norm"),
+        *attention(f"{DECODER}/cross_attention", f"{HF_DECODER}.1.EncDecAttention", *QKVO),
+        *norm(f"{DECODER}/cross_attention_norm", f"{HF_DECODER}.1.layer_norm"),
+        *_mlp(f"{DECODER}/mlp", f"{HF_DECODER}.2.DenseReluDense"),
+        *norm(f"{DECODER}/mlp_norm", f"{HF_DECODER}.2.layer_norm"),
         *norm("decoder/final_norm", "transformer.decoder.final_layer_norm"),
-        # heads
-        Line("heads/lm/kernel", "lm_head.weight", OUTPUT),
+        ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/pooler", "classification_head.dense"),
         *dense("heads/classification/output", "classification_head.out_proj"),
     ],
-    keys=[
-        Key("vocab_size", "vocab_size", 32128),
-        Key("n_positions", "max_length", 512),
-        Key("num_layers", "layers", 6),
-        Key("num_decoder_layers", "decoder_layers", lambda config: config.get("num_layers", 6)),
-        Key("d_model", "width", 512),
-        Key("num_heads", "heads", 8),
-        Key("d_kv", "head_size", 64),
-        Key("d_ff", "mlp_size", 2048),
-        Key(
-            "feed_forward_proj",
-            ("gated", "activation"),
-            "relu",
-            {
-                "relu": (False, "relu"),
-                "gated-gelu": (True, "gelu_tanh"),
-                "gated-silu": (True, "silu"),
-            },
-        ),
-        Key("relative_attention_num_buckets", "relative_buckets", 32),
-        Key("relative_attention_max_distance", "relative_max_distance", 128),
-        Key("layer_norm_epsilon", "norm_epsilon", 1e-6),
-        # v1.1 is not tied, and then nothing is scaled; transformers 5 says the latter, too
-        Key("tie_word_embeddings", "tied_embeddings", True),
-        Key(
-            "scale_decoder_outputs",
-            "readout_scale",
-            lambda config: config.get("tie_word_embeddings") is not False,
-        ),
-        Key("dropout_rate", ("dropout", "attention_dropout"), 0.1),
-        Only("is_encoder_decoder", True),
+    config_keys=[
+        ConfigKey("vocab_size", "vocab_size", 32128),
+        ConfigKey("n_positions", "max_length", 512),
+        ConfigKey("num_layers", "num_layers", 6),
+        ConfigKey("num_decoder_layers", "num_decoder_layers", _num_layers),
+        ConfigKey("d_model", "emb_dim", 512),
+        ConfigKey("num_heads", "num_heads", 8),
+        ConfigKey("d_kv", "head_dim", 64),
+        ConfigKey("d_ff", "mlp_dim", 2048),
+        ConfigKey("feed_forward_proj", ("gated_mlp", "activation"), "relu", _MLPS),
+        ConfigKey("relative_attention_num_buckets", "relative_buckets", 32),
+        ConfigKey("relative_attention_max_distance", "relative_max_distance", 128),
+        ConfigKey("layer_norm_epsilon", "norm_epsilon", 1e-6),
+        # v1.1 has an untied output and then scales no features; transformers 5 has a key for both.
+        ConfigKey("tie_word_embeddings", "tie_word_embeddings", True),
+        ConfigKey("scale_decoder_outputs", "scale_logits_by_emb_dim", _is_tied),
+        ConfigKey("dropout_rate", ("dropout_rate", "attention_dropout_rate"), 0.1),
+        FixedKey("is_encoder_decoder", True),
     ],
     fixed={
         "architecture": "encoder_decoder",
         "positions": "relative",
         "norm": "rmsnorm",
-        "biases": False,
-        "attention_scale": False,
+        "use_bias": False,
+        "scale_attention": False,
     },
-    copies={
+    tied={
         "lm_head.weight": "transformer.shared.weight",
         "transformer.encoder.embed_tokens.weight": "transformer.shared.weight",
         "transformer.decoder.embed_tokens.weight": "transformer.shared.weight",
     },
     ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),
-    needs={"classification": {"pooler": True, "reading": "state", "decoder_input": "text"}},
+    head_needs={
+        "classification": {
+            "pooler": True,
+            "pooler_activation": "tanh",
+            "pooling": "last",
+            "decoder_input": "text",
+        }
+    },
 )

@@ -1,30 +1,37 @@
-"""Law 12: each file in configs/, shrunk and re-sourced by one helper, runs; none is left out."""
+"""Invariant 12: every file in configs/ runs, made tiny by one helper."""
 
+import importlib
 import pathlib
+import re
 
 import pytest
-import shrink
+import tiny_configs
 
 import finetune
 import train
 from models import presets
 from studies import objectives, three_ways
-from studies.config import StudyConfig
+from studies.config import ComparisonConfig, StudyConfig
 from training import config as configs
 from training.config import ConfigError
+from training.schema import PretrainConfig
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-SHARED = {"__init__.py", "base.py"}
-# Word vectors give their table, to a network that the finetuning config describes.
-VECTORS = {"transfer": "embeddings", "network__layers": 1, "network__width": 32, "network__heads": 2,
-           "network__mlp_size": 64}  # fmt: skip
+HELPERS = {"__init__.py", "base.py"}
+# A run of word vectors gives its embeddings to a model that the finetuning config describes.
+FROM_WORD_VECTORS = {"init": "embeddings", "model__num_layers": 1, "model__emb_dim": 32,
+                     "model__num_heads": 2, "model__mlp_dim": 64}  # fmt: skip
 
 
 def shipped(folder):
-    return sorted(p for p in (ROOT / "configs" / folder).glob("*.py") if p.name not in SHARED)
+    return sorted(p for p in (ROOT / "configs" / folder).glob("*.py") if p.name not in HELPERS)
 
 
-TRANSFORMERS = [p for p in shipped(".") if "recipe=" in p.read_text()]
+def recipes_of(path):
+    return [name for name, (fitting, _) in presets.RECIPES.items() if path.stem in fitting]
+
+
+TRANSFORMERS = [p for p in shipped(".") if "recipe:" in p.read_text()]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("shipped")
 
 
-def test_no_folder_of_configs_is_forgotten():
+def test_every_folder_of_configs_is_tested():
     folders = {p.name for p in (ROOT / "configs").iterdir() if p.is_dir() and p.name[0] not in "_."}
     assert folders == {"finetune", "studies", "comparisons"}
 
@@ -43,12 +50,12 @@ def test_no_folder_of_configs_is_forgotten():
     ids=lambda p: p.stem,
 )
 @pytest.mark.parametrize("target", shipped("finetune"), ids=lambda p: p.stem)
-def test_law_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path, target):
+def test_invariant_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path, target):
     run = folder / path.stem
-    config = shrink.pretraining(folder, str(path), model__layers=1)
+    config = tiny_configs.pretraining(folder, str(path), model__num_layers=1)
     assert train.run(config, str(run)).step == 2
-    arm = VECTORS if config.model.architecture == "embeddings" else {}
-    config = shrink.finetuning(folder, run, str(target), **arm)
+    overrides = FROM_WORD_VECTORS if config.model.architecture == "embeddings" else {}
+    config = tiny_configs.finetuning(folder, run, str(target), **overrides)
     result = finetune.run(config, f"{run}-{target.stem}")
     assert result.step == 2
     assert "test/accuracy" in result.metrics
@@ -56,84 +63,109 @@ def test_law_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TRANSFORMERS, ids=lambda p: p.stem)
-def test_law_12_the_modern_recipe_pretrains_two_steps(folder, path):
-    run = shrink.pretraining(folder, f"{path}:recipe=modern", model__kv_heads=1)
-    result = train.run(run, str(folder / f"{path.stem}-modern"))
-    assert result.step == 2
+def test_invariant_12_the_modern_recipe_pretrains_two_steps(folder, path):
+    config = tiny_configs.pretraining(folder, f"{path}:recipe=modern", model__num_kv_heads=1)
+    assert train.run(config, str(folder / f"{path.stem}-modern")).step == 2
 
 
 @pytest.mark.parametrize("path", TRANSFORMERS, ids=lambda p: p.stem)
 def test_every_size_and_recipe_of_a_shipped_config_resolves(path):
     for size in presets.SIZES:
-        for recipe in ("classic", "modern"):
-            given = f"{path}:size={size},recipe={recipe}"
-            config = configs.resolve(train.Config, configs.load_file(given))
+        for recipe in recipes_of(path):
+            given = configs.load_config_file(f"{path}:size={size},recipe={recipe}")
+            config = configs.resolve(PretrainConfig, given)
             modern = recipe == "modern"
             assert config.objective.z_loss == (1e-4 if modern else 0)
-            assert config.model.qk_norm == config.model.gated == modern != config.model.biases
+            assert config.model.qk_norm == modern
+            fields = presets.RECIPES[recipe][1]
+            assert {name: getattr(config.model, name) for name in fields} == fields
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
-def test_every_preset_resolves_with_its_architecture_and_vocabulary(name):
+def test_every_preset_resolves_with_its_architecture_and_vocabulary_size(name):
     path = f"configs/{presets.preset(name)['architecture']}.py:preset={name}"
-    config = configs.resolve(train.Config, configs.load_file(path))
+    config = configs.resolve(PretrainConfig, configs.load_config_file(path))
     expected = presets.preset(name)
     assert {key: getattr(config.model, key) for key in expected} == expected
     assert config.tokenizer.vocab_size == config.model.vocab_size > 30_000
 
 
+@pytest.mark.parametrize("path", TRANSFORMERS, ids=lambda p: p.stem)
+def test_the_docstring_lists_every_size_recipe_and_preset(path):
+    docstring = importlib.import_module(f"configs.{path.stem}").get_config.__doc__
+    listed = dict(
+        re.findall(r"^ +(size|recipe|preset)\b[^:]*: ([^:]*)\.$", docstring, re.MULTILINE)
+    )
+    listed = {key: re.findall(r"[\w.+-]*\w", value) for key, value in listed.items()}
+    fitting = [n for n, p in presets.PRESETS.items() if p.fields["architecture"] == path.stem]
+    assert [word for word in listed["size"] if word != "default"] == list(presets.SIZES)
+    assert set(listed["recipe"]) - {"default", "or"} == set(recipes_of(path))
+    assert listed["recipe"][:2] == ["classic", "default"]
+    assert listed["preset"] == fitting
+
+
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "message"),
     [
-        ("encoder.py:preset=gpt2", "preset 'gpt2' is not in the table for architecture encoder"),
-        ("decoder.py:preset=gpt2,size=base", "leave out size and recipe"),
-        ("decoder.py:recipe=moderm", "recipe=moderm is unknown: expected one of classic, modern"),
+        ("encoder.py:preset=gpt2", "unknown preset 'gpt2' for architecture encoder"),
+        ("decoder.py:preset=gpt2,size=base", "leave out size=base, or preset"),
+        (
+            "decoder.py:recipe=moderm",
+            "'moderm' for architecture decoder: expected one of classic, modern",
+        ),
+        ("decoder.py:layers=3", "expected NAME=VALUE with NAME one of size, recipe, preset"),
+        ("skip_gram.py:words=yes", "words=yes: expected true or false"),
     ],
 )
-def test_an_argument_that_means_nothing_is_refused(given, words):
-    with pytest.raises(ConfigError, match=words):
-        configs.load_file(str(ROOT / "configs" / given))
+def test_an_invalid_argument_of_a_config_file_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        configs.load_config_file(str(ROOT / "configs" / given))
+
+
+def tiny_overrides(config, *kept):
+    """'key=value' of every field of a tiny config, except those that start with one of `kept`."""
+    flat = configs.flatten(config.to_dict())
+    return tuple(f"{key}={value}" for key, value in flat.items() if not key.startswith(kept))
+
+
+def tiny_plan(folder, path, pretrain_config="configs/decoder.py"):
+    """A shipped plan of a study with tiny runs, as a dict."""
+    tiny_configs.labeled(folder)
+    tiny_configs.corpus(folder)
+    plan = configs.load_config_file(str(path)).to_dict()
+    pretrain = tiny_configs.pretraining(folder, pretrain_config, evaluation__every="1 steps")
+    finetune = tiny_configs.finetuning(
+        folder,
+        "run",
+        evaluation__every="never",
+        checkpoint__every="never",
+        evaluation__select="last",
+    )
+    plan["pretrain_overrides"] = tuple(plan["pretrain_overrides"]) + tiny_overrides(
+        pretrain, "model.arch", "model.posi", "objective"
+    )
+    plan["finetune_overrides"] = tuple(plan["finetune_overrides"]) + tiny_overrides(
+        finetune, "init_from"
+    )
+    return plan | {"label_budgets": (20,)}
 
 
 @pytest.mark.parametrize("path", shipped("studies"), ids=lambda p: p.stem)
-def test_law_12_a_shipped_study_runs_shrunk(folder, path):
-    shrink.labelled(folder)
-    shrink.corpus(folder)
-    plan = configs.load_file(str(path)).to_dict()
-    tiny = shrink.pretraining(folder, "configs/decoder.py", evaluation__every="1 steps")
-    small = shrink.finetuning(folder, "run", evaluation__every="never", checkpoint__every="never",
-                              evaluation__select="last")  # fmt: skip
-
-    def words(config, leave=()):
-        flat = configs.flatten(config.to_dict())
-        return tuple(f"{k}={v}" for k, v in flat.items() if not k.startswith(leave))
-
-    plan["pretrain"] = tuple(plan["pretrain"]) + words(
-        tiny, ("model.arch", "objective", "model.posi")
-    )
-    plan["finetune"] = tuple(plan["finetune"]) + words(small, ("init_from",))
-    plan |= {"architectures": ("decoder",), "budgets": (20,), "seeds": (0,)}
-    settings = configs.resolve(StudyConfig, plan)
-    results = three_ways.run(settings, folder / f"study-{path.stem}")
+def test_invariant_12_a_shipped_study_runs_tiny(folder, path):
+    plan = tiny_plan(folder, path) | {"architectures": ("decoder",), "seeds": (0,)}
+    workdir = folder / f"study-{path.stem}"
+    results = three_ways.run(configs.resolve(StudyConfig, plan), workdir)
     assert results["complete"] and len(results["cells"]) == 3
-    assert (folder / f"study-{path.stem}" / "report.html").is_file()
+    assert (workdir / "report.html").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", shipped("comparisons"), ids=lambda p: p.stem)
-def test_law_12_a_shipped_comparison_runs_shrunk(folder, path):
-    shrink.labelled(folder)
-    shrink.corpus(folder)
-    plan = configs.load_file(str(path)).to_dict()
-    tiny = shrink.pretraining(folder, evaluation__every="1 steps")
-    small = shrink.finetuning(folder, "run", evaluation__every="never", checkpoint__every="never",
-                              evaluation__select="last")  # fmt: skip
-    for section, config in (("pretrain", tiny), ("finetune", small)):
-        own = ("model.arch", "model.posi", "objective", "init_from")
-        flat = configs.flatten(config.to_dict())
-        plan[section] += tuple(f"{k}={v}" for k, v in flat.items() if not k.startswith(own))
-    plan |= {"updates": 12, "budgets": (20,), "seeds": (0, 1), "grid": (1e-3,)}
-    found = objectives.run(plan, folder / f"comparison-{path.stem}")["rows"]
-    first, *others = (row["pretraining"]["matched"]["flops"] for row in found)
+def test_invariant_12_a_shipped_comparison_runs_tiny(folder, path):
+    plan = tiny_plan(folder, path)
+    plan |= {"num_steps": 12, "seeds": (0, 1), "learning_rate_grid": (1e-3,)}
+    plan = configs.resolve(ComparisonConfig, plan)
+    rows = objectives.run(plan, folder / f"comparison-{path.stem}")["rows"]
+    first, *others = (row["pretraining"]["matched"]["flops"] for row in rows)
     assert all(abs(flops / first - 1) < 0.1 for flops in others)
-    assert all(row["paired"]["count"] == 2 for row in found[1:])
+    assert all(row["paired"]["count"] == 2 for row in rows[1:])

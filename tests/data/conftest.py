@@ -1,4 +1,4 @@
-"""Lets the tests of the data room share `corpora.py`.
+"""Lets the tests of `data/` share `corpora.py`.
 
 importlib mode puts no test folder on the path.
 """

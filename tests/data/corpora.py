@@ -1,12 +1,12 @@
-"""Small corpora, tokenizers and stores for the tests of the data room.
+"""Small corpora, tokenizers and stores for the tests of `data/`.
 
-Words follow a fixed pseudo-random order, so that every test sees the same bytes.
+Words come in a fixed pseudo-random order, so that every test sees the same bytes.
 """
 
 import random
 
-from data.config import DataConfig, TokenizerConfig
 from data.prepare import prepare
+from training.schema import DataConfig, TokenizerConfig
 
 WORDS = [
     "the",
@@ -30,7 +30,7 @@ WORDS = [
 
 
 def documents(count, seed=0, longest=60):
-    """Texts of 1 to `longest` words, the first ones different from all others."""
+    """Texts of 1 to `longest` words after a start that makes each one distinct."""
     draw = random.Random(seed)
     return [
         f"document {seed} {i} " + " ".join(draw.choices(WORDS, k=draw.randint(1, longest)))
@@ -45,7 +45,7 @@ def write(path, texts, separator="\n\n"):
 
 
 def prepared(tmp_path, source, log=lambda line: None, build=True, vocab_size=400, **settings):
-    """`prepare` with a cache of its own and a small tokenizer."""
+    """The corpus of `prepare`, with its own cache and a small tokenizer."""
     tokenizer = settings.pop("tokenizer", None) or TokenizerConfig(vocab_size=vocab_size)
     data = DataConfig(source=source, cache_dir=str(tmp_path / "cache"), **settings)
     return prepare(data, tokenizer, log=log, build=build)

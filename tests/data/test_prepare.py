@@ -1,10 +1,17 @@
 """From a source to stores: the same store however it is made; resumed, locked, refused, disk full.
 
-Processes are real; corpora are small.
+The worker processes are real, the corpora small.
 """
 
+import concurrent.futures
+import multiprocessing
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,64 +19,68 @@ from corpora import documents, prepared, write
 
 from data import prepare as prepare_
 from data import python_docs, sources, writer
-from data.config import DataConfig, TokenizerConfig
-from data.store import Store
+from data.store import TokenStore
+from training.schema import DataConfig, TokenizerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+PATHS = "import sys; sys.path[:0] = sys.argv[1:3]\n"
+ARGUMENTS = (str(ROOT), str(Path(__file__).parent))
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Four files, one of which is cut into several units."""
+    """Four files, which small work items divide further."""
     for number in range(4):
         write(tmp_path / f"{number}.txt", documents(150, seed=number))
     return f"text:{tmp_path}/*.txt"
 
 
 @pytest.fixture
-def small_units(monkeypatch):
-    monkeypatch.setattr(prepare_, "_SMALLEST_UNIT", 6000)
+def small_items(monkeypatch):
+    monkeypatch.setattr(prepare_, "_MIN_ITEM_BYTES", 6000)
 
 
 def contents(store):
     return (
         store.fingerprint,
-        [store.document(i).tolist() for i in range(store.documents)],
+        [store.document(i).tolist() for i in range(store.num_documents)],
         [
             (store.files[f], int(n))
             for f, n in zip(store.index("files"), store.index("numbers"), strict=True)
         ],
-        store.unigram.tolist(),
+        store.unigram_counts.tolist(),
     )
 
 
 def test_the_store_is_the_same_in_one_process_and_in_several(
-    tmp_path, corpus, small_units, monkeypatch
+    tmp_path, corpus, small_items, monkeypatch
 ):
     alone = prepared(tmp_path, corpus, validation_fraction=0.1, workers=1)
     one = [contents(store) for store in (*alone.train, *alone.validation)]
-    monkeypatch.setattr(prepare_, "_ALONE", 0)
+    monkeypatch.setattr(prepare_, "_MIN_PARALLEL_BYTES", 0)
     (tmp_path / "cache" / "stores").rename(tmp_path / "before")
-    many = prepared(tmp_path, corpus, validation_fraction=0.1, workers=3)
+    lines = []
+    many = prepared(tmp_path, corpus, lines.append, validation_fraction=0.1, workers=3)
+    assert any("in 3 processes" in line for line in lines)
     assert [contents(store) for store in (*many.train, *many.validation)] == one
     assert many.fingerprint == alone.fingerprint
-    # Every document is in one of the two splits, and in the order of the files.
+    # Every document is in one of the two splits, in the order of the files.
     made = [text for number in range(4) for text in documents(150, seed=number)]
-    held = [text for text in made if sources.held_out(text, 0.1)]
+    kept = [text for text in made if sources.in_validation(text, 0.1)]
     train, validation = many.train[0], many.validation[0]
-    assert (train.documents, validation.documents) == (600 - len(held), len(held))
-    rest = [text for text in made if text not in set(held)]
-    for store, texts in ((train, rest), (validation, held)):
+    assert (train.num_documents, validation.num_documents) == (600 - len(kept), len(kept))
+    rest = [text for text in made if text not in set(kept)]
+    for store, texts in ((train, rest), (validation, kept)):
         for number in (0, 1, len(texts) // 2, len(texts) - 1):
             assert many.tokenizer.decode(store.document(number)) == texts[number]
             file, place = store.index("files")[number], int(store.index("numbers")[number])
             assert documents(150, seed=int(store.files[int(file)][-5]))[place] == texts[number]
 
 
-def test_what_was_made_is_opened_and_not_made_again(tmp_path, corpus):
+def test_an_existing_store_is_opened_and_not_made_again(tmp_path, corpus):
     lines = []
     first = prepared(tmp_path, corpus, log=lines.append)
-    assert any("tokenising" in line for line in lines)
+    assert any("tokenizing" in line for line in lines)
     lines.clear()
     second = prepared(tmp_path, corpus, log=lines.append, build=False)
     assert lines == [] and second.fingerprint == first.fingerprint
@@ -84,7 +95,7 @@ def test_other_contents_settings_or_tokenizer_make_another_store(tmp_path, corpu
         {"validation_fraction": 0.2},
         {"document_separator": "line"},
         {"vocab_size": 390},
-        {"tokenizer": TokenizerConfig(kind="wordpiece", vocab_size=400)},
+        {"tokenizer": TokenizerConfig(type="wordpiece", vocab_size=400)},
     ):
         seen.add(prepared(tmp_path, corpus, **settings).fingerprint)
     write(tmp_path / "0.txt", documents(150, seed=9))
@@ -92,65 +103,62 @@ def test_other_contents_settings_or_tokenizer_make_another_store(tmp_path, corpu
     assert len(seen) == 6
 
 
-def test_a_process_of_several_is_refused_with_the_command(tmp_path, corpus):
+def test_one_process_of_several_is_refused_with_the_command(tmp_path, corpus):
     with pytest.raises(
-        ValueError, match="tokenizer .* is not made yet: run `python -m tools.prepare"
+        ValueError, match="tokenizer .* does not exist yet: run `python -m tools.prepare"
     ):
         prepared(tmp_path, corpus, build=False)
     made = prepared(tmp_path, corpus)
     made.tokenizer.save(tmp_path / "tokenizer.json")
     other = TokenizerConfig(path=str(tmp_path / "tokenizer.json"))
     assert prepared(tmp_path, corpus, tokenizer=other, build=False).fingerprint == made.fingerprint
-    with pytest.raises(ValueError, match="token store .* is not made yet"):
+    with pytest.raises(ValueError, match="token store .* does not exist yet"):
         prepared(tmp_path, corpus, build=False, tokenizer=other, validation_fraction=0.3)
 
 
-def test_an_interrupted_store_goes_on_where_it_was(tmp_path, corpus, small_units, monkeypatch):
+def test_an_interrupted_store_resumes_where_it_was(tmp_path, corpus, small_items, monkeypatch):
     whole = [contents(s) for s in prepared(tmp_path, corpus).train]
     (tmp_path / "cache" / "stores").rename(tmp_path / "before")
-    original, calls = writer.write_unit, []
+    original, calls = writer.write_item, []
 
-    def stops(source, tokenizer, unit, *rest):
+    def stops(source, tokenizer, item, *rest):
         if len(calls) == 3:
             raise KeyboardInterrupt
-        calls.append(unit.number)
-        original(source, tokenizer, unit, *rest)
+        calls.append(item.number)
+        original(source, tokenizer, item, *rest)
 
-    monkeypatch.setattr(writer, "write_unit", stops)
+    monkeypatch.setattr(writer, "write_item", stops)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, corpus)
     stores = tmp_path / "cache" / "stores"
     partial = next(stores.glob("*.partial"))
     with pytest.raises(ValueError, match="holds no finished token store"):
-        Store.open(partial / "train")
+        TokenStore.open(partial / "train")
     assert not [p for p in stores.iterdir() if p.is_dir() and p != partial]
     done = calls.copy()
     calls.clear()
 
-    def counts(source, tokenizer, unit, *rest):
-        calls.append(unit.number)
-        original(source, tokenizer, unit, *rest)
+    def counts(source, tokenizer, item, *rest):
+        calls.append(item.number)
+        original(source, tokenizer, item, *rest)
 
-    monkeypatch.setattr(writer, "write_unit", counts)
+    monkeypatch.setattr(writer, "write_item", counts)
     lines = []
     again = prepared(tmp_path, corpus, log=lines.append)
     assert not set(done) & set(calls) and len(done) == 3 and calls
-    assert any("3 of" in line and "done already" in line for line in lines)
+    assert any("3 of" in line and "are finished" in line for line in lines)
     assert [contents(s) for s in again.train] == whole
 
 
 def test_two_processes_make_one_store_between_them(tmp_path, corpus):
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+    code = PATHS + (
         "from pathlib import Path; from corpora import prepared\n"
         "lines = []; found = prepared(Path(sys.argv[3]), sys.argv[4], log=lines.append)\n"
-        'print(found.fingerprint, sum("tokenising" in line for line in lines))',
-        *(str(ROOT), str(Path(__file__).parent), str(tmp_path), corpus),
-    ]
+        'print(found.fingerprint, sum("tokenizing" in line for line in lines))'
+    )
+    command = [sys.executable, "-c", code, *ARGUMENTS, str(tmp_path), corpus]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate(timeout=60)[0].split() for process in running]
+    answers = [process.communicate(timeout=120)[0].split() for process in running]
     assert all(process.returncode == 0 for process in running)
     assert answers[0][0] == answers[1][0]
     assert sorted(count for _, count in answers) == ["0", "1"]
@@ -159,11 +167,10 @@ def test_two_processes_make_one_store_between_them(tmp_path, corpus):
 def test_a_full_disk_is_one_error_and_leaves_nothing_half_visible(tmp_path):
     (tmp_path / "a").mkdir()
     write(tmp_path / "a" / "a.txt", documents(4000, longest=200))
-    code = (
-        "import resource, sys; sys.path[:0] = sys.argv[1:3]\n"
+    code = PATHS + (
+        "import resource\n"
         "from pathlib import Path; from corpora import prepared\n"
         "folder, source = Path(sys.argv[3]), sys.argv[4]\n"
-        "from data.tokenizer import train\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
         "try:\n"
         "    prepared(folder, source)\n"
@@ -172,32 +179,165 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_half_visible(tmp_path):
     )
     source = f"text:{tmp_path}/a/*.txt"
     done = subprocess.run(
-        [sys.executable, '-c', code, str(ROOT), str(Path(__file__).parent), str(tmp_path), source],
-        capture_output=True, text=True, check=True, timeout=60,
+        [sys.executable, "-c", code, *ARGUMENTS, str(tmp_path), source],
+        capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     assert "cannot write" in done.stdout and "File too large" in done.stdout
     assert "free some space" in done.stdout and done.stdout.count("\n") == 1
     stores = tmp_path / "cache" / "stores"
     assert not [p.name for p in stores.rglob("*") if ".tmp" in p.name or p.name == "store.json"]
     assert all(p.name.endswith((".partial", ".lock")) for p in stores.iterdir())
-    # With room again it is finished.
-    assert prepared(tmp_path, source).train[0].documents > 3000
+    # With enough space it is finished.
+    assert prepared(tmp_path, source).train[0].num_documents > 3000
 
 
-def test_a_worker_that_fails_or_dies_is_one_error(tmp_path, corpus, small_units, monkeypatch):
-    monkeypatch.setattr(prepare_, "_ALONE", 0)
-    made = prepared(tmp_path, corpus)  # the tokenizer
-    made.tokenizer.save(tmp_path / "tokenizer.json")
-    settings = {"tokenizer": TokenizerConfig(path=str(tmp_path / "tokenizer.json")), "workers": 2}
-    bad = tmp_path / "2.txt"
-    bad.write_bytes(bad.read_bytes() + b"\n\nna\xefve\n")
-    with pytest.raises(ValueError, match="2.txt is not UTF-8 at byte") as caught:
-        prepared(tmp_path, corpus, **settings)
+# ---- Worker processes ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_parallel(tmp_path, corpus, small_items, monkeypatch):
+    """Settings of `prepared` for two worker processes and a tokenizer that exists."""
+    prepared(tmp_path, corpus).tokenizer.save(tmp_path / "tokenizer.json")
+    shutil.rmtree(tmp_path / "cache" / "stores")
+    monkeypatch.setattr(prepare_, "_MIN_PARALLEL_BYTES", 0)
+    return {"tokenizer": TokenizerConfig(path=str(tmp_path / "tokenizer.json")), "workers": 2}
+
+
+def partial_of(tmp_path):
+    return next((tmp_path / "cache" / "stores").glob("*.partial"))
+
+
+def test_an_error_in_a_worker_is_one_line_and_finished_items_are_kept(
+    tmp_path, corpus, in_parallel
+):
+    bad = tmp_path / "3.txt"
+    good = bad.read_bytes()
+    bad.write_bytes(good + b"\n\nna\xefve\n")
+    with pytest.raises(ValueError, match="3.txt is not UTF-8 at byte") as caught:
+        prepared(tmp_path, corpus, **in_parallel)
     assert "\n" not in str(caught.value)
-    write(bad, documents(10))
-    monkeypatch.setattr(prepare_.sys, "executable", "/bin/false")
-    with pytest.raises(OSError, match="a tokenising process ended with status 1 .*data.workers"):
-        prepared(tmp_path, corpus, **settings)
+    assert not multiprocessing.active_children()
+    records = list((partial_of(tmp_path) / "items").glob("*.json"))
+    assert records and not list(partial_of(tmp_path).glob("*/*.tmp"))
+
+
+def test_a_worker_that_is_killed_is_one_error_and_the_next_run_finishes(
+    tmp_path, corpus, in_parallel
+):
+    write(tmp_path / "0.txt", documents(3000))
+    killed = []
+
+    def kill():
+        while not killed:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+                killed.append(child.pid)
+                return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(OSError, match="tokenization process died.*set data.workers lower") as e:
+        prepared(tmp_path, corpus, **in_parallel)
+    thread.join()
+    assert killed and "\n" not in str(e.value) and not multiprocessing.active_children()
+    assert prepared(tmp_path, corpus, **in_parallel).train[0].num_documents > 3000
+
+
+def running_workers(process):
+    """The worker processes of a process, by /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (path / "cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == process.pid and "spawn_main" in command:
+            found.append(int(path.name))
+    return found
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_workers_stop_with_their_parent_and_finished_items_are_kept(
+    tmp_path, corpus, in_parallel, stop
+):
+    for number in range(4):
+        write(tmp_path / f"{number}.txt", documents(3000, seed=number))
+    code = PATHS + (
+        "from pathlib import Path; from corpora import prepared\n"
+        "from data import prepare\n"
+        "from training.schema import TokenizerConfig\n"
+        "prepare._MIN_ITEM_BYTES, prepare._MIN_PARALLEL_BYTES = 6000, 0\n"
+        "tokenizer = TokenizerConfig(path=sys.argv[3] + '/tokenizer.json')\n"
+        "prepared(Path(sys.argv[3]), sys.argv[4], tokenizer=tokenizer, workers=2)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *ARGUMENTS, str(tmp_path), corpus],
+        start_new_session=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    stores = tmp_path / "cache" / "stores"
+    deadline = time.monotonic() + 100
+    while not list(stores.glob("*.partial/items/*.json")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    workers = running_workers(process)
+    assert len(workers) == 2
+    if stop == signal.SIGINT:
+        os.killpg(process.pid, stop)  # Ctrl-C on a terminal reaches the workers too
+    else:
+        process.kill()
+    error = process.communicate(timeout=60)[1].decode()
+    if stop == signal.SIGINT:
+        assert error.rstrip().endswith("KeyboardInterrupt")
+        assert not list(partial_of(tmp_path).glob("*/*.tmp"))
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    finished = len(list((partial_of(tmp_path) / "items").glob("*.json")))
+    lines = []
+    prepared(tmp_path, corpus, log=lines.append, **in_parallel)
+    assert any(f"{finished} of" in line and "are finished" in line for line in lines)
+
+
+def test_a_worker_imports_neither_jax_nor_other_packages_of_ours(
+    tmp_path, corpus, in_parallel, monkeypatch
+):
+    modules = []
+
+    class Asks(concurrent.futures.ProcessPoolExecutor):
+        def shutdown(self, **options):
+            modules.extend(self.submit(eval, "list(__import__('sys').modules)").result())
+            super().shutdown(**options)
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Asks)
+    prepared(tmp_path, corpus, **in_parallel)
+    assert "data.writer" in modules and "tokenizers" in modules
+    packages = {name.partition(".")[0] for name in modules}
+    assert not packages & {"jax", "flax", "grain", "tensorflow_datasets", "pytest"}
+    assert not packages & {"models", "objectives", "tasks", "training", "corpora"}
+
+
+def test_a_worker_does_not_run_the_main_file(tmp_path, corpus):
+    """The main file of a caller, such as train.py, imports JAX."""
+    main = tmp_path / "main.py"
+    main.write_text(
+        PATHS + "from pathlib import Path\n"
+        "Path(sys.argv[3], 'run-as-' + __name__).touch()\n"
+        "from corpora import prepared\n"
+        "from data import prepare\n"
+        "prepare._MIN_ITEM_BYTES, prepare._MIN_PARALLEL_BYTES = 6000, 0\n"
+        "prepared(Path(sys.argv[3]), sys.argv[4], print, workers=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(main), *ARGUMENTS, str(tmp_path), corpus],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert "in 2 processes" in done.stdout
+    assert [p.name for p in tmp_path.glob("run-as-*")] == ["run-as-__main__"]
+
+
+# ---- Corpora ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\n\t\n"])
@@ -219,15 +359,15 @@ def prepared_tokenizer(tmp_path):
     return TokenizerConfig(path=str(tmp_path / "other"))
 
 
-def test_a_document_longer_than_anything_is_one_document(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_PART", 1 << 16)
-    monkeypatch.setattr(writer, "_BATCH_BYTES", 1 << 15)
+def test_a_very_long_document_is_one_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr(writer, "_BATCH_CHARACTERS", 1 << 15)
     monkeypatch.setattr(writer, "SHARD_TOKENS", 10_000)
     long = " ".join(documents(4000))
     write(tmp_path / "a.txt", ["first words", long, "last words"])
     made = prepared(tmp_path, f"text:{tmp_path}/a.txt", validation_fraction=0.0)
     store = made.train[0]
-    assert store.documents == 3 and len(store._metadata["shards"]) > 5
+    assert store.num_documents == 3 and len(store._metadata["shards"]) > 5
     assert made.tokenizer.decode(store.document(1)) == long
     assert store.index("bytes").tolist() == [11, len(long.encode()), 10]
 
@@ -240,20 +380,21 @@ def test_python_docs_and_a_mixture_with_it_are_prepared(tmp_path):
     write(tmp_path / "a.txt", documents(30, seed=1))
     source = f"((0.2, 'python_docs:{tmp_path}/library'), (0.8, 'text:{tmp_path}/a.txt'))"
     made = prepared(tmp_path, source, validation_fraction=0.1)
-    python, text = made.contents.values()  # of the text alone, whatever the tokenizer
+    python, text = made.contents.values()  # of the text alone, for any tokenizer
     again = prepared(tmp_path, source, validation_fraction=0.1, vocab_size=390)
     assert [python, text] == list(again.contents.values()) and again.fingerprint != made.fingerprint
     _, fingerprint = python_docs.prepare(str(library.parent), str(tmp_path / "cache"))
     assert python == fingerprint
     assert made.weights == (0.2, 0.8) and len(made.train) == 2 and made.validation
-    decoded = {
-        made.tokenizer.decode(made.train[0].document(i)) for i in range(made.train[0].documents)
-    }
+    store = made.train[0]
+    decoded = {made.tokenizer.decode(store.document(i)) for i in range(store.num_documents)}
     assert decoded < set(texts) and len(decoded) > 150
 
 
-def test_the_config_refuses_what_cannot_be():
+def test_the_config_refuses_impossible_values():
     with pytest.raises(ValueError, match="data.source is empty"):
         DataConfig(source=" ")
-    with pytest.raises(ValueError, match="vocab_size is 200, byte-level BPE needs at least 369"):
+    with pytest.raises(
+        ValueError, match="vocab_size is 200, but byte-level BPE needs at least 369"
+    ):
         TokenizerConfig(vocab_size=200)

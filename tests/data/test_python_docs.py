@@ -1,13 +1,13 @@
-"""python_docs: what is read, how it is split, and that nothing held out is in the pretraining text.
+"""python_docs: its sources, its splits, and that the pretraining text contains no evaluation text.
 
-Once over the running interpreter's own library, otherwise over a library of three files.
+One fixture reads the library of the running interpreter, the others a library of a few files.
 """
 
 import re
 
 import pytest
 
-from data import labelled, python_docs
+from data import labeled, python_docs
 
 WORDS = ["start", "stop", "open", "close", "read", "write", "join", "split"]
 LIBRARY = {
@@ -25,7 +25,7 @@ class Task:
     ),
     "email/message.py": 'def get(): """Give the header of the message named so."""\n',
     "xml/dom.py": 'def get(): """Give the header of the message named so."""\n\nclass A: """One."""\n',
-    "other.py": '"""Not labelled, but good English prose."""\ndef f(): pass\n',
+    "other.py": '"""Not labeled, but good English prose."""\ndef f(): pass\n',
     "test/test_x.py": '"""Skipped: a test of the library."""\n',
     "idlelib/a.py": '"""Skipped: another program of its own."""\n',
     "site-packages/a.py": '"""Skipped: not of the standard library."""\n',
@@ -45,7 +45,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def collected():
-    """From the running interpreter."""
+    """The documents of the running interpreter."""
     return python_docs.collect(python_docs.standard_library())
 
 
@@ -56,16 +56,16 @@ def texts_of(split):
 def test_modules_classes_functions_and_topics_are_read_and_other_folders_are_not(library):
     collected = python_docs.collect(library)
     everything = [t for rows in collected["corpus"].values() for t in texts_of(rows)]
-    everything += [t for rows in collected["labelled"].values() for t in texts_of(rows)]
+    everything += [t for rows in collected["labeled"].values() for t in texts_of(rows)]
     for expected in (
         "Tasks run coroutines",
-        "Not labelled",
+        "Not labeled",
         "The for statement walks over things.",
     ):
         assert any(text.startswith(expected) for text in everything)
     assert not any("Skipped" in text for text in everything)
-    # Two near-duplicates are one example; a text of two packages has no label; one word says nothing.
-    examples = [row for rows in collected["labelled"].values() for row in rows]
+    # Two near-duplicates are one example. A text of two packages has no label, nor has a single word.
+    examples = [row for rows in collected["labeled"].values() for row in rows]
     assert {label for _, label in examples} == {"asyncio"} and len(examples) == 2 + 32
     assert sum("say so" in text for text, _ in examples) == 1
 
@@ -85,42 +85,42 @@ def test_near_duplicates_share_a_key(one, other, same):
     assert (python_docs.near_key(one) == python_docs.near_key(other)) is same
 
 
-def normalised(text):
-    """Case, white space, punctuation and names, undone once more and by other means."""
+def normalized(text):
+    """The text without case, white space, punctuation and names, independently of `near_key`."""
     words = re.findall(r"\S+", text)
     words = ["@" if re.search(r"\w[_.(]\w|_|\d|[a-z][A-Z]|\(|`|\*", w) else w for w in words]
     return " ".join(re.sub(r"\W", "", w).lower() for w in words)
 
 
-def test_no_held_out_docstring_or_near_duplicate_is_in_the_pretraining_text(collected):
-    labelled_, corpus = collected["labelled"], collected["corpus"]
-    held = texts_of(labelled_["validation"]) + texts_of(labelled_["test"])
-    assert len(held) > 500
+def test_no_evaluation_docstring_or_near_duplicate_is_in_the_pretraining_text(collected):
+    labels, corpus = collected["labeled"], collected["corpus"]
+    evaluation = texts_of(labels["validation"]) + texts_of(labels["test"])
+    assert len(evaluation) > 500
     train = texts_of(corpus["train"])
     for key in (
         python_docs.near_key,
         lambda text: re.sub(r"\s+", "", text.lower()),
     ):
-        assert not {key(text) for text in held} & {key(text) for text in train}
-        for split in (labelled_["train"], corpus["validation"]):
-            assert not {key(text) for text in held} & {key(text) for text in texts_of(split)}
+        assert not {key(text) for text in evaluation} & {key(text) for text in train}
+        for split in (labels["train"], corpus["validation"]):
+            assert not {key(t) for t in evaluation} & {key(t) for t in texts_of(split)}
         assert not {key(t) for t in train} & {key(t) for t in texts_of(corpus["validation"])}
-    # By other means than near_key: nothing is equal once everything that looks like a name is gone.
-    assert not {normalised(t) for t in held} & {normalised(t) for t in train}
-    # What was left out is only what was held out.
-    assert len(train) + len(held) > 0.95 * len(
+    # Independently of near_key: no two are equal without everything that looks like a name.
+    assert not {normalized(t) for t in evaluation} & {normalized(t) for t in train}
+    # The corpus leaves out the evaluation texts and little else.
+    assert len(train) + len(evaluation) > 0.95 * len(
         {t for rows in collected.values() for s in rows.values() for t in texts_of(s)}
     )
 
 
-def test_no_text_is_there_twice(collected):
-    for split in (*collected["corpus"].values(), *collected["labelled"].values()):
+def test_no_text_is_repeated(collected):
+    for split in (*collected["corpus"].values(), *collected["labeled"].values()):
         folded = [" ".join(text.lower().split()) for text in texts_of(split)]
         assert len(folded) == len(set(folded))
 
 
-def test_labels_are_the_written_list_and_enough_examples_are_there(collected):
-    splits = collected["labelled"]
+def test_labels_are_the_fixed_list_and_examples_are_enough(collected):
+    splits = collected["labeled"]
     assert len(python_docs.LABELS) == 20
     for split in splits.values():
         assert {label for _, label in split} == set(python_docs.LABELS)
@@ -128,8 +128,8 @@ def test_labels_are_the_written_list_and_enough_examples_are_there(collected):
     assert len(splits["validation"]) >= 150
 
 
-def test_a_split_does_not_depend_on_what_else_there_is(library, tmp_path):
-    """By hash: another document moves none."""
+def test_a_split_does_not_depend_on_other_documents(library, tmp_path):
+    """The split is by hash: a new document moves no other."""
     before = python_docs.collect(library)
     (library / "zzz.py").write_text('"""One more module with a docstring of its own."""\n')
     after = python_docs.collect(library)
@@ -139,9 +139,7 @@ def test_a_split_does_not_depend_on_what_else_there_is(library, tmp_path):
             assert set(rows) <= set(after[config][split])
 
 
-def test_prepared_once_it_is_read_from_disk_and_the_fingerprint_is_of_the_contents(
-    library, tmp_path
-):
+def test_a_second_call_reads_the_cache_and_the_fingerprint_is_of_the_contents(library, tmp_path):
     lines = []
     first, fingerprint = python_docs.prepare(str(library), str(tmp_path), lines.append)
     again, same = python_docs.prepare(str(library), str(tmp_path), lines.append)
@@ -152,8 +150,8 @@ def test_prepared_once_it_is_read_from_disk_and_the_fingerprint_is_of_the_conten
         assert python_docs.prepare(str(library), str(tmp_path))[1] != fingerprint
     finally:
         (library / "zzz.py").unlink()
-    read = labelled.load(f"python_docs:{library}", cache_dir=str(tmp_path), log=print)
-    expected = python_docs.collect(library)["labelled"]
+    read = labeled.load(f"python_docs:{library}", cache_dir=str(tmp_path), log=print)
+    expected = python_docs.collect(library)["labeled"]
     for split, rows in expected.items():
         assert list(zip(read[split].text, read[split].label, strict=True)) == rows
 

@@ -1,27 +1,26 @@
-"""Corpora: what a spec means, how documents are found in files, and every bad input's one line.
+"""Corpora: source specs, documents in files, and one line of error for every bad input.
 
-Cutting a file for several processes must not change its documents.
+Dividing a file for several processes must not change its documents.
 """
 
-import gzip
-import lzma
+import sys
 
 import pytest
 from corpora import documents, write
 
 from data import sources
-from data.files import expand
+from data.files import COMPRESSIONS, expand, open_compressed
 
 
 def texts(source, size=1 << 30):
-    """The documents of a source whose files are cut into pieces of about `size` bytes."""
+    """The documents of a source whose files are divided into ranges of about `size` bytes."""
     found = []
     for file in range(len(source.files)):
-        for piece in source.pieces(file, size):
+        for file_range in source.ranges(file, size):
             text = ""
-            for part in source.read(piece):
-                text += part.text
-                if part.ends:
+            for chunk in source.read(file_range):
+                text += chunk.text
+                if chunk.is_last:
                     found.append(text.strip("\r\n"))
                     text = ""
             assert not text
@@ -66,7 +65,7 @@ def test_a_spec_is_a_source_or_a_weighted_mixture():
         ((), "empty mixture"),
     ],
 )
-def test_a_spec_that_is_none_is_refused(spec, message):
+def test_a_malformed_spec_is_refused(spec, message):
     with pytest.raises(ValueError, match=message) as caught:
         sources.parse(spec)
     one_line(caught)
@@ -87,11 +86,10 @@ def test_patterns_have_stars_and_braces(tmp_path):
     assert "sub/**" in str(caught.value)
 
 
-@pytest.mark.parametrize("opened", [open, gzip.open, lzma.open])
-def test_documents_are_divided_by_blank_lines_by_lines_or_by_files(tmp_path, opened):
-    suffix = {open: "", gzip.open: ".gz", lzma.open: ".xz"}[opened]
+@pytest.mark.parametrize("suffix", ["", *COMPRESSIONS])
+def test_documents_are_divided_by_blank_lines_by_lines_or_by_files(tmp_path, suffix):
     for name, content in (("a", "\ufeffone\n two\n\n\n \nthree\r\n\r\nfour"), ("b", "\n\nfive\n")):
-        with opened(tmp_path / f"{name}.txt{suffix}", "wb") as stream:
+        with open_compressed(tmp_path / f"{name}.txt{suffix}", suffix, "wb") as stream:
             stream.write(content.encode())
     spec = f"text:{tmp_path}/*"
     assert texts(resolve(spec)) == ["one\n two", "three", "four", "five"]
@@ -107,30 +105,30 @@ def test_documents_are_divided_by_blank_lines_by_lines_or_by_files(tmp_path, ope
 
 
 @pytest.mark.parametrize("separator", ["blank_line", "line"])
-def test_cutting_a_file_changes_no_document(tmp_path, separator):
+def test_dividing_a_file_changes_no_document(tmp_path, separator):
     between = "\n" if separator == "line" else "\n\n"
     made = documents(120)
-    made[50] = " ".join(made)  # spans several cuts
+    made[50] = " ".join(made)  # spans several ranges
     path = write(tmp_path / "a.txt", made, between)
     source = resolve(f"text:{path}", separator)
     assert texts(source) == made
     for size in (1, 37, 500, 5000, 10**9):
-        pieces = source.pieces(0, size)
+        ranges = source.ranges(0, size)
         assert texts(source, size) == made, size
-        assert pieces[0].start == 0 and pieces[-1].end == -1
-        assert all(a.end == b.start for a, b in zip(pieces, pieces[1:], strict=False))
-    assert len(source.pieces(0, 500)) > 20
+        assert ranges[0].start == 0 and ranges[-1].end == -1
+        assert all(a.end == b.start for a, b in zip(ranges, ranges[1:], strict=False))
+    assert len(source.ranges(0, 500)) > 20
 
 
 @pytest.mark.parametrize("separator", ["blank_line", "line", "file"])
-def test_a_document_of_any_length_is_read_in_parts(tmp_path, monkeypatch, separator):
-    monkeypatch.setattr(sources, "_PART", 50)
-    long = "π🙂x " * 500  # every cut falls somewhere inside a character
+def test_a_document_of_any_length_is_read_in_chunks(tmp_path, monkeypatch, separator):
+    monkeypatch.setattr(sources, "_CHUNK_BYTES", 50)
+    long = "π🙂x " * 500  # the limit falls inside a character
     path = write(tmp_path / "a.txt", ["short", long.strip(), "end"])
-    parts = list(resolve(f"text:{path}", separator).read(sources.Piece(0, 0, -1)))
-    assert max(len(part.text.encode()) for part in parts) <= 60
-    assert "".join(part.text for part in parts).split() == ("short " + long + "end").split()
-    assert sum(part.consumed for part in parts) in (path.stat().st_size, path.stat().st_size - 1)
+    chunks = list(resolve(f"text:{path}", separator).read(sources.FileRange(0, 0, -1)))
+    assert max(len(chunk.text.encode()) for chunk in chunks) <= 60
+    assert "".join(chunk.text for chunk in chunks).split() == ("short " + long + "end").split()
+    assert sum(chunk.consumed for chunk in chunks) in (path.stat().st_size, path.stat().st_size - 1)
 
 
 def test_text_that_is_not_utf8_names_the_file_the_byte_and_the_remedy(tmp_path):
@@ -147,18 +145,29 @@ def test_text_that_is_not_utf8_names_the_file_the_byte_and_the_remedy(tmp_path):
         texts(resolve(f"text:{path}", "line"), size=30)
 
 
-def test_a_cut_archive_is_refused(tmp_path):
-    for name, opened in (("a.gz", gzip.open), ("a.xz", lzma.open)):
-        with opened(tmp_path / name, "wb") as stream:
-            stream.write("\n\n".join(documents(50)).encode())
-        whole = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ValueError, match=f"{name} is not a whole compressed file") as caught:
-            texts(resolve(f"text:{tmp_path}/{name}"))
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
+def test_a_truncated_or_damaged_compressed_file_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    with open_compressed(path, suffix, "wb") as stream:
+        stream.write("\n\n".join(documents(50)).encode())
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:-1], b"text, not compressed\n" * 9):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"a{suffix} is not a complete {suffix}") as caught:
+            texts(resolve(f"text:{path}"))
         one_line(caught)
 
 
-def test_an_identity_is_of_the_contents_wherever_they_lie(tmp_path):
+def test_without_the_package_a_zst_file_names_it(tmp_path, monkeypatch):
+    (tmp_path / "a.zst").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "compression", None)
+    monkeypatch.setitem(sys.modules, "backports", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install backports.zstd") as caught:
+        texts(resolve(f"text:{tmp_path}/a.zst"))
+    one_line(caught)
+
+
+def test_an_identity_is_of_the_contents_wherever_they_are(tmp_path):
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
         write(tmp_path / folder / "a.txt", documents(5))
@@ -170,17 +179,18 @@ def test_an_identity_is_of_the_contents_wherever_they_lie(tmp_path):
     assert resolve(f"text:{tmp_path}/here/*", "line").fingerprint(cache) != here
 
 
-def test_documents_are_held_out_by_hash_and_copies_with_them():
+def test_documents_are_in_validation_by_hash_and_copies_with_them():
     made = documents(2000)
-    held = {text for text in made if sources.held_out(text, 0.1)}
-    assert 140 < len(held) < 260
-    assert held == {text for text in made if sources.held_out("  " + text.upper() + "\n", 0.1)}
-    assert held <= {text for text in made if sources.held_out(text, 0.2)}  # by threshold
-    assert not any(sources.held_out(text, 0.0) for text in made)
+    chosen = {text for text in made if sources.in_validation(text, 0.1)}
+    assert 140 < len(chosen) < 260
+    copies = {text for text in made if sources.in_validation("  " + text.upper() + "\n", 0.1)}
+    assert chosen == copies
+    assert chosen <= {text for text in made if sources.in_validation(text, 0.2)}  # by threshold
+    assert not any(sources.in_validation(text, 0.0) for text in made)
 
 
 def test_tfds_datasets_in_another_format_or_unknown_are_refused_with_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match="TFDS knows no dataset 'nosuch'") as caught:
+    with pytest.raises(ValueError, match="TFDS has no dataset 'nosuch'") as caught:
         resolve("tfds:nosuch/x")
     one_line(caught)
     import tensorflow_datasets as tfds
@@ -206,7 +216,7 @@ def test_tfds_datasets_in_another_format_or_unknown_are_refused_with_the_remedy(
         resolve(spec)
     source = resolve(spec, field="content")
     assert texts(source) == documents(30) == texts(source, size=100)
-    assert len(source.pieces(0, 100)) > 3
+    assert len(source.ranges(0, 100)) > 3
     info = builder.data_path / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(ValueError, match="tfds build .* --file_format=array_record") as caught:

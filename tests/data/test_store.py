@@ -1,6 +1,6 @@
-"""Rows of the token store against a plain list of framed documents; refusals.
+"""Rows of the token store against a plain list of documents with special tokens; refusals.
 
-Documents are cut by rows, rows by shards: the arithmetic must not lose a token anywhere.
+Rows cut documents and shards cut rows: the arithmetic must not lose a token.
 """
 
 import json
@@ -10,15 +10,16 @@ import pytest
 from corpora import documents, prepared, write
 
 from data import writer
-from data.framing import Frame
-from data.store import Store
+from data.special_tokens import SpecialTokenTemplate
+from data.store import TokenStore
 
-ENCODER, DECODER = Frame((2,), (3,), (3,)), Frame((), (4,), (3,))
+ENCODER = SpecialTokenTemplate((2,), (3,), (3,))
+DECODER = SpecialTokenTemplate((), (4,), (3,))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A store of many small shards, and its documents tokenised one by one."""
+    """A store of many small shards, and its documents tokenized one by one."""
     folder = tmp_path_factory.mktemp("store")
     texts = documents(40)
     texts[7] = " ".join(texts) * 3  # much longer than a shard or a row
@@ -34,22 +35,22 @@ def made(tmp_path_factory):
     return store, [result.tokenizer.encode(text) for text in texts], texts, result.tokenizer
 
 
-def framed_stream(pieces, frame):
+def stream_of(encoded, template):
     """The reference: lists, joined."""
     stream = []
-    for document in pieces:
-        stream += [*frame.opening, *document.tolist(), *frame.closing]
+    for document in encoded:
+        stream += [*template.prefix, *document.tolist(), *template.suffix]
     return stream
 
 
 def test_a_store_holds_its_documents_with_their_counts_and_places(made):
-    store, pieces, texts, tokenizer = made
-    assert (store.documents, store.tokens) == (40, sum(map(len, pieces)))
-    assert store.bytes == sum(len(text.encode()) for text in texts)
-    for number, expected in enumerate(pieces):
+    store, encoded, texts, tokenizer = made
+    assert (store.num_documents, store.num_tokens) == (40, sum(map(len, encoded)))
+    assert store.num_bytes == sum(len(text.encode()) for text in texts)
+    for number, expected in enumerate(encoded):
         assert np.array_equal(store.document(number), expected)
     assert np.array_equal(
-        store.unigram, np.bincount(np.concatenate(pieces), minlength=tokenizer.size)
+        store.unigram_counts, np.bincount(np.concatenate(encoded), minlength=tokenizer.size)
     )
     assert store.index("bytes").tolist() == [len(text.encode()) for text in texts]
     named = [
@@ -63,21 +64,21 @@ def test_a_store_holds_its_documents_with_their_counts_and_places(made):
 
 
 @pytest.mark.parametrize("length", [2, 7, 33, 4000])
-@pytest.mark.parametrize(("frame", "overlap"), [(ENCODER, 1), (DECODER, 0), (DECODER, 1)])
-def test_rows_are_windows_of_the_framed_stream(made, frame, overlap, length):
-    store, pieces, _, _ = made
-    stream = framed_stream(pieces, frame)
-    rows = store.rows(length, overlap, frame)
+@pytest.mark.parametrize(("template", "overlap"), [(ENCODER, 1), (DECODER, 0), (DECODER, 1)])
+def test_rows_are_windows_of_the_stream(made, template, overlap, length):
+    store, encoded, _, _ = made
+    stream = stream_of(encoded, template)
+    rows = store.rows(length, overlap, template)
     stride = length - overlap
     assert len(rows) == len(range(0, len(stream) - overlap, stride))
-    openings = np.cumsum([0] + [len(p) + frame.extra for p in pieces])
-    closings = openings[1:] - 1
+    starts = np.cumsum([0] + [len(e) + template.num_tokens for e in encoded])
+    suffixes = starts[1:] - 1
     everything = rows.many(np.arange(len(rows)))
     assert everything.dtype == np.int32 and everything.shape == (len(rows), length)
     for row in range(len(rows)):
         start = row * stride
         expected = stream[start : start + length]
-        if frame.opening and start not in openings and start not in closings:
+        if template.prefix and start not in starts and start not in suffixes:
             expected = [2, *expected[1:]]
         expected = expected + [0] * (length - len(expected))
         assert everything[row].tolist() == expected, row
@@ -85,20 +86,20 @@ def test_rows_are_windows_of_the_framed_stream(made, frame, overlap, length):
 
 
 def test_rows_lose_no_token_and_predict_each_once(made):
-    store, pieces, _, _ = made
-    # Causal: a row of T+1 is read but for its last, and predicts all but its first.
-    stream = framed_stream(pieces, DECODER)
+    store, encoded, _, _ = made
+    # Causal: the model reads all but the last token of a row and predicts all but the first.
+    stream = stream_of(encoded, DECODER)
     rows = store.rows(17, 1, DECODER).many(np.arange(len(store.rows(17, 1, DECODER))))
     predicted = [t for row in rows for t in row[1:].tolist()]
     assert predicted[: len(stream) - 1] == stream[1:] and not any(predicted[len(stream) - 1 :])
-    # Encoder: what an opening replaced is the last token of the row before.
-    stream = framed_stream(pieces, ENCODER)
+    # Encoder: the token that a prefix replaced is the last one of the previous row.
+    stream = stream_of(encoded, ENCODER)
     rows = store.rows(17, 1, ENCODER).many(np.arange(len(store.rows(17, 1, ENCODER))))
     kept = [rows[0, 0], *(t for row in rows for t in row[1:].tolist())]
     assert kept[: len(stream)] == stream
 
 
-def test_a_row_is_the_same_alone_in_any_company_and_beyond_the_end(made):
+def test_a_row_does_not_depend_on_the_others_and_is_padding_after_the_end(made):
     store = made[0]
     rows = store.rows(31, 1, ENCODER)
     order = np.random.default_rng(0).permutation(len(rows) + 3)
@@ -111,9 +112,9 @@ def test_a_row_is_the_same_alone_in_any_company_and_beyond_the_end(made):
 
 
 def test_a_row_names_the_documents_it_shows(made):
-    store, pieces, _, _ = made
+    store, encoded, _, _ = made
     rows = store.rows(64, 1, ENCODER)
-    starts = np.cumsum([0] + [len(p) + 2 for p in pieces])
+    starts = np.cumsum([0] + [len(e) + 2 for e in encoded])
     for row in range(len(rows)):
         low, high = row * 63, min(row * 63 + 64, starts[-1])
         shown = [d for d in range(40) if starts[d] < high and starts[d + 1] > low]
@@ -143,26 +144,24 @@ def test_a_store_that_is_unfinished_damaged_or_of_another_tokenizer_is_refused(m
         return folder
 
     with pytest.raises(ValueError, match=f"does not exist: .*{again}"):
-        Store.open(tmp_path / "nowhere")
+        TokenStore.open(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=f"holds no finished token store: .*{again}"):
-        Store.open(copy("unfinished", leave_out=("store.json",)))
-    with pytest.raises(ValueError, match=f"was made with tokenizer .* is asked for: .*{again}"):
-        Store.open(copy("whole"), tokenizer="f" * 64)
-    with pytest.raises(ValueError, match="was made with fingerprint"):
-        Store.open(tmp_path / "whole", fingerprint="f" * 64)
+        TokenStore.open(copy("unfinished", leave_out=("store.json",)))
+    with pytest.raises(ValueError, match=f"was made with tokenizer .*, expected ffff.*{again}"):
+        TokenStore.open(copy("whole"), tokenizer="f" * 64)
     cut = copy("cut")
     shard = sorted(cut.glob("*.tokens"))[0]
     shard.write_bytes(shard.read_bytes()[:-2])
-    with pytest.raises(ValueError, match=f"{shard.name} has .* bytes where .* belong: .*{again}"):
-        Store.open(cut)
+    with pytest.raises(ValueError, match=f"{shard.name} has .* bytes, expected .*: .*{again}"):
+        TokenStore.open(cut)
     shard.unlink()
-    with pytest.raises(ValueError, match="has no bytes where"):
-        Store.open(cut)
+    with pytest.raises(ValueError, match="has no bytes, expected"):
+        TokenStore.open(cut)
     old = copy("old")
     metadata = json.loads((old / "store.json").read_text())
     (old / "store.json").write_text(json.dumps({**metadata, "format": 0}))
     with pytest.raises(ValueError, match="has store format 0"):
-        Store.open(old)
+        TokenStore.open(old)
     (old / "store.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
-        Store.open(old)
+        TokenStore.open(old)

@@ -1,9 +1,9 @@
-"""Makes tests/huggingface/golden/: tiny networks of transformers and what they compute, once and for all.
+"""Makes tests/huggingface/golden/: tiny models of transformers and their outputs.
 
 python tests/huggingface/make_golden.py [NAME ...]      # in an environment with the extra [parity]
 
-A directory is what save_pretrained writes, without a tokenizer, and `answers.safetensors`: hidden states
-and logits for the tokens of tests/parity.py, padded, and a greedy continuation.
+A directory has what save_pretrained writes, without a tokenizer, and `answers.safetensors`: hidden states
+and logits for the padded tokens of tests/parity.py, and a greedy continuation.
 """
 
 import json
@@ -73,7 +73,7 @@ BART = {
     "forced_eos_token_id": None,
 }
 # name: (class, values of its config)
-NETWORKS = {
+MODELS = {
     "bert": ("BertForPreTraining", BERT),
     "gpt2": (
         "GPT2LMHeadModel",
@@ -88,6 +88,7 @@ NETWORKS = {
     "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 4}),
     "qwen2": ("Qwen2ForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 8}),
+    "starcoder2": ("Starcoder2ForCausalLM", {**LLAMA, "sliding_window": 4}),
     "roberta": ("RobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
     "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 12}),
     "electra-discriminator": ("ElectraForPreTraining", {**BERT, "embedding_size": 12}),
@@ -101,15 +102,15 @@ NETWORKS = {
 
 
 def make(name):
-    """Writes one directory anew."""
-    kind, values = NETWORKS[name]
-    network = getattr(transformers, kind)
-    config = network.config_class(vocab_size=parity.VOCABULARY, **values)
+    """Writes one directory, in place of an existing one."""
+    class_name, values = MODELS[name]
+    model_class = getattr(transformers, class_name)
+    config = model_class.config_class(vocab_size=parity.VOCAB_SIZE, **values)
     config._attn_implementation = "eager"
-    peer = network(config)
-    if name == "t5-v1.1":  # transformers ties the output whatever the config says
+    peer = model_class(config)
+    if name == "t5-v1.1":  # transformers ties the output whatever the config has
         peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight.detach().clone())
-    parity.randomised(peer, 0.1 if name.startswith("t5") else 0.3)
+    parity.randomize(peer, 0.1 if name.startswith("t5") else 0.3)
     directory = GOLDEN / name
     shutil.rmtree(directory, ignore_errors=True)
     peer.save_pretrained(directory)
@@ -117,31 +118,31 @@ def make(name):
     written.pop("transformers_version")
     (directory / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     (directory / "generation_config.json").unlink(missing_ok=True)
-    given = {
+    arguments = {
         "input_ids": torch.from_numpy(parity.TOKENS).long(),
-        "attention_mask": torch.from_numpy(parity.PADDED).long(),
+        "attention_mask": torch.from_numpy(parity.PADDED_MASK).long(),
     }
-    both = peer.config.is_encoder_decoder
-    if both:
-        given["labels"] = torch.from_numpy(parity.REPLIES).long()
+    has_encoder = peer.config.is_encoder_decoder
+    if has_encoder:
+        arguments["labels"] = torch.from_numpy(parity.TARGETS).long()
     with torch.no_grad():
-        out = peer(**given, output_hidden_states=True)
-        states = out.decoder_hidden_states if both else out.hidden_states
+        out = peer(**arguments, output_hidden_states=True)
+        states = out.decoder_hidden_states if has_encoder else out.hidden_states
         logits = out.prediction_logits if name == "bert" else out.logits
         answers = {"hidden": states[-1].numpy(), "logits": logits.numpy()}
         if hasattr(peer, "generate") and peer.can_generate():
             prompt = torch.from_numpy(parity.TOKENS[:, :5]).long()
             peer.generation_config.eos_token_id = None
-            more = peer.generate(
+            generated = peer.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                max_new_tokens=parity.NEW,
+                max_new_tokens=parity.NEW_TOKENS,
                 do_sample=False,
             )
-            answers["greedy"] = more[:, -parity.NEW :].numpy().astype(np.int32)
+            answers["greedy"] = generated[:, -parity.NEW_TOKENS :].numpy().astype(np.int32)
     save_file(answers, directory / "answers.safetensors")
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or NETWORKS:
+    for name in sys.argv[1:] or MODELS:
         make(name)

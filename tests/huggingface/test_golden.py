@@ -1,6 +1,6 @@
-"""What networks of transformers computed once, kept in golden/, is what ours compute of their files.
+"""Our models compute what transformers computed from the files in golden/, without PyTorch.
 
-Without PyTorch; golden/ is made by make_golden.py. The same files go there and back, bit for bit.
+make_golden.py makes golden/. The same files are imported and exported again, bit for bit.
 """
 
 import json
@@ -21,15 +21,15 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 NAMES = sorted(folder.name for folder in GOLDEN.iterdir())
 
 
-def there(name, directory):
-    """The directory of `name` as somebody would have it, with a tokenizer."""
+def source_of(name, directory):
+    """A copy of a golden directory, with a tokenizer."""
     shutil.copytree(GOLDEN / name, directory)
-    parity.tokenizer(directory)
+    parity.write_tokenizer(directory)
     return directory
 
 
-def same_bits(one, other):
-    """Whether two directories hold the same tensors, in the same bits."""
+def assert_same_bits(one, other):
+    """Two directories have the same tensors, bit for bit."""
     one, other = open_weights(one), open_weights(other)
     assert one.leaves == other.leaves
     for name in one.leaves:
@@ -39,42 +39,42 @@ def same_bits(one, other):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ours_compute_what_theirs_did_and_go_back_bit_for_bit(name, tmp_path):
+def test_outputs_equal_those_of_transformers_and_the_round_trip_is_bitwise(name, tmp_path):
     answers = open_weights_of(GOLDEN / name / "answers.safetensors", tmp_path)
-    source = there(name, tmp_path / "there")
+    source = source_of(name, tmp_path / "source")
     run, back = tmp_path / "run", tmp_path / "back"
     convert.from_hf(str(source), str(run))
-    ours = parity.Ours.of(run)
-    both = ours.config.architecture == "encoder_decoder"
+    native = parity.NativeModel.load(run)
+    has_encoder = native.is_encoder_decoder
 
     @jax.jit
-    def compute(*sequences):
-        hidden = ours.hidden(*sequences)
-        return hidden, ours.logits(hidden)
+    def compute(*inputs):
+        hidden = native.hidden(*inputs)
+        return hidden, native.logits(hidden)
 
-    replies = parity.REPLIES if both else None
-    computed = compute(*ours.sequences(parity.TOKENS, parity.PADDED, replies))
-    where = np.ones(computed[0].shape[:2]) if both else parity.PADDED
-    for mine, theirs in zip(computed, (answers["hidden"], answers["logits"]), strict=True):
-        mine, theirs = np.asarray(mine)[where > 0], theirs[where > 0]
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
-    if "greedy" in answers:  # each piece of it is what comes next, where the ones before it did
-        prompt, more = parity.TOKENS[:, :5], answers["greedy"]
-        if both:
-            padded = np.concatenate([prompt, np.zeros((parity.ROWS, parity.NEW), np.int32)], axis=1)
-            sequences = ours.sequences(padded, (padded > 0).astype(np.int32), more)
+    targets = parity.TARGETS if has_encoder else None
+    outputs = compute(*native.inputs(parity.TOKENS, parity.PADDED_MASK, targets))
+    where = np.ones(outputs[0].shape[:2]) if has_encoder else parity.PADDED_MASK
+    for output, answer in zip(outputs, (answers["hidden"], answers["logits"]), strict=True):
+        output, answer = np.asarray(output)[where > 0], answer[where > 0]
+        np.testing.assert_allclose(output, answer, rtol=0, atol=1e-4 * np.abs(answer).max())
+    if "greedy" in answers:  # each token is the most likely one after those before it
+        prompt, continuation = parity.TOKENS[:, :5], answers["greedy"]
+        if has_encoder:
+            padded = np.pad(prompt, ((0, 0), (0, parity.NEW_TOKENS)))
+            inputs = native.inputs(padded, (padded > 0).astype(np.int32), continuation)
         else:
-            row = np.concatenate([prompt, more], axis=1)
-            sequences = ours.sequences(row, np.ones_like(row))
-        best = np.asarray(compute(*sequences)[1].argmax(-1))
-        np.testing.assert_array_equal(best if both else best[:, 4:-1], more)
+            row = np.concatenate([prompt, continuation], axis=1)
+            inputs = native.inputs(row, np.ones_like(row))
+        best = np.asarray(compute(*inputs)[1].argmax(-1))
+        np.testing.assert_array_equal(best if has_encoder else best[:, 4:-1], continuation)
     convert.to_hf(str(run), str(back))
-    same_bits(source, back)
+    assert_same_bits(source, back)
     written, read = (json.loads((d / "config.json").read_text()) for d in (back, source))
-    told = {key: value for key, value in written.items() if read.get(key) is not None}
-    if read["model_type"] == "t5":  # transformers 5 writes that it is tied, whatever it is
-        told.pop("tie_word_embeddings")
-    assert {key: read[key] for key in told} == told
+    common = {key: value for key, value in written.items() if read.get(key) is not None}
+    if read["model_type"] == "t5":  # transformers 5 always writes True
+        common.pop("tie_word_embeddings")
+    assert {key: read[key] for key in common} == common
 
 
 def open_weights_of(file, tmp_path):
@@ -89,21 +89,21 @@ def open_weights_of(file, tmp_path):
     "name",
     [name if name == "bert" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
 )
-def test_bfloat16_goes_there_and_back_bit_for_bit(name, tmp_path):
-    source = there(name, tmp_path / "there")
+def test_the_round_trip_of_bfloat16_is_bitwise(name, tmp_path):
+    source = source_of(name, tmp_path / "source")
     weights = open_weights(GOLDEN / name)
-    half = np.dtype(ml_dtypes.bfloat16)
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
     (source / "model.safetensors").unlink()
     write_weights(
         source,
-        {key: Leaf(half, leaf.shape) for key, leaf in weights.leaves.items()},
-        lambda key: weights.read(key).astype(half),
+        {key: Leaf(bfloat16, leaf.shape) for key, leaf in weights.leaves.items()},
+        lambda key: weights.read(key).astype(bfloat16),
     )
     convert.from_hf(str(source), str(tmp_path / "run"))
     convert.to_hf(str(tmp_path / "run"), str(tmp_path / "back"))
-    same_bits(source, tmp_path / "back")
+    assert_same_bits(source, tmp_path / "back")
 
 
 def test_every_family_has_a_golden_directory():
-    kinds = {json.loads((GOLDEN / n / "config.json").read_text())["model_type"] for n in NAMES}
-    assert kinds == FAMILIES.keys()
+    configs = [json.loads((GOLDEN / name / "config.json").read_text()) for name in NAMES]
+    assert {config["model_type"] for config in configs} == FAMILIES.keys()

@@ -1,4 +1,4 @@
-"""BART there and BART here, through the files: states, logits, gradients, greedy continuation."""
+"""BART of transformers and ours, through the files: states, logits, gradients, greedy continuation."""
 
 import parity
 import pytest
@@ -8,7 +8,7 @@ torch, transformers = parity.peers()
 pytestmark = pytest.mark.parity
 
 SHAPE = {
-    "vocab_size": parity.VOCABULARY,
+    "vocab_size": parity.VOCAB_SIZE,
     "d_model": 32,
     "encoder_layers": 2,
     "decoder_layers": 3,
@@ -23,5 +23,5 @@ SHAPE = {
 
 def test_conditional_generation(tmp_path):
     config = transformers.BartConfig(**SHAPE)
-    peer = parity.randomised(transformers.BartForConditionalGeneration(config))
-    parity.converse(peer, tmp_path, generate=True)
+    peer = parity.randomize(transformers.BartForConditionalGeneration(config))
+    parity.check_round_trip(peer, tmp_path, generate=True)

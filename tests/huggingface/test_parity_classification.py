@@ -1,13 +1,10 @@
-"""A classifier there and a task here, through the files: logits of texts of unlike length, both ways."""
+"""Classifiers of transformers and ours, through the files: logits of texts of different lengths."""
 
 import numpy as np
 import parity
 import pytest
 
-import models
-from huggingface import convert
-from huggingface.families import FAMILIES
-from tasks.classification import Classification, Encoded
+from training import run_directory
 
 torch, transformers = parity.peers()
 
@@ -44,32 +41,24 @@ LABELS = ("good", "bad", "neither")
 @pytest.mark.parametrize("name", CASES)
 def test_sequence_classification(name, tmp_path):
     config = getattr(transformers, f"{name}Config")(
-        vocab_size=parity.VOCABULARY, id2label=dict(enumerate(LABELS)), **CASES[name]
+        vocab_size=parity.VOCAB_SIZE, id2label=dict(enumerate(LABELS)), **CASES[name]
     )
     peer = getattr(transformers, f"{name}ForSequenceClassification")(config)
-    there, run, other, back = (tmp_path / part for part in ("there", "run", "other", "back"))
-    parity.randomised(peer).save_pretrained(there)
-    parity.tokenizer(there)
-    convert.from_hf(str(there), str(run))
-    parity.perturbed(run, other)
-    convert.to_hf(str(other), str(back))
+    other, run, back = parity.convert_both_ways(parity.randomize(peer), tmp_path)
     again = type(peer).from_pretrained(back, dtype=torch.float32).eval()
-    lengths = parity.PADDED.sum(1)
-    end = 2 if config.is_encoder_decoder else 3  # </s> of the one tokenizer, [SEP] of the other
+    needs = run_directory.read_manifest(run)["huggingface"]["head_needs"]
+    lengths = parity.PADDED_MASK.sum(1)
+    end = 2 if config.is_encoder_decoder else 3  # ids of </s> and [SEP] in the two tokenizers
     tokens = np.where(np.arange(parity.LENGTH) == lengths[:, None] - 1, end, parity.TOKENS)
-    tokens = np.where(parity.PADDED > 0, tokens, config.pad_token_id).astype(np.int32)
-    encoded = Encoded(tokens, lengths, np.zeros_like(tokens), np.zeros(len(tokens), np.int32), 0)
-    family = FAMILIES[config.model_type]
-    for network, ours in ((peer, parity.Ours.of(run)), (again, parity.Ours.of(other))):
-        task = Classification(
-            ours.config.architecture, len(LABELS), ours.config.width, config.pad_token_id, 2,
-            **{"reading": family.reading(config.to_dict())} | family.needs["classification"],
-        )  # fmt: skip
-        batch = task.batch(encoded, np.arange(len(tokens)))
-        logits = task.predictions(models.build(ours.config), ours.params, batch)
-        out = network(
-            input_ids=torch.from_numpy(tokens).long(),
-            attention_mask=torch.from_numpy(parity.PADDED).long(),
+    tokens = np.where(parity.PADDED_MASK > 0, tokens, config.pad_token_id).astype(np.int32)
+    for model, folder in ((peer, run), (again, other)):
+        native = parity.NativeModel.load(folder)
+        logits = native.class_logits(
+            tokens, lengths, len(LABELS), needs, pad=config.pad_token_id, start=2
         )
-        parity.close(logits, out.logits, 1e-4)
+        out = model(
+            input_ids=torch.from_numpy(tokens).long(),
+            attention_mask=torch.from_numpy(parity.PADDED_MASK).long(),
+        )
+        parity.assert_close(logits, out.logits, 1e-4)
     assert again.config.id2label == dict(enumerate(LABELS))

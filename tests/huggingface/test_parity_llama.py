@@ -1,5 +1,5 @@
-"""Llama, Mistral, Qwen2 and Qwen3 there and here, through the files: states, logits, gradients, what
-they go on with.
+"""Llama, Mistral, Qwen2, Qwen3 and StarCoder2 of transformers and ours, through the files: states, logits,
+gradients, greedy continuation.
 """
 
 import parity
@@ -9,9 +9,9 @@ _, transformers = parity.peers()
 
 pytestmark = pytest.mark.parity
 
-NETWORKS = {
+MODELS = {
     "Llama": {},
-    "Llama, tied, one key head, a base of its own": {
+    "Llama, tied, one key head, its own theta": {
         "tie_word_embeddings": True,
         "num_key_value_heads": 1,
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
@@ -20,14 +20,16 @@ NETWORKS = {
     "Mistral": {"sliding_window": None},
     "Qwen2": {"tie_word_embeddings": True},
     "Qwen3": {"head_dim": 16},
+    "Starcoder2": {},
+    "Starcoder2, a window, untied": {"sliding_window": 4, "tie_word_embeddings": False},
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", MODELS)
 def test_causal_lm(name, tmp_path):
-    kind = name.partition(",")[0]
+    prefix = name.partition(",")[0]
     shape = {
-        "vocab_size": parity.VOCABULARY,
+        "vocab_size": parity.VOCAB_SIZE,
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
@@ -38,8 +40,7 @@ def test_causal_lm(name, tmp_path):
         "eos_token_id": 4,
         "pad_token_id": 0,
     }
-    config = getattr(transformers, f"{kind}Config")(**{**shape, **NETWORKS[name]})
-    network = getattr(transformers, f"{kind}ForCausalLM")
+    config = getattr(transformers, f"{prefix}Config")(**{**shape, **MODELS[name]})
     config._attn_implementation = "eager"
-    peer = parity.randomised(network(config))
-    parity.converse(peer, tmp_path, generate=True)
+    peer = getattr(transformers, f"{prefix}ForCausalLM")(config)
+    parity.check_round_trip(parity.randomize(peer), tmp_path, generate=True)

@@ -1,4 +1,6 @@
-"""T5 v1.0 and v1.1 there and here, through the files: states, logits, gradients, what they type."""
+"""T5 v1.0 and v1.1 of transformers and ours, through the files: states, logits, gradients, greedy
+continuation.
+"""
 
 import parity
 import pytest
@@ -12,7 +14,7 @@ pytestmark = pytest.mark.parity
 def test_span_corruption(version, tmp_path):
     later = version != "1.0"
     config = transformers.T5Config(
-        vocab_size=parity.VOCABULARY,
+        vocab_size=parity.VOCAB_SIZE,
         d_model=32,
         d_kv=8,
         d_ff=48,
@@ -27,7 +29,7 @@ def test_span_corruption(version, tmp_path):
         **({"tie_word_embeddings": False} if later else {}),
     )
     peer = transformers.T5ForConditionalGeneration(config)
-    if version == "1.1":  # transformers ties them whatever the config says, until a file differs
+    if version == "1.1":  # transformers ties them whatever the config has, until a file differs
         peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight.detach().clone())
-    # Scores are not scaled and gates multiply: larger parameters would make rounding visible.
-    parity.converse(parity.randomised(peer, 0.1), tmp_path, generate=True)
+    # Attention scores are unscaled and gates multiply: larger parameters would make rounding visible.
+    parity.check_round_trip(parity.randomize(peer, 0.1), tmp_path, generate=True)

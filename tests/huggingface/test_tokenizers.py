@@ -1,12 +1,14 @@
-"""Tokenizers of other people: the pieces, the roles and the frame that their files say, and ours out.
+"""Tokenizer files: tokens, special tokens and templates are read as the files say, and written back.
 
-Pieces are compared with the tokenizers library's own classes and with segmentations made by hand.
+References are the tokenizers library's own classes, SentencePiece, and segmentations made by hand.
 """
 
+import io
 import json
 
 import numpy as np
 import pytest
+import sentencepiece as library
 from published import (
     TEXTS,
     WORDS,
@@ -18,30 +20,31 @@ from published import (
 )  # fmt: skip
 from tokenizers import AddedToken, Tokenizer
 
-from data import tokenizer as ours
-from data.framing import Frame, frame_for
+from data import tokenizer as tokenizer_module
+from data.labeled import LabeledSplit
+from data.special_tokens import SpecialTokenTemplate, template_for
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
-from tasks.classification import encode
+from tasks.encoding import encode
 from training.config import ConfigError
 
 
-def spelled(tokenizer, text):
-    return [tokenizer.piece(i) for i in tokenizer.encode(text)]
+def tokens_of(tokenizer, text):
+    return [tokenizer.token(i) for i in tokenizer.encode(text)]
 
 
-def pair_of(tokenizer, architecture, first, second):
-    """(tokens, types) of a pair as finetuning frames it."""
-    frame = frame_for(architecture, tokenizer.special_ids(), tokenizer.frame)
-    found = encode([first], [second], [], tokenizer, frame, 60, (), 0)
+def encode_pair(tokenizer, architecture, first, second):
+    """(ids, token type ids) of a pair as finetuning encodes it."""
+    template = template_for(architecture, tokenizer.special_ids(), tokenizer.template)
+    found = encode(LabeledSplit([first], [second], []), tokenizer, template, 60, (), 0)
     count = found.lengths[0]
-    return found.tokens[0, :count].tolist(), found.types[0, :count].tolist()
+    return found.tokens[0, :count].tolist(), found.token_type_ids[0, :count].tolist()
 
 
 @pytest.mark.parametrize("lower", [True, False])
-def test_vocab_txt_is_cut_as_the_library_cuts_it(tmp_path, lower):
+def test_vocab_txt_tokenizes_as_the_library_does(tmp_path, lower):
     reference = wordpiece(tmp_path, do_lower_case=lower, unk_token="[UNK]")
     made = read_tokenizer(tmp_path)
-    assert made.size == reference.get_vocab_size() and made.roles == {}
+    assert made.size == reference.get_vocab_size() and made.special_tokens == {}
     for text in [*TEXTS, *WORDS]:
         assert made.encode(text).tolist() == reference.encode(text, add_special_tokens=False).ids
     ids = made.special_ids()
@@ -53,13 +56,13 @@ def test_vocab_txt_is_cut_as_the_library_cuts_it(tmp_path, lower):
         7,
         -1,
     ]
-    assert made.frame == Frame((5,), (6,), (6,))
+    assert made.template == SpecialTokenTemplate((5,), (6,), (6,))
     assert made.encode("a [MASK] b", specials=True).tolist().count(7) == 1
-    framed = reference.encode(TEXTS[0], TEXTS[3])
-    assert pair_of(made, "encoder", TEXTS[0], TEXTS[3]) == (framed.ids, framed.type_ids)
+    encoded = reference.encode(TEXTS[0], TEXTS[3])
+    assert encode_pair(made, "encoder", TEXTS[0], TEXTS[3]) == (encoded.ids, encoded.type_ids)
 
 
-def test_tokenizer_json_goes_before_other_files_and_does_not_cut_or_pad(tmp_path):
+def test_tokenizer_json_takes_precedence_and_neither_truncates_nor_pads(tmp_path):
     reference = wordpiece(tmp_path)
     inner = Tokenizer.from_str(reference.to_str())
     inner.enable_truncation(8)
@@ -68,10 +71,12 @@ def test_tokenizer_json_goes_before_other_files_and_does_not_cut_or_pad(tmp_path
     (tmp_path / "vocab.txt").write_text("[UNK]\n")
     made = read_tokenizer(tmp_path)
     assert len(made.encode(TEXTS[0])) == 10 and len(made.encode("hello")) == 1
-    assert made.encode(TEXTS[0]).tolist() == ours.load(tmp_path).encode(TEXTS[0]).tolist()
+    assert (
+        made.encode(TEXTS[0]).tolist() == tokenizer_module.load(tmp_path).encode(TEXTS[0]).tolist()
+    )
 
 
-def test_bytes_of_gpt2_have_no_frame_but_between_documents(tmp_path):
+def test_gpt2_adds_special_tokens_only_between_documents(tmp_path):
     reference = byte_level(tmp_path)
     made = read_tokenizer(tmp_path)
     for text in TEXTS:
@@ -79,57 +84,83 @@ def test_bytes_of_gpt2_have_no_frame_but_between_documents(tmp_path):
         assert made.decode(made.encode(text)) == text
     ids = made.special_ids()
     assert ids["eos"] == 0 and ids["pad"] == -1
-    assert made.frame == Frame((), (), (0,))
-    assert frame_for("decoder", ids, made.frame) == made.frame
-    assert frame_for("decoder", ids, made.frame, documents=True) == Frame((), (0,), (0,))
+    assert made.template == SpecialTokenTemplate((), (), (0,))
+    assert template_for("decoder", ids, made.template) == made.template
+    assert template_for("decoder", ids, made.template, documents=True) == SpecialTokenTemplate(
+        (), (0,), (0,)
+    )
 
 
-def test_roberta_separates_a_pair_by_two_tokens(tmp_path):
+def test_roberta_separates_a_pair_with_two_tokens(tmp_path):
     byte_level(tmp_path, "roberta")
     made = read_tokenizer(tmp_path)
-    assert made.frame == Frame((0,), (2,), (2, 2))
+    assert made.template == SpecialTokenTemplate((0,), (2,), (2, 2))
     a, b = (made.encode(text).tolist() for text in ("the fox", "a dog"))
-    tokens, types = pair_of(made, "encoder", "the fox", "a dog")
+    tokens, types = encode_pair(made, "encoder", "the fox", "a dog")
     assert tokens == [0, *a, 2, 2, *b, 2] and sum(types) == len(b) + 1
     ids = made.special_ids()
     assert [ids[role] for role in ("cls", "pad", "sep", "unk", "mask")] == [0, 1, 2, 3, 4]
 
 
-def test_a_unigram_model_is_cut_by_the_best_sum_of_scores(tmp_path):
+def test_a_unigram_model_maximizes_the_sum_of_scores(tmp_path):
     sentencepiece(tmp_path, unigram_pieces(), dummy=1, collapse=1)
     made = read_tokenizer(tmp_path)
     count = len(unigram_pieces())
     assert made.size == count + 100
-    assert spelled(made, " the  lower quick ") == ["▁the", "▁low", "er", "▁quick"]
+    assert tokens_of(made, " the  lower quick ") == ["▁the", "▁low", "er", "▁quick"]
     assert made.decode(made.encode("the lower quick")) == "the lower quick"
     ids = made.special_ids()
     assert ids["sentinels"] == tuple(range(count + 99, count - 1, -1))
     assert (ids["pad"], ids["eos"], ids["unk"], ids["start"]) == (0, 1, 2, 0)
-    assert made.frame == Frame((), (1,), (1,))
-    tokens, _ = pair_of(made, "encoder_decoder", "the", "low")
-    assert [made.piece(i) for i in tokens] == ["▁the", "</s>", "▁low", "</s>"]
-    # The lattice may take any piece: what spells a control piece does not become it.
+    assert made.template == SpecialTokenTemplate((), (1,), (1,))
+    tokens, _ = encode_pair(made, "encoder_decoder", "the", "low")
+    assert [made.token(i) for i in tokens] == ["▁the", "</s>", "▁low", "</s>"]
+    # Unigram may use any token of its vocabulary, but text never becomes a control token.
     assert not {0, 1} & set(made.encode("a </s> and <pad>").tolist())
     assert {0, 1} < set(made.encode("a </s> and <pad>", specials=True).tolist())
 
 
-def test_a_bpe_model_merges_by_score_and_spells_the_rest_in_bytes(tmp_path):
+def test_a_bpe_model_merges_by_score_and_falls_back_to_bytes(tmp_path):
     sentencepiece(tmp_path, bpe_pieces(), 2, "tokenizer.model", "llama", bytes=True, collapse=0)
     made = read_tokenizer(tmp_path)
-    assert spelled(made, "the lower low") == ["▁the", "▁lower", "▁low"]
-    assert spelled(made, " the") == ["▁", "▁the"]  # a blank goes before every text
-    assert spelled(made, "ü") == ["▁", "<0xC3>", "<0xBC>"]
+    assert tokens_of(made, "the lower low") == ["▁the", "▁lower", "▁low"]
+    assert tokens_of(made, " the") == ["▁", "▁the"]  # every text has a space added before it
+    assert tokens_of(made, "ü") == ["▁", "<0xC3>", "<0xBC>"]
     assert made.decode(made.encode("the ü low")) == "the ü low"
-    assert made.frame == Frame((1,), (), (1,))
+    assert made.template == SpecialTokenTemplate((1,), (), (1,))
     ids = made.special_ids()
-    assert frame_for("decoder", ids, made.frame, documents=True) == Frame((1,), (2,), (1,))
-    # A long text is cut before a blank, and its pieces are those of the whole.
+    assert template_for("decoder", ids, made.template, documents=True) == SpecialTokenTemplate(
+        (1,), (2,), (1,)
+    )
+    # A long text is split before a space, without any effect on its tokens.
     text = "the lower low " * 6000
     long = made.encode(text.strip())
     np.testing.assert_array_equal(long, np.tile(made.encode("the lower low"), 6000))
 
 
-def test_roles_that_no_name_tells_come_from_the_files_and_stay_with_the_run(tmp_path):
+@pytest.mark.parametrize("algorithm", ["unigram", "bpe"])
+@pytest.mark.parametrize("recipe", ["t5", "llama"])
+def test_a_sentencepiece_model_tokenizes_as_sentencepiece_does(tmp_path, algorithm, recipe):
+    settings = {
+        "t5": {"character_coverage": 0.98},
+        "llama": {"normalization_rule_name": "identity", "remove_extra_whitespaces": False,
+                  "byte_fallback": True, "split_digits": True},
+    }[recipe]  # fmt: skip
+    model = io.BytesIO()
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter([*TEXTS, *WORDS] * 9), model_writer=model, vocab_size=330 if
+        recipe == "llama" else 70, model_type=algorithm, minloglevel=2, num_threads=1,
+        hard_vocab_limit=False, **settings,
+    )  # fmt: skip
+    (tmp_path / "spiece.model").write_bytes(model.getvalue())
+    processor = library.SentencePieceProcessor(model_proto=model.getvalue())
+    made = read_tokenizer(tmp_path)
+    hard = ["ﬁne Ⅷ ½ ①", "e\u0301 combining", "tabs\tand\nlines", "x" * 50, "\u2581mark", "", " "]
+    for text in [*TEXTS, *WORDS, " two  blanks ", *(hard if recipe == "t5" else hard[:4])]:
+        assert made.encode(text).tolist() == processor.encode(text), text
+
+
+def test_special_tokens_named_only_by_the_files_are_saved_with_the_run(tmp_path):
     inner = byte_level(tmp_path)
     inner.add_special_tokens(["<|im_end|>", "<|im_start|>"])
     inner.save(str(tmp_path / "tokenizer.json"))
@@ -143,19 +174,19 @@ def test_roles_that_no_name_tells_come_from_the_files_and_stay_with_the_run(tmp_
     made.save(tmp_path / "run.json")
     (tmp_path / "run").mkdir()
     made.save(tmp_path / "run" / "tokenizer.json")
-    again = ours.load(tmp_path / "run")
+    again = tokenizer_module.load(tmp_path / "run")
     assert again.special_ids() == made.special_ids() and again.fingerprint == made.fingerprint
     (tmp_path / "run" / "special_tokens_map.json").unlink()
-    assert ours.load(tmp_path / "run").fingerprint != made.fingerprint
-    # Padding that is the end of a document would end it.
+    assert tokenizer_module.load(tmp_path / "run").fingerprint != made.fingerprint
+    # A padding token that also ends documents is not a padding token.
     (tmp_path / "special_tokens_map.json").write_text('{"pad_token": "<|im_end|>"}')
     assert read_tokenizer(tmp_path).special_ids()["pad"] == -1
-    # BART: what the decoder starts with is a number in the model's config.
+    # BART: the decoder's start token is an id in config.json.
     (tmp_path / "config.json").write_text(json.dumps({"decoder_start_token_id": end}))
     assert read_tokenizer(tmp_path).special_ids()["start"] == end
 
 
-def test_added_tokens_have_the_numbers_they_were_given(tmp_path):
+def test_added_tokens_keep_their_ids(tmp_path):
     wordpiece(tmp_path)
     size = read_tokenizer(tmp_path).size
     (tmp_path / "added_tokens.json").write_text(json.dumps({"[X1]": size, "[X2]": size + 1}))
@@ -163,7 +194,7 @@ def test_added_tokens_have_the_numbers_they_were_given(tmp_path):
     assert made.vocabulary()["[X2]"] == size + 1 == made.size - 1
     assert size not in made.encode("[X1]") and size in made.encode("[X1]", specials=True)
     (tmp_path / "added_tokens.json").write_text(json.dumps({"[X1]": size + 7}))
-    with pytest.raises(ConfigError, match=f"has number {size}, said to be {size + 7}"):
+    with pytest.raises(ConfigError, match=f"has id {size}, expected {size + 7}"):
         read_tokenizer(tmp_path)
 
 
@@ -173,16 +204,16 @@ def test_added_tokens_have_the_numbers_they_were_given(tmp_path):
         ({}, "has no tokenizer: expected tokenizer.json, vocab.txt"),
         ({"tokenizer.json": "{}"}, "tokenizer.json cannot be read as a tokenizer"),
         ({"tokenizer.json": "[1"}, "tokenizer.json cannot be read as a tokenizer"),
-        ({"tokenizer_config.json": "[]"}, "holds no JSON object"),
-        ({"spiece.model": "nothing of the kind"}, "spiece.model cannot be read as a tokenizer"),
-        ({"spiece.model": ""}, "it holds no pieces"),
+        ({"tokenizer_config.json": "[]"}, "is not a JSON object"),
+        ({"spiece.model": "not a model"}, "spiece.model cannot be read as a tokenizer"),
+        ({"spiece.model": ""}, "its vocabulary is empty"),
         ({"vocab.json": "{}", "merges.txt": "a b c"}, "cannot be read as a tokenizer"),
         ({"vocab.txt": "a\nb\n"}, "it has no cls and no sep token"),
-        ({"vocab.txt": "a\n", "config.json": '{"model_type": "qwen3"}'}, "vocab.txt of a qwen3 but"),
-        ({"spiece.model": "", "config.json": '{"model_type": "albert"}'}, "of a albert but no tok"),
+        ({"vocab.txt": "a\n", "config.json": '{"model_type": "qwen3"}'}, "model_type='qwen3' requires"),
+        ({"spiece.model": "", "config.json": '{"model_type": "albert"}'}, "model_type='albert' requires"),
     ],
 )  # fmt: skip
-def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path, files, message):
+def test_an_invalid_tokenizer_is_refused_in_one_line(tmp_path, files, message):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError, match=message) as caught:
@@ -190,14 +221,14 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path, files, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_torn_sentencepiece_model_is_refused_wherever_it_is_cut(tmp_path):
+def test_a_corrupt_sentencepiece_model_is_refused_wherever_it_is_cut(tmp_path):
     data = sentencepiece(tmp_path, unigram_pieces(), dummy=1, collapse=1)
     rng = np.random.default_rng(0)
     for trial in range(120):
-        torn = bytearray(data[: rng.integers(len(data))] if trial % 2 else data)
-        for place in rng.integers(0, max(1, len(torn)), 3 * (trial % 3)):
-            torn[place : place + 1] = bytes(rng.integers(0, 256, 1, np.uint8))
-        (tmp_path / "spiece.model").write_bytes(torn)
+        corrupt = bytearray(data[: rng.integers(len(data))] if trial % 2 else data)
+        for place in rng.integers(0, max(1, len(corrupt)), 3 * (trial % 3)):
+            corrupt[place : place + 1] = bytes(rng.integers(0, 256, 1, np.uint8))
+        (tmp_path / "spiece.model").write_bytes(corrupt)
         try:
             read_tokenizer(tmp_path)
         except ConfigError as error:
@@ -214,20 +245,20 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path):
         read_tokenizer(home)
 
 
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+@pytest.mark.parametrize("type_", ["bpe", "wordpiece", "unigram"])
 @pytest.mark.parametrize(
     ("architecture", "head", "single", "pair"),
     [
-        ("encoder", "lm", "[CLS] a [SEP]", "[CLS] a [SEP] b [SEP]"),
-        ("decoder", "lm", "a", "a b"),
+        ("encoder", "", "[CLS] a [SEP]", "[CLS] a [SEP] b [SEP]"),
+        ("decoder", "", "a", "a b"),
         ("decoder", "classification", "a [EOS]", "a [SEP] b [EOS]"),
-        ("encoder_decoder", "lm", "a [EOS]", "a [SEP] b [EOS]"),
+        ("encoder_decoder", "", "a [EOS]", "a [SEP] b [EOS]"),
     ],
 )
-def test_ours_goes_out_with_the_frame_of_its_model(
-    tmp_path, kind, architecture, head, single, pair
+def test_a_trained_tokenizer_is_written_with_the_template_of_its_model(
+    tmp_path, type_, architecture, head, single, pair
 ):
-    made = ours.train(TEXTS * 20, kind=kind, vocab_size=400)
+    made = tokenizer_module.train(TEXTS * 20, type=type_, vocab_size=400)
     write_tokenizer(made, tmp_path, architecture=architecture, head=head, max_length=77,
                     token_types=architecture == "encoder")  # fmt: skip
     inner = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -242,35 +273,35 @@ def test_ours_goes_out_with_the_frame_of_its_model(
     assert inner.encode("one word").ids == ids(single)
     found = inner.encode("one word", "two")
     assert found.ids == ids(pair)
-    if head != "lm" or architecture != "decoder":
-        tokens, types = pair_of(made, architecture, "one word", "two")
+    if head or architecture != "decoder":
+        tokens, types = encode_pair(made, architecture, "one word", "two")
         assert (tokens, types) == (found.ids, found.type_ids)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["model_max_length"] == 77 and settings["mask_token"] == "[MASK]"
     assert settings["padding_side"] == ("left" if ids("a") == ids(single) else "right")
     assert ("token_type_ids" in settings["model_input_names"]) == (architecture == "encoder")
     again = read_tokenizer(tmp_path)
-    assert again.special_ids() == made.special_ids() and again.roles == {}
-    same = frame_for(architecture, made.special_ids(), again.frame)
-    assert same == frame_for(architecture, made.special_ids(), made.frame)
+    assert again.special_ids() == made.special_ids() and again.special_tokens == {}
+    same = template_for(architecture, made.special_ids(), again.template)
+    assert same == template_for(architecture, made.special_ids(), made.template)
     for text in (*TEXTS, "[MASK] and [CLS]"):
         assert again.encode(text).tolist() == made.encode(text).tolist()
-    # The token for a masked word takes the blank before it along where words carry theirs.
+    # The mask token includes the space before it if tokens of words include theirs.
     masked = inner.encode("one [MASK] word", add_special_tokens=False).ids
-    assert made.piece(masked[masked.index(5) - 1]) not in ("Ġ", "▁")
+    assert made.token(masked[masked.index(5) - 1]) not in ("Ġ", "▁")
 
 
-def test_a_foreign_tokenizer_goes_out_as_it_came(tmp_path):
+def test_a_pretrained_tokenizer_is_written_as_it_was_read(tmp_path):
     (tmp_path / "in").mkdir()
     inner = byte_level(tmp_path / "in")
     inner.add_special_tokens([AddedToken("<|im_end|>", special=True)])
     inner.save(str(tmp_path / "in" / "tokenizer.json"))
     (tmp_path / "in" / "special_tokens_map.json").write_text('{"eos_token": "<|im_end|>"}')
     made = read_tokenizer(tmp_path / "in")
-    for head, name in (("lm", "a"), ("classification", "b")):
+    for head, name in (("", "a"), ("classification", "b")):
         write_tokenizer(made, tmp_path / name, architecture="decoder", head=head, max_length=9,
                         token_types=False)  # fmt: skip
         again = read_tokenizer(tmp_path / name)
-        assert again.special_ids() == made.special_ids() and again.frame == made.frame
+        assert again.special_ids() == made.special_ids() and again.template == made.template
         named = json.loads((tmp_path / name / "special_tokens_map.json").read_text())
         assert named["pad_token"] == named["eos_token"] == "<|im_end|>"

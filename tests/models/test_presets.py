@@ -1,5 +1,5 @@
-"""Published networks, parameter for parameter, by shapes alone: nothing is allocated.
-Ours pads the vocabulary to a multiple of 128, which is taken off by hand.
+"""Published models, parameter for parameter, by shapes alone: nothing is allocated.
+Our vocabulary padding is subtracted by hand.
 """
 
 import dataclasses
@@ -12,53 +12,56 @@ import parity
 import pytest
 
 import models
-from models.presets import PRESETS, ROUNDED, modern, preset, sized
+from models.presets import MLP_DIM_MULTIPLE, PRESETS, RECIPES, preset, recipe, sized
 
 
-def shapes(config, head=True):
-    """{parameter path: its size} of the network of a ModelConfig."""
+def param_sizes(config, head=True):
+    """{path: size} of the parameters of a ModelConfig."""
     row = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    sequence = models.Sequence(tokens=row, segments=row, positions=row)
-    decoder = sequence if config.architecture == "encoder_decoder" else None
-    model, method = models.build(config), "initialise" if head else "__call__"
+    inputs = models.ModelInputs(tokens=row, segment_ids=row, positions=row)
+    decoder_inputs = inputs if config.architecture == "encoder_decoder" else None
+    model, method = models.build(config), "init_all" if head else "__call__"
     tree = jax.eval_shape(
-        lambda s, d: model.init(jax.random.key(0), s, d, method=method)["params"], sequence, decoder
+        lambda *inputs: model.init(jax.random.key(0), *inputs, method=method)["params"],
+        inputs,
+        decoder_inputs,
     )
     flat = jax.tree_util.tree_leaves_with_path(tree)
     return {"/".join(key.key for key in path): leaf.size for path, leaf in flat}
 
 
 def count(config, head=True):
-    """Parameters without the rows that pad the vocabulary; of a network with one layer, which is
-    traced in no time, times the layers (that they are alike is tested below)."""
-    sizes = shapes(dataclasses.replace(config, layers=1, decoder_layers=0), head)
-    total = sum(n * (config.layers if "/layer_0/" in path else 1) for path, n in sizes.items())
-    if not config.first_norm:
-        total += (config.layers - 1) * config.width * (1 + config.biases)
+    """Parameters without vocabulary padding. A model with one layer, which traces fast, times the
+    layers (tested below)."""
+    one_layer = dataclasses.replace(config, num_layers=1, num_decoder_layers=0)
+    sizes = param_sizes(one_layer, head)
+    total = sum(n * (config.num_layers if "/layer_0/" in path else 1) for path, n in sizes.items())
+    if config.skip_first_prenorm:
+        total += (config.num_layers - 1) * config.emb_dim * (1 + config.use_bias)
     padding = config.padded_vocab_size - config.vocab_size
-    width = config.size_of_embedding  # of the table; an output bias and an untied kernel as well
+    per_token = config.resolved_embedding_size
     if head:
-        width += config.output_bias + (not config.tied_embeddings) * config.width
-    return total - padding * width
+        per_token += config.lm_head_bias + (not config.tie_word_embeddings) * config.emb_dim
+    return total - padding * per_token
 
 
-def built(name):
+def config_of(name):
     return models.ModelConfig(**{"max_length": 1, **preset(name)})
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_has_the_published_number_of_parameters(name):
-    assert count(built(name), PRESETS[name].head) == PRESETS[name].parameters
+    assert count(config_of(name), PRESETS[name].counts_head) == PRESETS[name].num_params
 
 
-def test_layers_are_alike():
+def test_all_layers_have_equal_sizes():
     config = models.ModelConfig(architecture="encoder_decoder", vocab_size=128, max_length=8,
                                 **sized("tiny"))  # fmt: skip
-    assert sum(shapes(config).values()) == count(config)
+    assert sum(param_sizes(config).values()) == count(config)
 
 
-# As the papers and their repositories say it, in millions; BERT's and ELECTRA's with a pooler of
-# D^2 + D where the release has one.
+# Millions of parameters according to the papers and their repositories; for BERT and ELECTRA with a
+# pooler of D^2 + D where the release has one.
 ROUND = {
     "bert-tiny": 4.4, "bert-mini": 11.3, "bert-small": 29.1, "bert-medium": 41.7,
     "bert-base": 110, "bert-large": 335, "electra-small": 14, "electra-base": 110,
@@ -71,22 +74,22 @@ ROUND = {
 }  # fmt: skip
 
 
-def test_the_numbers_are_those_of_the_papers():
+def test_the_counts_are_those_of_the_papers():
     for name, millions in ROUND.items():
-        assert PRESETS[name].parameters == pytest.approx(1e6 * millions, rel=0.055), name
+        assert PRESETS[name].num_params == pytest.approx(1e6 * millions, rel=0.055), name
     # With its pooler and without its head BERT-base has 109,482,240, and BERT-Tiny 4,385,920.
     for name, published in (("bert-base", 109_482_240), ("bert-tiny", 4_385_920)):
-        width = built(name).width
-        assert count(built(name), head=False) + width * (width + 1) == published
+        emb_dim = config_of(name).emb_dim
+        assert count(config_of(name), head=False) + emb_dim * (emb_dim + 1) == published
 
 
 def test_gated_untied_and_grouped_query_counts_are_those_of_llama():
-    """Llama 2 7B and Llama 3 8B: what no preset has, rotary positions among it."""
-    common = {"architecture": "decoder", "layers": 32, "width": 4096, "heads": 32, "max_length": 1,
-              "positions": "rotary", "norm": "rmsnorm", "activation": "silu", "gated": True,
-              "biases": False, "tied_embeddings": False}  # fmt: skip
-    second = models.ModelConfig(**common, mlp_size=11008, vocab_size=32000)
-    third = models.ModelConfig(**common, mlp_size=14336, vocab_size=128256, kv_heads=8)
+    """Llama 2 7B and Llama 3 8B have options that no preset has, RoPE among them."""
+    common = {"architecture": "decoder", "num_layers": 32, "emb_dim": 4096, "num_heads": 32,
+              "max_length": 1, "positions": "rope", "norm": "rmsnorm", "activation": "silu",
+              "gated_mlp": True, "use_bias": False, "tie_word_embeddings": False}  # fmt: skip
+    second = models.ModelConfig(**common, mlp_dim=11008, vocab_size=32000)
+    third = models.ModelConfig(**common, mlp_dim=14336, vocab_size=128256, num_kv_heads=8)
     assert (count(second), count(third)) == (6_738_415_616, 8_030_261_248)
 
 
@@ -95,30 +98,42 @@ def test_gated_untied_and_grouped_query_counts_are_those_of_llama():
 def test_the_modern_recipe_has_as_many_parameters_as_the_classic_one(architecture, size):
     fields = {"architecture": architecture, **sized(size)}
     rest = {"vocab_size": 128, "max_length": 1}
-    recipe = models.ModelConfig(**modern(fields), **rest)
-    classic = models.ModelConfig(**fields, positions="rotary", norm="rmsnorm", biases=False, **rest)
-    step = 3 * ROUNDED * classic.width / 2  # half a multiple, in each MLP
-    mlps = classic.layers * (2 if architecture == "encoder_decoder" else 1)
-    scales = 2 * mlps * classic.size_of_head * (1.5 if architecture == "encoder_decoder" else 1)
-    assert abs(count(recipe) - count(classic)) <= mlps * step + scales
-    assert count(recipe) == pytest.approx(count(classic), rel=0.02)
-    assert recipe.heads % recipe.kv_heads == 0 and recipe.mlp_size % ROUNDED == 0
-    assert recipe.qk_norm and recipe.gated and not recipe.biases and recipe.norm == "rmsnorm"
+    modern = models.ModelConfig(**recipe("modern", fields), **rest)
+    classic = models.ModelConfig(**fields, positions="rope", norm="rmsnorm", use_bias=False, **rest)
+    rounding = 3 * MLP_DIM_MULTIPLE * classic.emb_dim / 2  # half a multiple, in each MLP
+    both = architecture == "encoder_decoder"
+    mlps = classic.num_layers * (2 if both else 1)
+    qk_scales = 2 * mlps * classic.resolved_head_dim * (1.5 if both else 1)
+    assert abs(count(modern) - count(classic)) <= mlps * rounding + qk_scales
+    assert count(modern) == pytest.approx(count(classic), rel=0.02)
+    assert modern.num_heads % modern.num_kv_heads == 0 and modern.mlp_dim % MLP_DIM_MULTIPLE == 0
+    assert modern.qk_norm and modern.gated_mlp and not modern.use_bias and modern.norm == "rmsnorm"
 
 
-def test_a_name_that_is_not_in_a_table_is_refused():
-    with pytest.raises(ValueError, match="'nano' is not in the table"):
+@pytest.mark.parametrize("size", ["tiny", "mini", "base", "xl"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_keeps_the_parameters_of_a_size(name, size):
+    rest = {"vocab_size": 128, "max_length": 1}
+    for architecture in RECIPES[name][0]:
+        fields = {"architecture": architecture, **sized(size)}
+        expected = models.ModelConfig(**fields, positions="rope", **rest)
+        found = models.ModelConfig(**recipe(name, fields), **rest)
+        assert count(found) == pytest.approx(count(expected), rel=0.06), architecture
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="unknown size 'nano': expected one of tiny"):
         sized("nano")
-    with pytest.raises(ValueError, match="preset 'bert-huge' is not in the table"):
+    with pytest.raises(ValueError, match="unknown preset 'bert-huge': expected one of bert-tiny"):
         preset("bert-huge")
     with pytest.raises(
         ValueError,
-        match="'gpt2' is not in the table for architecture encoder: expected one of bert-tiny",
+        match="unknown preset 'gpt2' for architecture encoder: expected one of bert-tiny",
     ):
         preset("gpt2", "encoder")
 
 
-def test_the_page_names_every_choice_and_every_preset_with_its_shape_and_count():
+def test_the_page_names_every_option_and_every_preset_with_its_shape_and_count():
     page = (pathlib.Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     unnamed = {f.name for f in dataclasses.fields(models.ModelConfig) if f"`{f.name}`" not in page}
     assert unnamed == set()
@@ -128,55 +143,61 @@ def test_the_page_names_every_choice_and_every_preset_with_its_shape_and_count()
         if len(cells) == 8 and cells[0].startswith("`"):
             rows[cells[0].strip("`")] = cells[1:]
     assert rows.keys() == PRESETS.keys()
-    for name, (fields, parameters, counted, source, _) in PRESETS.items():
-        layers, width, heads, mlp_size, *rest = rows[name]
-        shape = [int(re.match(r"\d+", cell)[0]) for cell in (layers, width, heads, mlp_size)]
-        assert shape == [fields[key] for key in ("layers", "width", "heads", "mlp_size")]
-        assert rest == [f"{parameters:,}", counted, source]
-        for cell, key in ((width, "embedding_size"), (heads, "head_size")):
+    for name, (fields, num_params, counted_class, source, _) in PRESETS.items():
+        *sizes, params_cell, class_cell, source_cell = rows[name]
+        names = ("num_layers", "emb_dim", "num_heads", "mlp_dim")
+        assert [int(re.match(r"\d+", cell)[0]) for cell in sizes] == [fields[n] for n in names]
+        assert [params_cell, class_cell, source_cell] == [f"{num_params:,}", counted_class, source]
+        for cell, key in ((sizes[1], "embedding_size"), (sizes[2], "head_dim")):
             extra = re.search(r"\d+\D+(\d+)", cell)
             assert extra is None or int(extra[1]) == fields[key]
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_counts_what_transformers_own_model_counts(name):
-    """The published configs, built on PyTorch's meta device: shapes without memory."""
+def test_a_preset_has_as_many_parameters_as_the_model_in_transformers(name):
+    """Built from the published configs on PyTorch's meta device, which allocates nothing."""
     torch, transformers = parity.peers()
     f = preset(name)
     if name.startswith("gpt2"):
-        config = transformers.GPT2Config(n_embd=f["width"], n_layer=f["layers"], n_head=f["heads"])
+        config = transformers.GPT2Config(
+            n_embd=f["emb_dim"], n_layer=f["num_layers"], n_head=f["num_heads"]
+        )
     elif name.startswith("t5"):
-        later = "v1.1" in name
+        is_v1_1 = "v1.1" in name
         config = transformers.T5Config(
-            d_model=f["width"], d_kv=f["head_size"], d_ff=f["mlp_size"], num_layers=f["layers"],
-            num_heads=f["heads"], feed_forward_proj="gated-gelu" if later else "relu",
-            tie_word_embeddings=not later,
+            d_model=f["emb_dim"], d_kv=f["head_dim"], d_ff=f["mlp_dim"], num_layers=f["num_layers"],
+            num_heads=f["num_heads"], feed_forward_proj="gated-gelu" if is_v1_1 else "relu",
+            tie_word_embeddings=not is_v1_1,
         )  # fmt: skip
     elif name.startswith("bart"):
         config = transformers.BartConfig(
-            d_model=f["width"], encoder_layers=f["layers"], decoder_layers=f["layers"],
-            encoder_ffn_dim=f["mlp_size"], decoder_ffn_dim=f["mlp_size"],
+            d_model=f["emb_dim"], encoder_layers=f["num_layers"], decoder_layers=f["num_layers"],
+            encoder_ffn_dim=f["mlp_dim"], decoder_ffn_dim=f["mlp_dim"],
         )  # fmt: skip
     elif name.startswith("distilbert"):
-        config = transformers.DistilBertConfig(dim=f["width"], n_layers=f["layers"])
+        config = transformers.DistilBertConfig(dim=f["emb_dim"], n_layers=f["num_layers"])
     elif name.startswith(("roberta", "modernbert")):
-        kind = getattr(transformers, PRESETS[name].counted.replace("ForMaskedLM", "Config"))
-        given = {"type_vocab_size": 1, "max_position_embeddings": 514} if "rob" in name else {}
-        config = kind(
-            vocab_size=f["vocab_size"], hidden_size=f["width"], num_hidden_layers=f["layers"],
-            num_attention_heads=f["heads"], intermediate_size=f["mlp_size"], **given,
+        config_class = getattr(
+            transformers, PRESETS[name].counted_class.replace("ForMaskedLM", "Config")
+        )
+        extra = {"type_vocab_size": 1, "max_position_embeddings": 514} if "roberta" in name else {}
+        config = config_class(
+            vocab_size=f["vocab_size"], hidden_size=f["emb_dim"], num_hidden_layers=f["num_layers"],
+            num_attention_heads=f["num_heads"], intermediate_size=f["mlp_dim"], **extra,
         )  # fmt: skip
     else:
-        kind = transformers.ElectraConfig if name.startswith("electra") else transformers.BertConfig
-        given = {"embedding_size": f["embedding_size"]} if name.startswith("electra") else {}
-        config = kind(
-            vocab_size=30522, hidden_size=f["width"], num_hidden_layers=f["layers"],
-            num_attention_heads=f["heads"], intermediate_size=f["mlp_size"], **given,
+        config_class = (
+            transformers.ElectraConfig if name.startswith("electra") else transformers.BertConfig
+        )
+        extra = {"embedding_size": f["embedding_size"]} if name.startswith("electra") else {}
+        config = config_class(
+            vocab_size=30522, hidden_size=f["emb_dim"], num_hidden_layers=f["num_layers"],
+            num_attention_heads=f["num_heads"], intermediate_size=f["mlp_dim"], **extra,
         )  # fmt: skip
     with torch.device("meta"):
-        model = getattr(transformers, PRESETS[name].counted)(config)
+        model = getattr(transformers, PRESETS[name].counted_class)(config)
     total = sum(p.numel() for p in model.parameters())
-    if not f.get("tied_embeddings", True) and model.lm_head.weight is model.shared.weight:
-        total += model.lm_head.weight.numel()  # tied until a checkpoint comes with its own
-    assert total == PRESETS[name].parameters
+    if not f.get("tie_word_embeddings", True) and model.lm_head.weight is model.shared.weight:
+        total += model.lm_head.weight.numel()  # tied until an untied checkpoint is loaded
+    assert total == PRESETS[name].num_params

@@ -1,4 +1,4 @@
-"""Corruption is a small part of a step, even of a tiny model's: see benchmarks/corruption.py."""
+"""Corruption is a small part of a train step, even for a tiny model: see benchmarks/corruption.py."""
 
 import pytest
 
@@ -15,6 +15,6 @@ PAIRS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture, name", PAIRS)
 def test_corruption_costs_less_than_3_percent_of_a_tiny_models_step(architecture, name):
-    """The fastest call of each, alternating."""
+    """Compares the fastest calls; corruption and step alternate."""
     corruption, rest = measure(name, architecture, repeats=8)
     assert corruption < AIM * (corruption + rest)

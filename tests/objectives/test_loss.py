@@ -1,5 +1,5 @@
-"""The chunked cross entropy against the plain one in float64 NumPy: values, gradients, masks.
-The plain one is written here, from the definition; nothing of objectives/loss.py is used by it.
+"""The chunked cross entropy against a float64 NumPy reference: values, gradients, masks.
+The reference follows the definition and uses nothing of objectives/loss.py.
 """
 
 import jax
@@ -10,35 +10,35 @@ import pytest
 import objectives.loss as loss_module
 from objectives.loss import chunked_cross_entropy, number_of_chunks
 
-ROWS, POSITIONS, WIDTH, PADDED, VOCABULARY = 3, 10, 8, 128, 100
+ROWS, POSITIONS, DIM, PADDED, VOCAB_SIZE = 3, 10, 8, 128, 100
 
 
 def example(seed=0):
     random = np.random.default_rng(seed)
-    features = random.normal(size=(ROWS, POSITIONS, WIDTH)).astype(np.float32)
-    table = random.normal(size=(PADDED, WIDTH)).astype(np.float32)
+    features = random.normal(size=(ROWS, POSITIONS, DIM)).astype(np.float32)
+    table = random.normal(size=(PADDED, DIM)).astype(np.float32)
     bias = random.normal(size=PADDED).astype(np.float32)
-    bias[VOCABULARY:] = 50.0  # padded ids would win if they were let in
-    targets = random.integers(0, VOCABULARY, (ROWS, POSITIONS)).astype(np.int32)
+    bias[VOCAB_SIZE:] = 50.0  # padded ids would win if they were not masked
+    targets = random.integers(0, VOCAB_SIZE, (ROWS, POSITIONS)).astype(np.int32)
     weights = random.uniform(size=(ROWS, POSITIONS)).astype(np.float32)
     weights[random.uniform(size=weights.shape) < 0.3] = 0.0
     return features, table, bias, targets, weights
 
 
-def plain(features, table, bias, targets, weights, z_loss=0.0):
+def reference(features, table, bias, targets, weights, z_loss=0.0):
     """float64: (sum, weight, correct) and the gradients of the sum."""
-    x, w = features.astype(np.float64), table[:VOCABULARY].astype(np.float64)
-    logits = x @ w.T + bias[:VOCABULARY]
+    x, w = features.astype(np.float64), table[:VOCAB_SIZE].astype(np.float64)
+    logits = x @ w.T + bias[:VOCAB_SIZE]
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
-    onehot = np.eye(VOCABULARY)[targets]
+    onehot = np.eye(VOCAB_SIZE)[targets]
     log_z = np.log(np.exp(logits).sum(-1))
     losses = -np.log((p * onehot).sum(-1)) + z_loss * log_z**2
     d_logits = (p - onehot + 2 * z_loss * (log_z[..., None] * p)) * weights[..., None]
     d_table = np.zeros(table.shape)
-    d_table[:VOCABULARY] = np.einsum("bnv,bne->ve", d_logits, x)
+    d_table[:VOCAB_SIZE] = np.einsum("bnv,bne->ve", d_logits, x)
     d_bias = np.zeros(bias.shape)
-    d_bias[:VOCABULARY] = d_logits.sum((0, 1))
+    d_bias[:VOCAB_SIZE] = d_logits.sum((0, 1))
     hits = logits.argmax(-1) == targets
     sums = (losses * weights).sum(), weights.sum(), (hits * weights).sum()
     return sums, (d_logits @ w, d_table, d_bias, losses)
@@ -46,13 +46,13 @@ def plain(features, table, bias, targets, weights, z_loss=0.0):
 
 @pytest.fixture(params=[1, 3, 10], ids="{}_chunks".format)
 def chunks(request, monkeypatch):
-    """3 chunks of 10 positions: the last one is filled up."""
+    """With 3 chunks of 10 positions the last chunk is padded."""
     monkeypatch.setattr(loss_module, "number_of_chunks", lambda *_: request.param)
 
 
 def with_gradients(features, table, bias, targets, weights, z_loss=0.0):
     def total(features, table, bias, weights):
-        out = chunked_cross_entropy(features, table, bias, targets, weights, VOCABULARY, z_loss)
+        out = chunked_cross_entropy(features, table, bias, targets, weights, VOCAB_SIZE, z_loss)
         return 3.0 * out[0], out
 
     with jax.numpy_dtype_promotion("strict"):
@@ -62,127 +62,127 @@ def with_gradients(features, table, bias, targets, weights, z_loss=0.0):
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
-def test_value_and_gradients_equal_the_plain_cross_entropy(chunks, z_loss):
+def test_value_and_gradients_equal_the_reference(chunks, z_loss):
     arrays = example()
     gradients, sums = with_gradients(*map(jnp.asarray, arrays), z_loss)
-    expected_sums, expected = plain(*arrays, z_loss)
-    assert z_loss == 0.0 or expected_sums[0] > plain(*arrays)[0][0] + 1
+    expected_sums, expected = reference(*arrays, z_loss)
+    assert z_loss == 0.0 or expected_sums[0] > reference(*arrays)[0][0] + 1
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
-    for ours, theirs in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(ours, 3 * theirs, atol=2e-5 * np.abs(theirs).max())
+    for actual, desired in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(actual, 3 * desired, atol=2e-5 * np.abs(desired).max())
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
-def test_value_without_differentiation_is_the_same(chunks, z_loss):
+def test_the_value_without_differentiation_is_the_same(chunks, z_loss):
     arrays = example(1)
-    sums = jax.jit(chunked_cross_entropy, static_argnums=(5, 6))(*arrays, VOCABULARY, z_loss)
-    np.testing.assert_allclose(sums, plain(*arrays, z_loss)[0], rtol=1e-5)
+    sums = jax.jit(chunked_cross_entropy, static_argnums=(5, 6))(*arrays, VOCAB_SIZE, z_loss)
+    np.testing.assert_allclose(sums, reference(*arrays, z_loss)[0], rtol=1e-5)
 
 
-def test_z_loss_costs_nothing_where_it_is_zero():
-    """The program with 0 is the one without; the other has no product or exponential more."""
+def test_a_zero_z_loss_adds_no_operation():
+    """With 0 the program is unchanged; otherwise it has no additional product or exponential."""
     arrays = [jnp.asarray(x) for x in example()]
 
     def program(*z_loss):
         def total(features, table, bias):
-            settings = (*arrays[3:], VOCABULARY, *z_loss)
-            return chunked_cross_entropy(features, table, bias, *settings)[0]
+            static = (*arrays[3:], VOCAB_SIZE, *z_loss)
+            return chunked_cross_entropy(features, table, bias, *static)[0]
 
         return str(jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2)))(*arrays[:3]))
 
     assert program(0.0) == program()
     assert program(0.3) != program()
-    for work in ("dot_general", " exp "):
-        assert program(0.3).count(work) == program().count(work) > 0
+    for operation in ("dot_general", " exp "):
+        assert program(0.3).count(operation) == program().count(operation) > 0
 
 
-def test_second_derivatives_by_reverse_over_reverse_are_those_of_the_plain_loss(chunks):
-    """Forward mode stops at the written-out gradient; a Hessian times a vector needs none of it."""
+def test_reverse_over_reverse_second_derivatives_equal_those_of_the_direct_loss(chunks):
+    """The custom gradient has no forward mode; a Hessian-vector product needs none."""
     features, table, bias, targets, weights = map(jnp.asarray, example(6))
 
     def fused(x):
-        out = chunked_cross_entropy(x, table, bias, targets, weights, VOCABULARY, 0.1)
+        out = chunked_cross_entropy(x, table, bias, targets, weights, VOCAB_SIZE, 0.1)
         return out[0] / out[1]
 
     def direct(x):
-        logits = jnp.einsum("BNE,VE->BNV", x, table[:VOCABULARY]) + bias[None, None, :VOCABULARY]
+        logits = jnp.einsum("BNE,VE->BNV", x, table[:VOCAB_SIZE]) + bias[None, None, :VOCAB_SIZE]
         log_z = jax.nn.logsumexp(logits, axis=-1)
         target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return ((log_z - target + 0.1 * log_z**2) * weights).sum() / weights.sum()
 
     vector = jnp.cos(features * 7)
-    ours, theirs = (
+    actual, desired = (
         jax.jit(jax.grad(lambda x, f=f: (jax.grad(f)(x) * vector).sum()))(features)
         for f in (fused, direct)
     )
-    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+    np.testing.assert_allclose(actual, desired, atol=1e-4 * np.abs(desired).max())
 
 
-def test_padded_ids_get_no_gradient_and_weight_zero_gives_none(chunks):
+def test_padded_ids_and_targets_of_weight_zero_get_no_gradient(chunks):
     features, table, bias, targets, weights = example(2)
-    targets[weights == 0] = PADDED - 1  # any id may stand there
+    targets[weights == 0] = PADDED - 1  # any id is allowed
     gradients, sums = with_gradients(*map(jnp.asarray, (features, table, bias, targets, weights)))
     assert all(np.isfinite(x).all() for x in (*gradients, *sums))
-    assert not np.asarray(gradients[1])[VOCABULARY:].any()
-    assert not np.asarray(gradients[2])[VOCABULARY:].any()
+    assert not np.asarray(gradients[1])[VOCAB_SIZE:].any()
+    assert not np.asarray(gradients[2])[VOCAB_SIZE:].any()
     assert not np.asarray(gradients[0])[weights == 0].any()
     assert np.asarray(gradients[0])[weights > 0].any(-1).all()
 
 
-def test_rows_without_a_batch_axis_and_without_a_bias():
+def test_batch_axis_and_bias_are_optional():
     features, table, bias, targets, weights = example(3)
     with jax.numpy_dtype_promotion("strict"):
         flat = chunked_cross_entropy(
-            jnp.asarray(features[0]), table, None, targets[0], weights[0], VOCABULARY
+            jnp.asarray(features[0]), table, None, targets[0], weights[0], VOCAB_SIZE
         )
-    expected, _ = plain(features[:1], table, 0 * bias, targets[:1], weights[:1])
+    expected, _ = reference(features[:1], table, 0 * bias, targets[:1], weights[:1])
     np.testing.assert_allclose(flat, expected, rtol=1e-5)
 
 
-def test_bfloat16_features_are_scored_in_float32(chunks):
+def test_logits_of_bfloat16_features_are_float32(chunks):
     features, table, bias, targets, weights = example(4)
     low = jnp.asarray(features, jnp.bfloat16)
     gradients, sums = with_gradients(low, *map(jnp.asarray, (table, bias, targets, weights)))
     rounded = np.asarray(jnp.asarray(table, jnp.bfloat16).astype(jnp.float32))
-    expected_sums, expected = plain(
+    expected_sums, expected = reference(
         np.asarray(low.astype(jnp.float32)), rounded, bias, targets, weights
     )
     assert [x.dtype for x in gradients] == [jnp.bfloat16, *[jnp.float32] * 3]
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
-    for ours, theirs in zip(gradients, expected, strict=True):
-        limit = 0.02 * np.abs(theirs).max() * 3
-        np.testing.assert_allclose(np.asarray(ours, np.float32), 3 * theirs, atol=limit)
+    for actual, desired in zip(gradients, expected, strict=True):
+        limit = 0.02 * np.abs(desired).max() * 3
+        np.testing.assert_allclose(np.asarray(actual, np.float32), 3 * desired, atol=limit)
 
 
-def test_of_equally_high_pieces_the_first_is_the_guess():
-    features, table = jnp.zeros((1, 2, WIDTH)), jnp.ones((PADDED, WIDTH))
+def test_of_equally_likely_tokens_the_first_is_the_prediction():
+    features, table = jnp.zeros((1, 2, DIM)), jnp.ones((PADDED, DIM))
     targets, weights = jnp.array([[0, 5]], jnp.int32), jnp.ones((1, 2))
     total, weight, correct = chunked_cross_entropy(features, table, None, targets, weights, 100)
     assert (float(weight), float(correct)) == (2.0, 1.0)
     np.testing.assert_allclose(total, 2 * np.log(100), rtol=1e-6)
 
 
-def test_the_whole_of_the_logits_never_exists():
-    rows, positions, width, vocabulary = 8, 512, 16, 8192
+def test_the_full_logits_never_exist():
+    rows, positions, dim, vocab_size = 8, 512, 16, 8192
     shapes = [
         jax.ShapeDtypeStruct(shape, dtype)
         for shape, dtype in (
-            ((rows, positions, width), jnp.float32),
-            ((vocabulary, width), jnp.float32),
+            ((rows, positions, dim), jnp.float32),
+            ((vocab_size, dim), jnp.float32),
             ((rows, positions), jnp.int32),
             ((rows, positions), jnp.float32),
         )
     ]
-    assert number_of_chunks(rows, positions, vocabulary) == 8
+    assert number_of_chunks(rows, positions, vocab_size) == 8
     step = jax.jit(
-        jax.grad(lambda f, w, t, m: chunked_cross_entropy(f, w, None, t, m, vocabulary)[0], (0, 1))
+        jax.grad(lambda f, w, t, m: chunked_cross_entropy(f, w, None, t, m, vocab_size)[0], (0, 1))
     )
     memory = step.lower(*shapes).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 4 * rows * positions * vocabulary / 2
+    assert memory.temp_size_in_bytes < 4 * rows * positions * vocab_size / 2
 
 
 @pytest.mark.parametrize("axes", [("data",), ("data", "tensor")])
-def test_over_a_mesh_it_is_the_same_and_the_batch_stays_where_it_is(axes, monkeypatch):
+def test_gradients_on_a_mesh_are_the_same_and_the_batch_stays_sharded(axes, monkeypatch):
     if jax.device_count() < 4:
         pytest.skip("needs 4 devices: XLA_FLAGS=--xla_force_host_platform_device_count=4")
     monkeypatch.setattr(loss_module, "number_of_chunks", lambda *_: 2)
@@ -192,27 +192,27 @@ def test_over_a_mesh_it_is_the_same_and_the_batch_stays_where_it_is(axes, monkey
     mesh = jax.make_mesh(shape, axes, axis_types=types)
     features, table, bias, targets, weights = (np.concatenate([x] * 4) for x in example(5))
     table, bias = table[:PADDED], bias[:PADDED]
-    rows, pieces = P("data"), P("tensor") if "tensor" in axes else P()
+    rows, tokens = P("data"), P("tensor") if "tensor" in axes else P()
     with jax.set_mesh(mesh):
         put = [
             jax.device_put(x, jax.NamedSharding(mesh, spec))
             for x, spec in zip(
                 (features, table, bias, targets, weights),
-                (rows, pieces, pieces, rows, rows),
+                (rows, tokens, tokens, rows, rows),
                 strict=True,
             )
         ]
         step = jax.jit(
             jax.grad(
-                lambda f, w, b, t, m: chunked_cross_entropy(f, w, b, t, m, VOCABULARY)[0], (0, 1)
+                lambda f, w, b, t, m: chunked_cross_entropy(f, w, b, t, m, VOCAB_SIZE)[0], (0, 1)
             )
         )
         gradients = step(*put)
         text = step.lower(*put).compile().as_text()
-    _, expected = plain(features, table, bias, targets, weights)
-    for ours, theirs in zip(gradients, expected[:2], strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
-    # A gathered batch would show as logits of all 12 rows (or all 128 pieces) on one device.
+    _, expected = reference(features, table, bias, targets, weights)
+    for actual, desired in zip(gradients, expected[:2], strict=True):
+        np.testing.assert_allclose(actual, desired, atol=2e-5 * np.abs(desired).max())
+    # A gathered batch would appear as logits of all 12 rows (or all 128 tokens) on one device.
     local = (
         len(features) // shape[0],
         POSITIONS // 2,
@@ -223,9 +223,9 @@ def test_over_a_mesh_it_is_the_same_and_the_batch_stays_where_it_is(axes, monkey
         assert whole == local or f"f32[{','.join(map(str, whole))}]" not in text
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_inconsistent_shapes_are_rejected():
     features, table, bias, targets, weights = example()
     with pytest.raises(ValueError, match="expected .B,N,E."):
-        chunked_cross_entropy(features, table, bias, targets[:, :4], weights, VOCABULARY)
-    with pytest.raises(ValueError, match="vocabulary_size 129"):
+        chunked_cross_entropy(features, table, bias, targets[:, :4], weights, VOCAB_SIZE)
+    with pytest.raises(ValueError, match="vocab_size 129"):
         chunked_cross_entropy(features, table, bias, targets, weights, 129)

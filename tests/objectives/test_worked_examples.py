@@ -1,5 +1,5 @@
-"""The worked examples in docstrings and in docs/objectives.md are what the code does: they are read
-from there. An example whose objective draws at random must be one of its draws.
+"""The worked examples in docstrings and in docs/objectives.md are read from there and compared with the
+code. The example of an objective that draws at random must be one of its draws.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import objectives
-from objectives.base import Setting
+from objectives.base import ObjectiveSpec
 from objectives.batch import Batch
 from objectives.causal_lm import CausalLM
 from objectives.denoising import Denoising
@@ -24,11 +24,12 @@ from objectives.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(
     size=60, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6,
-    modes=(7, 8, 9), infill=(10, 11, 12), sentinels=tuple(range(13, 19)), ordinary=((19, 60),),
-    joins=bytes(3 if piece % 2 else 2 for piece in range(60)),
+    modes=(7, 8, 9), infill=(10, 11, 12), sentinels=tuple(range(13, 19)),
+    regular_token_ranges=((19, 60),),
+    word_continuation=bytes(3 if token % 2 else 2 for token in range(60)),
 )  # fmt: skip
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
-SPANS = "span_corruption:noise_density=0.4,mean_span_length=1.5,closed_documents=2"
+SPANS = "span_corruption:noise_density=0.4,mean_noise_span_length=1.5,max_target_eos=2"
 EXAMPLES = [
     ("masked_lm:noise_density=0.3333333333333333", "encoder", 9, Batch.__doc__),
     ("causal_lm", "decoder", 8, CausalLM.__doc__),
@@ -38,7 +39,7 @@ EXAMPLES = [
     *(
         (name, architecture, int(length), example)
         for name, architecture, length, example in re.findall(
-            r"^    (\S+) for an? (\w+) of (\d+)\n((?:    [a-z.]+ +\[.*\]\n)+)", PAGE, re.MULTILINE
+            r"^    (\S+) for an? (\w+) of (\d+)\n((?:    [a-z._]+ +\[.*\]\n)+)", PAGE, re.MULTILINE
         )
     ),
     ("next_sentence:noise_density=0.25", "encoder", 8, SentencePairs.__doc__),
@@ -47,8 +48,8 @@ EXAMPLES = [
 
 
 def read_example(text):
-    """{'row': [...], 'inputs.tokens': [...], ...} out of lines `name [ 1, 2, 3 ]`."""
-    lines = re.findall(r"^ +([a-z.]+) +\[([-\d, ]+)\]", text, re.MULTILINE)
+    """{'row': [...], 'inputs.tokens': [...], ...} from lines `name [ 1, 2, 3 ]`."""
+    lines = re.findall(r"^ +([a-z._]+) +\[([-\d, ]+)\]", text, re.MULTILINE)
     return {name: [int(number) for number in numbers.split(",")] for name, numbers in lines}
 
 
@@ -59,18 +60,18 @@ def field(batch, name):
 
 
 def test_the_page_has_examples():
-    assert len(EXAMPLES) == 7 + PAGE.count("row               [") >= 11
+    assert len(EXAMPLES) == 7 + len(re.findall(r"^    row +\[", PAGE, re.MULTILINE)) >= 11
 
 
 @pytest.mark.parametrize("name, architecture, length, text", EXAMPLES, ids=lambda x: str(x)[:40])
 def test_a_worked_example_is_one_of_the_draws(name, architecture, length, text):
     example = read_example(text)
     row = jnp.asarray(example.pop("row"), jnp.int32)
-    assert {"inputs.tokens", "inputs.segments", "targets", "weights"} <= example.keys()
+    assert {"inputs.tokens", "inputs.segment_ids", "targets", "loss_weights"} <= example.keys()
     objective = objectives.parse(name)
-    setting = Setting(architecture, VOCABULARY, length)
-    assert objective.shapes(setting).raw == len(row)
-    corrupt = jax.jit(jax.vmap(lambda key: objective.corrupt(setting, key, row)))
+    spec = ObjectiveSpec(architecture, VOCABULARY, length)
+    assert objective.lengths(spec).raw == len(row)
+    corrupt = jax.jit(jax.vmap(lambda rng: objective.corrupt(spec, rng, row)))
     same = np.zeros(1, bool)
     for seed in range(10):
         draws = corrupt(jax.random.split(jax.random.key(seed), 2000))
@@ -86,24 +87,25 @@ def test_a_worked_example_is_one_of_the_draws(name, architecture, length, text):
         assert same.all()
 
 
-def test_the_new_idea_on_the_page_is_an_objective_as_it_stands(monkeypatch):
+def test_the_new_objective_of_the_page_runs_unchanged(monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert 20 < len(list(filter(None, code.splitlines()))) <= 40
-    room = {"__name__": "objectives.backwards"}
-    exec(compile(code, "docs/objectives.md", "exec"), room)
-    monkeypatch.setitem(objectives.REGISTRY, "backwards", room["Backwards"])
+    namespace = {"__name__": "objectives.backwards"}
+    exec(compile(code, "docs/objectives.md", "exec"), namespace)
+    monkeypatch.setitem(objectives.OBJECTIVES, "backwards", namespace["Backwards"])
     objective = objectives.parse("backwards:share=0.4")
     row = jnp.asarray([21, 22, 23, 4, 31, 32, 33, 34, 35, 4], jnp.int32)
     ends = {(*[23, 22][:a], *[35, 34, 33, 32][:b]) for a in range(3) for b in range(5)}
     for architecture in objective.architectures:
-        setting = Setting(architecture, VOCABULARY, 20)
+        spec = ObjectiveSpec(architecture, VOCABULARY, 20)
         objectives.check(objective, architecture)
-        corrupt = jax.jit(jax.vmap(functools.partial(objective.corrupt, setting), (0, None)))
+        corrupt = jax.jit(jax.vmap(functools.partial(objective.corrupt, spec), (0, None)))
         with jax.numpy_dtype_promotion("strict"):
             batches = corrupt(jax.random.split(jax.random.key(0), 200), row)
         batches = jax.tree.map(np.asarray, batches)
         batches = [jax.tree.map(lambda x, i=i: x[i], batches) for i in range(200)]
-        assert {tuple(batch.targets[batch.weights > 0].tolist()) for batch in batches} == ends
+        targets = {tuple(batch.targets[batch.loss_weights > 0].tolist()) for batch in batches}
+        assert targets == ends
         for batch in batches:
-            assert objective.inverse(setting, batch).tolist() == row.tolist()
+            assert objective.reconstruct(spec, batch).tolist() == row.tolist()
     assert "backwards" in objectives.pairs_by_architecture()["decoder"]

@@ -5,66 +5,95 @@ import dataclasses
 import pytest
 
 from studies import config
-from studies.config import StudyConfig
+from studies.config import ComparisonConfig, StudyConfig
 
 
-def test_seed_fixes_everything_but_the_arm(settings):
-    study = settings(finetune=("training.duration=300 steps",))
+def test_a_seed_fixes_everything_but_the_condition(settings):
+    study = settings(finetune_overrides=("training.duration=300 steps",))
     runs = {
-        cell.arm: config.finetune_run(study, cell, "runs/enc").to_dict()
-        for cell in config.cells(study, "encoder")
-        if (cell.budget, cell.seed) == (20, 2)
+        cell.condition: config.finetune_config(study, cell, "runs/enc").to_dict()
+        for cell in config.study_cells(study, "encoder")
+        if (cell.label_budget, cell.seed) == (20, 2)
     }
-    assert sorted(runs) == ["all", "embeddings", "none"]
-    for arm, run in runs.items():
-        assert run.pop("transfer") == arm
-        assert set(run["seed"].values()) == {2}  # order draws the label subset too
-        assert run["task"]["examples"] == 20
+    assert sorted(runs) == ["embeddings", "pretrained", "random"]
+    for condition, run in runs.items():
+        assert run.pop("init") == condition
+        assert set(run["seed"].values()) == {2}  # seed.data draws the label subset too
+        assert run["task"]["num_train_examples"] == 20
         assert run["training"]["duration"] == "300 steps"
-    assert runs["all"] == runs["none"] == runs["embeddings"]
+        assert run["init_from"] == "runs/enc"
+    assert runs["pretrained"] == runs["random"] == runs["embeddings"]
 
 
 def test_cells_are_the_full_product_with_seeds_outermost(settings):
-    cells = config.cells(settings(), "decoder")
+    cells = config.study_cells(settings(), "decoder")
     assert len(cells) == len(set(cells)) == 3 * 2 * 3
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
     assert len({cell.folder for cell in cells}) == len(cells)
 
 
-def test_rate_of_its_own_budget_goes_before_the_rate_of_all():
-    study = StudyConfig(rates=(("encoder", "all", 0, 1e-3), ("encoder", "all", 100, 3e-4)))
-    assert study.rate("encoder", "all", 100) == 3e-4
-    assert study.rate("encoder", "all", 1000) == 1e-3
-    with pytest.raises(ValueError, match=r"no row for .'encoder', 'none', 100.*studies\.tune"):
-        study.rate("encoder", "none", 100)
-
-
-def test_override_with_a_name_in_front_concerns_one_architecture(settings):
-    study = settings(
-        pretrain=("training.length=64", "decoder: model.layers=3", "data.source=text:a=b:c")
+def test_learning_rate_of_a_label_budget_has_precedence_over_that_of_all_budgets():
+    study = StudyConfig(
+        learning_rates=(("encoder", "pretrained", 0, 1e-3), ("encoder", "pretrained", 100, 3e-4))
     )
-    encoder = config.pretrain_run(study, "encoder").to_dict()
-    decoder = config.pretrain_run(study, "decoder").to_dict()
-    assert encoder["training"]["length"] == decoder["training"]["length"] == "64"
+    assert study.learning_rate("encoder", "pretrained", 100) == 3e-4
+    assert study.learning_rate("encoder", "pretrained", 1000) == 1e-3
+    with pytest.raises(ValueError, match=r"no row for .'encoder', 'random', 100.*studies\.tune"):
+        study.learning_rate("encoder", "random", 100)
+
+
+def test_override_with_a_prefix_applies_to_one_architecture(settings):
+    study = settings(
+        pretrain_overrides=(
+            "training.seq_len=64", "decoder: model.num_layers=3", "data.source=text:a=b:c",
+        )
+    )  # fmt: skip
+    encoder = config.pretrain_config(study, "encoder").to_dict()
+    decoder = config.pretrain_config(study, "decoder").to_dict()
+    assert encoder["training"]["seq_len"] == decoder["training"]["seq_len"] == "64"
     assert encoder["data"]["source"] == "text:a=b:c"
-    assert "layers" not in encoder["model"] and decoder["model"]["layers"] == "3"
+    assert "num_layers" not in encoder["model"] and decoder["model"]["num_layers"] == "3"
 
 
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"arms": ("none", "al")}, "'al'.*none, embeddings, all"),
+        ({"conditions": ("random", "al")}, "'al'.*random, embeddings, pretrained"),
         ({"architectures": ("encoders",)}, "'encoders'.*encoder_decoder"),
-        ({"budgets": ()}, "budgets=.*empty"),
-        ({"budgets": (100, 0)}, "budgets has 0"),
+        ({"label_budgets": ()}, "label_budgets=.*empty"),
+        ({"label_budgets": (100, 0)}, "label_budgets contains 0"),
         ({"seeds": (1, 1)}, "repeats"),
         ({"seeds": (1000,)}, "shares a seed"),
-        ({"rates": (("encoder", "all", 1e-3),)}, r"expected \(architecture, arm, labels"),
-        ({"pretrain": ("model.layers",)}, "key=value"),
-        ({"finetune": ("encoders: model.layers=2",)}, "key=value"),
+        (
+            {"learning_rates": (("encoder", "pretrained", 1e-3),)},
+            r"expected \(architecture, condition, label budget",
+        ),
+        ({"pretrain_overrides": ("model.num_layers",)}, "key=value"),
+        ({"finetune_overrides": ("encoders: model_overrides.dtype=float32",)}, "encoder: key=value"),
     ],
-)
+)  # fmt: skip
 def test_a_plan_that_makes_no_sense_is_refused_in_one_line(fields, words):
     with pytest.raises(ValueError, match=words) as error:
         dataclasses.replace(StudyConfig(), **fields)
+    assert "\n" not in str(error.value)
+
+
+CANDIDATES = (("A", "configs/encoder.py"), ("B b", "configs/decoder.py", "model.num_layers=3"))
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"candidates": CANDIDATES[:1]}, "two or more"),
+        ({"candidates": (*CANDIDATES, ("C",))}, "two or more"),
+        ({"candidates": (CANDIDATES[0], ("a", "configs/decoder.py"))}, "distinct names"),
+        ({"candidates": ((*CANDIDATES[0], "model.num_layers"), CANDIDATES[1])}, "not an override"),
+        ({"tuning_seeds": (1,)}, "shares a seed"),
+        ({"tuning_seeds": ()}, "tuning_seeds=.*empty"),
+        ({"finetune_overrides": ("C: task.pooler=true",)}, "'A: key=value'"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_refused_in_one_line(fields, words):
+    with pytest.raises(ValueError, match=words) as error:
+        ComparisonConfig(**{"candidates": CANDIDATES, **fields})
     assert "\n" not in str(error.value)

@@ -1,55 +1,66 @@
-"""Statistics of paired seeds, against values worked out by hand."""
+"""Statistics of paired seeds, compared with values worked out by hand."""
 
+import dataclasses
 import math
 
 import pytest
 
-from studies import statistics
+from studies import statistics, table
 
 
 def test_spread_is_mean_sample_deviation_and_error_of_the_mean():
     spread = statistics.spread([1.0, 2.0, 3.0, 6.0])
     assert spread.mean == 3.0
-    assert spread.deviation == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3))
-    assert spread.error == pytest.approx(math.sqrt(14 / 3) / 2)
+    assert spread.std == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3))
+    assert spread.stderr == pytest.approx(math.sqrt(14 / 3) / 2)
     assert spread.count == 4
 
 
 def test_one_value_has_no_deviation_and_none_is_an_error():
     single = statistics.spread([0.5])
-    assert single.mean == 0.5 and math.isnan(single.deviation) and math.isnan(single.error)
+    assert single == statistics.Spread(0.5, None, None, 1)
     with pytest.raises(ValueError, match="at least one seed"):
         statistics.spread([])
 
 
-def test_paired_difference_goes_seed_by_seed():
-    # Differences over the shared seeds 0, 1, 2, 3: 0.1, 0.3, -0.1, 0.0; seeds 8 and 9 have no partner.
-    arm = {0: 0.5, 1: 0.9, 2: 0.2, 3: 0.4, 9: 1.0}
+def test_paired_difference_compares_seed_by_seed():
+    # Differences of the common seeds 0, 1, 2, 3: 0.1, 0.3, -0.1, 0.0; seeds 8 and 9 have no partner.
+    scores = {0: 0.5, 1: 0.9, 2: 0.2, 3: 0.4, 9: 1.0}
     reference = {3: 0.4, 2: 0.3, 1: 0.6, 0: 0.4, 8: 0.0}
-    paired = statistics.paired(arm, reference)
-    assert paired.difference.mean == pytest.approx(0.075)
-    deviation = math.sqrt((0.025**2 + 0.225**2 + 0.175**2 + 0.075**2) / 3)
-    assert paired.difference.error == pytest.approx(deviation / 2)
-    assert paired.ratio == pytest.approx(0.075 / (deviation / 2))
-    assert (paired.won, paired.tied, paired.difference.count) == (2, 1, 4)
+    paired = statistics.paired(scores, reference)
+    assert paired.mean == pytest.approx(0.075)
+    std = math.sqrt((0.025**2 + 0.225**2 + 0.175**2 + 0.075**2) / 3)
+    assert paired.stderr == pytest.approx(std / 2)
+    assert (paired.wins, paired.ties, paired.count) == (2, 1, 4)
+    text = table.format_difference(dataclasses.asdict(paired))
+    assert text == f"+0.075 ± {std / 2:.3f} ({0.075 / (std / 2):.1f} s.e.)"
 
 
-def test_pairing_takes_out_what_a_seed_does_to_both_arms():
+def test_pairing_removes_the_effect_that_a_seed_has_on_both_conditions():
     shift = {seed: 10.0 * seed for seed in range(5)}
-    arm = {seed: shift[seed] + 0.1 + 0.01 * (-1) ** seed for seed in shift}
-    paired = statistics.paired(arm, shift)
-    assert paired.ratio > 20
-    assert statistics.spread(list(arm.values())).error > 1
+    scores = {seed: shift[seed] + 0.1 + 0.01 * (-1) ** seed for seed in shift}
+    paired = statistics.paired(scores, shift)
+    assert paired.mean / paired.stderr > 20
+    assert statistics.spread(list(scores.values())).stderr > 1
 
 
-def test_ratio_of_equal_differences_and_of_one_pair():
-    assert statistics.paired({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}).ratio == math.inf
-    assert math.isnan(statistics.paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).ratio)
-    assert math.isnan(statistics.paired({0: 1.0}, {0: 0.5}).ratio)
-    with pytest.raises(ValueError, match="no seed in common"):
+def test_differences_that_are_all_equal_and_a_single_one_have_no_ratio():
+    def text(scores, reference):
+        return table.format_difference(dataclasses.asdict(statistics.paired(scores, reference)))
+
+    assert text({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}) == "+0.500 ± 0.000 (all equal)"
+    assert text({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == "+0.000 ± 0.000 (all equal)"
+    assert text({0: 1.0}, {0: 0.5}) == "+0.500"
+    with pytest.raises(ValueError, match="none in common"):
         statistics.paired({0: 1.0}, {1: 0.5})
 
 
-def test_error_of_an_accuracy_is_binomial():
-    assert statistics.proportion_error(0.5, 100) == pytest.approx(0.05)
-    assert statistics.proportion_error(0.2, 1000) == pytest.approx(math.sqrt(0.16 / 1000))
+def test_quantities_have_three_digits_and_a_unit():
+    values = (0, 999, 409_600, 999_600, 1.23456e6, 1.5e12, 9.87e16)
+    texts = ["0", "999", "410 k", "1 M", "1.23 M", "1.5 T", "9.87e+16"]
+    assert [table.format_quantity(value) for value in values] == texts
+
+
+def test_standard_error_of_an_accuracy_is_binomial():
+    assert statistics.accuracy_stderr(0.5, 100) == pytest.approx(0.05)
+    assert statistics.accuracy_stderr(0.2, 1000) == pytest.approx(math.sqrt(0.16 / 1000))

@@ -1,9 +1,11 @@
-"""Classification: what a batch is, law 5, and that a head learns, for the three architectures.
+"""Classification: what a batch holds, that metrics do not depend on its size, and that a head learns.
 
-The tokenizer is a table of words; texts, frames and positions read are written out by hand.
+The tokenizer is a list of words; special tokens, lengths and positions are written out by hand.
 """
 
+import dataclasses
 import functools
+import json
 import math
 
 import jax
@@ -13,257 +15,356 @@ import optax
 import pytest
 
 import models
-from data.framing import Frame, frame_for
-from tasks import metrics
-from tasks.batches import PADDING, evaluation_indices, indices_at
+from data import tokenizer as tokenizers
+from data.labeled import LabeledSplit
+from data.special_tokens import SpecialTokenTemplate
+from tasks import evaluate
 from tasks.classification import Classification, encode
+from training import config as configs
+from training.schema import FinetuneConfig
 
-SPECIAL = {
-    'size': 40, 'pad': 0, 'unk': 1, 'cls': 2, 'sep': 3, 'eos': 4, 'mask': 5, 'start': 6,
-    'modes': (), 'infill': (), 'sentinels': (), 'ordinary': ((10, 40),),
-}  # fmt: skip
-NAMES = ("bad", "good")
-LENGTH, WIDTH = 8, 16
+PAD, CLS, SEP, EOS, START = 0, 2, 3, 4, 6
+FIRST = 113  # the special tokens precede the words
+WORDS = [f"w{n}" for n in range(30)]
+LENGTH, EMB_DIM = 8, 16
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
-class Words:
-    """A tokenizer of words w10 .. w39."""
-
-    def encode_batch(self, texts):
-        return [np.array([int(word[1:]) for word in text.split()], np.int32) for text in texts]
+def ids(text):
+    return [FIRST + int(word[1:]) for word in text.split()]
 
 
-def encoded(architecture, texts, pairs=None, labels=None, length=LENGTH):
-    frame = frame_for(architecture, SPECIAL)
-    return encode(texts, pairs, labels, Words(), frame, length, NAMES, SPECIAL["pad"])
+def model_config(architecture, **fields):
+    sizes = {"num_layers": 1, "emb_dim": EMB_DIM, "num_heads": 2, "mlp_dim": 32, "vocab_size": 143,
+             "max_length": LENGTH, "dropout_rate": 0.1, "init_std": 0.3}  # fmt: skip
+    return models.ModelConfig(architecture=architecture, **{**sizes, **fields})
 
 
-def task_for(architecture, **changes):
-    return Classification(architecture, 2, WIDTH, SPECIAL["pad"], SPECIAL["start"], **changes)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labeled")
+    tokenizers.of_words(WORDS).save(folder / "tokenizer.json")
+    return folder
+
+
+def load(folder, architecture, splits, batch=(16, 16), process=(0, 1), model_fields=(), **options):
+    """The task of {split: (texts, [pairs,] labels)}; batch: sizes for training and evaluation."""
+    for split, columns in splits.items():
+        keys = ("text", "label") if len(columns) == 2 else ("text", "other", "label")
+        rows = (dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True))
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options |= {"text_pair_column": "other"} if "other" in keys else {}
+    options = {"max_seq_len": LENGTH, **options}
+    source = f"files:{folder}/{{{','.join(f'{split}.jsonl' for split in splits)}}}"
+    config = configs.resolve(FinetuneConfig, {
+        "init_from": "unused", "task": {"source": source, **options},
+        "training": {"batch_size": batch[0]}, "evaluation": {"batch_size": batch[1]},
+    })  # fmt: skip
+    return config.task.load(
+        config, model_config(architecture, **dict(model_fields)), folder / "tokenizer.json",
+        lambda line: None, process_index=process[0], process_count=process[1],
+    )  # fmt: skip
+
+
+def random_split(size, seed=0, longest=8):
+    random = np.random.default_rng(seed)
+    texts = [" ".join(random.choice(WORDS, random.integers(0, longest + 1))) for _ in range(size)]
+    return texts, [("bad", "good")[n] for n in random.integers(0, 2, size)]
 
 
 @functools.cache
-def made(architecture):
-    """(task, model, params, encoded of 11 random examples)."""
-    random = np.random.default_rng(0)
-    texts = [
-        " ".join(f"w{n}" for n in random.integers(10, 40, random.integers(0, 9))) for _ in range(11)
-    ]
-    data = encoded(architecture, texts, labels=[NAMES[n] for n in random.integers(0, 2, 11)])
-    model = models.build(models.ModelConfig(
-        architecture=architecture, vocab_size=40, max_length=LENGTH, layers=1, width=WIDTH,
-        heads=2, mlp_size=32, dropout=0.1, init_std=0.3,
-    ))  # fmt: skip
-    task = task_for(architecture)
-    batch = task.batch(data, np.arange(2))
-    params = jax.jit(model.init)(jax.random.key(0), batch.inputs, batch.decoder)["params"]
-    params["heads"] = {"classification": task.head_parameters(jax.random.key(1))}
-    return task, model, params, data
+def trained_on(folder, architecture):
+    """(task, model, params) with 11 random validation examples and 64 to learn from.
+
+    The label of a training example is whether its first word is among the last 14."""
+    texts = [" ".join(row) for row in np.random.default_rng(1).choice(WORDS, (64, 4))]
+    labels = [("bad", "good")[int(text.split()[0][1:]) > 15] for text in texts]
+    task = load(
+        folder, architecture, {"train": (texts, labels), "validation": random_split(11)}
+    )  # fmt: skip
+    model = models.build(task.model_config)
+    rngs = {"init": jax.random.key(0), "head": jax.random.key(1)}
+    return task, model, jax.jit(functools.partial(task.init, model=model))(rngs)
 
 
 @functools.cache
-def compiled(architecture):
-    """Jitted (params, batch) -> (losses, logits); used at 16 rows but for one test."""
-    task, model, _, _ = made(architecture)
+def compiled(folder, architecture):
+    """Jitted (params, batch) -> (losses, logits)."""
+    task, model, _ = trained_on(folder, architecture)
     return jax.jit(lambda params, batch: (
-        task.losses(model, params, batch, None), task.predictions(model, params, batch)
+        task.losses(model, params, batch, None), task.outputs(model, params, batch)
     ))  # fmt: skip
 
 
-def evaluated(architecture, params, data, size=16):
-    """(sums of the losses, labels' logits) of a split."""
-    task = made(architecture)[0]
-    sums, logits = [], []
-    for indices in evaluation_indices(len(data), size):
-        batch = task.batch(data, indices)
+def scores_of(folder, architecture, params, split, size=16):
+    """(summed losses, logits, scores) of a split, evaluated in batches of `size`."""
+    task = dataclasses.replace(trained_on(folder, architecture)[0], eval_batch_size=size)
+    sums = []
+
+    def predict(batch):
         with jax.numpy_dtype_promotion("strict"):
-            losses, scores = compiled(architecture)(params, batch)
-        assert float(task.weights(batch)["classification"]) == losses["classification"][1]
+            losses, logits = compiled(folder, architecture)(params, batch)
+        denominator = task.loss_denominators(batch)["classification"]
+        assert float(denominator) == losses["classification"][1]
         sums.append(losses)
-        logits.append(np.asarray(scores)[indices != PADDING])
-    return jax.tree.map(lambda *x: float(np.sum(x)), *sums), np.concatenate(logits)
+        return logits
+
+    logits, scores = evaluate(task, split, predict)
+    return jax.tree.map(lambda *x: float(np.sum(x)), *sums), logits, scores
+
+
+TEXTS = ["w1 w2", "w0"], ["bad", "good"]
 
 
 @pytest.mark.parametrize(
-    "architecture, tokens, read, decoder",
+    ("architecture", "tokens", "position", "decoder_tokens"),
     [
-        ("encoder", [2, 11, 12, 3, 0, 0, 0, 0], 0, None),
-        ("decoder", [11, 12, 4, 0, 0, 0, 0, 0], 2, None),
-        ("encoder_decoder", [11, 12, 4, 0, 0, 0, 0, 0], 2, [6, 11, 12, 0, 0, 0, 0, 0]),
+        ("encoder", [CLS, *ids("w1 w2"), SEP], 0, None),
+        ("decoder", [*ids("w1 w2"), EOS], 2, None),
+        ("encoder_decoder", [*ids("w1 w2"), EOS], 2, [START, *ids("w1 w2")]),
     ],
 )
-def test_a_single_text_is_framed_and_read_where_the_design_says(
-    architecture, tokens, read, decoder
+def test_a_text_gets_the_special_tokens_of_its_architecture(
+    folder, architecture, tokens, position, decoder_tokens
 ):
-    data = encoded(architecture, ["w10", "w11 w12"], labels=["good", "bad"])
-    batch = task_for(architecture).batch(data, np.array([1, PADDING, 0]))
-    np.testing.assert_array_equal(batch.inputs.tokens[0], tokens)
-    np.testing.assert_array_equal(batch.inputs.segments[0], np.array(tokens) > 0)
-    np.testing.assert_array_equal(batch.inputs.positions[0][: sum(t > 0 for t in tokens)],
-                                  np.arange(sum(t > 0 for t in tokens)))  # fmt: skip
-    np.testing.assert_array_equal(batch.indices[:, 0], [read, 0, max(read - 1, 0)])
-    np.testing.assert_array_equal(batch.targets[:, 0], [0, 0, 1])
-    np.testing.assert_array_equal(batch.weights[:, 0], [1, 0, 1])
-    assert not batch.inputs.tokens[1].any() and not batch.inputs.segments[1].any()
-    assert batch.inputs.visibility == ("causal" if architecture == "decoder" else "all")
-    if decoder is None:
-        assert batch.decoder is None
-    else:
-        np.testing.assert_array_equal(batch.decoder.tokens[0], decoder)
-        np.testing.assert_array_equal(batch.decoder.segments, batch.inputs.segments)
-        np.testing.assert_array_equal(batch.decoder.positions, batch.inputs.positions)
-        one = task_for(architecture, decoder_input="start").batch(data, np.array([1, PADDING, 0]))
-        np.testing.assert_array_equal(one.decoder.tokens, [[6], [0], [6]])
-        np.testing.assert_array_equal(one.decoder.segments, [[1], [0], [1]])
-        np.testing.assert_array_equal(one.indices, [[0], [0], [0]])
+    """Two examples in a batch of three: the last row is padding."""
+    task = load(folder, architecture, {"train": TEXTS, "validation": TEXTS}, batch=(2, 3))
+    (batch,) = task.eval_inputs("validation")
+    n = len(tokens)
+    row = [*tokens, *[PAD] * (LENGTH - n)]
+    np.testing.assert_array_equal(batch.inputs.tokens[0], row)
+    np.testing.assert_array_equal(batch.inputs.segment_ids[0], np.array(row) != PAD)
+    np.testing.assert_array_equal(batch.inputs.positions[0][:n], np.arange(n))
+    np.testing.assert_array_equal(
+        batch.target_positions[:, 0], [position, max(position - 1, 0), 0]
+    )  # fmt: skip
+    np.testing.assert_array_equal(batch.targets[:, 0], [0, 1, 0])
+    np.testing.assert_array_equal(batch.loss_weights[:, 0], [1, 1, 0])
+    assert not batch.inputs.tokens[2].any() and not batch.inputs.segment_ids[2].any()
+    assert batch.inputs.attention == ("causal" if architecture == "decoder" else "bidirectional")
+    if decoder_tokens is None:
+        assert batch.decoder_inputs is None
+        return
+    generated = batch.decoder_inputs
+    np.testing.assert_array_equal(generated.tokens[0][:n], decoder_tokens)
+    assert not generated.tokens[0][n:].any() and generated.attention == "causal"
+    np.testing.assert_array_equal(generated.segment_ids, batch.inputs.segment_ids)
+    np.testing.assert_array_equal(generated.positions, batch.inputs.positions)
+    task = load(
+        folder, architecture, {"train": TEXTS, "validation": TEXTS}, batch=(2, 3), decoder_input="start"
+    )  # fmt: skip
+    (batch,) = task.eval_inputs("validation")
+    np.testing.assert_array_equal(batch.decoder_inputs.tokens, [[START], [START], [PAD]])
+    np.testing.assert_array_equal(batch.decoder_inputs.segment_ids, [[1], [1], [0]])
+    np.testing.assert_array_equal(batch.target_positions, [[0], [0], [0]])
 
 
-def test_pairs_are_joined_by_sep_and_the_longer_text_is_cut_first():
-    data = encoded("encoder", ["w11 w12 w13 w14 w15", ""], ["w21 w22", "w21"])
-    np.testing.assert_array_equal(data.tokens[0], [2, 11, 12, 13, 3, 21, 22, 3])
-    np.testing.assert_array_equal(data.types[0], [0, 0, 0, 0, 0, 1, 1, 1])
-    np.testing.assert_array_equal(data.tokens[1], [2, 3, 21, 3, 0, 0, 0, 0])
-    np.testing.assert_array_equal(data.types[1], [0, 0, 1, 1, 0, 0, 0, 0])
-    assert data.cut == 1 and len(data) == 2 and (data.labels == -1).all()
-    decoder = encoded("decoder", ["w11"], ["w21"])
-    np.testing.assert_array_equal(decoder.tokens[0], [11, 3, 21, 4, 0, 0, 0, 0])
-    batch = task_for("encoder", token_types=True).batch(data, np.array([0]))
-    np.testing.assert_array_equal(batch.inputs.types, data.types[:1])
-    assert task_for("encoder").batch(data, np.array([0])).inputs.types is None
-    assert batch.weights.sum() == 0  # no labels
+def test_pairs_are_joined_by_sep_and_the_longer_text_is_truncated_first(folder):
+    pairs = ["w1 w2 w3 w4 w5", ""], ["w11 w12", "w11"], ["bad", "good"]
+    unlabeled = (*pairs[:2], ["-1", "-1"])
+    splits = {"train": pairs, "validation": pairs, "test": unlabeled}
+    task = load(folder, "encoder", splits, (2, 2), model_fields=(("num_token_types", 2),))
+    (batch,) = task.eval_inputs("test")
+    a, b = ids("w1 w2 w3"), ids("w11 w12")
+    np.testing.assert_array_equal(batch.inputs.tokens[0], [CLS, *a, SEP, *b, SEP])
+    np.testing.assert_array_equal(batch.inputs.token_type_ids[0], [0, 0, 0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(batch.inputs.tokens[1], [CLS, SEP, b[0], SEP, 0, 0, 0, 0])
+    np.testing.assert_array_equal(batch.inputs.token_type_ids[1], [0, 0, 1, 1, 0, 0, 0, 0])
+    assert batch.loss_weights.sum() == 0 and task.score("test", np.zeros((2, 2))) == {}
+    assert "1 of 2 test examples were truncated to 8 tokens" in task.describe()
+    (batch,) = load(folder, "encoder", splits, (2, 2)).eval_inputs("test")
+    assert batch.inputs.token_type_ids is None
+    (batch,) = load(folder, "decoder", splits, (2, 2)).eval_inputs("test")
+    np.testing.assert_array_equal(batch.inputs.tokens[1], [SEP, b[0], EOS, 0, 0, 0, 0, 0])
 
 
-def test_the_second_text_begins_behind_a_separator_of_several_tokens():
-    frame = Frame((2,), (3,), (3, 3))
-    data = encode(["w11 w12"], ["w13"], None, Words(), frame, LENGTH, NAMES, 0)
-    assert data.tokens[0, : data.lengths[0]].tolist() == [2, 11, 12, 3, 3, 13, 3]
-    assert data.types[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 0] and data.cut == 0
+def test_the_second_text_starts_after_a_separator_of_several_tokens():
+    template = SpecialTokenTemplate((CLS,), (SEP,), (SEP, SEP))
+    split = LabeledSplit(["w1 w2"], ["w3"], [])
+    data = encode(split, tokenizers.of_words(WORDS), template, LENGTH, (), PAD)
+    expected = [CLS, *ids("w1 w2"), SEP, SEP, *ids("w3"), SEP]
+    assert data.tokens[0, : data.lengths[0]].tolist() == expected
+    assert data.token_type_ids[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 0]
+    assert data.num_truncated == 0 and (data.labels == -1).all()
 
 
-@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder_decoder"])
-def test_a_batch_of_short_examples_may_be_short(architecture):
-    data = encoded(architecture, ["w11", "w12 w13"], labels=["bad", "good"])
-    long, short = (task_for(architecture).batch(data, np.arange(2), w) for w in (None, 5))
-    for whole, cut in zip(jax.tree.leaves(long), jax.tree.leaves(short), strict=True):
-        assert cut.shape[1] <= 5 and np.array_equal(whole[:, : cut.shape[1]], cut)
-        assert not whole[:, cut.shape[1] :].any() or whole.shape[1] == 1
-
-
-def test_an_unknown_label_is_refused_in_one_line():
+def test_an_unknown_label_is_an_error_of_one_line():
+    split = LabeledSplit(["w1", "w2"], None, ["good", "ugly"])
+    template = SpecialTokenTemplate((CLS,), (SEP,), (SEP,))
     with pytest.raises(ValueError, match="'ugly'.*bad, good") as error:
-        encoded("encoder", ["w10", "w11"], labels=["good", "ugly"])
+        encode(split, tokenizers.of_words(WORDS), template, LENGTH, ("bad", "good"), PAD)
     assert "\n" not in str(error.value)
 
 
 @each_architecture
-def test_law_05_metrics_do_not_depend_on_the_batch_size(architecture):
-    _, _, params, data = made(architecture)
+def test_grouped_batches_are_short_and_hold_the_same_rows(folder, architecture):
+    """Lengths 4, 10 and 21 with special tokens, padded to a multiple of 8 or to max_seq_len."""
+    added = 2 if architecture == "encoder" else 1
+    texts = [" ".join(["w1"] * (n - added)) for n in [4] * 20 + [10] * 20 + [21] * 8]
+    splits = {"train": (texts, ["bad", "good"] * 24), "validation": TEXTS}
+    options = {"batch": (4, 48), "max_seq_len": 20, "model_fields": (("max_length", 20),)}
+    task = load(folder, architecture, splits, group_by_length=12, **options)
+    (whole,) = task.eval_inputs("train")
+    widths = []
+    for step in range(12):
+        batch, rows = task.train_inputs(step), [row["row"] for row in task.provenance(step)]
+        width = batch.inputs.tokens.shape[1]
+        widths.append(width)
+        for short, long in zip(jax.tree.leaves(batch), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_array_equal(short, long[rows][:, : short.shape[1]])
+        assert not whole.inputs.segment_ids[rows][:, width:].any()
+    assert sorted(widths) == [8] * 5 + [16] * 5 + [20] * 2
+    assert task.length_share == np.mean(widths) / 20
+    assert task.tokens_per_step == round(4 * np.mean(widths))
+    plain = load(folder, architecture, splits, **options)
+    assert plain.train_inputs(3).inputs.tokens.shape == (4, 20) and plain.length_share == 1.0
+
+
+def test_provenance_names_the_examples_of_a_step(folder):
+    texts = [f"w{n} w{n + 1}" for n in range(10)]
+    splits = {"train": (texts, ["bad", "good"] * 5), "validation": TEXTS}
+    task = load(folder, "encoder", splits, batch=(4, 4), num_train_examples=6)
+    assert task.epoch_size == 6 and len(set(task.examples)) == 6
+    seen = []
+    for step in range(3):
+        rows = task.provenance(step)
+        assert [row["number"] for row in rows] == [4 * step + i for i in range(4)]
+        for row, tokens in zip(rows, task.train_inputs(step).inputs.tokens, strict=True):
+            assert tokens[1:3].tolist() == ids(texts[row["row"]])
+            assert row["source"] == task.task.source
+            expected = {"document": row["row"], "file": "train", "number": row["row"]}
+            assert row["documents"] == [expected]
+            seen.append(row["row"])
+    assert sorted(seen) == sorted([*task.examples, *task.examples])  # 12 rows: two epochs of 6
+
+
+def test_invariant_1_processes_read_consecutive_shares_of_the_same_batch(folder):
+    splits = {"train": random_split(20), "validation": random_split(5)}
+    whole = load(folder, "encoder", splits, batch=(8, 8), group_by_length=2)
+    parts = [
+        load(folder, "encoder", splits, batch=(8, 8), group_by_length=2, process=(p, 2))
+        for p in (0, 1)
+    ]
+    batches = [list(task.eval_inputs("validation")) + [task.train_inputs(3)]
+               for task in (whole, *parts)]  # fmt: skip
+    for expected, *shares in zip(*batches, strict=True):
+        joined = jax.tree.map(lambda *x: np.concatenate(x), *shares)
+        jax.tree.map(np.testing.assert_array_equal, joined, expected)
+
+
+@each_architecture
+def test_invariant_5_metrics_do_not_depend_on_the_batch_size(folder, architecture):
+    params = trained_on(folder, architecture)[2]
     found = {}
     for size in (4, 16):
-        total, logits = evaluated(architecture, params, data, size)
-        scores = metrics.evaluate(data.labels, logits)
-        found[size] = [total["classification"][0], *total["accuracy"], *scores.values()]
-        assert total["accuracy"][1] == total["classification"][1] == len(data) == 11
-        np.testing.assert_allclose(total["accuracy"][0] / len(data), scores["accuracy"])
-        np.testing.assert_allclose(
-            total["classification"][0] / len(data), scores["loss"], rtol=1e-5
-        )
+        sums, _, scores = scores_of(folder, architecture, params, "validation", size)
+        found[size] = [sums["classification"][0], *sums["accuracy"], *scores.values()]
+        assert sums["accuracy"][1] == sums["classification"][1] == 11
+        np.testing.assert_allclose(sums["accuracy"][0] / 11, scores["accuracy"])
+        np.testing.assert_allclose(sums["classification"][0] / 11, scores["loss"], rtol=1e-5)
     np.testing.assert_allclose(found[4], found[16], rtol=1e-5)
 
 
 @each_architecture
-def test_the_whole_text_decides_and_its_padding_does_not(architecture):
-    task, _, params, data = made(architecture)
-    batch = task.batch(data, next(evaluation_indices(len(data), 16)))
-    before = np.asarray(compiled(architecture)(params, batch)[1])[: len(data)]
+def test_the_whole_text_is_read_and_its_padding_is_not(folder, architecture):
+    task, _, params = trained_on(folder, architecture)
+    (batch,) = task.eval_inputs("validation")
+    logits = compiled(folder, architecture)
+    lengths = batch.inputs.segment_ids.sum(1)[:11]  # then padding rows
+    before = np.asarray(logits(params, batch)[1])[:11]
     first = 1 if architecture == "encoder" else 0  # the first word
-    for touched, place in ((data.lengths > 3, first), (data.lengths < LENGTH, LENGTH - 1)):
+    for changed, place in ((lengths > 3, first), (lengths < LENGTH, LENGTH - 1)):
         tokens = batch.inputs.tokens.copy()
-        tokens[:, place] = 10 + (tokens[:, place] + 7) % 30
+        tokens[:, place] = FIRST + (tokens[:, place] - FIRST + 7) % 30
         other = batch.replace(inputs=batch.inputs.replace(tokens=tokens))
-        after = np.asarray(compiled(architecture)(params, other)[1])[: len(data)]
-        moved = np.abs(after - before).max(1)[touched]
-        assert touched.any() and ((moved > 1e-6).all() if place == first else (moved == 0).all())
+        moved = np.abs(np.asarray(logits(params, other)[1])[:11] - before).max(1)[changed]
+        assert changed.any() and ((moved > 1e-6).all() if place == first else (moved == 0).all())
 
 
 @each_architecture
-def test_the_head_learns_a_word_and_dropout_follows_the_key(architecture):
-    task, model, params, _ = made(architecture)
-    words = np.random.default_rng(1).integers(10, 40, (64, 4))
-    texts = [" ".join(f"w{n}" for n in row) for row in words]
-    labels = [NAMES[int(row[0] > 25)] for row in words]
-    data = encoded(architecture, texts, labels=labels)
+def test_the_head_learns_a_word_and_dropout_follows_the_key(folder, architecture):
+    task, model, params = trained_on(folder, architecture)
     tx = optax.adam(0.01)
 
-    def mean(params, batch, key):
-        total, weight = task.losses(model, params, batch, key)["classification"]
+    def mean(params, batch, rng):
+        total, weight = task.losses(model, params, batch, rng)["classification"]
         return total / weight
 
     @jax.jit
-    def step(params, state, batch, key):
-        loss, grads = jax.value_and_grad(mean)(params, batch, key)
+    def step(params, state, batch, rng):
+        loss, grads = jax.value_and_grad(mean)(params, batch, rng)
         updates, state = tx.update(grads, state)
         return loss, optax.apply_updates(params, updates), state
 
-    state = tx.init(params)
-    batch = task.batch(data, np.arange(16))
+    state, before = tx.init(params), scores_of(folder, architecture, params, "train")[0]
+    batch = task.train_inputs(0)
     a, b = (step(params, state, batch, jax.random.key(n))[0] for n in (0, 1))
     assert a != b
-    before, _ = evaluated(architecture, params, data)
     for number in range(80):
-        some = task.batch(data, indices_at(number, 16, 64, 0))
-        _, params, state = step(params, state, some, jax.random.key(number))
-    after, _ = evaluated(architecture, params, data)
+        _, params, state = step(params, state, task.train_inputs(number), jax.random.key(number))
+    after = scores_of(folder, architecture, params, "train")[0]
     assert after["accuracy"][0] > 56
     assert after["classification"][0] < before["classification"][0] / 2
+
+
+def test_auto_pooling_is_cls_last_or_mean_and_another_must_fit(folder):
+    splits = {"train": TEXTS, "validation": TEXTS}
+    auto = [load(folder, architecture, splits).pooling for architecture in ARCHITECTURES]
+    assert auto == ["cls", "last", "mean"]
+    for architecture, pooling in (("decoder", "mean"), ("encoder_decoder", "last")):
+        assert load(folder, architecture, splits, pooling=pooling).pooling == pooling
+    for architecture, pooling in (("encoder", "last"), ("encoder_decoder", "cls")):
+        with pytest.raises(ValueError, match=f"task.pooling='{pooling}' does not fit"):
+            load(folder, architecture, splits, pooling=pooling)
+
+
+def test_mean_pooling_is_the_mean_of_the_states_that_are_not_padding(folder):
+    task, model, params = trained_on(folder, "encoder_decoder")
+    (batch,) = task.eval_inputs("validation")
+    hidden = np.asarray(model.apply({"params": params}, batch.inputs, batch.decoder_inputs))
+    lengths = batch.decoder_inputs.segment_ids.sum(1)[:11]
+    means = np.stack([hidden[i, :n].mean(0) for i, n in enumerate(lengths)])
+    head = params["heads"]["classification"]["output"]
+    with jax.numpy_dtype_promotion("strict"):
+        found = task.outputs(model, params, batch)[:11]
+    expected = means @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def head_of(**options):
+    """(head, its parameters) with the options of the task."""
+    head = Classification.head_module(2, **dataclasses.asdict(Classification(**options)))
+    return head, head.init(jax.random.key(0), jnp.zeros((1, EMB_DIM)))["params"]
+
+
+def test_without_a_pooler_the_head_is_one_dense_layer():
+    assert set(head_of()[1]) == {"output"} and set(head_of()[1]["output"]) == {"kernel", "bias"}
+    assert set(head_of(head_bias=False)[1]["output"]) == {"kernel"}
 
 
 @pytest.mark.parametrize(
     ("name", "activation"), [("tanh", np.tanh), ("relu", lambda x: np.maximum(x, 0))]
 )
 def test_the_pooler_is_a_dense_layer_and_its_activation(name, activation):
-    task = task_for("encoder", pooler=True, pooler_activation=name)
-    head = task.head_parameters(jax.random.key(0))
-    states = jnp.asarray(np.random.default_rng(0).normal(size=(3, WIDTH)), jnp.float32)
-    pooled = activation(states @ head["pooler"]["kernel"] + head["pooler"]["bias"][None])
-    by_hand = pooled @ head["output"]["kernel"] + head["output"]["bias"][None]
+    head, params = head_of(pooler=True, pooler_activation=name)
+    states = jnp.asarray(np.random.default_rng(0).normal(size=(3, EMB_DIM)), jnp.float32)
+    pooled = activation(states @ params["pooler"]["kernel"] + params["pooler"]["bias"][None])
+    by_hand = pooled @ params["output"]["kernel"] + params["output"]["bias"][None]
     with jax.numpy_rank_promotion("allow"):
-        np.testing.assert_allclose(
-            task.head().apply({"params": head}, states), by_hand, rtol=1e-4, atol=1e-6
-        )
-    assert set(task_for("encoder").head_parameters(jax.random.key(0))) == {"output"}
+        found = head.apply({"params": params}, states)
+    np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-6)
 
 
-def test_the_mean_is_of_the_real_states_and_usual_for_an_encoder_decoder():
-    usual = {a: task_for(a).reads_mean for a in ("encoder", "decoder", "encoder_decoder")}
-    assert usual == {"encoder": False, "decoder": False, "encoder_decoder": True}
-    assert task_for("decoder", reading="mean").reads_mean
-    assert not task_for("encoder_decoder", reading="state").reads_mean
-    task, model, params, data = made("encoder_decoder")
-    batch = task.batch(data, np.array([0, 1, PADDING]))
-    hidden = np.asarray(model.apply({"params": params}, batch.inputs, batch.decoder))
-    lengths = data.lengths[:2]
-    means = np.stack([hidden[i, :n].mean(0) for i, n in enumerate(lengths)])
-    head = params["heads"]["classification"]["output"]
-    with jax.numpy_dtype_promotion("strict"):
-        found = task.predictions(model, params, batch)[:2]
-    np.testing.assert_allclose(
-        found, means @ np.asarray(head["kernel"]) + np.asarray(head["bias"]), rtol=1e-4, atol=1e-5
-    )
-
-
-def test_a_pooler_with_a_norm_has_no_biases_and_is_modernberts():
-    task = task_for("encoder", pooler=True, pooler_activation="gelu", pooler_norm=True)
-    params = task.head_parameters(jax.random.key(0))
+def test_a_pooler_with_a_norm_has_no_biases_as_in_modernbert():
+    head, params = head_of(pooler=True, pooler_activation="gelu", pooler_norm=True)
     assert set(params) == {"pooler", "pooler_norm", "output"}
     assert set(params["pooler"]) == {"kernel"} and set(params["pooler_norm"]) == {"scale"}
-    scale = np.linspace(0.5, 2.0, task.width).astype(np.float32)
+    scale = np.linspace(0.5, 2.0, EMB_DIM).astype(np.float32)
     params["pooler_norm"] = {"scale": jnp.asarray(scale)}
-    states = jax.random.normal(jax.random.key(1), (3, WIDTH))
+    states = jax.random.normal(jax.random.key(1), (3, EMB_DIM))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        logits = task.head().apply({"params": params}, states)
+        logits = head.apply({"params": params}, states)
     hidden = np.asarray(states) @ np.asarray(params["pooler"]["kernel"])
     hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / 2**0.5))
     hidden = hidden - hidden.mean(-1, keepdims=True)

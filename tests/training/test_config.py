@@ -1,26 +1,31 @@
-"""Configuration: every wrong value is one line that names it and the remedy; every right one typed."""
+"""Configs and command lines: every wrong value is one line with the remedy, every right one is converted."""
 
 import dataclasses
+import subprocess
+import sys
 
 import ml_collections
 import pytest
 
+from models import presets
+from training import cli, durations
 from training import config as configs
-from training import durations
 from training.config import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
-    layers: int = dataclasses.field(default=2, metadata={"min": 1, "max": 100})
+    num_layers: int = dataclasses.field(
+        default=2, metadata={"min": 1, "max": 100, "help": "layers of the stack"}
+    )
     rate: float = dataclasses.field(default=0.1, metadata={"min": 0.0})
-    kind: str = dataclasses.field(default="post", metadata={"choices": ("post", "pre")})
+    norm: str = dataclasses.field(default="post", metadata={"choices": ("post", "pre")})
     tied: bool = True
     rules: tuple = ()
 
     def __post_init__(self):
-        if self.layers == 13:
-            raise ValueError("layers=13 is unlucky; choose 12")
+        if self.num_layers == 13:
+            raise ValueError("num_layers=13 is unlucky; choose 12")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,26 +41,41 @@ class Second:
 
 
 @dataclasses.dataclass(frozen=True)
+class Seeds:
+    init: int = 0
+    data: int = dataclasses.field(default=0, metadata={"min": 0})
+
+
+@dataclasses.dataclass(frozen=True)
 class Outer:
     model: Inner
     objective: First = dataclasses.field(
         metadata={"variants": {"first": First, "second": Second}, "default": "first"}
     )
+    seed: Seeds = Seeds()
     source: str = "a"
 
 
-def resolve(**leaves):
-    return configs.resolve(Outer, ml_collections.ConfigDict(leaves))
+def resolve(**fields):
+    return configs.resolve(Outer, ml_collections.ConfigDict(fields))
 
 
 def test_an_empty_config_is_all_defaults():
     assert resolve() == Outer(Inner(), First())
 
 
-@pytest.mark.parametrize(("text", "value"), [("4", 4), ("1e1", 10), (7, 7), (8.0, 8), ("99", 99)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("4", 4), ("1e1", 10), (7, 7), (8.0, 8), ("99", 99), ("+5", 5)]
+)
 def test_integers_come_from_text_and_from_whole_floats(text, value):
-    layers = resolve(model={"layers": text}).model.layers
-    assert layers == value and isinstance(layers, int)
+    num_layers = resolve(model={"num_layers": text}).model.num_layers
+    assert num_layers == value and isinstance(num_layers, int)
+
+
+def test_a_large_integer_is_exact_and_a_float_field_takes_an_integer():
+    assert resolve(seed={"data": str(2**62 + 1)}).seed.data == 2**62 + 1
+    rate = resolve(model={"rate": "3"}).model.rate
+    assert rate == 3.0 and isinstance(rate, float)
 
 
 def test_tuples_and_booleans_come_from_text():
@@ -65,59 +85,71 @@ def test_tuples_and_booleans_come_from_text():
 
 
 @pytest.mark.parametrize(
-    ("leaves", "words"),
+    ("fields", "message"),
     [
         ({"modle": {}}, "unknown key config.modle; did you mean config.model?"),
         (
-            {"model": {"layer": 3}},
-            "unknown key config.model.layer; did you mean config.model.layers?",
+            {"model": {"num_layer": 3}},
+            "unknown key config.model.num_layer; did you mean config.model.num_layers?",
         ),
+        ({"rate": 3}, "unknown key config.rate; did you mean config.model.rate?"),
+        ({"span": 3}, "unknown key config.span; did you mean config.objective.span?"),
+        ({"zzz": 3}, "unknown key config.zzz; expected one of model, objective, seed, source"),
         (
-            {"model": {"layers": "four"}},
-            "config.model.layers='four' has the wrong type (str); expected an",
+            {"model": {"num_layers": "four"}},
+            "config.model.num_layers='four' has the wrong type (str); expected an integer",
         ),
-        ({"model": {"layers": "1.5"}}, "config.model.layers='1.5' has the wrong type"),
-        ({"model": {"layers": True}}, "config.model.layers=True has the wrong type"),
+        ({"model": {"num_layers": "1.5"}}, "config.model.num_layers='1.5' has the wrong type"),
+        ({"model": {"num_layers": True}}, "config.model.num_layers=True has the wrong type"),
+        ({"model": {"num_layers": "True"}}, "config.model.num_layers='True' has the wrong type"),
         (
-            {"model": {"layers": 0}},
-            "config.model.layers=0 is out of range; expected between 1 and 100",
+            {"model": {"num_layers": 0}},
+            "config.model.num_layers=0 is out of range; expected between 1 and 100",
         ),
         (
             {"model": {"rate": -1.0}},
             "config.model.rate=-1.0 is out of range; expected at least 0.0",
         ),
         ({"model": {"rate": "nan"}}, "config.model.rate='nan' has the wrong type"),
+        ({"model": {"rate": float("nan")}}, "config.model.rate=nan has the wrong type"),
+        ({"model": {"rate": "1e999"}}, "config.model.rate='1e999' has the wrong type"),
         (
-            {"model": {"kind": "prae"}},
-            "config.model.kind='prae' is not a choice; did you mean 'pre'?",
+            {"model": {"norm": "prae"}},
+            "config.model.norm='prae' is not a choice; did you mean 'pre'?",
         ),
         (
             {"model": {"tied": "yes"}},
             "config.model.tied='yes' has the wrong type (str); expected true or",
         ),
         ({"model": {"rules": "(1,"}}, "expected a tuple"),
-        ({"model": 3}, "config.model=3 is a section; set one of its keys, layers, rate, kind"),
-        ({"model": {"layers": 13}}, "config.model: layers=13 is unlucky; choose 12"),
+        ({"model": 3}, "config.model=3 is a section; set one of its keys, num_layers, rate, norm"),
+        (
+            {"model": {"num_layers": {"x": 4}}},
+            "config.model.num_layers is a field, not a section, got {'x': 4}; set "
+            "--config.model.num_layers=VALUE",
+        ),
+        ({"model": {"num_layers": 13}}, "config.model: num_layers=13 is unlucky; choose 12"),
         ({"objective": {"name": "secnd"}}, "did you mean 'second'?"),
         ({"objective": {"name": "second", "density": 0.1}}, "unknown key config.objective.density"),
+        ({"seed": "one"}, "config.seed.init='one' has the wrong type (str); expected an integer"),
         ({"source": 3}, "config.source=3 has the wrong type (int); expected text"),
     ],
 )
-def test_a_wrong_leaf_is_one_line_with_the_value_and_the_remedy(leaves, words):
+def test_a_wrong_field_is_one_line_with_the_value_and_the_remedy(fields, message):
     with pytest.raises(ConfigError) as error:
-        resolve(**leaves)
-    assert words in str(error.value)
+        resolve(**fields)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_config_survives_its_own_dict():
-    config = resolve(model={"layers": 5}, objective={"name": "second", "span": 9})
+    config = resolve(model={"num_layers": 5}, objective={"name": "second", "span": 9})
     again = configs.resolve(Outer, configs.to_dict(config))
     assert again == config
     assert configs.to_dict(config)["objective"] == {"name": "second", "span": 9}
 
 
-def test_difference_names_each_leaf_and_sees_no_difference_in_json():
+def test_difference_names_each_field_and_sees_no_difference_in_json():
     old = {"a": {"b": 1, "c": (1, 2)}, "d": 2}
     assert configs.difference(old, {"a": {"b": 1, "c": [1, 2]}, "d": 2}) == []
     assert configs.difference(old, {"a": {"b": 3, "c": (1, 2)}}) == [
@@ -126,35 +158,69 @@ def test_difference_names_each_leaf_and_sees_no_difference_in_json():
     ]
 
 
-def test_overrides_win_over_the_file_and_may_name_new_leaves():
-    given = ml_collections.ConfigDict({"model": {"layers": 3}})
-    config = configs.override(given, [("model.layers", "4"), ("objective.density", "0.3")])
+def test_overrides_win_over_the_file_and_may_name_new_fields():
+    given = ml_collections.ConfigDict({"model": {"num_layers": 3}})
+    config = configs.override(given, [("model.num_layers", "4"), ("objective.density", "0.3")])
     resolved = configs.resolve(Outer, config)
-    assert resolved.model.layers == 4
+    assert resolved.model.num_layers == 4
     assert resolved.objective.density == 0.3
-    with pytest.raises(ConfigError, match="'layers' is a leaf"):
-        configs.override(given, [("model.layers.x", "4")])
+    assert given.model.num_layers == 3
+    with pytest.raises(ConfigError, match="config.model.num_layers is a field, not a section"):
+        configs.resolve(Outer, configs.override(given, [("model.num_layers.x", "4")]))
 
 
-def test_a_section_that_gets_another_name_begins_with_that_ones_defaults(caplog):
+@pytest.mark.parametrize("given", [{}, {"seed": 7}, {"seed": {"init": 7, "data": 8}}])
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_integer_sets_every_seed_and_a_single_seed_wins_whatever_the_order(given, order):
+    both = [("seed", "1"), ("seed.data", "5")][::order]
+    assert configs.resolve(Outer, configs.override(given, both)).seed == Seeds(init=1, data=5)
+    alone = configs.resolve(Outer, configs.override(given, [("seed.data", "5")])).seed
+    assert alone == Seeds(init=7 if given else 0, data=5)
+    assert configs.resolve(Outer, configs.override(given, [("seed", "1")])).seed == Seeds(1, 1)
+
+
+def test_a_section_that_gets_another_name_starts_from_its_own_defaults(caplog):
     caplog.set_level("INFO", "triptych")
-    given = {"objective": {"name": "bert_style", "noise_density": 0.5}, "model": {"layers": 3}}
+    given = {"objective": {"name": "bert_style", "noise_density": 0.5}, "model": {"num_layers": 3}}
     names = [("objective.targets", "full"), ("objective.name", "mass_style")]
     assert configs.override(given, names).to_dict() == {
         "objective": {"name": "mass_style", "targets": "full"},
-        "model": {"layers": 3},
+        "model": {"num_layers": 3},
     }
-    assert "sets for bert_style is left out, noise_density" in caplog.text
-    same = configs.override(given, [("objective.name", "bert_style"), ("model.layers", "4")])
+    assert "objective.name=mass_style: ignoring noise_density, set for bert_style" in caplog.text
+    same = configs.override(given, [("objective.name", "bert_style"), ("model.num_layers", "4")])
     assert same.objective.noise_density == 0.5
+
+
+@pytest.mark.parametrize("key", ["objective", "objective.name"])
+def test_a_section_with_variants_may_be_given_by_its_name(key):
+    names = [("objective.span", "9"), (key, "second")]
+    for given in ({}, {"objective": "first"}, {"objective": {"name": "first", "density": 0.3}}):
+        assert configs.resolve(Outer, configs.override(given, names)).objective == Second(span=9)
+
+
+def test_describe_aligns_key_value_origin_and_help():
+    given = configs.override({"seed": 3, "model": {"num_layers": 4}}, [("objective", "second")])
+    lines = configs.describe(configs.resolve(Outer, given), given)
+    found = {line.split()[0]: line.split(None, 4)[2:] for line in lines}
+    assert found["config.model.num_layers"] == ["4", "set", "layers of the stack"]
+    assert found["config.model.norm"] == ["'post'", "default", "('post' | 'pre')"]
+    assert found["config.objective.name"] == ["'second'", "set", "one of first, second"]
+    assert found["config.objective.span"] == ["3", "default"]
+    assert found["config.seed.init"] == found["config.seed.data"] == ["3", "set"]
+    assert len({line.index(" = ") for line in lines}) == 1
+    named = [line for line in lines if "num_layers" in line or "objective.name" in line]
+    assert len({line.index(" set ") for line in named}) == 1
 
 
 def test_a_missing_config_file_names_the_nearest():
     with pytest.raises(ConfigError, match="'configs/decodr.py' does not exist.*configs/decoder.py"):
-        configs.load_file("configs/decodr.py")
+        configs.load_config_file("configs/decodr.py")
 
 
-CLOCK = durations.Clock(batch=32, tokens=4096, epoch=3200, total=500)
+CONVERTER = durations.StepConverter(
+    batch_size=32, tokens_per_step=4096, epoch_size=3200, total_steps=500
+)
 
 
 @pytest.mark.parametrize(
@@ -162,11 +228,67 @@ CLOCK = durations.Clock(batch=32, tokens=4096, epoch=3200, total=500)
     [("2000 steps", 2000), ("1 step", 1), ("8192 tokens", 2), ("4e6 tokens", 977), ("2 epochs", 200),
      ("64 examples", 2), ("6 %", 30), ("6%", 30), ("1 token", 1), ("never", 0), ("0 steps", 0)],
 )  # fmt: skip
-def test_a_duration_is_a_number_of_updates(text, steps):
-    assert CLOCK.steps(text, "training.duration") == steps
+def test_a_duration_is_a_number_of_steps(text, steps):
+    assert CONVERTER.steps(text, "training.duration") == steps
 
 
 @pytest.mark.parametrize("text", ["2000", "steps", "-3 steps", "2 weeks", "two steps", "1 2 steps"])
-def test_a_duration_without_sense_is_an_error(text):
+def test_an_invalid_duration_is_an_error(text):
     with pytest.raises(ConfigError, match="config.training.duration"):
-        CLOCK.steps(text, "training.duration")
+        CONVERTER.steps(text, "training.duration")
+
+
+def test_help_lists_config_files_sizes_and_presets():
+    text = cli.config_help()
+    for name in ("configs/decoder.py", "configs/finetune/classification.py", *presets.SIZES):
+        assert name in text
+    assert all(name in text for name in presets.PRESETS)
+    assert "configs/base.py" not in text
+
+
+FAST = """
+import sys
+from training import cli
+
+status = 0
+try:
+    cli.main(lambda argv: cli.run_entry_point(argv, "Trains.", "training.schema:PretrainConfig", None))
+except SystemExit as stop:
+    status = stop.code
+heavy = "jax flax optax orbax sklearn tensorflow_datasets grain".split()
+assert not set(heavy) & sys.modules.keys(), sorted(set(heavy) & sys.modules.keys())
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--help"], 0, "--workdir"),
+        (
+            ["--confg=configs/decoder.py"],
+            1,
+            "error: the following arguments are required: --config",
+        ),
+        (["--config=configs/decodr.py"], 1, "such as configs/decoder.py"),
+        (["--config=configs/decoder.py", "--workdri=x"], 1, "did you mean --workdir?"),
+        (["--config=configs/decoder.py", "--config.seed.data"], 1, "has no value"),
+    ],
+)
+def test_help_and_a_wrong_flag_are_answered_without_jax(words, status, message):
+    done = subprocess.run(
+        [sys.executable, "-c", FAST, *words], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == status, done.stderr
+    assert message in done.stdout + done.stderr
+    assert status == 0 or done.stderr.count("\n") == 1
+
+
+def test_an_interrupt_is_one_line_and_status_130(capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(interrupted, [])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.count("\n") == 1

@@ -5,39 +5,44 @@ import jax.numpy as jnp
 
 import models
 from objectives.batch import Batch
-from training import flops
+from training.flops import count_params, flops_per_row
 
 D, E, F, V, T, U, N = 16, 8, 32, 128, 12, 6, 5
 
 
-def shapes(config, decoder):
-    def sequence(length):
-        row = jax.ShapeDtypeStruct((2, length), jnp.int32)
-        return models.Sequence(tokens=row, segments=row, positions=row)
+def abstract(config, decoder):
+    """(abstract parameters, abstract Batch) of two rows."""
 
-    inputs, outputs = sequence(T), sequence(U) if decoder else None
+    def inputs(length):
+        row = jax.ShapeDtypeStruct((2, length), jnp.int32)
+        return models.ModelInputs(tokens=row, segment_ids=row, positions=row)
+
+    encoded, decoded = inputs(T), inputs(U) if decoder else None
     model = models.build(config)
     params = jax.eval_shape(
-        lambda a, b: model.init(jax.random.key(0), a, b, method="initialise")["params"],
-        inputs, outputs,
+        lambda a, b: model.init(jax.random.key(0), a, b, method="init_all")["params"],
+        encoded, decoded,
     )  # fmt: skip
     row = jax.ShapeDtypeStruct((2, U if decoder else N), jnp.int32)
-    return params, Batch(inputs=inputs, decoder=outputs, targets=row, weights=row)
+    return params, Batch(inputs=encoded, decoder_inputs=decoded, targets=row, loss_weights=row)
 
 
-def config(**fields):
-    size = {"layers": 2, "width": D, "heads": 2, "mlp_size": F, "vocab_size": V, "max_length": T}
+def model_config(**fields):
+    size = {
+        "num_layers": 2, "emb_dim": D, "num_heads": 2, "mlp_dim": F, "vocab_size": V, "max_length": T,
+    }  # fmt: skip
     return models.ModelConfig(**size, embedding_size=E, **fields)
 
 
-def test_an_encoder_with_factorised_embeddings():
-    made = config(readout_transform=True)
-    params, batch = shapes(made, decoder=False)
+def test_an_encoder_with_factorized_embeddings():
+    config = model_config(lm_head_transform=True)
+    params, batch = abstract(config, decoder=False)
     layer = 4 * D * D + 2 * D * F
     products = 2 * layer * T + E * D * T + D * E * N + N * V * E
-    scores = 2 * T * T * D  # layers x queries x keys x width, and the same for the values
-    assert flops.of_network(made, params, batch, {"lm": N}) == 3 * (2 * products + 2 * 2 * scores)
-    counted = flops.count(params)
+    scores = 2 * T * T * D  # layers x queries x keys x emb_dim, and the same for the values
+    found = flops_per_row(((config, params, {"lm": N}),), batch)
+    assert found == 3 * (2 * products + 2 * 2 * scores)
+    counted = count_params(params)
     assert counted["embedding"] == (V + T) * E
     norms, biases = 2 * 2 * 2 * D + 2 * D, 2 * (4 * D + F + D)
     assert counted["trunk"] == 2 * layer + norms + biases
@@ -45,11 +50,19 @@ def test_an_encoder_with_factorised_embeddings():
     assert counted["total"] == counted["embedding"] + counted["trunk"] + rest
 
 
-def test_an_encoder_decoder_embeds_what_it_reads_and_what_it_writes():
-    made = config(architecture="encoder_decoder", positions="rotary", decoder_layers=1)
-    params, batch = shapes(made, decoder=True)
+def test_an_encoder_decoder_embeds_the_tokens_of_both_stacks():
+    config = model_config(architecture="encoder_decoder", positions="rope", num_decoder_layers=1)
+    params, batch = abstract(config, decoder=True)
     layer, attention = 4 * D * D + 2 * D * F, 4 * D * D
     products = 2 * layer * T + layer * U + attention // 2 * (T + U)
     products += E * D * (T + U) + D * E * U + U * V * E
     scores = (2 * T * T + U * U / 2 + U * T) * D
-    assert flops.of_network(made, params, batch, {"lm": U}) == 3 * (2 * products + 2 * 2 * scores)
+    found = flops_per_row(((config, params, {"lm": U}),), batch)
+    assert found == 3 * (2 * products + 2 * 2 * scores)
+
+
+def test_several_models_add_up():
+    config = model_config(lm_head_transform=True)
+    params, batch = abstract(config, decoder=False)
+    one = (config, params, {"lm": N})
+    assert flops_per_row((one, one), batch) == 2 * flops_per_row((one,), batch)

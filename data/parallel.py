@@ -1,0 +1,146 @@
+"""Runs work items of data/writer.py, in this process or in several, with progress.
+
+Worker processes import `data/` only: neither the caller's main file nor JAX.
+"""
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import types
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data import writer
+from data.sources import Source
+from data.tokenizer import Tokenizer, load
+from data.writer import WorkItem
+
+_POLL_SECONDS = 0.5
+_STOP, _EXIT = 1, 2  # values of the stop flag: end the work item; end the process
+
+
+class Progress:
+    """Bytes of the source that are done: a bar on a terminal, a line every 30 s in a log."""
+
+    def __init__(self, total: int, name: str, log):
+        self._format = {"total": total, "unit": "B", "unit_scale": True}
+        self._bar = tqdm(desc=name, disable=None, leave=False, **self._format)
+        self._name, self._log, self._done = name, log, 0
+        self._started = self._logged = time.monotonic()
+
+    def add(self, consumed: int) -> None:
+        """Counts more bytes as done."""
+        self._done += consumed
+        self._bar.update(consumed)
+        now = time.monotonic()
+        if self._bar.disable and now - self._logged > 30:
+            elapsed = now - self._started
+            meter = tqdm.format_meter(self._done, elapsed=elapsed, ncols=0, **self._format)
+            self._log(f"{self._name}: {meter}")
+            self._logged = now
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self._bar.close()
+
+
+def run(
+    source: Source,
+    tokenizer: Tokenizer,
+    items: list[WorkItem],
+    directory: Path,
+    validation_fraction: float,
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Writes every item. The first error stops all processes and is raised; finished items are kept.
+
+    `directory` holds tokenizer.json. Raises OSError of one line if a process dies.
+    """
+    if workers <= 1:
+        for item in items:
+            writer.write_item(source, tokenizer, item, directory, validation_fraction, progress.add)
+        return
+    context = multiprocessing.get_context("spawn")
+    # One slot per item, then the stop flag. Each slot has one writer, so no lock is needed: a killed
+    # process would hold it forever.
+    shared = context.RawArray("q", len(items) + 1)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers,
+        context,
+        initializer=_start_worker,
+        initargs=(source, directory, validation_fraction, shared),
+    )
+    done = 0
+    try:
+        with _without_main():  # a process is started when an item is submitted
+            left = {pool.submit(_run_item, slot, item) for slot, item in enumerate(items)}
+        while left:
+            finished, left = concurrent.futures.wait(
+                left, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
+            )
+            for future in finished:
+                future.result()
+            consumed = sum(shared[:-1])
+            progress.add(consumed - done)
+            done = consumed
+    except BrokenProcessPool as error:
+        # Python 3.11 waits forever for a process that started while the pool noticed a death.
+        shared[-1] = _EXIT
+        raise OSError(
+            "a tokenization process died, perhaps for lack of memory: set data.workers lower and start "
+            "again; finished work is kept"
+        ) from error
+    finally:
+        shared[-1] = shared[-1] or _STOP
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_main():
+    """Hides the caller's main file from new processes, which would import it, and JAX with it."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+# ---- In a worker process ------------------------------------------------------------------------------
+
+_job = ()
+
+
+def _start_worker(source, directory, validation_fraction, shared) -> None:
+    global _job
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which sets the flag
+    threading.Thread(target=_exit_with_parent, args=(shared,), daemon=True).start()
+    tokenizer = load(directory / "tokenizer.json")
+    _job = (source, tokenizer, directory, validation_fraction, shared)
+
+
+def _exit_with_parent(shared) -> None:
+    """A killed parent cannot stop its workers, and a later run must not meet them."""
+    parent = multiprocessing.parent_process()
+    while parent.is_alive() and shared[-1] != _EXIT:
+        parent.join(_POLL_SECONDS)
+    os._exit(1)
+
+
+def _run_item(slot: int, item: WorkItem) -> None:
+    source, tokenizer, directory, validation_fraction, shared = _job
+
+    def progress(consumed):
+        if shared[-1]:
+            raise InterruptedError("stopped")
+        shared[slot] += consumed
+
+    writer.write_item(source, tokenizer, item, directory, validation_fraction, progress)

@@ -1,0 +1,99 @@
+"""RunContents: what a run directory and a Hugging Face directory have in common, with lazy arrays.
+convert.py reads one kind of directory and writes the other; electra_pair.py joins and splits runs.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data.tokenizer import Tokenizer
+from data.tokenizer import load as load_tokenizer
+from models.config import ModelConfig
+from training import run_directory
+from training.checkpoint import LazyArray, params_metadata, read_params, write_params
+from training.param_rules import flatten_params, unflatten_params
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContents:
+    """One checkpoint of a run and all that a conversion needs to know about it.
+
+    Attributes:
+      name: for messages: a run and its step, or a Hugging Face directory.
+      model_config: every zero filled in.
+      arrays: {parameter path: LazyArray}, float32.
+      labels: class names of a task head.
+      origin: manifest["huggingface"]: the directory that was imported, its class and dtypes.
+      config: the run's resolved config.
+    """
+
+    name: str
+    model_config: ModelConfig
+    arrays: dict[str, LazyArray]
+    tokenizer: Tokenizer
+    labels: list[str]
+    origin: dict
+    config: dict
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {path: array.shape for path, array in self.arrays.items()}
+
+    @property
+    def heads(self) -> list[str]:
+        return sorted({path.split("/")[1] for path in self.arrays if path.startswith("heads/")})
+
+
+def load_run(run: pathlib.Path, step: int) -> RunContents:
+    """Reads a checkpoint's run; the arrays remain on disk."""
+    record, manifest = run_directory.read_config(run), run_directory.read_manifest(run)
+    return RunContents(
+        name=f"{run} at step {step}",
+        model_config=ModelConfig(**record["model"]),
+        arrays=_lazy_params(run, step),
+        tokenizer=load_tokenizer(run / "tokenizer.json"),
+        labels=manifest.get("labels", []),
+        origin=manifest.get("huggingface", {}),
+        config=record["config"],
+    )
+
+
+def save_run(contents: RunContents, run: pathlib.Path) -> None:
+    """Writes a run directory like one of train.py at step 0."""
+    run.mkdir(parents=True, exist_ok=True)
+    write_params(run, 0, unflatten_params(contents.arrays))
+    contents.tokenizer.save(run / "tokenizer.json")
+    extra = {"tokenizer": contents.tokenizer.fingerprint, "huggingface": contents.origin}
+    if contents.labels:
+        extra["labels"] = contents.labels
+    run_directory.write_manifest(run, contents.config, extra)
+    run_directory.write_config(run, contents.config, "pretrain", contents.model_config)
+
+
+def _lazy_params(run, step):
+    """{path: LazyArray}; reading one loads its layer to the host, where one layer is kept."""
+    found, loaded = params_metadata(run, step), {}
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def layer_of(path):
+        return path.split("/")[:-1][:2]
+
+    def read(path):
+        if path not in loaded:
+            loaded.clear()
+            target = {
+                each: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=device)
+                for each, leaf in found.items()
+                if layer_of(each) == layer_of(path)
+            }
+            params = read_params(run / "checkpoints", step, unflatten_params(target))
+            loaded.update(flatten_params(params))
+        return np.asarray(loaded[path])
+
+    return {
+        path: LazyArray(leaf.shape, functools.partial(read, path)) for path, leaf in found.items()
+    }

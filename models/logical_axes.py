@@ -1,0 +1,52 @@
+"""Logical axis names, one letter each, and `with_logical_constraint`, which shards an activation.
+Layers name the axes of an array; training/sharding.py maps each name to axes of its mesh.
+Without rules (one device, most tests) the constraint returns its argument.
+"""
+
+import math
+
+import jax
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+AXIS_NAMES = {
+    "B": "batch",
+    "T": "positions (of queries)",
+    "S": "positions of keys",
+    "D": "emb_dim, the size of a hidden state",
+    "H": "heads",
+    "G": "key and value heads in an einsum (at most H)",
+    "K": "head_dim",
+    "F": "mlp_dim",
+    "V": "padded vocabulary",
+    "E": "embedding size, and size of the features that the output embedding multiplies",
+    "N": "predicted positions",
+}
+
+
+def with_logical_constraint(x: jax.Array, names: str) -> jax.Array:
+    """Shards x, whose axes are named by the letters `names`, by the current logical axis rules.
+
+    Rules come from `flax.linen.logical_axis_rules((('B', ('data', 'fsdp')), ...))` around the traced
+    code, under `jax.set_mesh`; without rules or mesh the result is x. An axis without a rule is
+    replicated. So is an axis whose size its mesh axes do not divide (two key heads on four devices, a
+    small last batch), and one whose mesh axes an earlier axis of x already uses;
+    flax.linen.with_logical_constraint would fail on these.
+    """
+    if len(names) != x.ndim or not set(names) <= set(AXIS_NAMES):
+        raise ValueError(
+            f"axis names {names!r} for an array of shape {x.shape}: expected one name per axis, "
+            f"each one of {''.join(AXIS_NAMES)}"
+        )
+    rules, mesh = dict(nn.get_logical_axis_rules()), jax.sharding.get_abstract_mesh()
+    if not rules or mesh.empty:
+        return x
+    taken, spec = set(), []
+    for name, size in zip(names, x.shape, strict=True):
+        axes = rules.get(name) or ()
+        axes = (axes,) if isinstance(axes, str) else tuple(axes)
+        if taken.intersection(axes) or size % math.prod(mesh.shape[axis] for axis in axes):
+            axes = ()
+        taken.update(axes)
+        spec.append(axes or None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -1,0 +1,134 @@
+"""TransformerLayer and TransformerStack: residual sublayers, pre-norm or post-norm.
+The encoder and the decoder of models/model.py are one TransformerStack each.
+A stack has T5's table of relative position biases, which all of its layers share.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from models.attention import Attention
+from models.config import ModelConfig
+from models.initializers import initializer
+from models.inputs import ModelInputs
+from models.layers import Mlp, Norm
+from models.logical_axes import with_logical_constraint
+from models.positions import relative_buckets
+
+
+class TransformerLayer(nn.Module):
+    """[B,T,D] -> [B,T,D]: self-attention, [cross-attention to the encoder's output,] MLP; each adds to
+    the residual stream.
+
+    `shared` is a layer of another stack. If it is given, this layer uses its self-attention, its MLP
+    and their norms, and owns only cross-attention and the norm of cross-attention.
+    """
+
+    config: ModelConfig
+    depth: int  # number of layers in the stack; scales the initial kernels of kind 'residual'
+    layer: int = 0  # index in the stack
+    cross: bool = False
+    shared: nn.Module | None = None
+
+    def setup(self):
+        config, depth = self.config, self.depth
+        if self.shared is None:
+            self.self_attention = Attention(config, depth, layer=self.layer)
+            if self.has_self_attention_norm:
+                self.self_attention_norm = Norm(config)
+            self.mlp = Mlp(config, depth)
+            self.mlp_norm = Norm(config)
+        if self.cross:
+            self.cross_attention = Attention(config, depth, cross=True)
+            self.cross_attention_norm = Norm(config)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    @property
+    def has_self_attention_norm(self) -> bool:
+        return self.layer > 0 or not self.config.skip_first_prenorm
+
+    def __call__(
+        self,
+        x: jax.Array,  # [B,T,D]
+        inputs: ModelInputs,
+        bias: jax.Array | None = None,  # float32[H,T,T], for self-attention
+        encoded: jax.Array | None = None,  # [B,S,D], for cross-attention
+        encoder_inputs: ModelInputs | None = None,  # [B,S]
+        deterministic: bool = True,
+    ) -> jax.Array:
+        owner = self if self.shared is None else self.shared
+
+        def self_attention(x):
+            return owner.self_attention(x, x, inputs, inputs, bias, deterministic)
+
+        def cross_attention(x):
+            return self.cross_attention(x, encoded, inputs, encoder_inputs, None, deterministic)
+
+        first_norm = owner.self_attention_norm if self.has_self_attention_norm else lambda x: x
+        sublayers = [(first_norm, self_attention), (owner.mlp_norm, owner.mlp)]
+        if self.cross:
+            sublayers.insert(1, (self.cross_attention_norm, cross_attention))
+        for norm, sublayer in sublayers:
+            if self.config.norm_position == "pre":
+                x = x + self.dropout(sublayer(norm(x)), deterministic=deterministic)
+            else:
+                x = norm(x + self.dropout(sublayer(x), deterministic=deterministic))
+            x = with_logical_constraint(x, "BTD")
+        return x
+
+
+class RelativeBias(nn.Module):
+    """T5's bias by distance: length T -> float32[H,T,T], from a table [buckets, H]."""
+
+    config: ModelConfig
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(self, length: int) -> jax.Array:
+        config = self.config
+        shape = (config.relative_buckets, config.num_heads)
+        table = self.param("embedding", initializer(config, "relative_bias"), shape)
+        buckets = relative_buckets(
+            length, length, shape[0], config.relative_max_distance, self.bidirectional
+        )
+        return jnp.take(table.T, jnp.asarray(buckets), axis=1)
+
+
+class TransformerStack(nn.Module):
+    """The layers of one stack: [B,T,D] -> [B,T,D], with a final norm if the layers are pre-norm.
+
+    The relative biases of an encoder distinguish left from right; those of a decoder cover only the
+    left. Each stack therefore has its own, even if a decoder uses an encoder's layers (`shared`).
+    """
+
+    config: ModelConfig
+    stack: str  # 'encoder' | 'decoder'
+    cross: bool = False
+    shared: nn.Module | None = None  # the stack whose layers and final norm this one uses
+
+    def setup(self):
+        config, depth = self.config, self.config.num_layers_in(self.stack)
+        if config.positions == "relative":
+            self.relative_bias = RelativeBias(config, self.stack == "encoder")
+        for i in range(depth):
+            shared = None if self.shared is None else getattr(self.shared, f"layer_{i}")
+            setattr(self, f"layer_{i}", TransformerLayer(config, depth, i, self.cross, shared))
+        if config.norm_position == "pre" and self.shared is None:
+            self.final_norm = Norm(config)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        inputs: ModelInputs,
+        encoded: jax.Array | None = None,
+        encoder_inputs: ModelInputs | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        config = self.config
+        bias = self.relative_bias(x.shape[1]) if config.positions == "relative" else None
+        for i in range(config.num_layers_in(self.stack)):
+            layer = getattr(self, f"layer_{i}")
+            x = layer(x, inputs, bias, encoded, encoder_inputs, deterministic)
+        if config.norm_position == "pre":
+            x = (self if self.shared is None else self.shared).final_norm(x)
+        return x

@@ -1,0 +1,139 @@
+"""The Task protocol, through which train.py and finetune.py train a model.
+
+`Task` holds the options, `Task.load` opens the data and returns a `LoadedTask`, which the run uses.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+
+from objectives.batch import Batch
+
+# architecture -> pooling of the hidden states if a task's option `pooling` is 'auto'.
+AUTO_POOLING = {"encoder": "cls", "decoder": "last", "encoder_decoder": "mean"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """The options of a task: a frozen dataclass per type of task, which defines the section `task`."""
+
+    name: ClassVar[str]  # also the name of its head in the parameter tree
+
+    def load(
+        self, config, model_config, tokenizer_file: str, log, *, process_index: int = 0,
+        process_count: int = 1, batch_divisor: int = 1,
+    ) -> "LoadedTask":  # fmt: skip
+        """Opens the data on the host.
+
+        Args:
+          config: the resolved config of the run.
+          model_config: ModelConfig. Pretraining fills in its zeros from the tokenizer and the objective.
+          tokenizer_file: tokenizer.json of `init_from`; '' to train or choose one from the config.
+          log: function that receives one line about each file that is written or found.
+          process_index, process_count: select this process's rows.
+          batch_divisor: number of device shards; evaluation batches are a multiple of it.
+        """
+        raise NotImplementedError
+
+
+class LoadedTask:
+    """A task with its data.
+
+    Two are equal if their `prepare`, `losses` and `outputs` compute the same, whatever the data:
+    `jax.jit` takes the task as a static argument, so runs that differ only in seeds, learning rate,
+    data or number of steps share their compiled programs. Subclasses are frozen dataclasses whose
+    host-side fields are excluded from the comparison.
+
+    Attributes:
+      model_config: ModelConfig with every zero filled in.
+      tokenizer: data.tokenizer.Tokenizer.
+      batch_size: examples per step, over all processes.
+      epoch_size: training examples in an epoch.
+      tokens_per_step: tokens that the model reads in a step, encoder and decoder together.
+      length_share: mean sequence length of training batches / maximum sequence length.
+      fingerprint: digest of the data.
+      identities: {name: value}; resuming is an error if one has changed.
+      abstract_batch: Batch of ShapeDtypeStructs.
+      best_metric: validation metric of the best checkpoint: '+name' is maximized, '-name' minimized.
+    """
+
+    length_share = 1.0
+
+    # Traced by jit: pure JAX.
+
+    def init(self, rngs: dict[str, jax.Array], model) -> dict:
+        """Parameters of the model and its heads; rngs: 'init' and 'head'."""
+        raise NotImplementedError
+
+    def prepare(self, rng: jax.Array, inputs: Any) -> Batch:
+        """The Batch [B, ...] of `train_inputs` or `eval_inputs`. Pretraining corrupts here."""
+        raise NotImplementedError
+
+    def losses(self, model, params: dict, batch: Batch, dropout_rng: jax.Array | None) -> dict:
+        """{name: (sum, weight)} of losses and metrics, float32[] each. dropout_rng=None: no dropout."""
+        raise NotImplementedError
+
+    def loss_weights(self) -> dict[str, float]:
+        """{name: coefficient} of the minimized losses; other names in `losses` are metrics."""
+        raise NotImplementedError
+
+    def loss_denominators(self, batch: Batch) -> dict[str, jax.Array]:
+        """{name: float32[]}: the denominator of each minimized loss, computed from the whole batch, so
+        that microbatches add up."""
+        raise NotImplementedError
+
+    def outputs(self, model, params: dict, batch: Batch) -> Any:
+        """The result of an evaluation batch, without dropout: {name: (sum, weight)}, or predictions
+        [B, ...]. `collect` combines the results of all batches."""
+        raise NotImplementedError
+
+    # On the host.
+
+    def train_inputs(self, step: int) -> Any:
+        """NumPy arrays: this process's rows of the batch for the update from `step` to `step + 1`. A
+        pure function of the fingerprint, seed.data, the step and the global batch size."""
+        raise NotImplementedError
+
+    def eval_inputs(self, split: str):
+        """Iterates over the evaluation batches of a split, as NumPy arrays of this process's rows."""
+        raise NotImplementedError
+
+    def has_split(self, split: str) -> bool:
+        """Whether the data has this split."""
+        raise NotImplementedError
+
+    def collect(self, split: str, outputs: list) -> Any:
+        """The predictions of a split from the `outputs` of its batches, fetched to the host."""
+        raise NotImplementedError
+
+    def score(self, split: str, predictions: Any) -> dict[str, float]:
+        """{metric: value} of the predictions; {} for a split without labels."""
+        raise NotImplementedError
+
+    def write_predictions(self, folder, split: str, predictions: Any) -> None:
+        """Writes the predictions of a split into the run directory; the default writes nothing."""
+
+    def flops_specs(self, params: dict) -> tuple:
+        """((ModelConfig, params, {head: number of positions it reads}), ...): one entry for each network
+        that a row runs through, for counting FLOPs. `params` may be abstract."""
+        raise NotImplementedError
+
+    def provenance(self, step: int) -> list[dict]:
+        """Where each row of a step comes from: number in the run, source, row index, documents."""
+        raise NotImplementedError
+
+    def manifest(self) -> dict:
+        """{key: value} about the data, for the run's manifest.json."""
+        return self.identities
+
+    def describe(self) -> list[str]:
+        """Lines about the data and the task for the start of the log."""
+        raise NotImplementedError
+
+
+def evaluate(task: LoadedTask, split: str, predict) -> tuple[Any, dict[str, float]]:
+    """(predictions, {metric: value}) of a split; predict(inputs) returns `LoadedTask.outputs`."""
+    outputs = [predict(inputs) for inputs in task.eval_inputs(split)]
+    predictions = task.collect(split, jax.device_get(outputs))
+    return predictions, task.score(split, predictions)

@@ -1,0 +1,254 @@
+"""Pretraining as a task: an objective corrupts rows of the corpus, the model restores them.
+
+Opens the token stores (data/), wraps an objective (objectives/), and is trained by train.py.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+import objectives
+from data import loader, prepare
+from data.special_tokens import template_for
+from data.tokenizer import Tokenizer
+from models.config import ModelConfig, complete_config
+from objectives.base import Objective, ObjectiveSpec, SequenceLengths
+from objectives.batch import Batch
+from objectives.unigram import Unigram
+from objectives.vocabulary import Vocabulary
+from tasks.base import LoadedTask, Task
+from tasks.sums import add_sums, weighted_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining(Task):
+    """Self-supervised training on the corpus of `config.data` by `config.objective`."""
+
+    name = "pretraining"
+
+    def load(
+        self, config, model_config, tokenizer_file, log, *, process_index=0, process_count=1,
+        batch_divisor=1,
+    ) -> "LoadedPretraining":  # fmt: skip
+        objective, seq_len = config.objective, config.training.seq_len
+        objectives.check(objective, model_config.architecture)
+        tokenizer_config = config.tokenizer
+        if tokenizer_file:
+            tokenizer_config = dataclasses.replace(tokenizer_config, path=tokenizer_file)
+        corpus = prepare.prepare(config.data, tokenizer_config, build=process_count == 1, log=log)
+        tokenizer = corpus.tokenizer
+        model_config = complete_config(
+            model_config, tokenizer.size, seq_len, objective.num_token_types
+        )
+        counts = (store.unigram_counts for store in corpus.train)
+        shares = [w * n / n.sum() for w, n in zip(corpus.weights, counts, strict=True)]
+        spec = ObjectiveSpec(
+            model_config.architecture,
+            Vocabulary(**tokenizer.special_ids()),
+            seq_len,
+            Unigram(sum(shares)),
+        )
+        lengths = objective.lengths(spec)
+        template = template_for(
+            spec.architecture, tokenizer.special_ids(), tokenizer.template, documents=True
+        )
+        train, validation = (
+            [store.rows(lengths.raw, lengths.overlap, template) for store in stores]
+            for stores in (corpus.train, corpus.validation)
+        )
+        batch_size = config.training.batch_size
+        process = {"process_index": process_index, "process_count": process_count}
+        order = loader.Batches(
+            train, corpus.weights, seed=config.seed.data, global_batch=batch_size, **process
+        )
+        return LoadedPretraining(
+            objective=objective,
+            spec=spec,
+            batch_size=batch_size,
+            model_config=model_config,
+            tokenizer=tokenizer,
+            corpus=corpus,
+            train=train,
+            validation=validation,
+            order=order,
+            read_ahead=(config.data.threads, config.data.prefetch),
+            num_batches=config.evaluation.num_batches,
+            process=process,
+        )
+
+
+def _host(**options):
+    return dataclasses.field(compare=False, repr=False, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedPretraining(LoadedTask):
+    """An objective with its corpus. Inputs are (example ids uint32[B, 2], raw rows int32[B, L])."""
+
+    objective: Objective
+    spec: ObjectiveSpec
+    batch_size: int
+    model_config: ModelConfig
+    tokenizer: Tokenizer = _host()
+    corpus: prepare.TokenizedCorpus = _host()
+    train: list = _host()  # data.store.Rows of each source
+    validation: list = _host()
+    order: loader.Batches = _host()
+    read_ahead: tuple[int, int] = _host()  # threads, prefetch
+    num_batches: int = _host()  # of an evaluation; 0: all
+    process: dict = _host()  # process_index, process_count
+
+    best_metric = "-loss"
+    name = Pretraining.name
+
+    @functools.cached_property
+    def loss(self):
+        """The TrainingLoss of the objective."""
+        return objectives.loss_of(self.objective)
+
+    @functools.cached_property
+    def eval_loss(self):
+        """The same without what only regularizes training."""
+        return objectives.loss_of(self.objective.for_evaluation())
+
+    @functools.cached_property
+    def lengths(self) -> SequenceLengths:
+        return self.objective.lengths(self.spec)
+
+    @functools.cached_property
+    def abstract_batch(self) -> Batch:
+        ids = jax.ShapeDtypeStruct((self.batch_size, 2), np.uint32)
+        rows = jax.ShapeDtypeStruct((self.batch_size, self.lengths.raw), np.int32)
+        rng = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+        return jax.eval_shape(self.prepare, rng, (ids, rows))
+
+    @property
+    def epoch_size(self) -> int:
+        return sum(map(len, self.train))
+
+    @property
+    def tokens_per_step(self) -> int:
+        generated = self.lengths.targets if self.abstract_batch.decoder_inputs is not None else 0
+        return self.batch_size * (self.lengths.inputs + generated)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.corpus.fingerprint
+
+    @property
+    def identities(self) -> dict:
+        return {"data": self.fingerprint, "tokenizer": self.tokenizer.fingerprint}
+
+    # ---- Traced ----------------------------------------------------------------------------------
+
+    def init(self, rngs, model):
+        return self.loss.init(model, rngs["init"], _zeros(self.abstract_batch))
+
+    def prepare(self, rng, inputs):
+        ids, rows = inputs
+        return self.objective.corrupt_batch(self.spec, example_rngs(rng, ids), rows)
+
+    def losses(self, model, params, batch, dropout_rng):
+        return self.loss.losses(model, params, batch, dropout_rng)
+
+    def loss_weights(self):
+        return self.loss.loss_weights()
+
+    def loss_denominators(self, batch):
+        return self.loss.loss_denominators(batch)
+
+    def outputs(self, model, params, batch):
+        return self.eval_loss.losses(model, params, batch, None)
+
+    def target_classes(self, model, params, batch):
+        """{loss: (class int32[...], weight float32[...])}: the targets of each minimized loss."""
+        return self.loss.target_classes(model, params, batch, None)
+
+    # ---- On the host -----------------------------------------------------------------------------
+
+    def train_inputs(self, step):
+        return self._numbered(step, self.order.batch_at(step))
+
+    def iterate(self, start: int):
+        """`train_inputs` from step `start` on, read ahead on threads."""
+        for step, rows in self.order.iterate(start, *self.read_ahead):
+            yield self._numbered(step, rows)
+
+    def _numbered(self, batch, rows):
+        first = batch * self.batch_size + self.process["process_index"] * len(rows)
+        return example_ids(first, len(rows)), rows
+
+    def eval_inputs(self, split):
+        batches = loader.evaluation_batches(
+            self.validation, self.batch_size, limit=self.num_batches, **self.process
+        )
+        return (self._numbered(number, rows) for number, rows in enumerate(batches))
+
+    def has_split(self, split):
+        return split == "validation" and bool(self.validation)
+
+    def collect(self, split, outputs):
+        return add_sums(outputs)
+
+    def score(self, split, predictions):
+        values = weighted_mean(predictions, self.loss_weights())
+        if self.objective.is_likelihood:
+            stores = self.corpus.validation
+            tokens = sum(store.num_tokens + store.num_documents for store in stores)
+            tokens_per_byte = tokens / max(1, sum(store.num_bytes for store in stores))
+            values["bits_per_byte"] = values["loss"] * (tokens_per_byte / math.log(2))
+        return values
+
+    def flops_specs(self, params):
+        return self.loss.flops_spec(self.model_config, params, self.abstract_batch)
+
+    def provenance(self, step):
+        found = []
+        for row, (source, place) in enumerate(self.order.rows_at(step).tolist()):
+            documents = self.train[source].documents_of(place)
+            found.append({
+                "number": step * self.batch_size + row,
+                "source": self.corpus.train[source].source,
+                "row": place,
+                "documents": [
+                    {"document": document, "file": file, "number": number}
+                    for document, file, number in documents
+                ],
+            })  # fmt: skip
+        return found
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            **self.identities,
+            "contents": self.corpus.contents,
+            "targets_per_step": self.batch_size * self.objective.expected_num_targets(self.spec),
+        }
+
+    def describe(self):
+        stores = self.corpus.train
+        return [
+            f"{sum(s.num_tokens for s in stores):,} tokens of {sum(s.num_documents for s in stores):,} "
+            f"documents in {self.epoch_size:,} rows of {self.lengths.raw}; fingerprint "
+            f"{self.fingerprint[:16]}",
+            self.objective.describe(self.spec),
+        ]
+
+
+def example_ids(first: int, count: int) -> np.ndarray:
+    """Global example numbers first .. first + count - 1 as uint32[count, 2] (high and low word)."""
+    numbers = np.arange(first, first + count, dtype=np.uint64)
+    words = [numbers >> np.uint64(32), numbers & np.uint64(0xFFFFFFFF)]
+    return np.stack(words, 1).astype(np.uint32)
+
+
+def example_rngs(rng: jax.Array, ids: jax.Array) -> jax.Array:
+    """One key per example: fold_in(fold_in(rng, high word), low word), for ids uint32[B, 2]."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(rng, i[0]), i[1]))(ids)
+
+
+def _zeros(abstract):
+    return jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), abstract)

@@ -1,0 +1,30 @@
+"""Losses and metrics as (sum, weight) pairs on the host: added, divided once, written as text.
+
+Used by the training loop and by every task that evaluates by sums.
+"""
+
+
+def add_sums(parts) -> dict[str, tuple[float, float]]:
+    """{name: (sum, weight)} of many batches added up in float64."""
+    totals = {}
+    for sums in parts:
+        for name, (total, weight) in sums.items():
+            old = totals.get(name, (0.0, 0.0))
+            totals[name] = (old[0] + float(total), old[1] + float(weight))
+    return totals
+
+
+def weighted_mean(sums, loss_weights: dict[str, float]) -> dict[str, float]:
+    """{'loss': the minimized loss, name: sum / weight, ...}; a weight of zero gives 0."""
+    values = {
+        name: float(total) / float(weight) if weight else 0.0
+        for name, (total, weight) in sums.items()
+    }
+    loss = sum(coefficient * values[name] for name, coefficient in loss_weights.items())
+    return {"loss": loss, **values}
+
+
+def format_metrics(values: dict[str, float], loss_weights: dict[str, float]) -> str:
+    """'loss 3.2140  accuracy 0.4120'; the only minimized loss is not repeated under its own name."""
+    hidden = set(loss_weights) if len(loss_weights) == 1 else set()
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in hidden)

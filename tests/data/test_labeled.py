@@ -1,0 +1,176 @@
+"""Labeled sets: formats, columns, splits, and one line of error for each bad input.
+
+Users' files come from all kinds of programs; in GLUE's TSV, quotes are text.
+"""
+
+import json
+
+import pytest
+
+from data.files import compression_of, open_compressed
+from data.labeled import load
+
+ROWS = [(f'text "{i}', f"pair {i}", "ab"[i % 2]) for i in range(40)]
+
+
+def put(folder, name, rows=ROWS, header=("sentence", "other", "gold")):
+    """Writes rows in the format of the name."""
+    form = next(k for k in ("tsv", "csv", "jsonl") if f".{k}" in name)
+    if form == "jsonl":
+        lines = [json.dumps(dict(zip(header, row, strict=True))) for row in rows]
+    elif form == "tsv":
+        lines = ["\t".join(row) for row in (header, *rows)]
+    else:
+        quote = lambda value: '"' + value.replace('"', '""') + '"'  # noqa: E731
+        lines = [",".join(map(quote, row)) for row in (header, *rows)]
+    with open_compressed(folder / name, compression_of(name), "wb") as stream:
+        stream.write(("\n".join(lines) + "\n").encode())
+
+
+def read(folder, pattern, **settings):
+    settings = {"text_column": "sentence", "label_column": "gold", **settings}
+    return load(f"files:{folder}/{pattern}", **settings)
+
+
+@pytest.mark.parametrize(
+    "form", ["tsv", "csv", "jsonl", "tsv.gz", "csv.xz", "jsonl.bz2", "tsv.zst", "jsonl.zst"]
+)
+def test_every_format_gives_the_same_examples(tmp_path, form):
+    put(tmp_path, f"train.{form}")
+    put(tmp_path, f"dev.{form}", ROWS[:6])
+    put(tmp_path, f"my_test-0.{form}", ROWS[6:9])
+    found = read(tmp_path, "*", text_pair_column="other")
+    assert list(found) == ["train", "validation", "test"] and found.label_names == ("a", "b")
+    for split, rows in (("train", ROWS), ("validation", ROWS[:6]), ("test", ROWS[6:9])):
+        part = found[split]
+        assert list(zip(part.text, part.text_pair, part.label, strict=True)) == rows
+    assert read(tmp_path, "{train,dev}.*").get("test") is None
+    assert read(tmp_path, "train.*")["train"].text_pair is None
+
+
+def test_quotes_in_tsv_are_text_and_lines_may_end_with_carriage_returns(tmp_path):
+    (tmp_path / "train.tsv").write_bytes(
+        b'\xef\xbb\xbfsentence\tgold\r\n"open\ta\r\nshut" "\tb\r\n\r\n\'x\ta\r\n'
+    )
+    (tmp_path / "dev.tsv").write_bytes(b"sentence\tgold\nlast line\tb")
+    found = read(tmp_path, "*.tsv")
+    assert found["train"].text == ['"open', 'shut" "', "'x"]
+    assert found["validation"].text == ["last line"] and found["validation"].label == ["b"]
+
+
+def test_without_a_validation_split_a_share_of_train_is_used_by_hash(tmp_path):
+    rows = [*ROWS, *ROWS]  # copies must stay together
+    put(tmp_path, "train.tsv", rows)
+    lines = []
+    found = read(tmp_path, "train.tsv", log=lines.append, validation_fraction=0.2)
+    train, validation = found["train"], found["validation"]
+    assert len(train) + len(validation) == 80 and 2 <= len(validation) <= 40
+    assert not set(train.text) & set(validation.text)
+    assert "has no validation split" in lines[0] and "has no test split" in lines[1]
+    put(tmp_path, "train.tsv", list(reversed(rows)))
+    again = read(tmp_path, "train.tsv", validation_fraction=0.2)
+    assert set(again["validation"].text) == set(validation.text)
+
+
+def test_a_test_split_may_have_no_labels(tmp_path):
+    put(tmp_path, "train.tsv")
+    put(tmp_path, "test.tsv", [row[:2] for row in ROWS], ("sentence", "other"))
+    assert read(tmp_path, "*.tsv")["test"].label == []
+
+
+def test_the_identity_is_of_the_contents(tmp_path):
+    put(tmp_path, "train.tsv")
+    put(tmp_path, "train.jsonl")
+    assert read(tmp_path, "train.tsv").fingerprint == read(tmp_path, "train.jsonl").fingerprint
+    put(tmp_path, "train.tsv", ROWS[1:])
+    assert read(tmp_path, "train.tsv").fingerprint != read(tmp_path, "train.jsonl").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "message"),
+    [
+        (
+            {"train.tsv": "sentence\tgold\nx\ta\n"},
+            {"text_column": "sentense"},
+            r"no column 'sentense' in train .*did you mean 'sentence'.*set task.text_column to one of 'sent",
+        ),
+        (
+            {"train.tsv": "sentence\tgold\nx\ta\n"},
+            {"text_pair_column": "zzz"},
+            "set task.text_pair_column",
+        ),
+        (
+            {"train.tsv": "sentence\tgold\nx\ta\ny\tb\n", "dev.tsv": "sentence\tgold\nz\tc\n"},
+            {},
+            "example 1 of validation has the label 'c', which train does not have .'a', 'b'",
+        ),
+        ({"train.tsv": "sentence\tgold\nx\n"}, {}, "train.tsv has 1 fields at line 2, but .* 2"),
+        ({"train.tsv": b"sentence\tgold\nx\xff\ta\n"}, {}, "is not UTF-8 at byte 15 .line 2"),
+        ({"train.tsv": ""}, {}, "train.tsv is empty"),
+        ({"train.tsv": "sentence\tgold\n"}, {}, "has no example to train on"),
+        ({"train.tsv": "gold\tgold\n"}, {}, "names a column twice"),
+        ({"dev.tsv": "sentence\tgold\nx\ta\n"}, {}, "has no train split, but validation"),
+        ({"data.tsv": "sentence\tgold\nx\ta\n"}, {}, "names no split: call it train"),
+        ({"train.parquet": "x"}, {}, "is none of .tsv, .csv, .jsonl"),
+        ({"train.csv": 'sentence,gold\n"x,a\n'}, {}, "is not CSV at line"),
+        ({"train.jsonl": '{"sentence": "x"}\n{"sentence": \n'}, {}, "is not JSON at line 2"),
+        (
+            {"train.jsonl": '{"sentence": "x"}\n{"gold": "x"}\n'},
+            {},
+            "has the fields gold at line 2",
+        ),
+        ({"train.jsonl": "[1]\n"}, {}, "has no object at line 1"),
+        ({"train.tsv": "sentence\tgold\nx\ta\n"}, {}, "has one distinct text"),
+        (
+            {"train.tsv": "sentence\tgold\nx\ta\n", "train-2.tsv": "other\tgold\nx\ta\n"},
+            {},
+            "the files of one split need the same columns",
+        ),
+    ],
+)
+def test_bad_input_gives_one_line_that_says_what_to_do(tmp_path, files, settings, message):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message) as caught:
+        read(tmp_path, "*", **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_malformed_source_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not a labeled set: choose python_docs"):
+        load("train.tsv")
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        read(tmp_path, "train.tsv")
+
+
+def test_tfds_labels_become_their_names(tmp_path):
+    import tensorflow_datasets as tfds
+
+    class Small(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        url_infos = {}
+
+        def _info(self):
+            features = {
+                "sentence": tfds.features.Text(),
+                "gold": tfds.features.ClassLabel(names=["no", "yes"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager):
+            return {s: self._generate_examples(s) for s in ("train", "validation", "test")}
+
+        def _generate_examples(self, split):
+            for i in range(6):
+                yield i, {"sentence": f"{split} {i} é", "gold": -1 if split == "test" else i % 2}
+
+    builder = Small(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare(download_dir=tmp_path / "downloads")
+    found = load(f"tfds:{builder.data_path}", text_column="sentence", label_column="gold")
+    assert found["train"].text == [f"train {i} é" for i in range(6)]
+    assert found["train"].label == ["no", "yes"] * 3 and found.label_names == ("no", "yes")
+    assert len(found["test"]) == 6 and found["test"].label == []
+    taken = found["train"].take([3, 0])
+    assert taken.text == ["train 3 é", "train 0 é"] and taken.label == ["yes", "no"]

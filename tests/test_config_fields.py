@@ -1,0 +1,225 @@
+"""Invariant 7: no dead config field. A run reads every field of every config dataclass.
+
+Reads are traced at run time, per class that introduces the field. A read counts if code of this project
+loads the attribute by its name from an instance of that class or of a subclass. `dataclasses.asdict`,
+comparisons, hashing and checks in `__post_init__` do not count.
+"""
+
+import dataclasses
+import dis
+import functools
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny_configs
+
+import finetune
+import models
+import train
+from models.config import ModelConfig
+from objectives import OBJECTIVES
+from tasks import TASKS
+from tasks.classification import Classification
+from training import config as configs
+from training import schedules, sharding
+from training.durations import StepConverter
+from training.optimizers import OPTIMIZERS, Optimizer
+from training.schema import FinetuneConfig, ModelOverrides, PretrainConfig
+from training.state import TrainState
+from training.train_step import init_params, rng_streams
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def sections(schema):
+    """Every dataclass of a config: the schema, its sections, and the variants of its sections."""
+    found = [schema]
+    for field in dataclasses.fields(schema):
+        if "variants" in field.metadata:
+            found += field.metadata["variants"].values()
+        elif dataclasses.is_dataclass(field.type):
+            found += sections(field.type)
+    return list(dict.fromkeys(found))
+
+
+ALL = list(dict.fromkeys(sections(PretrainConfig) + sections(FinetuneConfig)))
+
+
+def introduces(cls, name):
+    """The base class of `cls` that introduces the field; a subclass may have another default."""
+    has_field = [base for base in cls.__mro__ if name in vars(base).get("__dataclass_fields__", ())]
+    return has_field[-1].__name__
+
+
+@functools.cache
+def attribute_at(code, offset):
+    """The attribute that the instruction at `offset` loads, '' for another instruction."""
+    for instruction in dis.get_instructions(code):
+        if instruction.offset == offset:
+            return str(instruction.argval) if instruction.opname == "LOAD_ATTR" else ""
+    return ""
+
+
+class Tracer:
+    """Records which fields of which classes the code of the project reads while it is in force."""
+
+    def __init__(self, classes):
+        self._read = set()
+        self._fields = {
+            cls: {f.name: introduces(cls, f.name) for f in dataclasses.fields(cls)}
+            for cls in classes
+        }
+
+    def __enter__(self):
+        tracer = self
+
+        def traced(self, name):
+            fields = tracer._fields.get(type(self), {})
+            if name in fields:
+                frame = sys._getframe(1)
+                code = frame.f_code
+                ours = code.co_filename.startswith(str(ROOT)) and "/tests/" not in code.co_filename
+                if ours and code.co_name != "__post_init__":
+                    if attribute_at(code, frame.f_lasti) == name:
+                        tracer._read.add(f"{fields[name]}.{name}")
+            return object.__getattribute__(self, name)
+
+        for cls in self._fields:
+            cls.__getattribute__ = traced
+        return self
+
+    def __exit__(self, *_):
+        for cls in self._fields:
+            del cls.__getattribute__
+
+    def unread(self):
+        """The fields that nothing read, as Class.field."""
+        every = {
+            f"{cls}.{name}" for fields in self._fields.values() for name, cls in fields.items()
+        }
+        return every - self._read
+
+
+# The options that a default run does not reach: (config file, overrides). The train step of each is
+# traced, not compiled.
+ENCODER, DECODER = "configs/encoder.py", "configs/decoder.py"
+BOTH, WORDS = "configs/encoder_decoder.py", "configs/skip_gram.py"
+FILES = {"encoder": ENCODER, "decoder": DECODER, "encoder_decoder": BOTH, "embeddings": WORDS}
+CHOICES = [
+    (ENCODER, {"model.positions": "learned", "model.embedding_norm": True}),
+    (BOTH, {"model.positions": "relative", "model.scale_attention": False}),
+    (ENCODER, {"model.sliding_window": 8, "model.global_attn_every_n_layers": 2,
+               "model.local_rope_theta": 100.0}),
+    (BOTH, {"model.positions": "learned", "model.separate_decoder_embeddings": True}),
+    (DECODER, {"model.use_bias": False, "training.ema_decay": 0.9}),
+]  # fmt: skip
+
+
+def trace_step(folder, file, **overrides):
+    """Traces the train step of a config without compiling it."""
+    overrides = {key.replace(".", "__"): value for key, value in overrides.items()}
+    config = tiny_configs.pretraining(folder, file, **overrides)
+    config = configs.resolve(PretrainConfig, config)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    task = TASKS["pretraining"]().load(
+        config, config.model, "", lambda line: None, **sharding.process_args(mesh)
+    )
+    schedules.learning_rates(config.optimizer, StepConverter.of(config, task))
+    model, rngs = models.build(task.model_config), rng_streams(config.seed)
+    params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
+    optimizer = Optimizer(config.optimizer, frozenset(), config.training.ema_decay, 1)
+    state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), params)
+    step = functools.partial(train.train_step, task, model)
+    jax.eval_shape(step, state, rngs, task.train_inputs(0), np.float32(0))
+
+
+@pytest.fixture
+def restored_jax_config():
+    """The entry points set where compiled programs are kept, and which ones."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+# Read through dataclasses.asdict, so a change of the value must change the result.
+OTHER_HEADS = {"head_dropout_rate": 0.2, "pooler": True, "pooler_activation": "gelu",
+               "pooler_norm": True, "head_bias": False}  # fmt: skip
+OTHER_MODELS = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "dtype": "bfloat16"}
+
+
+def test_invariant_7_a_run_reads_every_config_field(tmp_path, restored_jax_config):
+    jax.clear_caches()  # what is compiled already is not traced again
+    with Tracer(ALL) as tracer:
+        pretraining = tiny_configs.pretraining(tmp_path)
+        source = f"--workdir={tmp_path}/source"
+        train.main(["--config=configs/decoder.py", source, *tiny_configs.flags(pretraining)])
+        pretraining.init_from = f"{tmp_path}/source"
+        train.run(pretraining, str(tmp_path / "continued"))
+        finetuning = tiny_configs.finetuning(tmp_path, tmp_path / "source")
+        finetune.main(["--config=configs/finetune/classification.py",
+                       f"--workdir={tmp_path}/task", *tiny_configs.flags(finetuning)])  # fmt: skip
+        for name, objective in OBJECTIVES.items():
+            architecture = objective().architectures[0]
+            trace_step(tmp_path, FILES[architecture], **{"objective.name": name})
+        for name, schedule in zip(OPTIMIZERS, ("wsd", "linear", "rsqrt", "cosine"), strict=True):
+            overrides = {"optimizer.name": name, "optimizer.schedule": schedule}
+            trace_step(tmp_path, DECODER, **overrides)
+        for file, overrides in CHOICES:
+            trace_step(tmp_path, file, **overrides)
+    changing = {f"Classification.{name}" for name in OTHER_HEADS}
+    changing |= {f"ModelOverrides.{name}" for name in OTHER_MODELS}
+    assert tracer.unread() == changing
+
+
+@pytest.mark.parametrize("name", OTHER_HEADS)
+def test_invariant_7_an_option_of_the_head_changes_the_head(name):
+    def head(**options):
+        return Classification.head_module(2, **dataclasses.asdict(Classification(**options)))
+
+    assert head(**{name: OTHER_HEADS[name]}) != head()
+
+
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_invariant_7_a_model_override_changes_that_field_of_the_model(name):
+    value, model = OTHER_MODELS[name], ModelConfig()
+    expected = dataclasses.replace(model, **{name: value})
+    assert ModelOverrides(**{name: value}).apply(model) == expected != model
+
+
+def test_a_dead_field_that_shares_its_name_with_another_class_is_caught():
+    @dataclasses.dataclass(frozen=True)
+    class Used:
+        size: int = 1
+
+    @dataclasses.dataclass(frozen=True)
+    class Dead:
+        size: int = 1
+
+    @dataclasses.dataclass(frozen=True)
+    class Derived(Used):
+        size: int = 2
+
+    code = compile("def read(x):\n    return x.size\n", str(ROOT / "models" / "none.py"), "exec")
+    space = {}
+    exec(code, space)
+    for reader in (Used, Derived):
+        with Tracer([Used, Dead, Derived]) as tracer:
+            space["read"](reader())
+            assert dataclasses.asdict(Dead()) == {"size": 1} and Dead() == Dead()
+        assert tracer.unread() == {"Dead.size"}
+
+
+@pytest.mark.parametrize("schema", [PretrainConfig, FinetuneConfig])
+def test_every_field_has_a_type_a_default_and_help(schema):
+    for cls in sections(schema):
+        for field in dataclasses.fields(cls):
+            if "variants" in field.metadata or dataclasses.is_dataclass(field.type):
+                continue
+            assert field.type in (int, float, str, bool, tuple), f"{cls.__name__}.{field.name}"
+            assert field.default is not dataclasses.MISSING and field.default is not None
+            assert field.metadata.get("help"), f"{cls.__name__}.{field.name}"

@@ -1,0 +1,122 @@
+"""Makes any shipped config small, points it at text and labels written by the test, and reads runs."""
+
+import json
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+
+from training import checkpoint
+from training import config as configs
+from training.param_rules import flatten_params, unflatten_params
+
+WORDS = """
+the a of to in and is that it was for on are with as this be by at from or an have not they which you
+one had but all were when we there can more if would who about up out so said what river stone light
+water harbor garden letter window music winter summer forest mountain city
+""".split()  # noqa: SIM905  one word per line would be no easier to read
+
+
+def corpus(folder, documents=300, seed=0):
+    """Writes documents of a random word chain to `folder`/corpus.txt; returns its glob."""
+    random = np.random.default_rng(seed)
+    follow = random.integers(0, len(WORDS), (len(WORDS), 4))
+    lines = []
+    for _ in range(documents):
+        word = int(random.integers(len(WORDS)))
+        text = []
+        for _ in range(int(random.integers(5, 60))):
+            text.append(WORDS[word])
+            word = int(follow[word, random.integers(4)])
+        lines.append(" ".join(text) + ".")
+    path = pathlib.Path(folder) / "corpus.txt"
+    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    return f"text:{path}"
+
+
+def labeled(folder, rows=120, pairs=False):
+    """Writes {train,validation,test}.tsv whose label is the presence of a word; returns the source."""
+    random = np.random.default_rng(1)
+    for split in ("train", "validation", "test"):
+        lines = ["sentence\tother\tlabel"] if pairs else ["sentence\tlabel"]
+        for _ in range(rows):
+            words = [WORDS[i] for i in random.integers(0, len(WORDS), 12)]
+            label = bool(random.integers(2))
+            words = [w for w in words if w != "river"] + (["river"] if label else [])
+            random.shuffle(words)
+            label = "wet" if label else "dry"
+            half = len(words) // 2
+            cells = [" ".join(words[:half]), " ".join(words[half:])] if pairs else [" ".join(words)]
+            lines.append("\t".join([*cells, label]))
+        text = "\n".join(lines) + "\n"
+        (pathlib.Path(folder) / f"{split}.tsv").write_text(text, encoding="utf-8")
+    return f"files:{folder}/{{train,validation,test}}.tsv"
+
+
+# The fields that every tiny run shares.
+LOOP = {
+    "training.duration": "2 steps", "training.batch_size": 8, "checkpoint.every": "1 steps",
+    "logging.every": "1 step", "logging.tensorboard": False,
+}  # fmt: skip
+
+
+def pretraining(folder, config="configs/decoder.py", **overrides):
+    """A shipped pretraining config with a tiny model, batch and corpus.
+
+    Args:
+      folder: where corpus.txt and the caches go.
+      config: `file.py[:arg]`.
+      **overrides: dotted keys with '__' for the dot, such as training__duration='4 steps'.
+    """
+    source = f"text:{folder}/corpus.txt"
+    if not (pathlib.Path(folder) / "corpus.txt").exists():
+        corpus(folder)
+    tiny = {
+        **LOOP, "model.num_layers": 1, "model.emb_dim": 32, "model.num_heads": 2, "model.mlp_dim": 64,
+        "data.source": source, "data.cache_dir": f"{folder}/cache", "data.workers": 1,
+        "data.validation_fraction": 0.1, "tokenizer.vocab_size": 512, "training.seq_len": 32,
+        "optimizer.warmup": "1 step", "evaluation.num_batches": 2, "evaluation.every": "never",
+    }  # fmt: skip
+    return _overridden(config, tiny, overrides)
+
+
+def finetuning(folder, run, config="configs/finetune/classification.py", **overrides):
+    """A shipped finetuning config on `run`, with labels written to `folder`."""
+    if not (pathlib.Path(folder) / "train.tsv").exists():
+        labeled(folder)
+    tiny = {
+        **LOOP, "init_from": str(run), "task.source": f"files:{folder}/{{train,validation,test}}.tsv",
+        "task.text_column": "sentence", "task.label_column": "label", "task.max_seq_len": 24,
+        "evaluation.every": "1 step",
+    }  # fmt: skip
+    return _overridden(config, tiny, overrides)
+
+
+def _overridden(config, tiny, overrides):
+    tiny = tiny | {key.replace("__", "."): value for key, value in overrides.items()}
+    given = configs.override(configs.load_config_file(config), tiny.items())
+    return ml_collections.ConfigDict(given.to_dict(), type_safe=False)
+
+
+def flags(config):
+    """The fields of a config as command-line flags."""
+    return [f"--config.{key}={value}" for key, value in configs.flatten(config.to_dict()).items()]
+
+
+def metrics(run):
+    """The lines of metrics.jsonl without throughput."""
+    lines = (pathlib.Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if line["split"] != "throughput"]
+
+
+def read_params(run, step, use_ema=True):
+    """{path: array} of a checkpoint."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+        for path, leaf in checkpoint.params_metadata(run, step).items()
+    }
+    tree = unflatten_params(target)
+    params = checkpoint.read_params(pathlib.Path(run) / "checkpoints", step, tree, use_ema)
+    return flatten_params(jax.device_get(params))

@@ -1,0 +1,349 @@
+"""Initialization from another run: which config runs, and which parameters are read from where.
+
+Precedence: resume > init_from > random. A restore is strict: parameters that are missing, unexpected or
+of another shape are errors unless the config names them. Used by the entry files.
+"""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+
+from models.config import ModelConfig, complete_config
+from training import checkpoint, init_stacks, run_directory
+from training.config import ConfigError
+from training.init_stacks import shorten_paths
+from training.param_rules import flatten_params, merge_params, unflatten_params
+from training.schema import ModelOverrides
+
+TOKEN_EMBEDDING = "embed/tokens/embedding"
+PRETRAINING_HEADS = (r"heads/.*", r"generator/.*")  # finetuning drops them
+
+
+@dataclasses.dataclass(frozen=True)
+class InitSource:
+    """What a run starts from.
+
+    Attributes:
+      config: the one resolved config, with the model and tokenizer that the source brings: it is
+        printed, stored and used.
+      name: RUN@STEP of the parameters, '' for none.
+      tokenizer_file: tokenizer.json of the source; '': the data decides.
+      run, step: the run directory and checkpoint to read, None in a resumed run.
+    """
+
+    config: object
+    name: str = ""
+    tokenizer_file: str = ""
+    run: object = None
+    step: int = 0
+
+
+def pretrain_source(config, run_dir, as_run) -> InitSource:
+    """The InitSource of a PretrainConfig. A Hugging Face model brings its tokenizer and, unless
+    init_stacks says otherwise, its model, in which ModelOverrides' fields may differ.
+
+    Args:
+      run_dir: the run directory; if it holds a run, that run's files are used and the source is not.
+      as_run: huggingface.as_run.
+
+    Raises ConfigError for another architecture.
+    """
+    if not config.init_from:
+        return InitSource(config)
+    overrides = ModelOverrides(
+        config.model.dropout_rate, config.model.attention_dropout_rate, config.model.dtype
+    )
+    started = run_directory.read_manifest(run_dir)
+    if started:
+        if not started["uses_source_tokenizer"]:
+            return InitSource(config, started["init_from"])
+        stored = run_directory.read_config(run_dir)["config"]
+        config = dataclasses.replace(
+            config,
+            model=overrides.apply(ModelConfig(**stored["model"])),
+            tokenizer=dataclasses.replace(config.tokenizer, path=stored["tokenizer"]["path"]),
+        )
+        return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
+    run, step = checkpoint.resolve_checkpoint(as_run(config.init_from, config.data.cache_dir))
+    source = InitSource(config, f"{run}@{step}", "", run, step)
+    if "huggingface" not in run_directory.read_manifest(run):
+        return source
+    tokenizer_file = str(run / "tokenizer.json")
+    config = dataclasses.replace(
+        config, tokenizer=dataclasses.replace(config.tokenizer, path=tokenizer_file)
+    )
+    if config.init_stacks == "same":
+        pretrained = read_model_config(run)
+        if pretrained.architecture != config.model.architecture:
+            raise ConfigError(
+                f"config.init_from={config.init_from!r} has architecture {pretrained.architecture!r}, this "
+                f"config {config.model.architecture!r}; start from configs/{pretrained.architecture}.py"
+            )
+        config = dataclasses.replace(config, model=overrides.apply(pretrained))
+    return dataclasses.replace(source, config=config, tokenizer_file=tokenizer_file)
+
+
+def finetune_source(config, run_dir, as_run) -> InitSource:
+    """The InitSource of a FinetuneConfig: the pretrained model and tokenizer, or a new model around the
+    token embedding of a run of word vectors. Arguments as in `pretrain_source`."""
+    started = run_directory.read_manifest(run_dir)
+    if started:
+        stored = run_directory.read_config(run_dir)["config"]["model"]
+        given, default = dataclasses.asdict(config.model), dataclasses.asdict(ModelConfig())
+        changed = {name: value for name, value in given.items() if value != default[name]}
+        config = dataclasses.replace(config, model=ModelConfig(**stored | changed))
+        return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
+    run, step = checkpoint.resolve_checkpoint(as_run(config.init_from))
+    name, model = f"{run}@{step}", read_model_config(run)
+    if model.architecture == "embeddings":
+        embedding_size = model.emb_dim
+        model = _around_embedding(config, embedding_size, name)
+        model = complete_config(model, run_directory.read_config(run)["model"]["vocab_size"],
+                                config.task.max_seq_len)  # fmt: skip
+    elif config.model != ModelConfig():
+        raise ConfigError(
+            f"config.model is set, but init_from={name!r} has a model of its own; leave config.model out, "
+            f"or set config.model_overrides"
+        )
+    config = dataclasses.replace(config, model=config.model_overrides.apply(model))
+    return InitSource(config, name, str(run / "tokenizer.json"), run, step)
+
+
+def _around_embedding(config, size, name):
+    """config.model with the embedding size of word vectors; a projection follows if it is not emb_dim."""
+    if config.init == "pretrained":
+        raise ConfigError(
+            f"config.init='pretrained' with init_from={name!r}: word vectors are a token embedding and "
+            f"nothing else; expected embeddings or random"
+        )
+    model = config.model
+    if model.architecture == "embeddings":
+        raise ConfigError(
+            "config.model.architecture='embeddings' has no hidden states to finetune; expected encoder, "
+            "decoder or encoder_decoder"
+        )
+    if model.embedding_size not in (0, size):
+        raise ConfigError(
+            f"config.model.embedding_size={model.embedding_size}, but the vectors of {name!r} have size "
+            f"{size}; set it to 0"
+        )
+    return dataclasses.replace(model, embedding_size=size if size != model.emb_dim else 0)
+
+
+def read_model_config(run) -> ModelConfig:
+    """The ModelConfig of a run directory, every zero filled in."""
+    return ModelConfig(**run_directory.read_config(run)["model"])
+
+
+# ---- Parameters ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class RestorePlan:
+    """What a restore does, as parameter paths: loaded from the checkpoint, freshly initialized, and
+    dropped (in the checkpoint, unused)."""
+
+    loaded: tuple
+    fresh: tuple
+    dropped: tuple
+
+    def lines(self, target):
+        """For the log: the fresh and dropped parameters first, then the loaded ones."""
+
+        def size(paths):
+            return sum(target[path].size for path in paths if path in target)
+
+        return [
+            f"fresh: {len(self.fresh)} tensors, {size(self.fresh):,} parameters: "
+            f"{shorten_paths(self.fresh)}",
+            f"dropped: {len(self.dropped)} tensors: {shorten_paths(self.dropped)}",
+            f"loaded: {len(self.loaded)} tensors, {size(self.loaded):,} parameters",
+        ]
+
+
+def plan_restore(
+    target, found, init="pretrained", allow_missing=(), allow_unexpected=(), what="init_from"
+):
+    """The RestorePlan for {path: leaf with shape and dtype} of this model and of a checkpoint.
+
+    Args:
+      init: 'pretrained', 'embeddings' (the token embedding alone) or 'random'.
+      allow_missing: regexes of parameters that the checkpoint need not have.
+      allow_unexpected: regexes of parameters of the checkpoint that may be dropped.
+
+    Raises ConfigError naming the first parameters that are missing, unexpected or of another shape.
+    """
+
+    def matches(path, patterns):
+        return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+    if init == "random":
+        return RestorePlan((), tuple(sorted(target)), tuple(sorted(found)))
+    wanted = set(target) if init == "pretrained" else {TOKEN_EMBEDDING}
+    loaded = sorted(path for path in wanted & found.keys() if not matches(path, allow_missing))
+    problems = [
+        f"{path} is {found[path].dtype}{list(found[path].shape)} there and "
+        f"{target[path].dtype}{list(target[path].shape)} here"
+        for path in loaded
+        if tuple(found[path].shape) != tuple(target[path].shape)
+        or found[path].dtype != target[path].dtype
+    ]
+    missing = sorted(wanted - found.keys())
+    problems += [f"{p} is missing" for p in missing if not matches(p, allow_missing)]
+    if init == "pretrained":
+        unexpected = sorted(found.keys() - target.keys())
+        problems += [f"{p} is unexpected" for p in unexpected if not matches(p, allow_unexpected)]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ConfigError(
+            f"{what} does not fit: {'; '.join(problems[:3])}{more}; use a model of the same shape, or "
+            f"name the exceptions in config.restore.allow_missing and config.restore.allow_unexpected"
+        )
+    fresh = sorted(target.keys() - set(loaded))
+    return RestorePlan(tuple(loaded), tuple(fresh), tuple(sorted(found.keys() - set(loaded))))
+
+
+def load_for_pretraining(source: InitSource, task, params, shardings):
+    """(params with those of the source, lines for the log), for continued pretraining.
+
+    Raises ConfigError for another tokenizer, or a checkpoint that does not fit.
+    """
+    config = source.config
+    _check_tokenizer(source.run, task.tokenizer, "init_from", config.init_from)
+    target, found = flatten_params(params), checkpoint.params_metadata(source.run, source.step)
+    mapping = init_stacks.map_stacks(
+        read_model_config(source.run), task.model_config, found, target, config.init_stacks,
+        config.init_from, "huggingface" in run_directory.read_manifest(source.run),
+    )  # fmt: skip
+    allow_missing = (*mapping.unread(), *config.restore.allow_missing)
+    plan = plan_restore(
+        target, mapping.rename(found), "pretrained", allow_missing, config.restore.allow_unexpected,
+        config.init_from,
+    )  # fmt: skip
+    lines = [*mapping.lines(target), *plan.lines(target)[1:2] * bool(plan.dropped)]
+    loaded = {path: mapping.names[path] for path in plan.loaded if path in mapping.names}
+    params = _read(source, loaded, params, shardings, config.init_ema)
+    params = init_stacks.set_zeros(mapping, params, shardings)
+    return params, [*lines, _describe_source(source, config.init_ema)]
+
+
+def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
+    """(params with those of the source, lines for the log), by config.init.
+
+    The head of a published model is kept if its labels and its form are those of the task.
+    """
+    config, target = source.config, flatten_params(params)
+    if config.embeddings_from:
+        run, step = checkpoint.resolve_checkpoint(as_run(config.embeddings_from))
+        source = dataclasses.replace(source, name=f"{run}@{step}", run=run, step=step)
+        _check_tokenizer(run, task.tokenizer, "embeddings_from", config.embeddings_from)
+    found = checkpoint.params_metadata(source.run, source.step)
+    allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
+    order, notes = [], []
+    if config.init == "pretrained":
+        order, notes = _published_head(source.run, task)
+        if order:
+            allow_missing = config.restore.allow_missing
+    plan = plan_restore(
+        target, found, config.init, allow_missing,
+        (*PRETRAINING_HEADS, *config.restore.allow_unexpected), source.name,
+    )  # fmt: skip
+    params = _read(source, {path: path for path in plan.loaded}, params, shardings, config.init_ema)
+    if order != sorted(order):
+        params = _reorder_classes(params, shardings, task.name, order)
+    lines = [*plan.lines(target), *notes]
+    return params, lines + [_describe_source(source, config.init_ema)] * bool(plan.loaded)
+
+
+def _published_head(run, task):
+    """(for each label of the task its index in a published head, or [] if the head is dropped; notes)."""
+    manifest = run_directory.read_manifest(run)
+    origin, labels = manifest.get("huggingface", {}), manifest.get("labels", [])
+    if not labels or origin.get("head") != task.name:
+        return [], []
+    if sorted(labels) != sorted(task.label_names):
+        return [], [
+            f"the published head is dropped: its labels are {', '.join(labels[:6])}, those of the task "
+            f"{', '.join(task.label_names[:6])}"
+        ]
+    options = task.head_options()
+    wrong = [
+        f"config.task.{name}={value!r}"
+        for name, value in origin["head_needs"].items()
+        if options[name] != value
+    ]
+    if wrong:
+        return [], [f"the published head is dropped; {' '.join(wrong)} would keep it"]
+    return [labels.index(label) for label in task.label_names], [
+        "the published head is kept: its labels are those of the task"
+    ]
+
+
+def _reorder_classes(params, shardings, head, order):
+    flat, places = flatten_params(params), flatten_params(shardings)
+    moved = {
+        path: jax.jit(lambda x: x[..., np.array(order)], out_shardings=places[path])(leaf)
+        for path, leaf in flat.items()
+        if path.startswith(f"heads/{head}/output")
+    }
+    return merge_params(unflatten_params(moved), params)
+
+
+def _check_tokenizer(run, tokenizer, option, value):
+    there = run_directory.read_manifest(run)["tokenizer"]
+    if there != tokenizer.fingerprint:
+        raise ConfigError(
+            f"config.{option}={value!r} was trained with another tokenizer ({there[:12]}, here "
+            f"{tokenizer.fingerprint[:12]}); set config.tokenizer.path={run}/tokenizer.json in pretraining"
+        )
+
+
+def _read(source, names, params, shardings, use_ema):
+    """`params` with the leaves {path here: path in the checkpoint} read from the source.
+
+    A leaf of the checkpoint may serve two paths here: it is copied, since buffers are donated.
+    """
+    if not names:
+        return params
+    flat, places = flatten_params(params), flatten_params(shardings)
+    first = {}
+    for here, there in sorted(names.items()):
+        first.setdefault(there, here)
+    wanted = {
+        there: jax.ShapeDtypeStruct(flat[here].shape, flat[here].dtype, sharding=places[here])
+        for there, here in first.items()
+    }
+    tree = unflatten_params(wanted)
+    found = flatten_params(
+        checkpoint.read_params(f"{source.run}/checkpoints", source.step, tree, use_ema)
+    )
+    filled = {}
+    for here, there in names.items():
+        copy = jax.jit(jax.numpy.copy, out_shardings=places[here])
+        filled[here] = found[there] if first[there] == here else copy(found[there])
+    return merge_params(unflatten_params(filled), params)
+
+
+def _describe_source(source, use_ema):
+    count = len(checkpoint.ema_paths(source.run, source.step))
+    if not count:
+        return f"parameters of {source.name} (it has no averaged parameters)"
+    if not use_ema:
+        return f"parameters of {source.name}, not averaged (init_ema=False)"
+    return f"averaged parameters of {source.name} ({count} tensors)"
+
+
+def load_token_embedding(run, step) -> np.ndarray:
+    """The token embedding float32[V, E] of a checkpoint, on the host; V may be padded."""
+    found = checkpoint.params_metadata(run, step)
+    if TOKEN_EMBEDDING not in found:
+        raise ConfigError(
+            f"{run} has no {TOKEN_EMBEDDING}; expected a run of train.py or finetune.py"
+        )
+    leaf = found[TOKEN_EMBEDDING]
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {TOKEN_EMBEDDING: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)}
+    read = checkpoint.read_params(f"{run}/checkpoints", step, unflatten_params(wanted))
+    return np.asarray(flatten_params(read)[TOKEN_EMBEDDING])

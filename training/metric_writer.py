@@ -1,0 +1,168 @@
+"""metrics.jsonl, TensorBoard events and the lock on a run directory, local or in a bucket.
+
+metrics.jsonl has every update and evaluation once, whatever interrupted the run: a resumed run first
+removes the lines after the restored step, and lines are on disk before a checkpoint counts their steps.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import io
+import json
+import logging
+import os
+import platform
+import uuid
+
+from training import paths
+from training.config import ConfigError
+from training.sharding import is_main_process
+
+log = logging.getLogger("triptych")
+
+
+class MetricWriter:
+    """Writes one run's metrics and holds the run's lock until `close`; idle except on the main process.
+
+    In a bucket objects are replaced whole, so lines stay in memory until `flush`.
+
+    Args:
+      folder: run directory.
+      tensorboard: also write event files.
+
+    Raises ConfigError if another program is using the run directory.
+    """
+
+    def __init__(self, folder, tensorboard):
+        self._folder, self._tensorboard = paths.of(folder), tensorboard
+        self._path, self._is_remote = self._folder / "metrics.jsonl", paths.remote(folder)
+        self._lock = self._file = self._events = None
+        if is_main_process():
+            self._lock = (_Claim if self._is_remote else _FileLock)(self._folder)
+
+    def open(self, step):
+        """Opens the files; lines after `step` are removed, all of them for -1 (a new run)."""
+        if self._lock is None:
+            return
+        kept = lines_up_to(self._path, step) if self._path.exists() else ""
+        if self._is_remote:
+            self._file = io.StringIO()
+            self._file.write(kept)
+        else:
+            paths.write_text(self._path, kept)
+            self._file = self._path.open("a", encoding="utf-8")
+        if self._tensorboard and self._is_remote:
+            log.info("no TensorBoard events in a bucket: metrics.jsonl has the same numbers")
+        elif self._tensorboard:
+            from tensorboardX import SummaryWriter  # takes a second to import
+
+            self._events = SummaryWriter(str(self._folder), purge_step=step + 1)
+
+    def write(self, step, split, values):
+        """Appends one line {'step', 'split', **values}; `flush` puts it on disk."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        if self._events is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def flush(self):
+        """Everything is on disk when this returns; called before each save.
+
+        Raises ConfigError if another program has taken over a run in a bucket."""
+        if self._file is None:
+            return
+        if not self._lock.is_held():
+            raise ConfigError(
+                f"another program has taken over {str(self._folder)!r}; this one ends without saving: keep "
+                f"one of them, or choose another --workdir"
+            )
+        self._file.flush()
+        if self._is_remote:
+            self._path.write_text(self._file.getvalue())
+        else:
+            os.fsync(self._file.fileno())
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self):
+        """Writes the rest, closes the files and releases the lock."""
+        if self._events is not None:
+            self._events.close()
+        if self._is_remote and self._lock is not None and self._lock.is_held():
+            self.flush()
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk was reported when the write failed
+                self._file.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+class _FileLock:
+    """A POSIX lock on `.lock`. Raises ConfigError if another program holds it."""
+
+    def __init__(self, folder):
+        self._file = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigError(
+                f"another program is using {str(folder)!r}; wait for it to end, or choose another --workdir"
+            ) from None
+
+    def is_held(self):
+        return True
+
+    def release(self):
+        self._file.close()
+
+
+class _Claim:
+    """Objects cannot be locked: a run in a bucket belongs to the program that claimed it last. An earlier
+    one finds its claim replaced at its next flush and ends. A claim blocks nobody after its owner died.
+    """
+
+    def __init__(self, folder):
+        self._path, self._token = folder / ".lock", uuid.uuid4().hex
+        owner = {
+            "token": self._token,
+            "host": platform.node(),
+            "process": os.getpid(),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        if self._path.exists():
+            log.warning(f"{folder} is claimed by another program "
+                        f"({self._path.read_text().strip()[:200]}): this one takes the run over, and "
+                        f"the other ends at its next save if it still runs")  # fmt: skip
+        self._path.write_text(json.dumps(owner) + "\n")
+
+    def is_held(self):
+        try:
+            return json.loads(self._path.read_text())["token"] == self._token
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False
+
+    def release(self):
+        if self.is_held():
+            self._path.unlink(missing_ok=True)
+
+
+def lines_up_to(path, step):
+    """The lines of steps up to `step` as one text, without an incomplete last line."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError):
+            break
+    return "".join(kept)

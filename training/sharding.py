@@ -1,0 +1,200 @@
+"""The device mesh and the two tables that place arrays on it: by logical axis and by parameter path.
+
+One code path from one device to a pod: everything is `jit` over this mesh.
+"""
+
+import contextlib
+import hashlib
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from training.config import ConfigError
+from training.param_rules import flatten_params, key_name, resolve_rules, unflatten_params
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis of models/logical_axes.py -> mesh axes. The batch is split over data and fsdp; heads, MLP
+# and vocabulary over tensor (Megatron-LM: Shoeybi et al. 2019, section 3).
+LOGICAL_AXIS_RULES = {"B": ("data", "fsdp"), "H": "tensor", "F": "tensor", "V": "tensor"}
+
+# Parameter path -> mesh axes of the LAST dimensions. A dimension that its axis does not divide is not
+# split.
+PARAM_SHARDING_RULES = (
+    (r".*(embed/tokens|heads/context)/embedding", ("tensor", "fsdp")),
+    (r".*(query|key|value|in|gate|projection)/kernel", ("fsdp", "tensor")),
+    (r".*(out)/kernel", ("tensor", "fsdp")),
+    (r".*", ()),
+)
+
+
+def make_mesh(config, devices=None):
+    """MeshConfig -> jax.sharding.Mesh over `devices` (default: all devices of all processes).
+
+    Axis types are Auto: with Explicit axes, JAX's default, `nn.Embed` raises ShardingTypeError.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = int(np.prod([size for size in sizes if size > 0]))
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
+        raise ConfigError(
+            f"config.mesh=(data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}) does not "
+            f"fit {len(devices)} devices; expected sizes whose product is {len(devices)}, one may be -1"
+        )
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def describe(mesh):
+    """One line for the log: devices, processes, mesh."""
+    return (
+        f"{jax.device_count()} x {jax.devices()[0].device_kind} on {jax.process_count()} process(es), "
+        f"mesh {dict(mesh.shape)}"
+    )
+
+
+def process_args(mesh):
+    """What a task needs to know about the processes, as keyword arguments of `Task.load`."""
+    return {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "batch_divisor": num_batch_shards(mesh),
+    }
+
+
+@contextlib.contextmanager
+def use_mesh(mesh):
+    """Puts the mesh and the logical axis rules in force, for tracing and for calls."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(LOGICAL_AXIS_RULES.items())):
+        yield mesh
+
+
+def replicated(mesh):
+    """Sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh):
+    """Sharding of an array whose first axis is the global batch."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def num_batch_shards(mesh):
+    """The number of shards that the batch axis is split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def param_shardings(mesh, params, rules=PARAM_SHARDING_RULES):
+    """A tree of NamedShardings like `params` (arrays or ShapeDtypeStructs).
+
+    A spec is aligned to the last axes of its parameter, so that a leading axis of stacked layers changes
+    nothing.
+    """
+    flat = flatten_params(params)
+    specs = resolve_rules(rules, flat, "the parameter sharding rules", allow_unused=True)
+
+    def sharding(spec, shape):
+        spec = (None,) * (len(shape) - len(spec)) + spec[max(0, len(spec) - len(shape)) :]
+        spec = [axis if axis and size % mesh.shape[axis] == 0 else None
+                for axis, size in zip(spec, shape, strict=True)]  # fmt: skip
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return unflatten_params(
+        {path: sharding(specs[path], leaf.shape) for path, leaf in flat.items()}
+    )
+
+
+def opt_state_shardings(mesh, opt_state, params, shardings):
+    """Shardings of an optimizer state: moments like their parameter, everything else replicated.
+
+    An array of the state belongs to the parameter whose path its own path ends with. A factored moment
+    has the parameter's shape and sharding without one axis.
+    """
+    specs = flatten_params(shardings)
+    by_path = {
+        tuple(path.split("/")): (leaf.shape, specs[path].spec)
+        for path, leaf in flatten_params(params).items()
+    }
+
+    def sharding(keypath, leaf):
+        names = tuple(key_name(key) for key in keypath)
+        for start in range(len(names)):
+            shape, spec = by_path.get(names[start:], ((), ()))
+            if shape and leaf.shape == shape:
+                return NamedSharding(mesh, PartitionSpec(*spec))
+            for axis in range(len(shape)):
+                if leaf.shape == (*shape[:axis], *shape[axis + 1 :]):
+                    return NamedSharding(mesh, PartitionSpec(*spec[:axis], *spec[axis + 1 :]))
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(sharding, opt_state)
+
+
+def state_shardings(mesh, state):
+    """The NamedSharding of every array of a (possibly abstract) TrainState."""
+    params = param_shardings(mesh, state.params)
+    return state.replace(
+        step=replicated(mesh),
+        first_nonfinite_step=replicated(mesh),
+        params=params,
+        opt_state=opt_state_shardings(mesh, state.opt_state, state.params, params),
+        ema_params=param_shardings(mesh, state.ema_params),
+    )
+
+
+def constrain_params(params):
+    """`params` placed on the mesh in force, inside jit; the identity on one device."""
+    return _constrain(params, param_shardings)
+
+
+def constrain_state(state):
+    """The TrainState placed on the mesh in force, inside jit; the identity on one device."""
+    return _constrain(state, state_shardings)
+
+
+def constrain_replicated(tree):
+    """`tree` whole on every device of the mesh in force, inside jit; the identity on one device."""
+    return _constrain(tree, lambda mesh, tree: replicated(mesh))
+
+
+def _constrain(tree, shardings):
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, shardings(mesh, tree))
+
+
+def global_array(mesh, local):
+    """A tree of this process's rows -> global arrays over all processes, split along the first axis."""
+    place = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), local)
+
+
+def assert_equal_across_processes(values, what):
+    """Raises ConfigError on every process if the processes have different `values` (a string)."""
+    if jax.process_count() == 1:
+        return
+    data = np.frombuffer(hashlib.sha256(values.encode()).digest(), np.uint8)
+    gathered = multihost_utils.process_allgather(data)
+    different = [p for p in range(jax.process_count()) if not (gathered[p] == gathered[0]).all()]
+    if different:
+        raise ConfigError(
+            f"{what} of processes {different} differs from process 0; start all processes with the same "
+            f"command and the same data"
+        )
+
+
+def any_across_processes(flag):
+    """True on every process if `flag` is true on one."""
+    if jax.process_count() == 1:
+        return bool(flag)
+    return bool(multihost_utils.process_allgather(np.array([bool(flag)], np.int32)).any())
+
+
+def is_main_process():
+    """True on the one process that writes logs and run files."""
+    return jax.process_index() == 0
