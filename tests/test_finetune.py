@@ -118,12 +118,11 @@ class LoadedPeaked(LoadedClassification):
         return scores | {"accuracy": self.accuracies.pop(0)} if self.accuracies else scores
 
 
-@pytest.mark.parametrize(
-    "crash", [pytest.param(False, id="uninterrupted", marks=pytest.mark.slow), True]
-)
-def test_the_best_parameters_are_kept_and_scored_rather_than_the_last(folder, monkeypatch, crash):
-    """The validation accuracy peaks at update 3 of 6; a crash after update 4 changes nothing."""
-    accuracies = list(PEAK)
+@pytest.fixture(scope="module")
+def peaked(folder):
+    """Runs of 6 steps whose best is step 3, (uninterrupted, crashed after step 4 and resumed), and one
+    of 3 steps."""
+    accuracies = []
 
     class Peaked(Classification):
         def load(self, *arguments, **keywords):
@@ -131,24 +130,46 @@ def test_the_best_parameters_are_kept_and_scored_rather_than_the_last(folder, mo
             fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
             return LoadedPeaked(**fields, accuracies=accuracies)
 
-    monkeypatch.setitem(FINETUNE_TASKS, "classification", Peaked)
-    run = folder / f"best-{crash}"
-    config = tiny_configs.finetuning(
-        folder, folder / "decoder", training__duration="6 steps", checkpoint__every="6 steps",
-        optimizer__warmup="1 step", optimizer__schedule="constant",
-    )  # fmt: skip
-    if crash:
-        with crash_after_save(monkeypatch, finetune, 4), pytest.raises(RuntimeError, match="crash"):
-            finetune.run(config, str(run))
-        assert len(accuracies) == 2
-    finetune.run(config, str(run))
-    assert json.loads((run / "scores.json").read_text())["step"] == 3
-    kept = {int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit()}
+    def run(name, duration):
+        config = tiny_configs.finetuning(
+            folder, folder / "decoder", training__duration=duration, checkpoint__every="6 steps",
+            optimizer__warmup="1 step", optimizer__schedule="constant",
+        )  # fmt: skip
+        finetune.run(config, str(folder / name))
+        return folder / name
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FINETUNE_TASKS, "classification", Peaked)
+        accuracies[:] = PEAK
+        whole = run("whole", "6 steps")
+        accuracies[:] = PEAK
+        with crash_after_save(patch, finetune, 4), pytest.raises(RuntimeError, match="crash"):
+            run("crashed", "6 steps")
+        assert accuracies == PEAK[5:]
+        crashed = run("crashed", "6 steps")
+        accuracies[:] = PEAK
+        return whole, crashed, run("short", "3 steps")
+
+
+def test_the_best_parameters_are_kept_and_scored_rather_than_the_last(peaked):
+    """The validation accuracy peaks at step 3 of 6: the predictions are those of a run of 3 steps."""
+    whole, _, short = peaked
+    assert json.loads((whole / "scores.json").read_text())["step"] == 3
+    kept = {int(p.name) for p in (whole / "checkpoints").iterdir() if p.name.isdigit()}
     assert {0, 3, 6} <= kept
-    # The predictions are those of a run that ends at update 3.
-    config.training.duration = "3 steps"
-    finetune.run(config, str(folder / f"short-{crash}"))
-    assert predictions_of(run) == predictions_of(folder / f"short-{crash}")
+    for split in ("validation", "test"):
+        assert predictions_of(whole, split) == predictions_of(short, split)
+
+
+def test_invariant_2_a_crashed_run_resumes_bit_for_bit_and_scores_the_same_parameters(peaked):
+    whole, crashed, _ = peaked
+    assert tiny_configs.metrics(crashed) == tiny_configs.metrics(whole)
+    for step in (3, 6):
+        expected = tiny_configs.read_params(whole, step)
+        for path, found in tiny_configs.read_params(crashed, step).items():
+            np.testing.assert_array_equal(found, expected[path], err_msg=path)
+    for file in ("scores.json", "predictions_validation.tsv", "predictions_test.tsv"):
+        assert (crashed / file).read_text() == (whole / file).read_text()
 
 
 def test_labels_that_changed_since_the_run_started_are_an_error(folder, tmp_path):

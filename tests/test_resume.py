@@ -134,6 +134,7 @@ def test_invariant_2_holds_for_the_other_architectures(folder, architecture):
     assert_same_run(folder / f"{architecture}-killed", folder / f"{architecture}-whole")
 
 
+@pytest.mark.slow  # tests/test_finetune.py crashes one inside its process
 def test_invariant_2_a_stopped_finetuning_run_resumes_as_if_nothing_had_happened(
     folder, uninterrupted
 ):
