@@ -17,7 +17,7 @@ import numpy as np
 
 import models
 import objectives
-from models import ModelConfig, sized
+from models import ModelConfig, size_fields
 from objectives.base import ObjectiveSpec
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
@@ -66,7 +66,7 @@ def measure(name, architecture, *, size="tiny", rows=32, seq_len=128, repeats=5)
     batch = corrupt(rngs, raw)
     model = models.build(ModelConfig(
         architecture=architecture, vocab_size=SIZE, max_length=max(seq_len, batch.targets.shape[1]),
-        num_token_types=objective.num_token_types, positions="rope", **sized(size),
+        num_token_types=objective.num_token_types, positions="rope", **size_fields(size),
     ))  # fmt: skip
 
     @functools.partial(jax.jit, donate_argnums=0)

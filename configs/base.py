@@ -56,7 +56,7 @@ def model_fields(architecture, size="", recipe="", preset=""):
         )
     if preset:
         return presets.preset(preset, architecture)
-    fields = {"architecture": architecture, **presets.sized(size or "mini")}
+    fields = {"architecture": architecture, **presets.size_fields(size or "mini")}
     return presets.recipe(recipe or "classic", fields)
 
 

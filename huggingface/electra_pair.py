@@ -53,7 +53,7 @@ def split(contents: RunContents) -> tuple[RunContents, RunContents]:
             generator[path.removeprefix(prefix)] = array
         if not path.startswith(prefix):
             main[path] = array
-    model = ReplacedTokenDetection(generator_size=size).generator(contents.model_config)
+    model = ReplacedTokenDetection(generator_size=size).generator_config(contents.model_config)
     return (
         dataclasses.replace(contents, arrays=main, origin=origin),
         dataclasses.replace(
@@ -70,7 +70,7 @@ def _generator_size(discriminator, generator):
     """The generator_size that gives this generator. Raises ConfigError if none does."""
     size = generator.model_config.emb_dim / discriminator.model_config.emb_dim
     objective = ReplacedTokenDetection(generator_size=size)
-    expected = resolve_defaults(objective.generator(discriminator.model_config))
+    expected = resolve_defaults(objective.generator_config(discriminator.model_config))
     problems = config_differences(resolve_defaults(generator.model_config), expected)
     if problems:
         raise ConfigError(

@@ -6,7 +6,7 @@ This package imports no other package of the project: no objective, no task, no 
 from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask, make_inputs
 from models.model import Transformer
-from models.presets import PRESETS, preset, sized
+from models.presets import PRESETS, preset, size_fields
 from models.word_vectors import WordVectors
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "make_attention_mask",
     "make_inputs",
     "preset",
-    "sized",
+    "size_fields",
 ]
 
 

@@ -18,7 +18,7 @@ SIZES = {
 }
 
 
-def sized(name: str) -> dict:
+def size_fields(name: str) -> dict:
     """The ModelConfig fields of a size: {num_layers, emb_dim, num_heads, mlp_dim}."""
     if name not in SIZES:
         raise ValueError(f"unknown size {name!r}: expected one of {', '.join(SIZES)}")
@@ -116,12 +116,12 @@ _SHAZEER = "Raffel et al. 2020, released as T5.1.1 (after Shazeer 2020)"
 _LEWIS = "Lewis et al. 2020, section 2.1"
 
 PRESETS = {
-    "bert-tiny": Preset(_BERT | sized("tiny"), 4_416_698, _BERT_LM, _TURC),
-    "bert-mini": Preset(_BERT | sized("mini"), 11_201_594, _BERT_LM, _TURC),
-    "bert-small": Preset(_BERT | sized("small"), 28_795_194, _BERT_LM, _TURC),
-    "bert-medium": Preset(_BERT | sized("medium"), 41_404_730, _BERT_LM, _TURC),
-    "bert-base": Preset(_BERT | sized("base"), 109_514_298, _BERT_LM, _DEVLIN),
-    "bert-large": Preset(_BERT | sized("large"), 335_174_458, _BERT_LM, _DEVLIN),
+    "bert-tiny": Preset(_BERT | size_fields("tiny"), 4_416_698, _BERT_LM, _TURC),
+    "bert-mini": Preset(_BERT | size_fields("mini"), 11_201_594, _BERT_LM, _TURC),
+    "bert-small": Preset(_BERT | size_fields("small"), 28_795_194, _BERT_LM, _TURC),
+    "bert-medium": Preset(_BERT | size_fields("medium"), 41_404_730, _BERT_LM, _TURC),
+    "bert-base": Preset(_BERT | size_fields("base"), 109_514_298, _BERT_LM, _DEVLIN),
+    "bert-large": Preset(_BERT | size_fields("large"), 335_174_458, _BERT_LM, _DEVLIN),
     "electra-small": Preset(
         _BERT | _shape(12, 256, 4, 1024, embedding_size=128), 13_483_008, _ELECTRA, _CLARK, False
     ),
@@ -134,14 +134,14 @@ PRESETS = {
         13_546_682, _ELECTRA_LM, "as released: the size of its discriminator",
     ),
     "electra-base": Preset(
-        _BERT | sized("base") | {"embedding_size": 768}, 108_891_648, _ELECTRA, _CLARK, False
+        _BERT | size_fields("base") | {"embedding_size": 768}, 108_891_648, _ELECTRA, _CLARK, False
     ),
     "electra-base-generator": Preset(
         _BERT | _shape(12, 256, 4, 1024, embedding_size=768),
         33_740_602, _ELECTRA_LM, f"{_CLARK}: a third of the discriminator",
     ),
-    "roberta-base": Preset(_ROBERTA | sized("base"), 124_697_433, _ROBERTA_LM, _LIU),
-    "roberta-large": Preset(_ROBERTA | sized("large"), 355_412_057, _ROBERTA_LM, _LIU),
+    "roberta-base": Preset(_ROBERTA | size_fields("base"), 124_697_433, _ROBERTA_LM, _LIU),
+    "roberta-large": Preset(_ROBERTA | size_fields("large"), 355_412_057, _ROBERTA_LM, _LIU),
     "distilbert-base": Preset(
         _BERT | _shape(6, 768, 12, 3072, num_token_types=0),
         66_985_530, "DistilBertForMaskedLM", _SANH,
@@ -152,13 +152,13 @@ PRESETS = {
     "modernbert-large": Preset(
         _MODERNBERT | _shape(28, 1024, 16, 2624), 395_881_664, _MODERN_LM, _WARNER
     ),
-    "gpt2": Preset(_GPT2 | sized("base"), 124_439_808, _GPT2_LM, _RADFORD),
-    "gpt2-medium": Preset(_GPT2 | sized("large"), 354_823_168, _GPT2_LM, _RADFORD),
+    "gpt2": Preset(_GPT2 | size_fields("base"), 124_439_808, _GPT2_LM, _RADFORD),
+    "gpt2-medium": Preset(_GPT2 | size_fields("large"), 354_823_168, _GPT2_LM, _RADFORD),
     "gpt2-large": Preset(_GPT2 | _shape(36, 1280, 20, 5120), 774_030_080, _GPT2_LM, _RADFORD),
-    "gpt2-xl": Preset(_GPT2 | sized("xl"), 1_557_611_200, _GPT2_LM, _RADFORD),
+    "gpt2-xl": Preset(_GPT2 | size_fields("xl"), 1_557_611_200, _GPT2_LM, _RADFORD),
     "t5-small": Preset(_T5_V1_0 | _shape(6, 512, 8, 2048), 60_506_624, _T5_LM, _RAFFEL),
-    "t5-base": Preset(_T5_V1_0 | sized("base"), 222_903_552, _T5_LM, _RAFFEL),
-    "t5-large": Preset(_T5_V1_0 | sized("large"), 737_668_096, _T5_LM, _RAFFEL),
+    "t5-base": Preset(_T5_V1_0 | size_fields("base"), 222_903_552, _T5_LM, _RAFFEL),
+    "t5-large": Preset(_T5_V1_0 | size_fields("large"), 737_668_096, _T5_LM, _RAFFEL),
     "t5-3b": Preset(
         _T5_V1_0 | _shape(24, 1024, 32, 16384, head_dim=128), 2_851_598_336, _T5_LM, _RAFFEL
     ),

@@ -11,7 +11,14 @@ from objectives.lm_loss import loss_of
 from objectives.mixture import UL2, Mixture
 from objectives.named import NAMED
 from objectives.prefix_lm import PrefixLM
-from objectives.registry import OBJECTIVES, build, check, pairs_by_architecture, parse, reason
+from objectives.registry import (
+    OBJECTIVES,
+    build,
+    check,
+    pairs_by_architecture,
+    parse,
+    why_unsupported,
+)
 from objectives.replaced_token_detection import ReplacedTokenDetection
 from objectives.sentence_pairs import NextSentence, SentenceOrder
 from objectives.skip_gram import SkipGram
@@ -24,5 +31,5 @@ OBJECTIVES |= {cls.name: cls for cls in _CLASSES}
 
 __all__ = [
     "OBJECTIVES", "Objective", "build", "check", "loss_of", "pairs_by_architecture", "parse",
-    "reason",
+    "why_unsupported",
 ]  # fmt: skip

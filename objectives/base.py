@@ -109,12 +109,12 @@ class Objective:
 
     @property
     def program_key(self) -> Hashable:
-        """Objectives with equal keys differ only in numbers that `corrupt_as` looks up in a table, so
+        """Objectives with equal keys differ only in numbers that `corrupt_component` looks up in a table, so
         a mixture compiles and runs their corruption once."""
         return self
 
-    def corrupt_as(self, components: tuple, which, spec, rng, row: jax.Array) -> Batch:
-        """components[which].corrupt(spec, rng, row), which int32[]. All components have the same
+    def corrupt_component(self, components: tuple, index, spec, rng, row: jax.Array) -> Batch:
+        """components[index].corrupt(spec, rng, row), index int32[]. All components have the same
         `program_key`. `row` and the Batch have the maximum of their lengths."""
         return self.corrupt(spec, rng, row)
 

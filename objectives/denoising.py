@@ -87,7 +87,7 @@ class Denoising(Objective):
         return self.mean_noise_span_length or grammar.PATTERNS[self.pattern]
 
     def describe(self, spec: ObjectiveSpec) -> str:
-        return f"{super().describe(spec)}; {grammar.spell(self, Denoising)}"
+        return f"{super().describe(spec)}; {grammar.format_spec(self, Denoising)}"
 
     @property
     def _length_probs(self) -> np.ndarray:
@@ -188,9 +188,9 @@ class Denoising(Objective):
         return type(self), tuple(values)
 
     def corrupt(self, spec: ObjectiveSpec, rng: jax.Array, row: jax.Array) -> Batch:
-        return self.corrupt_as((self,), 0, spec, rng, row)
+        return self.corrupt_component((self,), 0, spec, rng, row)
 
-    def corrupt_as(self, components, which, spec, rng, row) -> Batch:
+    def corrupt_component(self, components, index, spec, rng, row) -> Batch:
         """The components differ only in the numbers of noise tokens and of spans in a row."""
         lengths = [component.lengths(spec) for component in components]
         max_num_spans = max(c._num_spans(n.raw) for c, n in zip(components, lengths, strict=True))
@@ -202,7 +202,7 @@ class Denoising(Objective):
         counted = (segment_ids > 0) if generates else eligible  # noise_density is a share of these
         tokens = counted.sum(dtype=jnp.int32)
         budget, spans = (
-            count_of(tokens, len(row), *rules, which=which)
+            count_of(tokens, len(row), *rules, index=index)
             for rules in ([c._num_noise for c in components], [c._num_spans for c in components])
         )
         noise = self._draw_noise(spec, noise_rng, row, eligible, budget, spans, max_num_spans)

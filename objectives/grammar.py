@@ -40,7 +40,7 @@ def parse_denoiser(text: str) -> dict:
     return {**words, "noise_density": share}
 
 
-def spell(denoiser, cls) -> str:
+def format_spec(denoiser, cls) -> str:
     """The inverse of `parse_denoiser`, such as 'iid_0.15_bert_masked:whole_word=True': the four words,
     then each field that has an effect and differs from its default in the dataclass `cls`."""
     words = (denoiser.pattern, f"{denoiser.noise_density:g}", denoiser.inputs, denoiser.targets)

@@ -215,7 +215,7 @@ def _corrupt(components, spec, index, rng, row):
         row = _insert_mode(row, jnp.asarray(modes, jnp.int32)[index], spec)
     used = jnp.arange(len(row), dtype=jnp.int32) < jnp.asarray(raw, jnp.int32)[index]
     row = jnp.where(used, row, jnp.full_like(row, spec.vocabulary.pad))
-    return objectives[0].corrupt_as(objectives, index, spec, rng, row)
+    return objectives[0].corrupt_component(objectives, index, spec, rng, row)
 
 
 def _insert_mode(row, token, spec):

@@ -13,15 +13,15 @@ from objectives.vocabulary import Vocabulary
 
 
 def count_of(
-    tokens: jax.Array, length: int, *rules: Callable[[int], int], which: int | jax.Array = 0
+    tokens: jax.Array, length: int, *rules: Callable[[int], int], index: int | jax.Array = 0
 ) -> jax.Array:
-    """rules[which](tokens): int32 with the shape of `tokens`, whose values are in 0..length.
+    """rules[index](tokens): int32 with the shape of `tokens`, whose values are in 0..length.
 
     A rule is a Python function, evaluated for each value into a lookup table, so that
     `round(0.15 * n)` rounds as in T5; float32 arithmetic would round some n differently.
     """
     table = [[rule(n) for n in range(length + 1)] for rule in rules]
-    return jnp.asarray(table, jnp.int32)[which, tokens]
+    return jnp.asarray(table, jnp.int32)[index, tokens]
 
 
 def noise_count(density: float, tokens: int) -> int:

@@ -41,7 +41,7 @@ class PrefixLM(Objective):
 
     name: ClassVar[str] = "prefix_lm"
     unsupported: ClassVar[dict[str, str]] = {
-        "encoder": "an encoder does not generate; use masked_lm"
+        "encoder": "an encoder does not generate text; use masked_lm"
     }
 
     noise_density: float = option(

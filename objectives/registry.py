@@ -72,14 +72,14 @@ def check(objective: Objective, architecture: str) -> None:
     if architecture in objective.architectures:
         return
     pairs = "; ".join(f"{a}: {', '.join(names)}" for a, names in pairs_by_architecture().items())
-    why = reason(objective, architecture)
+    why = why_unsupported(objective, architecture)
     raise ValueError(
         f"objective {objective.name} does not support architecture {architecture!r}"
         f"{f' ({why})' if why else ''}: expected one of these: {pairs}"
     )
 
 
-def reason(objective: Objective, architecture: str) -> str:
+def why_unsupported(objective: Objective, architecture: str) -> str:
     """Why an objective does not support an architecture; '' if it gives no reason."""
     if architecture == EMBEDDINGS:
         return "word vectors have no hidden states; skip_gram trains them"

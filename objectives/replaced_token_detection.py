@@ -105,7 +105,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
 
     # ---- Parameters ------------------------------------------------------------------------------
 
-    def generator(self, config: ModelConfig) -> ModelConfig:
+    def generator_config(self, config: ModelConfig) -> ModelConfig:
         """The config of the generator for that of the discriminator: same depth and embedding size,
         `generator_size` times the width."""
         num_heads = max(1, round(config.num_heads * self.generator_size))
@@ -123,7 +123,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
     def init(self, model, rng: jax.Array, batch: Batch) -> dict:
         rngs = jax.random.split(rng, 3)
         params = model.init(rngs[0], batch.inputs)["params"]
-        generator = build(self.generator(model.config))
+        generator = build(self.generator_config(model.config))
         own = generator.init(rngs[1], batch.inputs, method="init_all")["params"]
         params = {**params, "generator": {k: v for k, v in own.items() if k != "embed"}}
         return with_head(params, "discriminator", DiscriminatorHead(model.config), rngs[2])
@@ -131,7 +131,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
     def flops_spec(self, config, params, batch: Batch) -> tuple:
         discriminator = {name: part for name, part in params.items() if name != "generator"}
         return (
-            (self.generator(config), params["generator"], {"lm": batch.targets.shape[-1]}),
+            (self.generator_config(config), params["generator"], {"lm": batch.targets.shape[-1]}),
             (config, discriminator, {"discriminator": batch.inputs.tokens.shape[-1]}),
         )
 
@@ -179,7 +179,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
 
     def _generate(self, model, params, batch, rng):
         """-> (int32[B,T]: the inputs with the generator's samples; its `lm` and `accuracy` sums)."""
-        generator = build(self.generator(model.config))
+        generator = build(self.generator_config(model.config))
         own = {**params["generator"], "embed": params["embed"]}
         hidden = hidden_states(generator, own, batch, _fold_in(rng, 0))
         features = generator.apply({"params": own}, hidden, method="lm_features")

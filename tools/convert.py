@@ -5,7 +5,6 @@ python -m tools.convert to_hf RUN_DIR[@STEP] HF_DIR [--dtype=bfloat16] [--archit
 python -m tools.convert from_vectors glove.txt RUN_DIR [--max_vectors=100000] [--seed=0]
 python -m tools.convert to_vectors RUN_DIR[@STEP] vectors.vec.gz [--no_header]
 """
-# ruff: noqa: E402  the command line precedes the imports, so that --help needs no JAX
 
 import argparse
 

@@ -2,7 +2,6 @@
 
 Loads the task of the run and prepares its batch as the train step does; render_batch.py draws the rows.
 """
-# ruff: noqa: E402  the command line precedes the imports, so that --help needs no JAX
 
 import signal
 import sys

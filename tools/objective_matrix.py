@@ -2,7 +2,6 @@
 
 Generated from the registry, the shipped configs and the reasons that objectives give.
 """
-# ruff: noqa: E402  the command line precedes the imports, so that --help needs no JAX
 
 from training import cli
 
@@ -80,7 +79,7 @@ def cells():
         objective = objectives.build(name)
         for architecture in architectures():
             exists = architecture in objective.architectures
-            reason = objectives.reason(objective, architecture)
+            reason = objectives.why_unsupported(objective, architecture)
             text = config_for(name, architecture) if exists else reason
             found[name, architecture] = exists, text
     return found

@@ -73,12 +73,14 @@ def train_loop(
         """Writes the metrics of all finished updates; they wait on the device until here."""
         if not pending:
             return
-        steps, rates, sums = zip(*pending, strict=True)
+        steps, used_learning_rates, sums = zip(*pending, strict=True)
         pending.clear()
         sums, nonfinite = jax.device_get((sums, state.first_nonfinite_step))
-        for step, rate, values in zip(steps, rates, sums, strict=True):
+        for step, learning_rate, values in zip(steps, used_learning_rates, sums, strict=True):
             metrics.write(
-                step, "train", weighted_mean(values, loss_weights) | {"learning_rate": rate}
+                step,
+                "train",
+                weighted_mean(values, loss_weights) | {"learning_rate": learning_rate},
             )
         unlogged.extend(sums)
         if nonfinite >= 0:
@@ -91,12 +93,12 @@ def train_loop(
 
     def write_log_line(step):
         fetch()
-        words, values = throughput.report(step)
+        text, values = throughput.report(step)
         if values:
             metrics.write(step, "throughput", values)
         mean = weighted_mean(add_sums(unlogged), loss_weights)
         log.info(
-            f"step {step:>7,}/{intervals.total:,}  {format_metrics(mean, loss_weights)}  {words}"
+            f"step {step:>7,}/{intervals.total:,}  {format_metrics(mean, loss_weights)}  {text}"
         )
         unlogged.clear()
 

@@ -12,7 +12,7 @@ import parity
 import pytest
 
 import models
-from models.presets import MLP_DIM_MULTIPLE, PRESETS, RECIPES, preset, recipe, sized
+from models.presets import MLP_DIM_MULTIPLE, PRESETS, RECIPES, preset, recipe, size_fields
 
 
 def param_sizes(config, head=True):
@@ -56,7 +56,7 @@ def test_a_preset_has_the_published_number_of_parameters(name):
 
 def test_all_layers_have_equal_sizes():
     config = models.ModelConfig(architecture="encoder_decoder", vocab_size=128, max_length=8,
-                                **sized("tiny"))  # fmt: skip
+                                **size_fields("tiny"))  # fmt: skip
     assert sum(param_sizes(config).values()) == count(config)
 
 
@@ -96,7 +96,7 @@ def test_gated_untied_and_grouped_query_counts_are_those_of_llama():
 @pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder_decoder"])
 @pytest.mark.parametrize("size", ["tiny", "mini", "base", "xl"])
 def test_the_modern_recipe_has_as_many_parameters_as_the_classic_one(architecture, size):
-    fields = {"architecture": architecture, **sized(size)}
+    fields = {"architecture": architecture, **size_fields(size)}
     rest = {"vocab_size": 128, "max_length": 1}
     modern = models.ModelConfig(**recipe("modern", fields), **rest)
     classic = models.ModelConfig(**fields, positions="rope", norm="rmsnorm", use_bias=False, **rest)
@@ -115,7 +115,7 @@ def test_the_modern_recipe_has_as_many_parameters_as_the_classic_one(architectur
 def test_every_recipe_keeps_the_parameters_of_a_size(name, size):
     rest = {"vocab_size": 128, "max_length": 1}
     for architecture in RECIPES[name][0]:
-        fields = {"architecture": architecture, **sized(size)}
+        fields = {"architecture": architecture, **size_fields(size)}
         expected = models.ModelConfig(**fields, positions="rope", **rest)
         found = models.ModelConfig(**recipe(name, fields), **rest)
         assert count(found) == pytest.approx(count(expected), rel=0.06), architecture
@@ -123,7 +123,7 @@ def test_every_recipe_keeps_the_parameters_of_a_size(name, size):
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="unknown size 'nano': expected one of tiny"):
-        sized("nano")
+        size_fields("nano")
     with pytest.raises(ValueError, match="unknown preset 'bert-huge': expected one of bert-tiny"):
         preset("bert-huge")
     with pytest.raises(

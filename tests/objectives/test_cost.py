@@ -1,5 +1,6 @@
 """Corruption is a small part of a train step, even for a tiny model: see benchmarks/corruption.py."""
 
+import jax
 import pytest
 
 import objectives
@@ -10,6 +11,14 @@ PAIRS = [
     for architecture, names in objectives.pairs_by_architecture().items()
     for name in names
 ]
+
+
+@pytest.fixture(autouse=True)
+def optimized():
+    """Other tests compile without optimizations."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.mark.slow

@@ -84,8 +84,10 @@ def test_components_that_differ_only_in_density_and_spans_are_one_program(archit
 
     @jax.jit
     def corrupt(which, row):
-        corrupt_as = functools.partial(components[0].corrupt_as, components, which, spec)
-        return jax.vmap(corrupt_as, (0, None))(rngs[:8], row)
+        corrupt_component = functools.partial(
+            components[0].corrupt_component, components, which, spec
+        )
+        return jax.vmap(corrupt_component, (0, None))(rngs[:8], row)
 
     for which, (component, raw) in enumerate(zip(components, lengths, strict=True)):
         own = np.where(np.arange(len(row)) < raw, row, VOCABULARY.pad)

@@ -14,7 +14,7 @@ from scipy import stats
 import models
 import objectives
 import objectives.loss as loss_module
-from models import sized
+from models import size_fields
 from objectives.base import ObjectiveSpec
 from objectives.heads import DiscriminatorHead
 from objectives.lm_loss import LMLoss, hidden_states
@@ -79,7 +79,7 @@ def gradients(grad_accum_steps):
 
 def generate(objective, model, params, batch, dropout_rng=None):
     """(generator, its parameters, its logits float64[B,N,V])."""
-    generator = models.build(objective.generator(model.config))
+    generator = models.build(objective.generator_config(model.config))
     own = {**params["generator"], "embed": params["embed"]}
 
     @jax.jit
@@ -262,13 +262,13 @@ def test_the_generator_has_the_sizes_of_the_paper_and_shares_every_embedding():
     small = models.ModelConfig(
         num_layers=12, emb_dim=256, num_heads=4, mlp_dim=1024, embedding_size=128
     )
-    base = models.ModelConfig(**sized("base"))
+    base = models.ModelConfig(**size_fields("base"))
     for config, share, expected in (
         (small, 0.25, (12, 64, 1, 256, 128)),
         (base, 1 / 3, (12, 256, 4, 1024, 768)),
     ):
         objective = objectives.build("replaced_token_detection", {"generator_size": share})
-        c = objective.generator(config)
+        c = objective.generator_config(config)
         sizes = c.num_layers, c.emb_dim, c.num_heads, c.mlp_dim, c.embedding_size
         assert sizes == expected and c.resolved_head_dim == 64
     _, _, params, _, _ = setup()
