@@ -105,7 +105,11 @@ _BART = {
     "separate_decoder_embeddings": True,
 }
 
-_BERT_LM, _ROBERTA_LM, _MODERN_LM = "BertForMaskedLM", "RobertaForMaskedLM", "ModernBertForMaskedLM"
+_BERT_LM, _ROBERTA_LM, _MODERNBERT_LM = (
+    "BertForMaskedLM",
+    "RobertaForMaskedLM",
+    "ModernBertForMaskedLM",
+)
 _ELECTRA, _ELECTRA_LM, _GPT2_LM = "ElectraModel", "ElectraForMaskedLM", "GPT2LMHeadModel"
 _T5_LM, _BART_LM = "T5ForConditionalGeneration", "BartForConditionalGeneration"
 _TURC, _DEVLIN = "Turc et al. 2019, table 1", "Devlin et al. 2019, section 3"
@@ -147,10 +151,10 @@ PRESETS = {
         66_985_530, "DistilBertForMaskedLM", _SANH,
     ),
     "modernbert-base": Preset(
-        _MODERNBERT | _shape(22, 768, 12, 1152), 149_655_232, _MODERN_LM, _WARNER
+        _MODERNBERT | _shape(22, 768, 12, 1152), 149_655_232, _MODERNBERT_LM, _WARNER
     ),
     "modernbert-large": Preset(
-        _MODERNBERT | _shape(28, 1024, 16, 2624), 395_881_664, _MODERN_LM, _WARNER
+        _MODERNBERT | _shape(28, 1024, 16, 2624), 395_881_664, _MODERNBERT_LM, _WARNER
     ),
     "gpt2": Preset(_GPT2 | size_fields("base"), 124_439_808, _GPT2_LM, _RADFORD),
     "gpt2-medium": Preset(_GPT2 | size_fields("large"), 354_823_168, _GPT2_LM, _RADFORD),
