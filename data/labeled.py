@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data import labels, python_docs, tables
-from data.file_kinds import identify
+from data.file_kinds import compression_of
 from data.files import digest, expand
 from data.sources import tfds_builder
 from data.tables import Dialect, Table
@@ -145,9 +145,8 @@ def split_of(path: str) -> str:
 
     train.tsv, sst2.dev.csv.gz, my_test-0.tsv, trainData.jsonl, train/part-0.tsv.
     """
-    kind = identify(path)
     name = os.path.basename(path)
-    stem = name[: len(name) - len(kind.format) - len(kind.compression)] if kind.format else name
+    stem = os.path.splitext(name[: len(name) - len(compression_of(name))])[0]
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", stem)
     found = {SPLIT_WORDS[word.lower()] for word in words if word.lower() in SPLIT_WORDS}
     folders = os.path.dirname(path).lower().split(os.sep)

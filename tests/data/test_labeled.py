@@ -92,7 +92,7 @@ def test_the_identity_is_of_the_contents(tmp_path):
         (
             {"train.tsv": "sentence\tgold\nx\ta\n"},
             {"text_column": "sentense"},
-            r"train.tsv has no column 'sentense' .did you mean 'sentence'.*set task.text_column to one of 'sent",
+            r"train.tsv has no column 'sentense' .did you mean 'sentence'.*set task.text_column to one of",
         ),
         (
             {"train.tsv": "sentence\tgold\nx\ta\n"},
