@@ -21,6 +21,7 @@ from etils import epath
 
 from data.file_kinds import (
     check_text,
+    compression_of,
     ends_lines_with_cr,
     identify,
     open_compressed,
@@ -51,7 +52,8 @@ def expand(pattern: str, log=lambda line: None) -> list[str]:
     """The sorted files that match a pattern with `*`, `?`, `[...]`, `**` and `{a,b}`, without repeats.
 
     A path that exists is that file, whatever characters it has. `LEFTOVERS` that match a pattern are
-    left out and logged. Raises FileNotFoundError if no file matches.
+    left out and logged. Raises FileNotFoundError if no file matches, ValueError if a pattern matches a
+    file both plain and compressed.
     """
     pattern = os.path.expanduser(pattern)
     patterns = [pattern]
@@ -69,7 +71,15 @@ def expand(pattern: str, log=lambda line: None) -> list[str]:
             f"not read, as copies beside the data: {', '.join(leftovers[:3])}"
             + (f" and {len(leftovers) - 3} more" if len(leftovers) > 3 else "")
         )
-    files |= {f for f in matched - set(leftovers) if os.path.isfile(f)}
+    matched = {f for f in matched - set(leftovers) if os.path.isfile(f)}
+    for path in sorted(matched):
+        plain = path.removesuffix(compression_of(path))
+        if plain != path and plain in matched:
+            raise ValueError(
+                f"{pattern!r} matches {plain} and {path}, which look like one file, plain and "
+                "compressed: remove one, or write a pattern that matches one"
+            )
+    files |= matched
     if not files:
         hint = (
             f"write {pattern.rstrip('/')}/** " if os.path.isdir(patterns[0]) else "check the path "

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 # What programs write for an absent value. Here such a label is a class, and that is said.
 _LIKE_ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "-")
-_SEPARATORS = ",;|/+"
+_SEPARATORS = ",;|/+& "
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 # More distinct real numbers than this are values to predict, not classes.
 _MAX_REAL_CLASSES = 20

@@ -190,6 +190,10 @@ def _separated(path, content, form, names, dialect, log) -> Table:
                 f"{path} has {len(row)} fields at line {number}, but {in_first_line} {len(header)}: "
                 "correct the line, or set task.delimiter or task.quoting"
             )
+        if row == first[1] and not dialect.columns:
+            raise ValueError(
+                f"{path} repeats its header at line {number}, as joined files do: remove the line"
+            )
         values = {name: row[place] for name, place in places.items()}
         table.add(number, values)
         for value in values.values() if quotes else ():

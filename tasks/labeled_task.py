@@ -34,7 +34,9 @@ class LabeledTask(Task):
     )
 
     def read(self, log=lambda line: None) -> labeled.LabeledSplits:
-        """The labeled set, as text."""
+        """The labeled set, as text. Raises FileNotFoundError or ValueError of one line."""
+        if not (self.text_column and self.label_column):
+            raise ValueError("task.text_column and task.label_column must name columns, not ''")
         return labeled.load(
             self.source, self.text_column, self.text_pair_column, self.label_column,
             dialect=labeled.Dialect(self.columns, self.delimiter, self.quoting),
