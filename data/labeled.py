@@ -27,7 +27,7 @@ SPLIT_WORDS = {split: split for split in SPLITS} | {
     "valid": "validation", "val": "validation", "eval": "validation", "testing": "test",
 }  # fmt: skip
 _OPTIONS = {"text": "text_column", "text_pair": "text_pair_column", "label": "label_column"}
-_SMALL = 30  # examples: fewer give a validation score that says little
+SMALL = 30  # examples: fewer give a validation score that says little
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def _notes(splits: dict[str, LabeledSplit], counts: Counter) -> list[str]:
     """Lines about splits whose scores say little."""
     lines, train, validation = [], splits["train"], splits["validation"]
     absent = sorted(set(counts) - set(validation.label))
-    if absent or len(validation) < _SMALL:
+    if absent or len(validation) < SMALL:
         none = f", none of them of label {', '.join(map(repr, absent[:5]))}" if absent else ""
         lines.append(
             f"validation has {len(validation):,} examples{none}: its scores say little; raise "

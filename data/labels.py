@@ -13,7 +13,7 @@ _LIKE_ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "-")
 _SEPARATORS = ",;|/+& "
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 # More distinct real numbers than this are values to predict, not classes.
-_MAX_REAL_CLASSES = 20
+MAX_REAL_CLASSES = 20
 
 
 def label_of(value: str) -> str:
@@ -48,7 +48,7 @@ def check(counts: Counter, place: str) -> None:
             "task.label_column, or add rows of another label"
         )
     numbers = [label for label in counts if _NUMBER.fullmatch(label)]
-    if len(numbers) == len(counts) > _MAX_REAL_CLASSES and not all(
+    if len(numbers) == len(counts) > MAX_REAL_CLASSES and not all(
         float(label).is_integer() for label in numbers
     ):
         raise ValueError(

@@ -275,7 +275,7 @@ def _jsonl(path: str, content: str, names) -> Table:
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
-        keys = [(column_name(key), value) for key, value in _json_object(path, number, line)]
+        keys = [(column_name(key), value) for key, value in json_object(path, number, line)]
         seen |= dict.fromkeys(key for key, _ in keys)
         values = dict.fromkeys(names)
         for name in names:
@@ -291,7 +291,8 @@ def _jsonl(path: str, content: str, names) -> Table:
     return table
 
 
-def _json_object(path: str, number: int, line: str) -> _Object:
+def json_object(path: str, number: int, line: str) -> _Object:
+    """The keys and values of a line of JSON. Raises ValueError that names the line."""
     try:
         record = json.loads(line, object_pairs_hook=_Object)
     except (ValueError, RecursionError) as error:
