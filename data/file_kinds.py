@@ -20,7 +20,8 @@ COMPRESSIONS = {
     ".zst": b"\x28\xb5\x2f\xfd",
 }
 _BZ2_START = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
-_HEAD = 1 << 16  # bytes that decide about the encoding and the line ends
+_HEAD = 1 << 16  # bytes that decide about the encoding and the line ends,
+_LONGEST_HEAD = 1 << 26  # or so many, for a line end among them
 
 _PANDAS = "with pandas, {}(FILE).to_json('NEW.jsonl', orient='records', lines=True)"
 _ICONV = "iconv -f {encoding} -t utf-8 {path} > NEW"
@@ -123,12 +124,19 @@ def _is_utf8(head):
 
 def ends_lines_with_cr(head: bytes) -> bool:
     """Whether most lines of a text end with a carriage return alone, as on old Macs."""
-    lone = head.count(b"\r") - head.count(b"\r\n") - head.endswith(b"\r")
-    return lone + (head.endswith(b"\r") and len(head) < _HEAD) > head.count(b"\n")
+    return head.count(b"\r") - head.count(b"\r\n") > head.count(b"\n")
 
 
 def read_head(stream) -> bytes:
-    """The first bytes of a stream, which is then at its start again."""
+    """The first bytes of a stream, at least its first line end; the stream is then at its start again."""
     head = stream.read(_HEAD)
+    while (
+        not re.search(rb"[\r\n]", head)
+        and len(head) < _LONGEST_HEAD
+        and (more := stream.read(1 << 20))
+    ):
+        head += more
+    if head.endswith(b"\r"):
+        head += stream.read(1)
     stream.seek(0)
     return head

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 # What programs write for an absent value. Here such a label is a class, and that is said.
 _LIKE_ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "-")
-_SEPARATORS = ",;|/+& "
+_SEPARATORS = ",;|/+& "  # of several labels in one value
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 # More distinct real numbers than this are values to predict, not classes.
 MAX_REAL_CLASSES = 20
@@ -118,7 +118,7 @@ def _composed(counts):
         }
         used = Counter(part for each in parts.values() for part in set(each))
         for label, each in parts.items():
-            if all(part in counts or used[part] > 1 for part in each):
+            if all(part in counts or (separator in ",;|" and used[part] > 1) for part in each):
                 return label, separator
     return ()
 

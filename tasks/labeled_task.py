@@ -19,18 +19,21 @@ class LabeledTask(Task):
     text_pair_column: str = option("", "column of the second text of a pair; '': single texts")
     label_column: str = option("label", "column of the label")
     columns: tuple = option((), "names of the columns of TSV and CSV files without a header")
-    delimiter: str = option("", "between the fields of TSV and CSV files; '': tab and comma")
+    delimiter: str = option("", "between the fields, such as ';'; '': tab for TSV, comma for CSV")
     quoting: str = option(
         "auto",
-        "minimal: double quotes enclose fields; none: they are text; auto: minimal for CSV, none for "
-        "TSV (GLUE)",
+        "minimal: double quotes enclose fields; none: they are text; auto: none if tabs are between "
+        "fields (GLUE), otherwise minimal",
         choices=("auto", "none", "minimal"),
     )
     missing: str = option(
         "error", "rows without a text or a label: an error, or dropped", choices=("error", "drop")
     )
     validation_fraction: float = option(
-        0.1, "share of train used for validation if there is no such split", min=0.001, max=0.9
+        0.1,
+        "share of the train rows of each label used for validation if there is no such split",
+        min=0.001,
+        max=0.9,
     )
 
     def read(self, log=lambda line: None) -> labeled.LabeledSplits:

@@ -4,6 +4,8 @@ Users' files come from all kinds of programs; in GLUE's TSV, quotes are text.
 """
 
 import json
+import random
+from collections import Counter
 
 import pytest
 
@@ -70,6 +72,25 @@ def test_without_a_validation_split_a_share_of_train_is_used_by_hash(tmp_path):
     put(tmp_path, "train.tsv", list(reversed(rows)))
     again = read(tmp_path, "train.tsv", validation_fraction=0.2)
     assert set(again["validation"].text) == set(validation.text)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_validation_split_is_stratified_and_no_label_leaves_train(tmp_path, seed):
+    draw = random.Random(seed)
+    sizes = {f"c{n}": draw.choice([1, 2, 4, 5, 30, 200]) for n in range(4)} | {"most": 50}
+    rows = [(f"text {label} {i}", "", label) for label, size in sizes.items() for i in range(size)]
+    rows += draw.sample(rows, 20)  # copies
+    draw.shuffle(rows)
+    put(tmp_path, "train.tsv", rows)
+    fraction = draw.choice([0.05, 0.2, 0.5])
+    found = read(tmp_path, "train.tsv", validation_fraction=fraction)
+    train, validation = found["train"], found["validation"]
+    assert sorted(train.text + validation.text) == sorted(row[0] for row in rows)
+    assert not set(train.text) & set(validation.text)
+    for label, size in Counter(row[2] for row in rows).items():
+        left, taken = train.label.count(label), validation.label.count(label)
+        assert left >= 1 and left + taken == size
+        assert fraction * size - 2 <= taken <= fraction * size + 0.5
 
 
 def test_a_test_split_may_have_no_labels(tmp_path):
