@@ -3,6 +3,7 @@
 Used by data/labeled.py for every source.
 """
 
+import difflib
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -126,6 +127,7 @@ def _composed(counts):
 def unknown_error(place: str, label: str, names) -> ValueError:
     """The error for a label that train does not have."""
     alike = [name for name in names if similar(name) == similar(label)]
+    alike = alike or difflib.get_close_matches(label, names, 1, 0.7)
     hint = f" (did you mean {alike[0]!r}?)" if alike else ""
     if not alike and (separators := [s for s in _SEPARATORS if s in label]):
         if all(label_of(part) in names for part in label.split(separators[0])):

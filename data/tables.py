@@ -184,6 +184,7 @@ def _separated(path, content, form, names, dialect, log) -> Table:
     else:
         rows = itertools.chain([first], rows)
     quotes = _Quotes() if dialect.quoting == "auto" and not quoted else None
+    long_rows = []  # with a line end in a field
     for number, row in rows:
         if len(row) != len(header):
             raise ValueError(
@@ -196,8 +197,17 @@ def _separated(path, content, form, names, dialect, log) -> Table:
             )
         values = {name: row[place] for name, place in places.items()}
         table.add(number, values)
+        if quoted and any("\n" in value for value in row):
+            long_rows.append((number, row))
         for value in values.values() if quotes else ():
             quotes.see(value)
+    known = {place: set(table.columns[name]) for name, place in places.items()}
+    for number, row in long_rows:
+        if _holds_rows(row, delimiter, known):
+            raise ValueError(
+                f"{path} has rows inside the quotes of the row that starts at line {number}: correct its "
+                "quotes, or set task.quoting=none if quotes are text"
+            )
     if quotes and quotes.are_consistent():
         log(
             f"warning: {quotes.count:,} fields of {path} are in double quotes as a CSV writer puts them, "
@@ -230,6 +240,21 @@ def _quoted_rows(path: str, content: str, delimiter: str) -> Iterator[tuple[int,
             f"{path} is not CSV at line {reader.line_num}, in the row that starts at line {number} "
             f"({error}): correct its quotes, or set task.quoting=none if quotes are text"
         ) from error
+
+
+def _holds_rows(row: list[str], delimiter: str, known: dict[int, set]) -> bool:
+    """Whether a line within the quotes of a field is a row by its number of fields and one of its values.
+
+    known: {place of a column: its values}. The first line continues the fields before the quote.
+    """
+    for place, value in enumerate(row):
+        *lines, _ = value.split("\n")
+        for number, line in enumerate(lines):
+            first = -1 if number else place
+            cells = row[: max(first, 0)] + line.removesuffix("\r").split(delimiter)
+            if len(cells) == len(row) and any(p > first and cells[p] in known[p] for p in known):
+                return True
+    return False
 
 
 def _header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str:
