@@ -1,25 +1,37 @@
-"""Files: patterns, compression, UTF-8, digests, the cache directory, atomic writes and locks.
+"""Files: patterns, reading bytes or text, digests, the cache directory, atomic writes and locks.
 
 Used by every other file of `data/`. Each error names the file and the remedy.
 """
 
-import bz2
 import contextlib
 import glob
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
 import re
+import shlex
 import time
 import zlib
 from pathlib import Path
 
 from etils import epath
 
+from data.file_kinds import (
+    check_text,
+    compression_of,
+    ends_lines_with_cr,
+    identify,
+    open_compressed,
+    read_head,
+    zstd,
+)
+
 _BRACES = re.compile(r"\{([^{}]*)\}")
-COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")
+# Copies that editors and people leave beside a file: a pattern does not read them.
+LEFTOVERS = (".bak", ".backup", ".old", ".orig", ".swp", ".tmp", "~")
 
 
 def cache_directory(cache_dir: str) -> Path:
@@ -36,21 +48,38 @@ def cache_directory(cache_dir: str) -> Path:
     return path
 
 
-def expand(pattern: str) -> list[str]:
+def expand(pattern: str, log=lambda line: None) -> list[str]:
     """The sorted files that match a pattern with `*`, `?`, `[...]`, `**` and `{a,b}`, without repeats.
 
-    Raises FileNotFoundError if no file matches.
+    A path that exists is that file, whatever characters it has. `LEFTOVERS` that match a pattern are
+    left out and logged. Raises FileNotFoundError if no file matches, ValueError if a pattern matches a
+    file both plain and compressed.
     """
-    patterns = [os.path.expanduser(pattern)]
-    while any(_BRACES.search(p) for p in patterns):
+    pattern = os.path.expanduser(pattern)
+    patterns = [pattern]
+    while not os.path.isfile(pattern) and any(_BRACES.search(p) for p in patterns):
         patterns = [
             _BRACES.sub(lambda _, choice=choice: choice, p, count=1)
             for p in patterns
             for choice in (_BRACES.search(p).group(1).split(",") if _BRACES.search(p) else ("",))
         ]
-    files = set()
-    for each in patterns:
-        files.update(f for f in glob.glob(each, recursive=True) if os.path.isfile(f))
+    files = {p for p in patterns if os.path.isfile(p)}
+    matched = {f for p in patterns for f in glob.glob(_literal_start(p), recursive=True)} - files
+    leftovers = sorted(f for f in matched if f.lower().endswith(LEFTOVERS))
+    if leftovers:
+        log(
+            f"not read, as copies beside the data: {', '.join(leftovers[:3])}"
+            + (f" and {len(leftovers) - 3} more" if len(leftovers) > 3 else "")
+        )
+    matched = {f for f in matched - set(leftovers) if os.path.isfile(f)}
+    for path in sorted(matched):
+        plain = path.removesuffix(compression_of(path))
+        if plain != path and plain in matched:
+            raise ValueError(
+                f"{pattern!r} matches {plain} and {path}, which look like one file, plain and "
+                "compressed: remove one, or write a pattern that matches one"
+            )
+    files |= matched
     if not files:
         hint = (
             f"write {pattern.rstrip('/')}/** " if os.path.isdir(patterns[0]) else "check the path "
@@ -62,31 +91,14 @@ def expand(pattern: str) -> list[str]:
     return sorted(files)
 
 
-def compression_of(path: str) -> str:
-    """'.gz', '.xz', '.bz2' or '.zst' by the file's name; '' for an uncompressed file."""
-    suffix = os.path.splitext(path)[1]
-    return suffix if suffix in COMPRESSIONS else ""
-
-
-def open_compressed(file, compression: str, mode: str):
-    """Opens a path or a binary file object through a compression ('' for none)."""
-    if compression == ".zst":
-        return _zstd().open(file, mode)
-    return {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open, "": open}[compression](file, mode)
-
-
-def _zstd():
-    """The module of Zstandard: the standard library's from Python 3.14 on, before that its backport."""
-    try:
-        from compression import zstd
-    except ImportError:
-        try:
-            from backports import zstd
-        except ImportError as error:
-            raise ModuleNotFoundError(
-                ".zst files need the package backports.zstd: run `pip install backports.zstd`"
-            ) from error
-    return zstd
+def _literal_start(pattern: str) -> str:
+    """The pattern with its first components escaped as far as they exist: `run [1]/*.txt` is a folder."""
+    parts = pattern.split("/")
+    for count in range(len(parts), 0, -1):
+        start = "/".join(parts[:count])
+        if start and os.path.lexists(start):
+            return "/".join([glob.escape(start), *parts[count:]])
+    return pattern
 
 
 @contextlib.contextmanager
@@ -95,17 +107,20 @@ def reading(path: str):
 
     Raises OSError or ValueError of one line that names the file if it cannot be read.
     """
-    compression = compression_of(path)
     damaged = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
-    if compression == ".zst":
-        damaged += (_zstd().ZstdError,)
-    elif compression == ".bz2":
-        damaged += (OSError,)  # without an errno
+    compression = ""
     try:
+        compression = identify(path).compression
+        if compression == ".zst":
+            damaged += (zstd().ZstdError,)
+        elif compression == ".bz2":
+            damaged += (OSError,)  # without an errno
         with open(path, "rb") as raw:
             if not compression:
                 yield raw, raw
                 return
+            if not os.path.getsize(path):
+                raise EOFError("it is empty")
             with open_compressed(raw, compression, "rb") as stream:
                 yield stream, raw
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
@@ -118,16 +133,76 @@ def reading(path: str):
         ) from error
 
 
+@contextlib.contextmanager
+def reading_text(path: str):
+    """As `reading`, for a file of text: every line of `stream` ends with b"\\n".
+
+    A file whose lines end with a carriage return alone is read as if they ended with a line feed, byte
+    for byte. Raises ValueError for a file that is not text (`file_kinds.NOT_TEXT`) or has a NUL byte.
+    """
+    with reading(path) as (stream, raw):
+        head = read_head(stream)
+        check_text(path, head)
+        yield io.BufferedReader(_TextBytes(path, stream, ends_lines_with_cr(head)), 1 << 16), raw
+
+
+class _TextBytes(io.RawIOBase):
+    """The bytes of a stream, checked for NUL, with lone carriage returns as line feeds if `from_cr`."""
+
+    def __init__(self, path, stream, from_cr):
+        self._path, self._stream, self._from_cr = path, stream, from_cr
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return self._stream.seekable()
+
+    def seek(self, offset, whence=0):
+        return self._stream.seek(offset, whence)
+
+    def tell(self):
+        return self._stream.tell()
+
+    def readinto(self, buffer):
+        data = self._checked(self._stream.read(max(1, len(buffer) - 1)))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self):
+        return self._checked(self._stream.read())
+
+    def _checked(self, data):
+        if b"\0" in data:
+            offset = self._stream.tell() - len(data) + data.index(b"\0")
+            raise ValueError(
+                f"{self._path} has a NUL byte at byte {offset} (line {_line_at(self._path, offset)}): it "
+                "is not UTF-8 text; convert it, or remove the byte with tr -d '\\000'"
+            )
+        if self._from_cr and b"\r" in data:
+            if data.endswith(b"\r"):
+                data += self._stream.read(1)
+            data = re.sub(rb"\r(?!\n)", b"\n", data)
+        return data
+
+
+def _line_at(path: str, offset: int) -> int:
+    """The number of the line of byte `offset` of the uncompressed file."""
+    with reading(path) as (stream, _):
+        end = b"\r" if ends_lines_with_cr(read_head(stream)) else b"\n"
+        line, left = 1, offset
+        while left > 0 and (block := stream.read(min(left, 1 << 20))):
+            line += block.count(end)
+            left -= len(block)
+    return line
+
+
 def utf8_error(path: str, offset: int) -> ValueError:
     """The error for invalid UTF-8 at byte `offset` of the uncompressed file, with its line number."""
-    line, left = 1, offset
-    with reading(path) as (stream, _):
-        while left > 0 and (block := stream.read(min(left, 1 << 20))):
-            line += block.count(b"\n")
-            left -= len(block)
     return ValueError(
-        f"{path} is not UTF-8 at byte {offset} (line {line}): convert it, for example with "
-        f"`iconv -f latin1 -t utf-8 {path} > new.txt`, or leave it out"
+        f"{path} is not UTF-8 at byte {offset} (line {_line_at(path, offset)}): convert it from its "
+        "encoding, such as windows-1252, gb18030 or shift_jis: "
+        f"`iconv -f ENCODING -t utf-8 {shlex.quote(str(path))} > NEW`, or leave it out"
     )
 
 

@@ -1,25 +1,33 @@
 """Labeled data sets: a text or a pair of texts and a label, from TFDS, files or `python_docs`.
 
-Between a source and `tasks/`, which encodes the examples. A labeled set fits in memory.
+Between data/tables.py (or TFDS), which reads columns, and tasks/, which encodes the examples. A labeled
+set fits in memory.
 """
 
-import csv
-import difflib
 import hashlib
-import io
-import json
+import itertools
 import os
-import sys
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from data import python_docs
-from data.files import COMPRESSIONS, digest, expand, reading, utf8_error
+import numpy as np
+
+from data import labels, python_docs, tables
+from data.file_kinds import compression_of
+from data.files import digest, expand
 from data.sources import tfds_builder
+from data.tables import Dialect, Table
 
 SPLITS = ("train", "validation", "test")
-_SYNONYMS = {"dev": "validation", "valid": "validation", "val": "validation", "eval": "validation"}
+# A word of a path -> the split that it names.
+SPLIT_WORDS = {split: split for split in SPLITS} | {
+    "training": "train", "dev": "validation", "devel": "validation", "development": "validation",
+    "valid": "validation", "val": "validation", "eval": "validation", "testing": "test",
+}  # fmt: skip
+_OPTIONS = {"text": "text_column", "text_pair": "text_pair_column", "label": "label_column"}
+SMALL = 30  # examples: fewer give a validation score that says little
 
 
 @dataclass(frozen=True)
@@ -52,14 +60,6 @@ class LabeledSplits(dict):
         self.label_names = label_names
 
 
-@dataclass
-class _Table:
-    """The columns of one split and the files they are from."""
-
-    columns: dict[str, list[str]]
-    files: list[str] = field(default_factory=list)
-
-
 def load(
     source: str,
     text_column: str = "text",
@@ -67,250 +67,274 @@ def load(
     label_column: str = "label",
     cache_dir: str = "",
     *,
+    dialect: Dialect | None = None,
+    missing: str = "error",
     validation_fraction: float = 0.1,
-    check_labels: bool = True,
     log: Callable[[str], None] = lambda line: None,
 ) -> LabeledSplits:
     """Reads a labeled set: `python_docs`, `tfds:NAME` or `files:PATTERN`.
 
-    The name of a file says its split (train, validation or dev, test). Without a validation split,
-    `validation_fraction` of train is used for it, by hash of the text; a missing test split is
-    logged. With `check_labels`, a label that train does not have is an error (regression has no
-    classes to check). Raises FileNotFoundError or ValueError of one line.
+    A word of a file's path says its split. Without a validation split, `validation_fraction` of each
+    label's rows in train is used for it, by hash of the text. label_column='' reads the texts alone, of
+    the splits that there are.
+
+    Args:
+      dialect: how TSV and CSV files are written.
+      missing: what to do with a row that has no text or no label: 'error' or 'drop'.
+      log: receives a line about each split that is absent or made, rows that are dropped, labels that
+        look alike and texts that are in two splits.
+
+    Raises FileNotFoundError or ValueError of one line.
     """
+    dialect = dialect or Dialect()
+    dialect.check()
+    names = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
+    names = {role: name for role, name in names.items() if name}
+    read = _tables(source, tuple(dict.fromkeys(names.values())), dialect, cache_dir, log)
+    if "train" not in read:
+        raise ValueError(
+            f"{source} has no train split, but {', '.join(read)}: name a file train.tsv (or .csv, .jsonl)"
+        )
+    splits, counts = {}, Counter()
+    for split in (split for split in SPLITS if split in read):
+        splits[split], origins = _examples(split, read[split], names, missing, counts, log)
+        if split == "train" and "label" in names:
+            counts = Counter(splits["train"].label)
+            labels.check(counts, _places(read["train"]))
+        for label, (table, row) in zip(splits[split].label, origins, strict=False):
+            if label not in counts:
+                raise labels.unknown_error(table.at(row), label, sorted(counts))
+    if "label" in names:
+        if "validation" not in splits:
+            _split_validation(splits, validation_fraction)
+            log(
+                f"{source} has no validation split: {len(splits['validation'])} examples of train are used "
+                f"for it, by hash of the text; {len(splits['train'])} remain"
+            )
+        if "test" not in splits:
+            log(f"{source} has no test split: only validation scores are reported")
+        for line in (*labels.notes(counts), *_notes(splits, counts)):
+            log(f"warning: {line}")
+        log(_overlap(splits))
+    contents = {s: [v.text, v.text_pair, v.label] for s, v in splits.items()}
+    ordered = {split: splits[split] for split in SPLITS if split in splits}
+    return LabeledSplits(ordered, digest(contents), tuple(sorted(counts)))
+
+
+def _tables(source, columns, dialect, cache_dir, log) -> dict[str, list[Table]]:
     scheme, _, rest = source.partition(":")
     if scheme == "python_docs":
         directory, _ = python_docs.prepare(rest, cache_dir, log)
-        tables = _tfds(str(python_docs.directory_of(directory, "labeled")))
-    elif scheme == "tfds" and rest:
-        tables = _tfds(rest)
-    elif scheme == "files" and rest:
-        tables = _files(rest)
-    else:
-        raise ValueError(
-            f"task.source {source!r} is not a labeled set: choose python_docs, tfds:NAME or "
-            "files:/path/{train,validation}.tsv"
-        )
-    if "train" not in tables:
-        raise ValueError(
-            f"{source} has no train split, but {', '.join(tables)}: name a file train.tsv (or .csv, "
-            ".jsonl)"
-        )
-    splits = {
-        split: _select(tables[split], split, text_column, text_pair_column, label_column, source)
-        for split in SPLITS
-        if split in tables
-    }
-    if not len(splits["train"]):
-        raise ValueError(f"{source} has no example to train on: its train split is empty")
-    if "validation" not in splits:
-        _split_validation(splits, validation_fraction)
-        log(
-            f"{source} has no validation split: {len(splits['validation'])} examples of train are used "
-            f"for it, by hash of the text; {len(splits['train'])} remain"
-        )
-    if "test" not in splits:
-        log(f"{source} has no test split: only validation scores are reported")
-    names = tuple(sorted(set(splits["train"].label)))
-    if check_labels:
-        _check_labels(splits, names, source)
-    contents = {s: [v.text, v.text_pair, v.label] for s, v in splits.items()}
-    return LabeledSplits({s: splits[s] for s in SPLITS if s in splits}, digest(contents), names)
-
-
-def _select(table: _Table, split, text, text_pair, label, source) -> LabeledSplit:
-    """The requested columns of one split."""
-
-    def column(name: str, option: str) -> list[str]:
-        if name not in table.columns:
-            names = list(table.columns)
-            near = difflib.get_close_matches(name, names, 1, 0.5)
-            guess = f" (did you mean {near[0]!r}?)" if near else ""
-            where = f" ({table.files[0]})" if table.files else ""
-            raise ValueError(
-                f"{source} has no column {name!r} in {split}{where}{guess}: set task.{option} to one "
-                f"of {', '.join(map(repr, names))}"
-            )
-        return table.columns[name]
-
-    texts = column(text, "text_column")
-    pairs = column(text_pair, "text_pair_column") if text_pair else None
-    # A test split may come without labels (in GLUE they are -1): it can be predicted, not scored.
-    labels = []
-    if split != "test" or label in table.columns:
-        labels = column(label, "label_column")
-        if split == "test" and set(labels) <= {"-1", ""}:
-            labels = []
-    return LabeledSplit(texts, pairs, labels)
-
-
-def _split_validation(splits: dict[str, LabeledSplit], fraction: float) -> None:
-    """Moves a share of train to validation by hash of the text, so that equal texts stay together."""
-    train = splits["train"]
-    hashes = [
-        int.from_bytes(hashlib.sha256(" ".join(t.lower().split()).encode()).digest()[:7], "big")
-        for t in train.text
-    ]
-    # Of very few examples, at least those with the lowest hash.
-    limit = max(fraction * 2**56, min(hashes) + 1)
-    validation = [i for i, value in enumerate(hashes) if value < limit]
-    rest = [i for i, value in enumerate(hashes) if value >= limit]
-    if not rest:
-        raise ValueError(
-            "train has one distinct text, which cannot be split into train and validation: add examples"
-        )
-    splits["train"], splits["validation"] = train.take(rest), train.take(validation)
-
-
-def _check_labels(splits: dict[str, LabeledSplit], names: tuple[str, ...], source: str) -> None:
-    for split, examples in splits.items():
-        for number, label in enumerate(examples.label):
-            if label not in names:
-                shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
-                raise ValueError(
-                    f"{source}: example {number + 1} of {split} has the label {label!r}, which train "
-                    f"does not have ({shown}): correct it, or add examples of it to train"
-                )
-
-
-def _tfds(name: str) -> dict[str, _Table]:
-    """The splits of a TFDS dataset. Class labels become their names, missing ones '-1'."""
-    builder = tfds_builder(name)
-    features = builder.info.features
-    tables = {}
-    for name_there in builder.info.splits:
-        split = _SYNONYMS.get(name_there, name_there)
-        if split not in SPLITS:
-            continue
-        data = builder.as_data_source(name_there)
-        columns = {feature: [] for feature in features}
-        for start in range(0, len(data), 1024):
-            for record in data.__getitems__(list(range(start, min(start + 1024, len(data))))):
-                for feature, values in columns.items():
-                    values.append(_to_text(record[feature], features[feature]))
-        tables[split] = _Table(columns)
-    return tables
-
-
-def _to_text(value, feature) -> str:
-    if isinstance(value, bytes):
-        return value.decode()
-    if hasattr(feature, "int2str") and int(value) >= 0:
-        return feature.int2str(int(value))
-    return str(value)
-
-
-def _files(pattern: str) -> dict[str, _Table]:
-    tables: dict[str, _Table] = {}
-    for path in expand(pattern):
-        split, columns = _split_of(path), _read(path)
-        table = tables.setdefault(split, _Table({name: [] for name in columns}))
-        if set(table.columns) != set(columns):
-            raise ValueError(
-                f"{path} has columns {', '.join(columns)} but {table.files[0]} has "
-                f"{', '.join(table.columns)}: the files of one split need the same columns"
-            )
-        for name, values in columns.items():
-            table.columns[name] += values
-        table.files.append(path)
-    return tables
-
-
-def _split_of(path: str) -> str:
-    """The split in a file's name: train.tsv, dev.csv.gz, train-00001.jsonl, my_test.tsv."""
-    stem = os.path.basename(path).split(".")[0].lower()
-    for word in stem.replace("-", "_").split("_"):
-        split = _SYNONYMS.get(word, word)
-        if split in SPLITS:
-            return split
+        return _tfds(str(python_docs.directory_of(directory, "labeled")), columns)
+    if scheme == "tfds" and rest:
+        return _tfds(rest, columns)
+    if scheme == "files" and rest:
+        found = defaultdict(list)
+        paths = expand(rest, log)
+        for split, path in [(split_of(path), path) for path in paths]:
+            found[split].append(tables.read(path, columns, dialect, log))
+        return found
     raise ValueError(
-        f"{path} names no split: call it train, validation (or dev) or test, such as train.tsv"
+        f"task.source {source!r} is not a labeled set: choose python_docs, tfds:NAME or "
+        "files:/path/{train,validation}.tsv"
     )
 
 
-def _read(path: str) -> dict[str, list[str]]:
-    """The columns of one TSV, CSV or JSONL file."""
-    parse = next((_PARSERS[s] for s in Path(path).suffixes[-2:] if s in _PARSERS), None)
-    if parse is None:
+def split_of(path: str) -> str:
+    """The split that a path names: a word of the file's name, otherwise the whole name of a folder.
+
+    train.tsv, sst2.dev.csv.gz, my_test-0.tsv, trainData.jsonl, train/part-0.tsv.
+    """
+    name = os.path.basename(path)
+    stem = os.path.splitext(name[: len(name) - len(compression_of(name))])[0]
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", stem)
+    found = {SPLIT_WORDS[word.lower()] for word in words if word.lower() in SPLIT_WORDS}
+    folders = os.path.dirname(path).lower().split(os.sep)
+    for folder in reversed(folders):
+        found = found or {SPLIT_WORDS[folder]} if folder in SPLIT_WORDS else found
+    if len(found) != 1:
+        wrong = f"names the splits {' and '.join(sorted(found))}" if found else "names no split"
         raise ValueError(
-            f"{path} is none of {', '.join(_PARSERS)} (plain or {', '.join(COMPRESSIONS)}): convert or "
-            "rename it"
+            f"{path} {wrong}: call it train, validation (or dev) or test, such as train.tsv"
         )
-    with reading(path) as (stream, _):
-        data = stream.read()
-    try:
-        content = data.decode()
-    except UnicodeDecodeError as error:
-        raise utf8_error(path, error.start) from error
-    return parse(path, content.removeprefix("\ufeff"))
+    return found.pop()
 
 
-def _tsv(path: str, content: str) -> dict[str, list[str]]:
-    """Tabs separate fields. Quotes are text and nothing is escaped, as in GLUE."""
-    lines = [line.removesuffix("\r") for line in content.split("\n")]
-    return _columns(path, ((n, line.split("\t")) for n, line in enumerate(lines, 1) if line))
-
-
-def _csv(path: str, content: str) -> dict[str, list[str]]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-
-    def rows():
-        try:
-            yield from ((reader.line_num, row) for row in reader if row)
-        except csv.Error as error:
-            raise ValueError(
-                f"{path} is not CSV at line {reader.line_num} ({error}): correct its quotes"
-            ) from error
-
-    return _columns(path, rows())
-
-
-def _columns(path: str, rows) -> dict[str, list[str]]:
-    rows = iter(rows)
-    _, header = next(rows, (0, []))
-    if not header:
-        raise ValueError(f"{path} is empty: its first line must name the columns")
-    columns = {name: [] for name in header}
-    if len(columns) != len(header):
-        raise ValueError(f"{path} names a column twice ({', '.join(header)}): rename one")
-    for number, row in rows:
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path} has {len(row)} fields at line {number}, but its first line names "
-                f"{len(header)}: correct the line"
-            )
-        for name, value in zip(header, row, strict=True):
-            columns[name].append(value)
-    return columns
-
-
-def _jsonl(path: str, content: str) -> dict[str, list[str]]:
-    columns: dict[str, list[str]] = {}
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
+def _tfds(name: str, columns) -> dict[str, list[Table]]:
+    """The splits of a TFDS dataset. Class labels become their names, -1 an absent value."""
+    builder = tfds_builder(name)
+    features = builder.info.features
+    there = [column for column in columns if column in features]
+    found = defaultdict(list)
+    for name_there in builder.info.splits:
+        split = SPLIT_WORDS.get(name_there)
+        if split is None:
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path} is not JSON at line {number} ({error.msg}): correct it"
-            ) from error
-        if not isinstance(record, dict):
-            raise ValueError(
-                f"{path} has no object at line {number}: expected one {{...}} per line"
-            )
-        columns = columns or {name: [] for name in record}
-        if set(record) != set(columns):
-            raise ValueError(
-                f"{path} has the fields {', '.join(record)} at line {number}, but its first line has "
-                f"{', '.join(columns)}: every line needs the same fields"
-            )
-        for name, value in record.items():
-            columns[name].append(value if isinstance(value, str) else json.dumps(value))
-    if not columns:
-        raise ValueError(f"{path} is empty: expected one object per line")
-    return columns
+        table = Table(
+            f"tfds:{name}, split {name_there},",
+            list(features),
+            {c: [] for c in there},
+            unit="record",
+        )
+        data = builder.as_data_source(name_there)
+        for start in range(0, len(data), 1024):
+            numbers = list(range(start, min(start + 1024, len(data))))
+            for number, record in zip(numbers, data.__getitems__(numbers), strict=True):
+                table.add(number, {c: _tfds_value(record[c], features[c]) for c in there})
+        found[split].append(table)
+    return found
 
 
-_PARSERS = {".tsv": _tsv, ".csv": _csv, ".jsonl": _jsonl}
+def _tfds_value(value, feature):
+    if hasattr(feature, "int2str"):
+        return feature.int2str(int(value)) if int(value) >= 0 else None
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic) and not isinstance(value, bytes):
+        return None if value != value else str(value)  # NaN differs from itself
+    return value
+
+
+def _places(read: list[Table]) -> str:
+    """The files of a split, for an error."""
+    return read[0].place + (f" and {len(read) - 1} more" if len(read) > 1 else "")
+
+
+def _examples(split, read, names, missing, train_labels, log):
+    """(LabeledSplit, [(Table, row) of each example]) of the tables of a split."""
+    if split == "test" and "label" in names and _is_unlabeled(read, names["label"], train_labels):
+        names = {role: name for role, name in names.items() if role != "label"}
+    for table in read:
+        for role, name in names.items():
+            if name not in table.columns:
+                raise table.missing_column(name, f"task.{_OPTIONS[role]}")
+    found, origins, dropped = {role: [] for role in names}, [], 0
+    for table in read:
+        for row in range(len(table.numbers)):
+            values = {role: table.columns[name][row] for role, name in names.items()}
+            for role, value in values.items():
+                values[role] = _one(table, row, role, names[role], value)
+            absent = [names[role] for role, value in values.items() if value is None]
+            if absent and missing == "error":
+                raise ValueError(
+                    f"{table.at(row)} has no value in column {absent[0]!r}: add it, or set "
+                    "task.missing=drop to leave such rows out"
+                )
+            if absent:
+                dropped += 1
+                continue
+            origins.append((table, row))
+            for role, value in values.items():
+                found[role].append(value)
+    if dropped:
+        log(
+            f"{dropped:,} of {dropped + len(origins):,} {split} rows have no text or label and are "
+            "dropped: ids in predictions count the others"
+        )
+    if not origins:
+        why = f"all {dropped:,} rows were dropped" if dropped else "it has no row"
+        raise ValueError(
+            f"{_places(read)}: the {split} split is empty, {why}: add rows, or leave it out"
+        )
+    examples = LabeledSplit(found["text"], found.get("text_pair"), found.get("label", []))
+    return examples, origins
+
+
+def _one(table, row, role, name, value):
+    """The text or label of a row; None if it is absent."""
+    if isinstance(value, list):
+        if role == "label":
+            raise labels.multiple_error(table.at(row), value)
+        raise ValueError(
+            f"{table.at(row)} has a list in column {name!r}, expected a text: choose another column, or "
+            "join it"
+        )
+    if role == "label" and value is not None:
+        return labels.label_of(value) or None
+    return value
+
+
+def _is_unlabeled(read, name, train_labels) -> bool:
+    """Whether a test split has no label at all, as in GLUE: no column, no value, or -1 everywhere."""
+    values = [value for table in read for value in table.columns.get(name, [None])]
+    allowed = {None} if "-1" in train_labels else {None, "-1"}
+    return all(not isinstance(value, list) and value in allowed for value in values)
+
+
+def _key(text: str) -> str:
+    """Texts with the same key are copies."""
+    return " ".join(text.lower().split())
+
+
+def _split_validation(splits: dict[str, LabeledSplit], fraction: float) -> None:
+    """Moves that share of each label's rows from train to validation, by hash of the text.
+
+    Copies stay together, and every label keeps a row in train.
+    """
+    train = splits["train"]
+    groups = defaultdict(list)
+    for row, text in enumerate(train.text):
+        groups[hashlib.sha256(_key(text).encode()).digest()].append(row)
+    if len(groups) < 2:
+        raise ValueError(
+            "train has one distinct text, which cannot be split into train and validation: add examples"
+        )
+    sizes, chosen = Counter(train.label), set()
+    ordered = [
+        (rows, Counter(train.label[row] for row in rows)) for _, rows in sorted(groups.items())
+    ]
+    left = {label: min(int(fraction * size + 0.5), size - 1) for label, size in sizes.items()}
+    for rows, wanted in ordered:
+        if all(count <= left[label] for label, count in wanted.items()):
+            chosen.update(rows)
+            for label, count in wanted.items():
+                left[label] -= count
+    if not chosen:  # very few examples: one text of them
+        spare = (rows for rows, wanted in ordered if all(n < sizes[c] for c, n in wanted.items()))
+        chosen.update(next(spare, ()))
+    if not chosen:
+        raise ValueError(
+            f"train has {len(train)} examples of {len(sizes)} labels, too few to take some of them for "
+            "validation: add examples or a validation file"
+        )
+    rest = [row for row in range(len(train)) if row not in chosen]
+    splits["train"], splits["validation"] = train.take(rest), train.take(sorted(chosen))
+
+
+def _notes(splits: dict[str, LabeledSplit], counts: Counter) -> list[str]:
+    """Lines about splits whose scores say little."""
+    lines, train, validation = [], splits["train"], splits["validation"]
+    absent = sorted(set(counts) - set(validation.label))
+    if absent or len(validation) < SMALL:
+        none = f", none of them of label {', '.join(map(repr, absent[:5]))}" if absent else ""
+        lines.append(
+            f"validation has {len(validation):,} examples{none}: its scores say little; raise "
+            "task.validation_fraction, or add examples"
+        )
+    seen = defaultdict(set)
+    for text, pair, label in zip(
+        train.text, train.text_pair or train.text, train.label, strict=True
+    ):
+        seen[_key(text), _key(pair)].add(label)
+    if several := sum(len(found) > 1 for found in seen.values()):
+        lines.append(f"{several:,} texts of train have more than one label")
+    for split, examples in splits.items():
+        if split != "train" and len(set(examples.label)) == 1:
+            lines.append(f"every {split} example has the label {examples.label[0]!r}")
+    return lines
+
+
+def _overlap(splits: dict[str, LabeledSplit]) -> str:
+    """A line about the examples of a split whose texts are also in an earlier one."""
+    keys = {}
+    for split in (split for split in SPLITS if split in splits):
+        pairs = splits[split].text_pair or [""] * len(splits[split])
+        keys[split] = [(_key(a), _key(b)) for a, b in zip(splits[split].text, pairs, strict=True)]
+    found, copies = [], 0
+    for first, second in itertools.combinations(keys, 2):
+        known = set(keys[first])
+        shared = sum(key in known for key in keys[second])
+        copies += shared
+        found.append(f"{shared:,} of {len(keys[second]):,} {second} examples are in {first} too")
+    line = f"equal texts: {', '.join(found)}"
+    return f"warning: {line}; scores on copies measure memory" if copies else line

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import files as files_
-from data.files import compression_of, digest, reading, utf8_error
+from data.file_kinds import identify
+from data.files import digest, reading_text, utf8_error
 
 # A document is yielded in chunks of about this many bytes, so that its length does not matter.
 _CHUNK_BYTES = 1 << 22
@@ -60,17 +61,17 @@ class TextSource:
         """
         with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) * 2)) as pool:
             hashes = list(pool.map(lambda path: _cached_hash(cache, path), self.files))
-        compressions = [compression_of(path) for path in self.files if compression_of(path)]
+        compressions = [kind for path in self.files if (kind := identify(path).compression)]
         return digest("text", self.separator, hashes, compressions)
 
     def ranges(self, file: int, size: int) -> list[FileRange]:
         """Divides a file into ranges of about `size` bytes; a compressed file is one range."""
         path = self.files[file]
         total = os.path.getsize(path)
-        if compression_of(path) or self.separator == "file" or total <= size:
+        if identify(path).compression or self.separator == "file" or total <= size:
             return [FileRange(file, 0, -1)]
         cuts = [0]
-        with open(path, "rb") as stream:
+        with reading_text(path) as (stream, _):
             for nominal in range(size, total, size):
                 if nominal > cuts[-1]:
                     place = _next_document(stream, nominal, self.separator)
@@ -81,7 +82,7 @@ class TextSource:
     def read(self, file_range: FileRange) -> Iterator[TextChunk]:
         """The documents of a range, in chunks. Raises ValueError if the file is not UTF-8."""
         path = self.files[file_range.file]
-        with reading(path) as (stream, raw):
+        with reading_text(path) as (stream, raw):
             if file_range.start:
                 stream.seek(file_range.start)
             yield from _documents(path, stream, raw, file_range, self.separator)
@@ -199,7 +200,7 @@ def resolve(name: str, separator: str, field: str, cache_dir: str, log) -> Sourc
     """
     scheme, _, rest = name.partition(":")
     if scheme == "text":
-        return TextSource(tuple(files_.expand(rest)), separator, name)
+        return TextSource(tuple(files_.expand(rest, log)), separator, name)
     if scheme == "python_docs":
         from data import python_docs
 
@@ -299,7 +300,8 @@ def _documents(path: str, stream, raw, file_range: FileRange, separator: str):
     pending, pending_bytes = [], 0  # lines of the current document that are not yielded yet
     is_started = False  # whether a chunk of the current document was yielded
     line_ended = True  # whether the previous read reached the end of a line
-    before = raw.tell() if compression_of(path) else file_range.start
+    is_compressed = bool(identify(path).compression)
+    before = raw.tell() if is_compressed else file_range.start
 
     def chunk(is_last: bool, stop: int) -> TextChunk:
         nonlocal pending, pending_bytes, is_started, before
@@ -313,7 +315,7 @@ def _documents(path: str, stream, raw, file_range: FileRange, separator: str):
         if stop == len(data):  # at the start of the file: a byte order mark is not text
             text = text.removeprefix("\ufeff")
         pending, pending_bytes = ([data[len(data) - tail :]] if tail else []), tail
-        now = raw.tell() if compression_of(path) else stop
+        now = raw.tell() if is_compressed else stop
         consumed, before = now - before, now
         is_started = not is_last
         return TextChunk(text, is_last, consumed)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.files import compression_of, content_hash, reading, replacing
+from data.file_kinds import compression_of
+from data.files import content_hash, reading, replacing
 from data.tokenizer import SPECIALS, Tokenizer, of_words
 
 SUFFIXES = (".txt", ".vec", ".bin")

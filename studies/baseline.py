@@ -7,7 +7,6 @@ import collections
 
 import numpy as np
 
-from data import labeled
 from tasks import example_order
 from training.config import ConfigError
 
@@ -23,8 +22,7 @@ def load(task):
         raise ConfigError(
             f"config.task.name={task.name!r}; expected classification, studies compare accuracies"
         )
-    columns = task.text_column, task.text_pair_column, task.label_column
-    splits = labeled.load(task.source, *columns, validation_fraction=task.validation_fraction)
+    splits = task.read()
     if "test" not in splits or not splits["test"].label:
         raise ConfigError(
             f"config.task.source={task.source!r} has no labeled test split; expected one to compare on; "

@@ -12,35 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from data import labeled, vectors
 from data import tokenizer as tokenizers
+from data import vectors
 from data.special_tokens import template_for
 from models.config import ModelConfig, option
 from models.inputs import ModelInputs
 from objectives.batch import Batch
 from tasks import example_order, predictions
-from tasks.base import AUTO_POOLING, LoadedTask, Task
+from tasks.base import AUTO_POOLING, LoadedTask
 from tasks.encoding import Encoded, encode
 from tasks.heads import ClassificationHead
+from tasks.labeled_task import LabeledTask
 from tasks.metrics import CLASS_METRICS, classification_scores
 
 _WIDTH_STEP = 8  # group_by_length pads a batch to a multiple of this, so few programs are compiled
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(Task):
+class Classification(LabeledTask):
     """One label per text, or per pair of texts."""
 
     name: ClassVar[str] = "classification"
     hf_problem_type: ClassVar[str] = "single_label_classification"
 
-    source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
-    text_column: str = option("text", "column of the text")
-    text_pair_column: str = option("", "column of the second text of a pair; '': single texts")
-    label_column: str = option("label", "column of the label")
-    validation_fraction: float = option(
-        0.1, "share of train used for validation if there is no such split", min=0.001, max=0.9
-    )
     max_seq_len: int = option(128, "tokens of an example; longer ones are truncated", min=4)
     num_train_examples: int = option(
         0, "training labels to use, a stratified subset; 0: all", min=0
@@ -96,10 +90,7 @@ class Classification(Task):
                 f"expected auto, mean or {'cls' if pooling == 'last' else 'last'}"
             )
         tokenizer = tokenizers.load(tokenizer_file)
-        splits = labeled.load(
-            self.source, self.text_column, self.text_pair_column, self.label_column,
-            validation_fraction=self.validation_fraction, log=log,
-        )  # fmt: skip
+        splits = self.read(log)
         if tokenizer.is_word_level:
             texts = splits["train"].text + (splits["train"].text_pair or [])
             log(

@@ -232,3 +232,30 @@ def test_an_unknown_label_in_validation_is_named(folder, tmp_path):
     config = tiny_configs.finetuning(folder, folder / "encoder", task__source=source)
     with pytest.raises(ValueError, match="'wett'"):
         finetune.run(config, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("file", "rows", "message"),
+    [
+        ("test.tsv", [], "test.tsv: the test split is empty"),
+        ("validation.tsv", [], "validation.tsv: the validation split is empty"),
+        ("train.tsv", ["a river\twet", "a light\twet"], "train.tsv has one label alone, 'wet'"),
+        (
+            "train.tsv",
+            ["a river\twet", "\tdry"],
+            "train.tsv at line 3 has no value in column 'sentence'",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_refused_before_a_program_is_compiled(
+    folder, tmp_path, monkeypatch, file, rows, message
+):
+    def never(*_):
+        raise AssertionError("a model was built")
+
+    source = tiny_configs.labeled(tmp_path)
+    (tmp_path / file).write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    monkeypatch.setattr(finetune.models, "build", never)
+    config = tiny_configs.finetuning(folder, folder / "encoder", task__source=source)
+    with pytest.raises(ValueError, match=message):
+        finetune.run(config, str(tmp_path / "run"))

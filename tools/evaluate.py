@@ -63,7 +63,7 @@ def _texts(source, text_columns):
 
     if source.startswith("files:"):
         for column in text_columns:
-            splits = labeled.load(source, column, label_column=column, check_labels=False)
+            splits = labeled.load(source, column, label_column="", missing="drop", log=print)
             for split in splits.values():
                 yield from split.text
         return

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from data.files import reading
+from data.files import reading_text
 
 _BLOCK = 512  # questions answered at once
 
@@ -165,7 +165,7 @@ def read_questions(path: str) -> dict[str, list[list[str]]]:
 
 def _lines(path):
     """(number, text) of the lines that are not blank."""
-    with reading(path) as (stream, _):
+    with reading_text(path) as (stream, _):
         for number, line in enumerate(stream, 1):
             try:
                 text = line.decode("utf-8-sig").strip()

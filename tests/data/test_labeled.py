@@ -4,10 +4,12 @@ Users' files come from all kinds of programs; in GLUE's TSV, quotes are text.
 """
 
 import json
+import random
+from collections import Counter
 
 import pytest
 
-from data.files import compression_of, open_compressed
+from data.file_kinds import compression_of, open_compressed
 from data.labeled import load
 
 ROWS = [(f'text "{i}', f"pair {i}", "ab"[i % 2]) for i in range(40)]
@@ -72,6 +74,25 @@ def test_without_a_validation_split_a_share_of_train_is_used_by_hash(tmp_path):
     assert set(again["validation"].text) == set(validation.text)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_validation_split_is_stratified_and_no_label_leaves_train(tmp_path, seed):
+    draw = random.Random(seed)
+    sizes = {f"c{n}": draw.choice([1, 2, 4, 5, 30, 200]) for n in range(4)} | {"most": 50}
+    rows = [(f"text {label} {i}", "", label) for label, size in sizes.items() for i in range(size)]
+    rows += draw.sample(rows, 20)  # copies
+    draw.shuffle(rows)
+    put(tmp_path, "train.tsv", rows)
+    fraction = draw.choice([0.05, 0.2, 0.5])
+    found = read(tmp_path, "train.tsv", validation_fraction=fraction)
+    train, validation = found["train"], found["validation"]
+    assert sorted(train.text + validation.text) == sorted(row[0] for row in rows)
+    assert not set(train.text) & set(validation.text)
+    for label, size in Counter(row[2] for row in rows).items():
+        left, taken = train.label.count(label), validation.label.count(label)
+        assert left >= 1 and left + taken == size
+        assert fraction * size - 2 <= taken <= fraction * size + 0.5
+
+
 def test_a_test_split_may_have_no_labels(tmp_path):
     put(tmp_path, "train.tsv")
     put(tmp_path, "test.tsv", [row[:2] for row in ROWS], ("sentence", "other"))
@@ -92,7 +113,7 @@ def test_the_identity_is_of_the_contents(tmp_path):
         (
             {"train.tsv": "sentence\tgold\nx\ta\n"},
             {"text_column": "sentense"},
-            r"no column 'sentense' in train .*did you mean 'sentence'.*set task.text_column to one of 'sent",
+            r"train.tsv has no column 'sentense' .did you mean 'sentence'.*set task.text_column to one of",
         ),
         (
             {"train.tsv": "sentence\tgold\nx\ta\n"},
@@ -102,29 +123,34 @@ def test_the_identity_is_of_the_contents(tmp_path):
         (
             {"train.tsv": "sentence\tgold\nx\ta\ny\tb\n", "dev.tsv": "sentence\tgold\nz\tc\n"},
             {},
-            "example 1 of validation has the label 'c', which train does not have .'a', 'b'",
+            "dev.tsv at line 2 has the label 'c', which train does not have .'a', 'b'",
         ),
         ({"train.tsv": "sentence\tgold\nx\n"}, {}, "train.tsv has 1 fields at line 2, but .* 2"),
         ({"train.tsv": b"sentence\tgold\nx\xff\ta\n"}, {}, "is not UTF-8 at byte 15 .line 2"),
         ({"train.tsv": ""}, {}, "train.tsv is empty"),
-        ({"train.tsv": "sentence\tgold\n"}, {}, "has no example to train on"),
-        ({"train.tsv": "gold\tgold\n"}, {}, "names a column twice"),
+        (
+            {"train.tsv": "sentence\tgold\n"},
+            {},
+            "train.tsv: the train split is empty, it has no row",
+        ),
+        ({"train.tsv": "sentence\tgold\tgold\n"}, {}, "names the column 'gold' twice"),
         ({"dev.tsv": "sentence\tgold\nx\ta\n"}, {}, "has no train split, but validation"),
         ({"data.tsv": "sentence\tgold\nx\ta\n"}, {}, "names no split: call it train"),
         ({"train.parquet": "x"}, {}, "is none of .tsv, .csv, .jsonl"),
         ({"train.csv": 'sentence,gold\n"x,a\n'}, {}, "is not CSV at line"),
         ({"train.jsonl": '{"sentence": "x"}\n{"sentence": \n'}, {}, "is not JSON at line 2"),
         (
-            {"train.jsonl": '{"sentence": "x"}\n{"gold": "x"}\n'},
+            {"train.jsonl": '{"sentence": "x", "gold": "x"}\n{"gold": "x"}\n'},
             {},
-            "has the fields gold at line 2",
+            "at line 2 has no value in column 'sentence': add it, or set task.missing=drop",
         ),
         ({"train.jsonl": "[1]\n"}, {}, "has no object at line 1"),
-        ({"train.tsv": "sentence\tgold\nx\ta\n"}, {}, "has one distinct text"),
+        ({"train.tsv": "sentence\tgold\nx\ta\nX\tb\n"}, {}, "has one distinct text"),
+        ({"train.tsv": "sentence\tgold\nx\ta\ny\tb\n"}, {}, "2 examples of 2 labels, too few"),
         (
             {"train.tsv": "sentence\tgold\nx\ta\n", "train-2.tsv": "other\tgold\nx\ta\n"},
             {},
-            "the files of one split need the same columns",
+            "train-2.tsv has no column 'sentence'.*'other', 'gold'",
         ),
     ],
 )
@@ -133,7 +159,7 @@ def test_bad_input_gives_one_line_that_says_what_to_do(tmp_path, files, settings
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message) as caught:
         read(tmp_path, "*", **settings)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 400
 
 
 def test_a_malformed_source_is_refused(tmp_path):

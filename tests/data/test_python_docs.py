@@ -23,6 +23,9 @@ class Task:
         f'def f{i}(): """Wait for {a} and then {b} it."""\n'
         for i, (a, b) in enumerate((a, b) for a in ["red", "blue", "old", "new"] for b in WORDS)
     ),
+    "http/more.py": "".join(
+        f'def f{i}(): """Load {a} numbers from a file."""\n' for i, a in enumerate(WORDS)
+    ),
     "email/message.py": 'def get(): """Give the header of the message named so."""\n',
     "xml/dom.py": 'def get(): """Give the header of the message named so."""\n\nclass A: """One."""\n',
     "other.py": '"""Not labeled, but good English prose."""\ndef f(): pass\n',
@@ -66,7 +69,7 @@ def test_modules_classes_functions_and_topics_are_read_and_other_folders_are_not
     assert not any("Skipped" in text for text in everything)
     # Two near-duplicates are one example. A text of two packages has no label, nor has a single word.
     examples = [row for rows in collected["labeled"].values() for row in rows]
-    assert {label for _, label in examples} == {"asyncio"} and len(examples) == 2 + 32
+    assert {label for _, label in examples} == {"asyncio", "http"} and len(examples) == 2 + 32 + 8
     assert sum("say so" in text for text, _ in examples) == 1
 
 

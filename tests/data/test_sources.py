@@ -9,7 +9,8 @@ import pytest
 from corpora import documents, write
 
 from data import sources
-from data.files import COMPRESSIONS, expand, open_compressed
+from data.file_kinds import COMPRESSIONS, open_compressed
+from data.files import expand
 
 
 def texts(source, size=1 << 30):

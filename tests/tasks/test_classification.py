@@ -69,7 +69,7 @@ def load(folder, architecture, splits, batch=(16, 16), process=(0, 1), model_fie
 
 def random_split(size, seed=0, longest=8):
     random = np.random.default_rng(seed)
-    texts = [" ".join(random.choice(WORDS, random.integers(0, longest + 1))) for _ in range(size)]
+    texts = [" ".join(random.choice(WORDS, random.integers(1, longest + 1))) for _ in range(size)]
     return texts, [("bad", "good")[n] for n in random.integers(0, 2, size)]
 
 
@@ -161,22 +161,22 @@ def test_a_text_gets_the_special_tokens_of_its_architecture(
 
 
 def test_pairs_are_joined_by_sep_and_the_longer_text_is_truncated_first(folder):
-    pairs = ["w1 w2 w3 w4 w5", ""], ["w11 w12", "w11"], ["bad", "good"]
+    pairs = ["w1 w2 w3 w4 w5", "w7"], ["w11 w12", "w11"], ["bad", "good"]
     unlabeled = (*pairs[:2], ["-1", "-1"])
     splits = {"train": pairs, "validation": pairs, "test": unlabeled}
     task = load(folder, "encoder", splits, (2, 2), model_fields=(("num_token_types", 2),))
     (batch,) = task.eval_inputs("test")
-    a, b = ids("w1 w2 w3"), ids("w11 w12")
+    a, b, c = ids("w1 w2 w3"), ids("w11 w12"), FIRST + 7
     np.testing.assert_array_equal(batch.inputs.tokens[0], [CLS, *a, SEP, *b, SEP])
     np.testing.assert_array_equal(batch.inputs.token_type_ids[0], [0, 0, 0, 0, 0, 1, 1, 1])
-    np.testing.assert_array_equal(batch.inputs.tokens[1], [CLS, SEP, b[0], SEP, 0, 0, 0, 0])
-    np.testing.assert_array_equal(batch.inputs.token_type_ids[1], [0, 0, 1, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(batch.inputs.tokens[1], [CLS, c, SEP, b[0], SEP, 0, 0, 0])
+    np.testing.assert_array_equal(batch.inputs.token_type_ids[1], [0, 0, 0, 1, 1, 0, 0, 0])
     assert batch.loss_weights.sum() == 0 and task.score("test", np.zeros((2, 2))) == {}
     assert "1 of 2 test examples were truncated to 8 tokens" in task.describe()
     (batch,) = load(folder, "encoder", splits, (2, 2)).eval_inputs("test")
     assert batch.inputs.token_type_ids is None
     (batch,) = load(folder, "decoder", splits, (2, 2)).eval_inputs("test")
-    np.testing.assert_array_equal(batch.inputs.tokens[1], [SEP, b[0], EOS, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(batch.inputs.tokens[1], [c, SEP, b[0], EOS, 0, 0, 0, 0])
 
 
 def test_the_second_text_starts_after_a_separator_of_several_tokens():

@@ -1,0 +1,143 @@
+"""What a label is: its spelling, and labels that look like a mistake.
+
+Used by data/labeled.py for every source.
+"""
+
+import difflib
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from decimal import Decimal
+
+# What programs write for an absent value. Here such a label is a class, and that is said.
+_LIKE_ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "-")
+_SEPARATORS = ",;|/+& "  # of several labels in one value
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+# More distinct real numbers than this are values to predict, not classes.
+MAX_REAL_CLASSES = 20
+
+
+def label_of(value: str) -> str:
+    """The label in a value: without outer white space and invisible characters, in Unicode's NFC."""
+    label = unicodedata.normalize("NFC", value)
+    invisible = "".join(filter(_is_invisible, label))
+    return label.strip(invisible) if invisible else label
+
+
+def _is_invisible(char):
+    return char.isspace() or unicodedata.category(char) in ("Cc", "Cf")
+
+
+def similar(label: str) -> str:
+    """A key that labels share if they differ in case, inner white space, width, or as 1 and 1.0 do."""
+    if _NUMBER.fullmatch(label):
+        return str(Decimal(label).normalize())
+    words = re.split(r"[\s_-]+", unicodedata.normalize("NFKC", label).casefold())
+    visible = ("".join(c for c in word if not _is_invisible(c)) for word in words)
+    return " ".join(filter(None, visible)).strip("\"'")
+
+
+def check(counts: Counter, place: str) -> None:
+    """Raises ValueError for labels of train that are not at least two classes.
+
+    counts: {label: rows}; place: the files that they are from.
+    """
+    rows = sum(counts.values())
+    if len(counts) < 2:
+        raise ValueError(
+            f"{place} has one label alone, {next(iter(counts))!r}, and a classifier needs two: check "
+            "task.label_column, or add rows of another label"
+        )
+    numbers = [label for label in counts if _NUMBER.fullmatch(label)]
+    if len(numbers) == len(counts) > MAX_REAL_CLASSES and not all(
+        float(label).is_integer() for label in numbers
+    ):
+        raise ValueError(
+            f"{place} has {len(counts):,} real numbers as labels in {rows:,} rows, such as "
+            f"{_shown(numbers, 3)}, and each would be a class: write classes, such as ranges of the "
+            "number, into the label column"
+        )
+    if rows >= 20 and len(counts) > rows / 2:
+        raise ValueError(
+            f"{place} has {len(counts):,} labels in {rows:,} rows, such as {_shown(counts, 3)}, too many "
+            "to learn: check task.label_column"
+        )
+
+
+def multiple_error(place: str, values: list) -> ValueError:
+    """The error for a list of labels."""
+    return ValueError(
+        f"{place} has a list of {len(values)} labels, and a row has one label here: write "
+        "one label, or one row or one data set for each"
+    )
+
+
+def notes(counts: Counter) -> list[str]:
+    """Lines about labels that may not mean what they say."""
+    groups = defaultdict(list)
+    for label in sorted(counts):
+        groups[similar(label)].append(label)
+    lines = [
+        f"labels {_shown(labels)} look alike and are different classes "
+        f"({', '.join(f'{counts[label]:,}' for label in labels)} rows): correct the files if they mean "
+        "the same"
+        for labels in groups.values()
+        if len(labels) > 1
+    ]
+    if absent := [label for label in counts if label.casefold() in _LIKE_ABSENT]:
+        lines.append(
+            f"{_shown(absent)} is a class here ({counts[absent[0]]:,} rows): leave the value empty if it "
+            "means that there is no label"
+        )
+    if quoted := [label for label in counts if len(label) > 1 and label[0] == label[-1] == '"']:
+        lines.append(
+            f"the quotes are part of the label {quoted[0]}: set task.quoting=minimal if they enclose it"
+        )
+    if composed := _composed(counts):
+        label, separator = composed
+        lines.append(
+            f"label {label!r} is a class of its own, although its parts, divided by {separator!r}, are "
+            "labels too: a row has one label here; write one data set for each label if "
+            "rows have several"
+        )
+    numbers = [label for label in counts if _NUMBER.fullmatch(label)]
+    if len(numbers) == len(counts) and not all(float(label).is_integer() for label in numbers):
+        lines.append(
+            f"the labels are real numbers, {_shown(sorted(numbers, key=float), 6)}, and each is a class "
+            "without an order"
+        )
+    return lines
+
+
+def _composed(counts):
+    """(label, separator) of a label whose parts are labels, or parts of other labels; or ()."""
+    for separator in _SEPARATORS:
+        parts = {
+            label: [label_of(part) for part in label.split(separator)]
+            for label in counts
+            if separator in label.strip(separator)
+        }
+        used = Counter(part for each in parts.values() for part in set(each))
+        for label, each in parts.items():
+            if all(part in counts or (separator in ",;|" and used[part] > 1) for part in each):
+                return label, separator
+    return ()
+
+
+def unknown_error(place: str, label: str, names) -> ValueError:
+    """The error for a label that train does not have."""
+    alike = [name for name in names if similar(name) == similar(label)]
+    alike = alike or difflib.get_close_matches(label, names, 1, 0.7)
+    hint = f" (did you mean {alike[0]!r}?)" if alike else ""
+    if not alike and (separators := [s for s in _SEPARATORS if s in label]):
+        if all(label_of(part) in names for part in label.split(separators[0])):
+            hint = " (several labels in one row, where one is read)"
+    return ValueError(
+        f"{place} has the label {label[:60]!r}{hint}, which train does not have ({_shown(names)}): "
+        "correct it, or add examples of it to train"
+    )
+
+
+def _shown(names, limit=10):
+    names = [repr(name if len(name) <= 30 else name[:27] + "...") for name in names]
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

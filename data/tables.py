@@ -1,0 +1,336 @@
+"""Tables of rows in TSV, CSV and JSONL files: what a column is, and what a value in it is.
+
+Between data/files.py, which opens a file, and data/labeled.py, which asks for columns.
+"""
+
+import csv
+import difflib
+import io
+import itertools
+import json
+import math
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from data.file_kinds import COMPRESSIONS, identify
+from data.files import reading_text, utf8_error
+
+# Format -> the character between its fields; '' for one JSON object per line.
+FORMATS = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}
+# task.quoting of 'auto' for a delimiter; another delimiter is read as CSV is.
+_AUTO_QUOTING = {"\t": "none"}
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How TSV and CSV files are written: `task.columns`, `task.delimiter` and `task.quoting`."""
+
+    columns: tuple = ()  # names, for files without a header
+    delimiter: str = ""  # '': by the format
+    quoting: str = "auto"  # auto, none or minimal
+
+    def check(self) -> None:
+        """Raises ValueError for values that no file can have."""
+        if self.delimiter and (len(self._delimiter("")) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(
+                f"task.delimiter={self.delimiter!r} is not a delimiter: expected one character, such "
+                "as ';' or '\\t', or '' for that of the format"
+            )
+        names = [column_name(name) for name in self.columns if isinstance(name, str)]
+        if len(names) != len(self.columns):
+            raise ValueError(f"task.columns={self.columns!r} has a name that is not a string")
+
+    def _delimiter(self, default):
+        return {"": default, "\\t": "\t", "tab": "\t"}.get(self.delimiter, self.delimiter)
+
+    def of(self, form: str) -> tuple[str, bool]:
+        """(delimiter, whether double quotes enclose fields) of a format."""
+        delimiter = self._delimiter(FORMATS[form])
+        quoting = self.quoting
+        if quoting == "auto":
+            quoting = _AUTO_QUOTING.get(delimiter, "minimal")
+        return delimiter, quoting == "minimal"
+
+
+@dataclass
+class Table:
+    """The rows of one file or TFDS split: requested columns alone.
+
+    columns: {name: values}; a value is a text, None if it is absent, or a list of texts.
+    """
+
+    place: str  # the file's path, or the name of the TFDS split
+    names: list[str]  # of all columns
+    columns: dict[str, list]
+    numbers: list[int] = field(default_factory=list)  # line, or number of the record
+    unit: str = "line"
+    hint: str = ""  # what else may be wrong if a column is missing
+
+    def add(self, number: int, values: dict) -> None:
+        """Adds the row of a line with its values by column. Raises ValueError that names both."""
+        self.numbers.append(number)
+        for name, value in values.items():
+            try:
+                self.columns[name].append(value_of(value))
+            except ValueError as error:
+                raise ValueError(f"{self.at(-1)}, column {name!r}: {error}") from error
+
+    def at(self, row: int) -> str:
+        """Where a row is, for an error."""
+        return f"{self.place} at {self.unit} {self.numbers[row]}"
+
+    def missing_column(self, name: str, option: str) -> ValueError:
+        """The error for a requested column that the table does not have."""
+        names = list(dict.fromkeys(self.names))
+        folded = {each.casefold(): each for each in names}
+        near = difflib.get_close_matches(name.casefold(), folded, 1, 0.5)
+        guess = f" (did you mean {folded[near[0]]!r}?)" if near else ""
+        return ValueError(
+            f"{self.place} has no column {name!r}{guess}: set {option} to one of "
+            f"{_shown(map(repr, names))}{self.hint}"
+        )
+
+
+def column_name(name: str) -> str:
+    """What a column is called: its name in the file without outer white space, in Unicode's NFC."""
+    return unicodedata.normalize("NFC", name.strip().strip("\ufeff").strip())
+
+
+def value_of(value):
+    """What a value is: a text, a list of texts, or None if it is absent.
+
+    null, NaN and texts of white space alone are absent; numbers and booleans are as in JSON. Raises
+    ValueError for bytes that are not UTF-8, half of a surrogate pair, a NUL and an object.
+    """
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"it is not UTF-8 at byte {error.start}; prepare the data again"
+            ) from error
+    if isinstance(value, str):
+        if not value.isascii() and (found := _SURROGATE.search(value)):
+            raise ValueError(
+                f"{found[0]!r} is half of a surrogate pair, as when an emoji is cut; correct the value "
+                "or remove the row"
+            )
+        if "\0" in value:
+            raise ValueError("it has a NUL character; remove it")
+        return value if value.strip() else None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, _Object):
+        raise ValueError("it is an object {...}, expected a text; choose another column")
+    if isinstance(value, list):
+        return [value_of(each) for each in value]
+    return json.dumps(value)
+
+
+def read(path: str, names, dialect: Dialect, log=lambda line: None) -> Table:
+    """The columns `names` of a TSV, CSV or JSONL file, those that it has.
+
+    Raises ValueError or OSError of one line that names the file, the line and the remedy.
+    """
+    with reading_text(path) as (stream, _):
+        data = stream.read()
+    try:
+        content = data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise utf8_error(path, error.start) from error
+    form = identify(path).format
+    if form not in FORMATS:
+        hint = (
+            "write one object per line in a .jsonl file"
+            if form == ".json"
+            else "convert or rename it"
+        )
+        raise ValueError(
+            f"{path} is none of {', '.join(FORMATS)} (plain or {', '.join(COMPRESSIONS)}): {hint}"
+        )
+    if FORMATS[form]:
+        return _separated(path, content, form, names, dialect, log)
+    if dialect.delimiter or dialect.columns:
+        name = "delimiter" if dialect.delimiter else "columns"
+        raise ValueError(f"task.{name} is of TSV and CSV files, but {path} is JSON: leave it out")
+    return _jsonl(path, content, names)
+
+
+def _separated(path, content, form, names, dialect, log) -> Table:
+    delimiter, quoted = dialect.of(form)
+    rows = _quoted_rows(path, content, delimiter) if quoted else _plain_rows(content, delimiter)
+    first = next(rows, None)
+    if first is None:
+        raise ValueError(f"{path} is empty: its first line must name the columns")
+    header = [column_name(name) for name in dialect.columns or first[1]]
+    in_first_line = "task.columns names" if dialect.columns else "its first line names"
+    if dialect.columns and [column_name(name) for name in first[1]] == header:
+        raise ValueError(f"{path} has a header, {_shown(header)}: leave task.columns out")
+    places = {}
+    for name in names:
+        found = [place for place, each in enumerate(header) if each == column_name(name)]
+        if len(found) > 1:
+            raise ValueError(f"{path} names the column {name!r} twice: rename one")
+        places |= {name: found[0]} if found else {}
+    table = Table(path, header, {name: [] for name in places})
+    if not dialect.columns:
+        if not places:
+            table.hint = _header_hint(content.partition("\n")[0], delimiter, names, len(header))
+    else:
+        rows = itertools.chain([first], rows)
+    quotes = _Quotes() if dialect.quoting == "auto" and not quoted else None
+    long_rows = []  # with a line end in a field
+    for number, row in rows:
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path} has {len(row)} fields at line {number}, but {in_first_line} {len(header)}: "
+                "correct the line, or set task.delimiter or task.quoting"
+            )
+        if row == first[1] and not dialect.columns:
+            raise ValueError(
+                f"{path} repeats its header at line {number}, as joined files do: remove the line"
+            )
+        values = {name: row[place] for name, place in places.items()}
+        table.add(number, values)
+        if quoted and any("\n" in value for value in row):
+            long_rows.append((number, row))
+        for value in values.values() if quotes else ():
+            quotes.see(value)
+    known = {place: set(table.columns[name]) for name, place in places.items()}
+    for number, row in long_rows:
+        if _holds_rows(row, delimiter, known):
+            raise ValueError(
+                f"{path} has rows inside the quotes of the row that starts at line {number}: correct its "
+                "quotes, or set task.quoting=none if quotes are text"
+            )
+    if quotes and quotes.are_consistent():
+        log(
+            f"warning: {quotes.count:,} fields of {path} are in double quotes as a CSV writer puts them, "
+            "and the quotes are read as text: set task.quoting=minimal to read what they enclose, or "
+            "none to keep them"
+        )
+    return table
+
+
+def _plain_rows(content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Quotes are text and nothing is escaped, as in GLUE."""
+    for number, line in enumerate(content.split("\n"), 1):
+        line = line.removesuffix("\r")
+        if line:
+            yield number, line.split(delimiter)
+
+
+def _quoted_rows(path: str, content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows as of RFC 4180; the number is that of the row's first line."""
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    number = 1
+    try:
+        for row in reader:
+            if row:
+                yield number, row
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} is not CSV at line {reader.line_num}, in the row that starts at line {number} "
+            f"({error}): correct its quotes, or set task.quoting=none if quotes are text"
+        ) from error
+
+
+def _holds_rows(row: list[str], delimiter: str, known: dict[int, set]) -> bool:
+    """Whether a line within the quotes of a field is a row by its number of fields and one of its values.
+
+    known: {place of a column: its values}. The first line continues the fields before the quote.
+    """
+    for place, value in enumerate(row):
+        *lines, _ = value.split("\n")
+        for number, line in enumerate(lines):
+            first = -1 if number else place
+            cells = row[: max(first, 0)] + line.removesuffix("\r").split(delimiter)
+            if len(cells) == len(row) and any(p > first and cells[p] in known[p] for p in known):
+                return True
+    return False
+
+
+def _header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str:
+    """What else the first line may be, for the error of a missing column."""
+    hints = []
+    other = [each for each in ("\t", ";", ",", "|") if each != delimiter and each in first_line]
+    if delimiter not in first_line and other:
+        hints.append(f"set task.delimiter={other[0]!r} if that divides its fields")
+        num_fields = first_line.count(other[0]) + 1
+    if '"' in first_line:
+        hints.append("set task.quoting=minimal if quotes enclose its fields")
+    example = (*names, *(f"other{n}" for n in range(1, num_fields)))[: max(num_fields, len(names))]
+    hints.append(f"set task.columns={example!r}, in its order, if its first line is no header")
+    return "; or " + ", or ".join(hints)
+
+
+class _Quotes:
+    """Whether the quotes in the fields of a file are those of a CSV writer."""
+
+    def __init__(self):
+        self.count = self._doubled = self._plain = self._others = 0
+
+    def see(self, value: str) -> None:
+        if '"' not in value:
+            self._plain += 1
+        elif _QUOTED.fullmatch(value):
+            self.count += 1
+            self._doubled += '""' in value[1:-1]
+        else:
+            self._others += 1
+
+    def are_consistent(self) -> bool:
+        """Every quote encloses a field, and quotes inside are doubled or every field is enclosed."""
+        return self.count > 0 and not self._others and bool(self._doubled or not self._plain)
+
+
+class _Object(list):
+    """The (key, value) pairs of a JSON object, which may repeat a key."""
+
+
+def _jsonl(path: str, content: str, names) -> Table:
+    table, seen = Table(path, [], {name: [] for name in names}), {}
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        keys = [(column_name(key), value) for key, value in json_object(path, number, line)]
+        seen |= dict.fromkeys(key for key, _ in keys)
+        values = dict.fromkeys(names)
+        for name in names:
+            found = [value for key, value in keys if key == column_name(name)]
+            if len(found) > 1:
+                raise ValueError(f"{path} has {name!r} twice at line {number}: rename one")
+            values[name] = found[0] if found else None
+        table.add(number, values)
+    if not table.numbers:
+        raise ValueError(f"{path} is empty: expected one object per line")
+    table.names = list(seen)
+    table.columns = {n: v for n, v in table.columns.items() if column_name(n) in seen}
+    return table
+
+
+def json_object(path: str, number: int, line: str) -> _Object:
+    """The keys and values of a line of JSON. Raises ValueError that names the line."""
+    try:
+        record = json.loads(line, object_pairs_hook=_Object)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", "") or str(error).partition(";")[0]
+        raise ValueError(
+            f"{path} is not JSON at line {number} ({reason}): correct it; each line is one object"
+        ) from error
+    if not isinstance(record, _Object):
+        raise ValueError(f"{path} has no object at line {number}: expected one {{...}} per line")
+    return record
+
+
+def _shown(names, limit: int = 12) -> str:
+    """Names for an error, shortened."""
+    names = [name if len(name) <= 40 else name[:37] + "..." for name in names]
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
