@@ -126,7 +126,7 @@ class Classification(Task):
             pooling=pooling,
             decoder_input=self.decoder_input,
             model_config=model_config,
-            pad=special_ids["pad"],
+            pad=max(special_ids["pad"], 0),
             start=special_ids["start"],
             batch_size=config.training.batch_size,
             task=self,
@@ -390,6 +390,7 @@ class LoadedClassification(LoadedTask):
             f"training examples, {splits}"
         ]
         for name, split in self.encoded.items():
+            lines.append(split.describe_unknown(name))
             if split.num_truncated:
                 lines.append(
                     f"{split.num_truncated:,} of {len(split):,} {name} examples were truncated to "

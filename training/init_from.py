@@ -39,6 +39,11 @@ class InitSource:
     run: object = None
     step: int = 0
 
+    def check_tokenizer(self, tokenizer):
+        """Raises ConfigError if the parameters belong to another tokenizer than that of the data."""
+        if self.run is not None:
+            _check_tokenizer(self.run, tokenizer, "init_from", self.config.init_from)
+
 
 def pretrain_source(config, run_dir, as_run) -> InitSource:
     """The InitSource of a PretrainConfig. A Hugging Face model brings its tokenizer and, unless
@@ -211,7 +216,7 @@ def load_for_pretraining(source: InitSource, task, params, shardings):
     Raises ConfigError for another tokenizer, or a checkpoint that does not fit.
     """
     config = source.config
-    _check_tokenizer(source.run, task.tokenizer, "init_from", config.init_from)
+    source.check_tokenizer(task.tokenizer)
     target, found = flatten_params(params), checkpoint.params_metadata(source.run, source.step)
     mapping = init_stacks.map_stacks(
         read_model_config(source.run), task.model_config, found, target, config.init_stacks,
