@@ -16,6 +16,8 @@ SPECIAL_TOKEN_KEYS = {
     "start": "decoder_start_token",
 }
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+# The folder beside a run's tokenizer.json with the files that a published tokenizer came with.
+FILES_FOLDER = "tokenizer_files"
 
 
 def special_tokens_of(content: dict, inner: tokenizers.Tokenizer) -> dict[str, str]:

@@ -45,8 +45,15 @@ _CHUNK = 1 << 16
 class Tokenizer:
     """Text to tokens and back. Made by `train`, `load`, or from a `tokenizers.Tokenizer`."""
 
-    def __init__(self, inner: tokenizers.Tokenizer, special_tokens: dict[str, str] | None = None):
-        """special_tokens: {'pad': '<PAD>', ...}, needed where `_NAMES` lacks the token's name."""
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        special_tokens: dict[str, str] | None = None,
+        files: dict[str, bytes] | None = None,
+    ):
+        """special_tokens: {'pad': '<PAD>', ...}, needed where `_NAMES` lacks the token's name. files: those
+        of a published tokenizer, {name: content}, which are kept beside it and change nothing."""
+        self.files = dict(files or {})
         self._plain = tokenizers.Tokenizer.from_str(inner.to_str())
         self._plain.no_truncation()  # a published one may truncate to 128 tokens and pad to them
         self._plain.no_padding()
@@ -172,8 +179,12 @@ class Tokenizer:
         return tokenizers.Tokenizer.from_str(self._plain.to_str())
 
     def save(self, path: str | Path) -> None:
-        """Writes tokenizer.json (`path` is the file), and any given special tokens beside it."""
+        """Writes tokenizer.json (`path` is the file), and any given special tokens and files beside it."""
         path = epath.Path(path)
+        for name, content in self.files.items():
+            file = path.parent / pretrained_tokenizer.FILES_FOLDER / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, content)
         if self.special_tokens:
             content = pretrained_tokenizer.special_tokens_to_json(self.special_tokens)
             write_atomically(path.parent / pretrained_tokenizer.SPECIAL_TOKENS_FILE, content)
@@ -225,10 +236,17 @@ def load(path: str | Path) -> Tokenizer:
             "one, or to '' to train one"
         )
     beside = file.parent / pretrained_tokenizer.SPECIAL_TOKENS_FILE
+    kept = file.parent / pretrained_tokenizer.FILES_FOLDER
     try:
         inner = tokenizers.Tokenizer.from_buffer(file.read_bytes())
         content = json.loads(beside.read_bytes()) if beside.is_file() else {}
-        return Tokenizer(inner, pretrained_tokenizer.special_tokens_of(content, inner))
+        files = {
+            "/".join(each.parts[len(kept.parts) :]): each.read_bytes()
+            for pattern in ("*", "*/*")
+            for each in kept.glob(pattern)
+            if each.is_file()
+        }
+        return Tokenizer(inner, pretrained_tokenizer.special_tokens_of(content, inner), files)
     except Exception as error:  # tokenizers raises bare Exception
         reason = str(error).splitlines()[0]
         raise ValueError(
