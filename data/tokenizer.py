@@ -178,6 +178,27 @@ class Tokenizer:
         """A copy as a `tokenizers.Tokenizer`."""
         return tokenizers.Tokenizer.from_str(self._plain.to_str())
 
+    def with_tokens(self, words: Iterable[str]) -> "Tokenizer":
+        """The tokenizer with further tokens, which text spells: each word is kept whole, wherever it is.
+
+        Raises ValueError for a word that is blank or a special token."""
+        inner = self.to_library()
+        for word in words:
+            if not isinstance(word, str) or not word or word != word.strip():
+                raise ValueError(
+                    f"task.special_tokens has {word!r}: name words without blanks around them"
+                )
+            if word in self._special:
+                raise ValueError(
+                    f"task.special_tokens has {word!r}, which the tokenizer uses itself, and text never "
+                    "becomes it: choose another word"
+                )
+            inner.add_tokens([tokenizers.AddedToken(word, normalized=False)])
+        if inner.to_str() == self._plain.to_str():
+            return self
+        templates = {name: text for name, text in self.files.items() if "chat_template" in name}
+        return Tokenizer(inner, self.special_tokens, templates)
+
     def save(self, path: str | Path) -> None:
         """Writes tokenizer.json (`path` is the file), and any given special tokens and files beside it."""
         path = epath.Path(path)

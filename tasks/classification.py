@@ -95,7 +95,7 @@ class Classification(Task):
                 f"task.pooling={pooling!r} does not fit architecture {model_config.architecture!r}: "
                 f"expected auto, mean or {'cls' if pooling == 'last' else 'last'}"
             )
-        tokenizer = tokenizers.load(tokenizer_file)
+        tokenizer, model_config = self.open_tokenizer(tokenizer_file, model_config)
         splits = labeled.load(
             self.source, self.text_column, self.text_pair_column, self.label_column,
             validation_fraction=self.validation_fraction, log=log,

@@ -251,15 +251,40 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
         order, notes = _published_head(source.run, task)
         if order:
             allow_missing = config.restore.allow_missing
+    fresh, vocab_size = params, read_model_config(source.run).vocab_size
+    has_new_tokens = TOKEN_EMBEDDING in found and vocab_size < task.model_config.vocab_size
+    if has_new_tokens:  # the checkpoint's rows are read as they are
+        leaf = jax.ShapeDtypeStruct(found[TOKEN_EMBEDDING].shape, target[TOKEN_EMBEDDING].dtype)
+        params = merge_params(unflatten_params({TOKEN_EMBEDDING: leaf}), params)
+        target = {**target, TOKEN_EMBEDDING: leaf}
     plan = plan_restore(
         target, found, config.init, allow_missing,
         (*PRETRAINING_HEADS, *config.restore.allow_unexpected), source.name,
     )  # fmt: skip
     params = _read(source, {path: path for path in plan.loaded}, params, shardings, config.init_ema)
+    if has_new_tokens:
+        params = _with_new_rows(
+            params, fresh, vocab_size, shardings, TOKEN_EMBEDDING in plan.loaded
+        )
+        notes.append(
+            f"{task.model_config.vocab_size - vocab_size} new tokens have fresh embeddings"
+        )
     if order != sorted(order):
         params = _reorder_classes(params, shardings, task.name, order)
     lines = [*plan.lines(target), *notes]
     return params, lines + [_describe_source(source, config.init_ema)] * bool(plan.loaded)
+
+
+def _with_new_rows(params, fresh, vocab_size, shardings, is_loaded):
+    """`params` with a token embedding whose first `vocab_size` rows were loaded and the others are fresh."""
+    rows = flatten_params(fresh)[TOKEN_EMBEDDING]
+    place = flatten_params(shardings)[TOKEN_EMBEDDING]
+    if is_loaded:
+        loaded = flatten_params(params)[TOKEN_EMBEDDING]
+        rows = jax.jit(
+            lambda old, new: new.at[:vocab_size].set(old[:vocab_size]), out_shardings=place
+        )(loaded, rows)
+    return merge_params(unflatten_params({TOKEN_EMBEDDING: rows}), params)
 
 
 def _published_head(run, task):

@@ -5,6 +5,7 @@ References are the tokenizers library's own classes, SentencePiece, and segmenta
 
 import io
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -23,9 +24,14 @@ from tokenizers import AddedToken, Tokenizer
 from data import tokenizer as tokenizer_module
 from data.labeled import LabeledSplit
 from data.special_tokens import SpecialTokenTemplate, template_for
+from huggingface import tokenizer_classes
+from huggingface import tokenizers as readers
+from huggingface.tokenizer_classes import CLASSES, GENERIC
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
 from tasks.encoding import encode
 from training.config import ConfigError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def tokens_of(tokenizer, text):
@@ -338,3 +344,21 @@ def test_a_pretrained_tokenizer_is_written_as_it_was_read(tmp_path):
 def contents(folder):
     files = [file for file in folder.rglob("*") if file.is_file() and file.name != "config.json"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_the_documentation_lists_the_classes_that_are_read():
+    lines = []
+    for name in (*CLASSES, GENERIC):
+        same = [other for other, of in tokenizer_classes._SAME.items() if of == name]
+        types = [t for t, of in tokenizer_classes._REGISTERED.items() if of in (name, *same)]
+        types += ["llama"] if name == GENERIC else []
+        found = [names for names, _, read in readers._READERS if name in readers._SUPPORTED[read]]
+        together = " and " if len(found) == 1 else " or "
+        files = together.join(f"`{file}`" for names in found for file in names) or "refused"
+        shown = ", ".join(f"`{t}`" for t in types) or "by name only"
+        model = CLASSES[name].model if name in CLASSES else "any"
+        label = "PreTrainedTokenizerFast" if name == GENERIC else name
+        lines.append(f"| `{label}` | {shown} | {model} | {files} |")
+    page = (ROOT / "docs/huggingface.md").read_text()
+    table = page.split("<!-- tokenizer classes -->\n")[1].split("\n\n")[0].splitlines()
+    assert table[2:] == lines
