@@ -97,8 +97,9 @@ def run(config, workdir):
     # ---- Task ------------------------------------------------------------------------------------
     logs.banner("Task")
     task = TASKS["pretraining"]().load(
-        config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh)
-    )
+        config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh),
+        check_tokenizer=source.check_tokenizer,
+    )  # fmt: skip
     sharding.assert_equal_across_processes(
         repr((resolved, task.fingerprint)), "the config or the data"
     )

@@ -176,7 +176,7 @@ class _TextBytes(io.RawIOBase):
         if b"\0" in data:
             offset = self._stream.tell() - len(data) + data.index(b"\0")
             raise ValueError(
-                f"{self._path} has a NUL byte at byte {offset} (line {_line_at(self._path, offset)}): it "
+                f"{self._path} has a NUL byte at byte {offset} (line {line_at(self._path, offset)}): it "
                 "is not UTF-8 text; convert it, or remove the byte with tr -d '\\000'"
             )
         if self._from_cr and b"\r" in data:
@@ -186,7 +186,7 @@ class _TextBytes(io.RawIOBase):
         return data
 
 
-def _line_at(path: str, offset: int) -> int:
+def line_at(path: str, offset: int) -> int:
     """The number of the line of byte `offset` of the uncompressed file."""
     with reading(path) as (stream, _):
         end = b"\r" if ends_lines_with_cr(read_head(stream)) else b"\n"
@@ -200,7 +200,7 @@ def _line_at(path: str, offset: int) -> int:
 def utf8_error(path: str, offset: int) -> ValueError:
     """The error for invalid UTF-8 at byte `offset` of the uncompressed file, with its line number."""
     return ValueError(
-        f"{path} is not UTF-8 at byte {offset} (line {_line_at(path, offset)}): convert it from its "
+        f"{path} is not UTF-8 at byte {offset} (line {line_at(path, offset)}): convert it from its "
         "encoding, such as windows-1252, gb18030 or shift_jis: "
         f"`iconv -f ENCODING -t utf-8 {shlex.quote(str(path))} > NEW`, or leave it out"
     )

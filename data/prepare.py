@@ -36,23 +36,29 @@ class TokenizedCorpus:
 
 
 def prepare(
-    data, tokenizer, *, log: Callable[[str], None] = print, build: bool = True
+    data, tokenizer, *, log: Callable[[str], None] = print, build: bool = True, check=lambda t: None
 ) -> TokenizedCorpus:
     """Opens the tokenizer and the token stores of a config, and makes missing ones.
 
     `data` and `tokenizer` are DataConfig and TokenizerConfig of training/schema.py. With `build=False`
-    (several training processes), a missing part is an error that names the command to make it. Raises
-    FileNotFoundError, ValueError or OSError of one line.
+    (several training processes), a missing part is an error that names the command to make it. `check`
+    may refuse the tokenizer: it is called before any text is read if the config names a tokenizer,
+    else before any text is tokenized. Raises FileNotFoundError, ValueError or OSError of one line.
     """
     cache = cache_directory(data.cache_dir)
     pairs = sources.parse(data.source)
+    opened = tokenizer_.load(tokenizer.path) if tokenizer.path else None
+    if opened:
+        check(opened)
     weights = [weight for weight, _ in pairs]
     found = [
         sources.resolve(name, data.document_separator, data.text_field, data.cache_dir, log)
         for _, name in pairs
     ]
     identities = [source.fingerprint(cache) for source in found]
-    opened = _tokenizer(found, identities, weights, data, tokenizer, cache, log, build)
+    if opened is None:
+        opened = _tokenizer(found, identities, weights, data, tokenizer, cache, log, build)
+        check(opened)
     train, validation = [], []
     for source, identity in zip(found, identities, strict=True):
         directory = _store(source, identity, opened, data, cache, log, build)
@@ -64,6 +70,7 @@ def prepare(
                 "data.validation_fraction"
             )
         train.append(stores["train"])
+        log(tokenizer_.describe_unknown(source.name, *_unknown(stores["train"], opened)))
         if stores["validation"].num_documents:
             validation.append(stores["validation"])
         else:
@@ -81,6 +88,12 @@ def prepare(
     )
 
 
+def _unknown(store: TokenStore, tokenizer) -> tuple[int, int]:
+    """The number of unknown tokens in a store, and of all tokens."""
+    counts, unknown = store.unigram_counts, tokenizer.special_ids()["unk"]
+    return int(counts[unknown]) if unknown >= 0 else 0, store.num_tokens
+
+
 def _missing(what: str) -> ValueError:
     return ValueError(
         f"{what} does not exist yet: run `python -m tools.prepare --config=...` with this config first"
@@ -88,9 +101,7 @@ def _missing(what: str) -> ValueError:
 
 
 def _tokenizer(found, identities, weights, data, config, cache, log, build) -> tokenizer_.Tokenizer:
-    """The tokenizer that the config names, or one trained on the corpus and cached by its identity."""
-    if config.path:
-        return tokenizer_.load(config.path)
+    """The tokenizer that is trained on the corpus, cached by its identity."""
     settings = [
         config.type,
         config.vocab_size,
@@ -100,6 +111,11 @@ def _tokenizer(found, identities, weights, data, config, cache, log, build) -> t
         data.validation_fraction,
         tokenizer_.tokenizers.__version__,
     ]
+    if config.type in (
+        "wordpiece",
+        "unigram",
+    ):  # for the others, every character is a token or none
+        settings.append(config.character_coverage)
     key = digest(identities, weights, settings, tokenizer_.SPECIALS)[:24]
     file = cache / "tokenizers" / f"{config.type}-{config.vocab_size}-{key}.json"
     if not file.is_file():
@@ -111,11 +127,12 @@ def _tokenizer(found, identities, weights, data, config, cache, log, build) -> t
                 log(f"training a {config.type} tokenizer of {config.vocab_size} tokens")
                 started = time.monotonic()
                 trained = tokenizer_.train(
-                    _sample(found, weights, config.training_bytes, data.validation_fraction),
+                    _Sample(found, weights, config.training_bytes, data.validation_fraction),
                     type=config.type,
                     vocab_size=config.vocab_size,
                     lowercase=config.lowercase,
                     min_frequency=config.min_frequency,
+                    character_coverage=config.character_coverage,
                     log=log,
                     source=data.source,
                 )
@@ -125,19 +142,27 @@ def _tokenizer(found, identities, weights, data, config, cache, log, build) -> t
     return tokenizer_.load(file)
 
 
-def _sample(found, weights, limit: int, fraction: float) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Sample:
     """Training documents of at most `limit` bytes, spread evenly over the files of each source."""
-    for source, weight in zip(found, weights, strict=True):
-        splits = source.splits()
-        split = "train" if "train" in splits else ""
-        files = splits[split]
-        files = files[:: max(1, len(files) // _MAX_TOKENIZER_FILES)]
-        left = int(limit * weight)
-        for done, file in enumerate(files):
-            share = left // (len(files) - done)
-            for text in _training_texts(source, file, split, share, fraction):
-                left -= len(text.encode())
-                yield text
+
+    sources: list
+    weights: list[float]
+    limit: int
+    fraction: float  # of the documents in validation
+
+    def __iter__(self) -> Iterator[str]:
+        for source, weight in zip(self.sources, self.weights, strict=True):
+            splits = source.splits()
+            split = "train" if "train" in splits else ""
+            files = splits[split]
+            files = files[:: max(1, len(files) // _MAX_TOKENIZER_FILES)]
+            left = int(self.limit * weight)
+            for done, file in enumerate(files):
+                share = left // (len(files) - done)
+                for text in _training_texts(source, file, split, share, self.fraction):
+                    left -= len(text.encode())
+                    yield text
 
 
 def _training_texts(source, file: int, split: str, limit: int, fraction: float) -> Iterator[str]:

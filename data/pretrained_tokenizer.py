@@ -16,6 +16,8 @@ SPECIAL_TOKEN_KEYS = {
     "start": "decoder_start_token",
 }
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+# The folder beside a run's tokenizer.json with the files that a published tokenizer came with.
+FILES_FOLDER = "tokenizer_files"
 
 
 def special_tokens_of(content: dict, inner: tokenizers.Tokenizer) -> dict[str, str]:
@@ -58,14 +60,3 @@ def _special_ids(encoding) -> list[tuple[int, ...]]:
             found.append(())
         inside = not special
     return found
-
-
-def adds_prefix_space(inner: tokenizers.Tokenizer) -> bool:
-    """Whether the tokenizer puts a space before every text, as SentencePiece does: then `a b` has the
-    tokens of `a` and of `b`, and not those of `a` and of ` b`."""
-
-    def ids(text):
-        return inner.encode(text, add_special_tokens=False).ids
-
-    whole, first = ids("a b"), ids("a")
-    return whole != first + ids(" b") and whole == first + ids("b")

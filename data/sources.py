@@ -15,6 +15,7 @@ from pathlib import Path
 from data import files as files_
 from data.file_kinds import identify
 from data.files import digest, reading_text, utf8_error
+from data.json_lines import is_json_lines, text_of_row
 
 # A document is yielded in chunks of about this many bytes, so that its length does not matter.
 _CHUNK_BYTES = 1 << 22
@@ -40,11 +41,12 @@ class TextChunk:
 
 @dataclass(frozen=True)
 class TextSource:
-    """Text files, plain or compressed, whose documents a separator divides."""
+    """Text files, plain or compressed, whose documents a separator divides, or JSON lines."""
 
     files: tuple[str, ...]
     separator: str
     name: str
+    field: str = ""  # of JSON lines; '': the files are plain text
 
     def splits(self) -> dict[str, tuple[int, ...]]:
         """The files of each split; those of '' are divided by hash of the document."""
@@ -62,7 +64,8 @@ class TextSource:
         with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) * 2)) as pool:
             hashes = list(pool.map(lambda path: _cached_hash(cache, path), self.files))
         compressions = [kind for path in self.files if (kind := identify(path).compression)]
-        return digest("text", self.separator, hashes, compressions)
+        kind = ("jsonl", self.field) if self.field else ("text", self.separator)
+        return digest(*kind, hashes, compressions)
 
     def ranges(self, file: int, size: int) -> list[FileRange]:
         """Divides a file into ranges of about `size` bytes; a compressed file is one range."""
@@ -85,7 +88,20 @@ class TextSource:
         with reading_text(path) as (stream, raw):
             if file_range.start:
                 stream.seek(file_range.start)
+            if self.field:
+                yield from _rows(path, stream, raw, file_range, self.field)
+                return
+            if not file_range.start:
+                self._refuse_json_lines(path, stream.readline(_CHUNK_BYTES))
+                stream.seek(0)
             yield from _documents(path, stream, raw, file_range, self.separator)
+
+    def _refuse_json_lines(self, path: str, first_line: bytes = b"") -> None:
+        if is_json_lines(path, first_line):
+            raise ValueError(
+                f"{path} holds JSON lines, not plain text: use {self.name.replace('text:', 'jsonl:', 1)} "
+                "with data.text_field, the key of the text in each row"
+            )
 
 
 @dataclass(frozen=True)
@@ -145,8 +161,8 @@ Source = TextSource | TfdsSource
 def parse(spec) -> list[tuple[float, str]]:
     """A source or a weighted mixture of sources as [(weight, name)], with weights that sum to 1.
 
-    `spec` is 'python_docs', 'text:GLOB', 'tfds:NAME', ((0.7, 'text:a/*'), (0.3, 'tfds:b')), or such a
-    tuple written as a string. Raises ValueError of one line for anything else.
+    `spec` is 'python_docs', 'text:GLOB', 'jsonl:GLOB', 'tfds:NAME', ((0.7, 'text:a/*'), (0.3, 'tfds:b')),
+    or such a tuple written as a string. Raises ValueError of one line for anything else.
     """
     mixture = spec
     if isinstance(spec, str):
@@ -184,12 +200,13 @@ def parse(spec) -> list[tuple[float, str]]:
 
 def _check_name(name: str) -> None:
     scheme, _, rest = name.partition(":")
-    if scheme == "python_docs" or (scheme in ("text", "tfds") and rest):
+    if scheme == "python_docs" or (scheme in ("text", "jsonl", "tfds") and rest):
         return
-    guess = f" (did you mean text:{name}?)" if "/" in name or "*" in name else ""
+    guess = f"{'jsonl' if is_json_lines(name) else 'text'}:{name}"
+    guess = f" (did you mean {guess}?)" if "/" in name or "*" in name else ""
     raise ValueError(
-        f"data.source {name!r} is not a corpus{guess}: choose python_docs, text:GLOB, tfds:NAME, or "
-        "a mixture of them"
+        f"data.source {name!r} is not a corpus{guess}: choose python_docs, text:GLOB, jsonl:GLOB, "
+        "tfds:NAME, or a mixture of them"
     )
 
 
@@ -200,7 +217,12 @@ def resolve(name: str, separator: str, field: str, cache_dir: str, log) -> Sourc
     """
     scheme, _, rest = name.partition(":")
     if scheme == "text":
-        return TextSource(tuple(files_.expand(rest, log)), separator, name)
+        source = TextSource(tuple(files_.expand(rest, log)), separator, name)
+        for path in source.files:
+            source._refuse_json_lines(path)
+        return source
+    if scheme == "jsonl":
+        return TextSource(tuple(files_.expand(rest, log)), "line", name, field)
     if scheme == "python_docs":
         from data import python_docs
 
@@ -292,6 +314,19 @@ def _next_document(stream, nominal: int, separator: str) -> int:
         if not line.strip():
             return stream.tell()
     return 0
+
+
+def _rows(path: str, stream, raw, file_range: FileRange, field: str):
+    """Yields the texts of JSON lines from `stream`'s place to the end of the range, in TextChunks."""
+    offset = file_range.start  # of the next byte to read, in the uncompressed file
+    compressed = identify(path).compression
+    before = raw.tell() if compressed else offset
+    while (file_range.end < 0 or offset < file_range.end) and (line := stream.readline()):
+        text = text_of_row(path, offset, line, field)
+        offset += len(line)
+        now = raw.tell() if compressed else offset
+        consumed, before = now - before, now
+        yield TextChunk(text, True, consumed)
 
 
 def _documents(path: str, stream, raw, file_range: FileRange, separator: str):

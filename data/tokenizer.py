@@ -7,18 +7,19 @@ import collections
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 from etils import epath
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import models
 
 from data import pretrained_tokenizer
 from data.files import write_atomically
 from data.special_tokens import SpecialTokenTemplate
+from data.text_encoder import TextEncoder
+from data.tokenizer_trainers import TRAINERS, TrainingTexts, word_level
 from data.word_boundaries import word_continuation
 
 MODES, INFILL = ("[R]", "[S]", "[X]"), ("[PRE]", "[SUF]", "[MID]")
@@ -37,24 +38,35 @@ _NAMES = {
     "mask": ("[MASK]", "<mask>"),
     "start": ("[BOS]", "[PAD]", "<pad>"),
 }
-# Longer texts are split before a single space between two words, where every pre-tokenizer splits.
+# Longer texts are split before a tokenizer is trained on them.
 _CHUNK = 1 << 16
-_WORD_START = "▁"  # marks the start of a word while WordPiece is trained
 
 
 class Tokenizer:
     """Text to tokens and back. Made by `train`, `load`, or from a `tokenizers.Tokenizer`."""
 
-    def __init__(self, inner: tokenizers.Tokenizer, special_tokens: dict[str, str] | None = None):
-        """special_tokens: {'pad': '<PAD>', ...}, needed where `_NAMES` lacks the token's name."""
-        # A text may mention '[MASK]': it must not become the token.
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        special_tokens: dict[str, str] | None = None,
+        files: dict[str, bytes] | None = None,
+    ):
+        """special_tokens: {'pad': '<PAD>', ...}, needed where `_NAMES` lacks the token's name. files: those
+        of a published tokenizer, {name: content}, which are kept beside it and change nothing."""
+        self.files = dict(files or {})
         self._plain = tokenizers.Tokenizer.from_str(inner.to_str())
         self._plain.no_truncation()  # a published one may truncate to 128 tokens and pad to them
         self._plain.no_padding()
-        self._plain.encode_special_tokens = True
         self.special_tokens = dict(special_tokens or {})
-        self._with_specials = tokenizers.Tokenizer.from_str(self._plain.to_str())
-        self._with_specials.encode_special_tokens = False
+        # A published file may list its special tokens in the vocabulary alone, or as ordinary ones.
+        known = self._plain.get_vocab(with_added_tokens=True)
+        names = [next((name for name in each if name in known), "") for each in _NAMES.values()]
+        names += [*self.special_tokens.values(), *MODES, *INFILL, *SENTINELS]
+        marked = {t.content for t in self._plain.get_added_tokens_decoder().values() if t.special}
+        self._plain.add_special_tokens(
+            [name for name in dict.fromkeys(names) if name in known and name not in marked]
+        )
+        self._plain.encode_special_tokens = True
 
     @functools.cached_property
     def size(self) -> int:
@@ -114,8 +126,14 @@ class Tokenizer:
         return own
 
     @functools.cached_property
-    def _adds_prefix_space(self) -> bool:
-        return pretrained_tokenizer.adds_prefix_space(self._plain)
+    def _encoder(self) -> TextEncoder:
+        return TextEncoder(self._plain, set(self._special))
+
+    @functools.cached_property
+    def _with_specials(self) -> tokenizers.Tokenizer:
+        inner = self.to_library()
+        inner.encode_special_tokens = False
+        return inner
 
     @property
     def is_word_level(self) -> bool:
@@ -141,21 +159,12 @@ class Tokenizer:
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         """The tokens of many texts of any length, each int32[n], without special tokens."""
-        if all(len(text) <= _CHUNK for text in texts):
-            encoded = self._plain.encode_batch_fast(texts, add_special_tokens=False)
-            return [np.array(each.ids, np.int32) for each in encoded]
-        chunks, owners = [], []
-        for owner, text in enumerate(texts):
-            parts = split_text(text)
-            if self._adds_prefix_space:
-                parts = [part.removeprefix(" ") if n else part for n, part in enumerate(parts)]
-            chunks += parts
-            owners += [owner] * len(parts)
-        encoded = self._plain.encode_batch_fast(chunks, add_special_tokens=False)
-        tokens = [[np.zeros(0, np.int32)] for _ in texts]
-        for owner, each in zip(owners, encoded, strict=True):
-            tokens[owner].append(np.array(each.ids, np.int32))
-        return [np.concatenate(each) for each in tokens]
+        return self._encoder.encode_batch(texts)
+
+    def cut(self, text: str) -> tuple[str, str]:
+        """(head, rest) of a text that continues: the tokens of the head, then those of the rest and what
+        follows it, are those of the whole. The head may be empty."""
+        return self._encoder.cut(text)
 
     def decode(self, ids, skip_specials: bool = False) -> str:
         """The text of tokens int[n]; special tokens are written out unless skipped."""
@@ -169,17 +178,51 @@ class Tokenizer:
         """A copy as a `tokenizers.Tokenizer`."""
         return tokenizers.Tokenizer.from_str(self._plain.to_str())
 
+    def with_tokens(self, words: Iterable[str]) -> "Tokenizer":
+        """The tokenizer with further tokens, which text spells: each word is kept whole, wherever it is.
+
+        Raises ValueError for a word that is blank or a special token."""
+        inner = self.to_library()
+        for word in words:
+            if not isinstance(word, str) or not word or word != word.strip():
+                raise ValueError(
+                    f"task.special_tokens has {word!r}: name words without blanks around them"
+                )
+            if word in self._special:
+                raise ValueError(
+                    f"task.special_tokens has {word!r}, which the tokenizer uses itself, and text never "
+                    "becomes it: choose another word"
+                )
+            inner.add_tokens([tokenizers.AddedToken(word, normalized=False)])
+        if inner.to_str() == self._plain.to_str():
+            return self
+        templates = {name: text for name, text in self.files.items() if "chat_template" in name}
+        return Tokenizer(inner, self.special_tokens, templates)
+
     def save(self, path: str | Path) -> None:
-        """Writes tokenizer.json (`path` is the file), and any given special tokens beside it."""
+        """Writes tokenizer.json (`path` is the file), and any given special tokens and files beside it."""
         path = epath.Path(path)
+        for name, content in self.files.items():
+            file = path.parent / pretrained_tokenizer.FILES_FOLDER / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, content)
         if self.special_tokens:
             content = pretrained_tokenizer.special_tokens_to_json(self.special_tokens)
             write_atomically(path.parent / pretrained_tokenizer.SPECIAL_TOKENS_FILE, content)
         write_atomically(path, self._plain.to_str(pretty=True).encode())
 
 
+def describe_unknown(name: str, unknown: int, total: int) -> str:
+    """A line for the log about `unknown` of `total` tokens; a warning above 1 %."""
+    share = unknown / max(1, total)
+    line = f"{name}: {share:.2%} of {total:,} tokens are unknown"
+    if share <= 0.01:
+        return line
+    return f"warning: {line}: the tokenizer does not fit the text; use another, such as type=bpe"
+
+
 def split_text(text: str, limit: int = _CHUNK) -> list[str]:
-    """Splits a long text into parts whose tokens, concatenated, are those of the whole text.
+    """Splits a long text into parts of at most `limit` characters: a trainer counts their words.
 
     It splits before a single space between two words, or at `limit` characters if there is none.
     """
@@ -214,10 +257,17 @@ def load(path: str | Path) -> Tokenizer:
             "one, or to '' to train one"
         )
     beside = file.parent / pretrained_tokenizer.SPECIAL_TOKENS_FILE
+    kept = file.parent / pretrained_tokenizer.FILES_FOLDER
     try:
         inner = tokenizers.Tokenizer.from_buffer(file.read_bytes())
         content = json.loads(beside.read_bytes()) if beside.is_file() else {}
-        return Tokenizer(inner, pretrained_tokenizer.special_tokens_of(content, inner))
+        files = {
+            "/".join(each.parts[len(kept.parts) :]): each.read_bytes()
+            for pattern in ("*", "*/*")
+            for each in kept.glob(pattern)
+            if each.is_file()
+        }
+        return Tokenizer(inner, pretrained_tokenizer.special_tokens_of(content, inner), files)
     except Exception as error:  # tokenizers raises bare Exception
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -232,41 +282,24 @@ def train(
     vocab_size: int,
     lowercase: bool = False,
     min_frequency: int = 2,
+    character_coverage: float = 0.9995,
     log=lambda line: None,
     source: str = "the corpus",
 ) -> Tokenizer:
     """Trains byte-level BPE, WordPiece, Unigram or a word list of at most `vocab_size` tokens.
 
     The size includes the special tokens. The same texts give the same tokenizer (Unigram: up to
-    rounding). A small corpus may give fewer tokens, which is logged. Raises ValueError if it is
-    empty or needs more.
+    rounding). A small corpus may give fewer tokens, which is logged. If its characters would take more
+    than half of a vocabulary, those beyond `character_coverage` have no token. Texts are read twice.
+    Raises ValueError if the corpus is empty or needs more tokens.
     """
-    if type not in _TRAINERS:
-        raise ValueError(f"unknown tokenizer.type {type!r}: choose one of {', '.join(_TRAINERS)}")
-    num_texts = 0
-
-    def chunks():
-        nonlocal num_texts
-        for text in texts:
-            num_texts += 1
-            yield from split_text(text)
-
-    options = {
-        "vocab_size": vocab_size,
-        "special_tokens": list(SPECIALS),
-        "show_progress": False,
-    }
-    # Threads would change the order of summation.
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        inner = _TRAINERS[type](chunks(), lowercase, min_frequency, options)
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-    if not num_texts:
+    if type not in TRAINERS:
+        raise ValueError(f"unknown tokenizer.type {type!r}: choose one of {', '.join(TRAINERS)}")
+    corpus = TrainingTexts(texts, split_text)
+    inner = TRAINERS[type](
+        corpus, SPECIALS, vocab_size, lowercase, min_frequency, character_coverage, log
+    )
+    if not corpus.num_texts:
         raise ValueError(f"{source} holds no document to train a tokenizer on: check data.source")
     result = Tokenizer(inner)
     first = [result.token(i) for i in range(len(SPECIALS))]
@@ -282,76 +315,6 @@ def train(
     return result
 
 
-def _bpe(texts, lowercase, min_frequency, options):
-    inner = tokenizers.Tokenizer(models.BPE())
-    if lowercase:
-        inner.normalizer = normalizers.Lowercase()
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(min_frequency=min_frequency, initial_alphabet=alphabet, **options)
-    inner.train_from_iterator(texts, trainer)
-    return inner
-
-
-def _wordpiece(texts, lowercase, min_frequency, options):
-    """WordPiece from BPE merges of marked words: `▁model` becomes `model`, `odel` becomes `##odel`.
-
-    The library's own WordPiece trainer numbers tokens in the order of a random hash, so that two
-    trainings differ; its BPE trainer does not. Every character is a token in both forms.
-    """
-    inner = tokenizers.Tokenizer(models.BPE())
-    inner.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    words = pre_tokenizers.BertPreTokenizer()
-    inner.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.Metaspace(split=False)])
-    trainer = trainers.BpeTrainer(min_frequency=min_frequency, **{**options, "special_tokens": []})
-    inner.train_from_iterator(texts, trainer)
-    merged = sorted(inner.get_vocab().items(), key=lambda item: item[1])
-    characters = [token for token, _ in merged if len(token) == 1 and token != _WORD_START]
-    tokens = dict.fromkeys([*SPECIALS, *characters, *(f"##{c}" for c in characters)])
-    for token, _ in merged:
-        if len(token) > 1 and len(tokens) < options["vocab_size"]:
-            tokens.setdefault(token[1:] if token.startswith(_WORD_START) else f"##{token}")
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    result = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    result.normalizer, result.pre_tokenizer = inner.normalizer, words
-    result.decoder = decoders.WordPiece()
-    result.add_special_tokens(list(SPECIALS))
-    return result
-
-
-def _unigram(texts, lowercase, min_frequency, options):
-    """Unigram (Kudo, 2018). The library sums in a random order: two trainings may differ slightly."""
-    del min_frequency  # Unigram prunes by likelihood, not by count
-    inner = tokenizers.Tokenizer(models.Unigram())
-    steps = [normalizers.NFKC()] + ([normalizers.Lowercase()] if lowercase else [])
-    inner.normalizer = normalizers.Sequence(steps)
-    # The lattice may use any token of the vocabulary, special ones too. Isolated brackets keep them
-    # from matching.
-    brackets = pre_tokenizers.Split(Regex(r"[\[\]<>]"), "isolated")
-    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), brackets])
-    inner.decoder = decoders.Metaspace()
-    inner.train_from_iterator(texts, trainers.UnigramTrainer(unk_token="[UNK]", **options))
-    return inner
-
-
-def _word(texts, lowercase, min_frequency, options):
-    """The most frequent words; words of equal frequency in alphabetical order."""
-    inner = _word_level(lowercase)
-    trainer = trainers.WordLevelTrainer(min_frequency=min_frequency, **options)
-    inner.train_from_iterator(texts, trainer)
-    return inner
-
-
-def _word_level(lowercase: bool, vocabulary: dict[str, int] | None = None):
-    """Words are runs of letters, digits and underscores, and runs of other visible characters."""
-    inner = tokenizers.Tokenizer(models.WordLevel(vocabulary or {}, unk_token="[UNK]"))
-    if lowercase:
-        inner.normalizer = normalizers.Lowercase()
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return inner
-
-
 def of_words(words: Iterable[str]) -> Tokenizer:
     """The word-level tokenizer of a given vocabulary, such as the words of a file of word vectors.
 
@@ -363,9 +326,6 @@ def of_words(words: Iterable[str]) -> Tokenizer:
     if len(vocabulary) < len(SPECIALS) + len(words):
         repeated = next(w for w, n in collections.Counter(words).items() if n > 1)
         raise ValueError(f"the vocabulary repeats the word {repeated!r}: remove one of them")
-    inner = _word_level(all(word == word.lower() for word in words), vocabulary)
+    inner = word_level(all(word == word.lower() for word in words), vocabulary)
     inner.add_special_tokens(list(SPECIALS))
     return Tokenizer(inner)
-
-
-_TRAINERS = {"bpe": _bpe, "wordpiece": _wordpiece, "unigram": _unigram, "word": _word}

@@ -152,6 +152,7 @@ def _write_range(
     characters = consumed = documents = 0
     length = num_bytes = 0  # of the current document, as far as it is written
     target = None  # the split of the current document
+    rest = ""  # the end of the current document's text so far, if more of it follows
 
     def flush():
         nonlocal batch, characters, consumed, length, num_bytes
@@ -169,10 +170,14 @@ def _write_range(
         batch, characters, consumed = [], 0, 0
 
     for chunk in source.read(file_range):
-        text = chunk.text.rstrip() if chunk.is_last else chunk.text
+        text, rest = rest + chunk.text, ""
+        if chunk.is_last:
+            text = text.rstrip()
         if target is None:
             text = text.lstrip("\r\n")
             target = split or ("validation" if in_validation(text, fraction) else "train")
+        if not chunk.is_last:
+            text, rest = tokenizer.cut(text)
         batch.append((text, documents if chunk.is_last else -1, target))
         characters += len(text)
         consumed += chunk.consumed

@@ -1,7 +1,7 @@
 """Tokenizer files of a Hugging Face directory to a Tokenizer, and back.
 
-Below huggingface/convert.py. Reads tokenizer.json if it exists, otherwise the older formats: vocab.txt,
-vocab.json with merges.txt, or a SentencePiece model.
+Below huggingface/convert.py. Reads what AutoTokenizer reads: tokenizer.json if it exists, otherwise the older
+formats (vocab.txt, vocab.json with merges.txt, or a SentencePiece model), with tokenizer_config.json.
 """
 
 import json
@@ -9,15 +9,7 @@ import pathlib
 import re
 
 import tokenizers
-from tokenizers import (
-    AddedToken,
-    Regex,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import AddedToken, models, processors
 
 from data import word_boundaries
 from data.files import write_atomically
@@ -30,78 +22,66 @@ from data.pretrained_tokenizer import (
 )
 from data.special_tokens import SpecialTokenTemplate, template_for
 from data.tokenizer import Tokenizer
+from huggingface import tokenizer_classes
 from huggingface.spm import read_spm
+from huggingface.tokenizer_classes import CLASSES, GENERIC
 from huggingface.weights import inside, read_json
 from training.config import ConfigError
 
-# (template of a text, of a pair of texts) by model_type, for tokenizers whose files do not say.
-_BERT = ("{cls} $A {sep}", "{cls} $A {sep} $B:1 {sep}:1")
-_ROBERTA = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
-_T5 = ("$A {eos}", "$A {eos} $B {eos}")
-_LLAMA = ("{bos} $A", "{bos} $A {bos} $B")
-TEMPLATES = {
-    **dict.fromkeys(("bert", "electra", "distilbert", "mobilebert"), _BERT),
-    **dict.fromkeys(("roberta", "bart", "longformer"), _ROBERTA),
-    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
-    **dict.fromkeys(("llama", "mistral"), _LLAMA),
-    **dict.fromkeys(("gpt2", "gpt_neo"), ()),
-}
-# Special tokens by template, for tokenizers whose files do not name them.
-_BRACKETS = {f"{key}_token": f"[{key.upper()}]" for key in ("pad", "unk", "cls", "sep", "mask")}
-_GPT2 = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
-_TAGS = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-_DEFAULTS = {
-    _BERT: _BRACKETS,
-    _ROBERTA: {**_TAGS, "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"},
-    _T5: _TAGS,
-    _LLAMA: {key: token for key, token in _TAGS.items() if key != "pad_token"},
-    (): _GPT2,
-}
+# The special tokens that transformers knows, in its order.
+_KEYS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _CONVERT = (
     'convert it with transformers: python -c "from transformers import AutoTokenizer; '
     "AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')\""
 )
+CONFIG_FILE = "tokenizer_config.json"
+# The files of a tokenizer that a run keeps as they are.
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+KEPT_FILES = (*_VOCABULARIES, CONFIG_FILE, SPECIAL_TOKENS_FILE, "added_tokens.json", "merges.txt",
+              "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json")  # fmt: skip
 
 
 def read_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
-    """The tokenizer of a model directory, with its special tokens and its own template.
+    """The tokenizer of a model directory as AutoTokenizer reads it, with its special tokens, its own
+    template, and its files. The decoder's start token comes from config.json.
 
-    The special tokens come from tokenizer_config.json and special_tokens_map.json, the decoder's start
-    token from config.json. Truncation and padding settings of a tokenizer.json are ignored: the data
-    pipeline decides both.
+    Truncation and padding settings of a tokenizer.json are ignored: the data pipeline decides both.
 
     Raises ConfigError, in one line, if there is no tokenizer or if it cannot be read.
     """
     directory = pathlib.Path(directory)
-    model, settings, named = (
+    model, settings = (
         read_json(path) if (path := inside(directory, name)) else {}
-        for name in ("config.json", "tokenizer_config.json", SPECIAL_TOKENS_FILE)
+        for name in ("config.json", CONFIG_FILE)
     )
-    settings = settings | named
-    model_type = model.get("model_type") or ""
+    # transformers ignores the older files beside a tokenizer_config.json that lists the added tokens.
+    listed = "added_tokens_decoder" in settings
+    older = inside(directory, SPECIAL_TOKENS_FILE)
+    settings = settings if listed or not older else settings | read_json(older)
     file = inside(directory, "tokenizer.json")
     try:
         if file:
-            inner = tokenizers.Tokenizer.from_buffer(file.read_bytes())
-            defaults = {}
+            description = json.loads(tokenizers.Tokenizer.from_buffer(file.read_bytes()).to_str())
+            settings = {
+                k: v for k, v in settings.items() if k not in ("add_bos_token", "add_eos_token")
+            }
+            name = tokenizer_classes.class_name(directory, model, settings, description)
         else:
-            files, model_type, read = _find_older_format(directory, model_type)
+            files, read, name = _find_older_format(directory, model, settings)
             file = files[0]
-            inner = read(files, model_type, settings)
-            defaults = _DEFAULTS[TEMPLATES[model_type]]
-            _add_tokens(inner, _added_tokens(directory, settings))
-        named = defaults | {k: settings[k] for k in SPECIAL_TOKEN_KEYS.values() if settings.get(k)}
-        texts = map(token_text, named.values())
-        inner.add_special_tokens([text for text in texts if inner.token_to_id(text) is not None])
-        template = TEMPLATES.get(model_type)
-        if template and template_of(inner) is None and (defaults or template != _LLAMA):
-            inner.post_processor = _fill(template, special_tokens_of(named, inner), inner)
-        special_tokens = special_tokens_of(named, inner) | _from_config(model, inner, named)
-        _split_control_tokens(inner)
-        inferred = Tokenizer(inner).special_ids()
-        ids = {name: inner.token_to_id(token) for name, token in special_tokens.items()}
-        differs = any(inferred.get(name, number) != number for name, number in ids.items())
-        return Tokenizer(inner, special_tokens if differs else {})
+            description = json.loads(read(files, name, settings).to_str())
+            is_bpe = description["model"]["type"] == "BPE"
+            if read is _sentencepiece and is_bpe != (name == "LlamaTokenizer"):
+                name = GENERIC  # T5's class holds a Unigram model
+            if read is _sentencepiece and name == GENERIC:
+                known = {token["content"] for token in description["added_tokens"]}
+                tags = tokenizer_classes.TAGS
+                settings = {key: tags[key] for key in tags if tags[key] in known} | settings
+        inner, settings = _build(description, name, settings, bool(listed))
+        _add_tokens(inner, _added_tokens(directory, settings, listed), settings)
+        _add_special_tokens(inner, settings, model.get("vocab_size"))
+        _set_template(inner, name, settings)
+        return _with_roles(inner, model, settings, _files(directory))
     except ConfigError:
         raise
     except Exception as error:  # tokenizers raises bare Exception
@@ -109,6 +89,40 @@ def read_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
         raise ConfigError(
             f"{file or directory} cannot be read as a tokenizer ({reason}); {_CONVERT}"
         ) from error
+
+
+def _build(description, name, settings, listed):
+    """(the tokenizer that a class makes of a tokenizer.json, settings with the class's defaults)."""
+    if name == GENERIC:
+        return tokenizers.Tokenizer.from_str(json.dumps(description)), settings
+    settings = CLASSES[name].special_tokens | settings
+    texts = {key: token_text(settings.get(key)) for key in _KEYS}
+    if listed:  # the class takes the added tokens of tokenizer_config.json alone
+        description = {**description, "added_tokens": []}
+    return tokenizer_classes.rebuild(description, name, settings | texts), settings
+
+
+def _with_roles(inner, model, settings, files):
+    """The Tokenizer, with the special tokens that its spelling does not tell."""
+    named = {key: settings[key] for key in SPECIAL_TOKEN_KEYS.values() if settings.get(key)}
+    texts = map(token_text, named.values())
+    inner.add_special_tokens([text for text in texts if inner.token_to_id(text) is not None])
+    special_tokens = special_tokens_of(named, inner) | _from_config(model, inner, named)
+    inferred = Tokenizer(inner).special_ids()
+    ids = {name: inner.token_to_id(token) for name, token in special_tokens.items()}
+    differs = any(inferred.get(name, number) != number for name, number in ids.items())
+    return Tokenizer(inner, special_tokens if differs else {}, files)
+
+
+def _files(directory) -> dict[str, bytes]:
+    """The files of the tokenizer, {name: content}; templates have a folder of their own."""
+    found = {name: inside(directory, name) for name in KEPT_FILES}
+    folder = directory / "additional_chat_templates"
+    if folder.is_dir():
+        found |= {
+            f"{folder.name}/{file.name}": inside(folder, file.name) for file in folder.iterdir()
+        }
+    return {name: path.read_bytes() for name, path in found.items() if path}
 
 
 def _from_config(model, inner, named) -> dict[str, str]:
@@ -124,96 +138,137 @@ def _from_config(model, inner, named) -> dict[str, str]:
     return found
 
 
-def _find_older_format(directory, model_type):
-    """(files, model_type, reader) of a directory without tokenizer.json."""
-    for names, default_type, read in _READERS:
+def _find_older_format(directory, model, settings):
+    """(files, reader, class) of a directory without tokenizer.json."""
+    for names, default, read in _READERS:
         files = [inside(directory, name) for name in names]
         if not all(files):
             continue
-        model_type = model_type or default_type
-        if TEMPLATES.get(model_type) not in _SUPPORTED[read]:
+        model_type = model.get("model_type") or ""
+        settings = settings if model_type else {"tokenizer_class": default} | settings
+        name = tokenizer_classes.class_name(directory, model, settings, None)
+        if name not in _SUPPORTED[read] or not tokenizer_classes.is_known(model_type):
             raise ConfigError(
                 f"{directory} has {' and '.join(names)} but no tokenizer.json, which model_type="
-                f"{model_type!r} requires; {_CONVERT}"
+                f"{model_type!r} with tokenizer_class={name!r} requires; {_CONVERT}"
             )
-        return files, model_type, read
+        return files, read, name
     raise ConfigError(
         f"{directory} has no tokenizer: expected tokenizer.json, vocab.txt, vocab.json with merges.txt, "
         "spiece.model or tokenizer.model; download it with the model"
     )
 
 
-def _wordpiece(files, model_type, settings):
+def _wordpiece(files, name, settings):
     """BERT's vocab.txt: one token per line, in the order of their ids."""
     lines = files[0].read_bytes().decode().removesuffix("\n").split("\n")
     vocabulary = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
-    unknown = token_text(settings.get("unk_token")) or "[UNK]"
-    inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
-    inner.normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    )
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.decoder = decoders.WordPiece(cleanup=False)
-    return inner
+    return tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
 
 
-def _byte_level(files, model_type, settings):
+def _byte_level(files, name, settings):
     """GPT-2's vocab.json and merges.txt."""
     vocabulary, merges = models.BPE.read_file(*map(str, files))
-    inner = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
-    prefix = settings.get("add_prefix_space", False)
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    inner.decoder = decoders.ByteLevel()
-    return inner
+    return tokenizers.Tokenizer(models.BPE(vocabulary, merges))
 
 
-def _sentencepiece(files, model_type, settings):
+def _sentencepiece(files, name, settings):
     """A SentencePiece model. T5 adds its sentinels, the last one first."""
-    count = settings.get("extra_ids", 100) if model_type == "t5" else 0
+    count = settings.get("extra_ids", 100) if name == "T5Tokenizer" else 0
     sentinels = tuple(f"<extra_id_{number}>" for number in reversed(range(count)))
     return read_spm(files[0].read_bytes(), sentinels)
 
 
-# (files, default model_type, reader), and the templates that each reader supports.
+# (files, class without a config.json, reader), and the classes that each reader supports.
 _READERS = (
-    (("vocab.txt",), "bert", _wordpiece),
-    (("vocab.json", "merges.txt"), "gpt2", _byte_level),
-    (("spiece.model",), "t5", _sentencepiece),
-    (("tokenizer.model",), "llama", _sentencepiece),
+    (("vocab.txt",), "BertTokenizer", _wordpiece),
+    (("vocab.json", "merges.txt"), "GPT2Tokenizer", _byte_level),
+    (("spiece.model",), GENERIC, _sentencepiece),
+    (("tokenizer.model",), GENERIC, _sentencepiece),
 )
-_SUPPORTED = {_wordpiece: (_BERT,), _byte_level: ((), _ROBERTA), _sentencepiece: (_T5, _LLAMA)}
+_SUPPORTED = {
+    _wordpiece: ("BertTokenizer",),
+    _byte_level: ("GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer", "GPTNeoXTokenizer"),
+    _sentencepiece: ("T5Tokenizer", "LlamaTokenizer", GENERIC),
+}
 
 
-def _added_tokens(directory, settings) -> dict[int, AddedToken]:
+def _added_tokens(directory, settings, listed) -> dict[int, AddedToken]:
     """{id: token} of the tokens added to a vocabulary, in either of the formats for them."""
-    found = {}
-    older = inside(directory, "added_tokens.json")
-    for text, number in (read_json(older) if older else {}).items():
-        found[int(number)] = AddedToken(text, normalized=False, special=True)
+    older = None if listed else inside(directory, "added_tokens.json")
+    special = {token_text(settings.get(key)) for key in _KEYS} | set(_extra_tokens(settings))
+    found = {
+        int(number): AddedToken(text, normalized=text not in special, special=text in special)
+        for text, number in (read_json(older) if older else {}).items()
+    }
     for number, token in (settings.get("added_tokens_decoder") or {}).items():
-        flags = {
-            key: bool(token.get(key, False))
-            for key in ("single_word", "lstrip", "rstrip", "normalized", "special")
-        }
-        found[int(number)] = AddedToken(token_text(token), **flags)
+        flags = {key: value for key, value in token.items() if key != "__type"}
+        found[int(number)] = AddedToken(**flags)
     return found
 
 
-def _add_tokens(inner, added):
-    """Adds tokens. Raises ValueError if one does not get its id."""
+def _add_tokens(inner, added, settings):
+    """Adds tokens, or changes their flags. Raises ValueError if one does not get its id."""
+    named = {token_text(settings.get(key)) for key in _KEYS}
+    known = {repr(token) for token in inner.get_added_tokens_decoder().values()}
     for number, token in sorted(added.items()):
-        inner.add_tokens([token])
+        if repr(token) not in known:
+            token.special = token.special or token.content in named
+            inner.add_tokens([token])
         actual = inner.token_to_id(token.content)
         if actual != number:
             raise ValueError(f"token {token.content!r} has id {actual}, expected {number}")
 
 
+def _extra_tokens(settings) -> list[str]:
+    """Further special tokens, as the versions of tokenizer_config.json list them."""
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    extra = list(extra.values() if isinstance(extra, dict) else extra)
+    extra += [
+        value
+        for key, value in settings.items()
+        if key.endswith("_token") and key not in _KEYS and isinstance(value, str)
+    ]
+    return [text for text in map(token_text, extra) if text]
+
+
+def _add_special_tokens(inner, settings, vocab_size):
+    """Adds the special tokens that the vocabulary lacks, as transformers does, while the model has rows for
+    them; its class may name tokens that the model never had."""
+    named = [settings[key] for key in _KEYS if settings.get(key)]
+    for token in [*named, *_extra_tokens(settings)]:
+        text, size = token_text(token), inner.get_vocab_size()
+        added = {each.content for each in inner.get_added_tokens_decoder().values()}
+        is_known = inner.token_to_id(text) is not None
+        if is_known and text not in added:
+            inner.add_special_tokens([text])
+        elif not is_known and (not isinstance(vocab_size, int) or size < vocab_size):
+            flags = token if isinstance(token, dict) else {"content": token}
+            flags = {k: v for k, v in flags.items() if k not in ("__type", "special")}
+            inner.add_special_tokens([AddedToken(**flags, special=True)])
+
+
+def _set_template(inner, name, settings):
+    """Sets the post-processor that the class makes of its special tokens."""
+    special = {key.removesuffix("_token"): token_text(settings.get(key)) for key in _KEYS}
+    if name != GENERIC and CLASSES[name].template:
+        inner.post_processor = _fill(CLASSES[name].template, special, inner)
+        return
+    flags = [bool(settings.get(f"add_{each}_token")) for each in ("bos", "eos")]
+    if any(flags) or name == "GPTNeoXTokenizer":
+        parts = ["{bos}"] * flags[0], ["{eos}"] * flags[1]
+        single, second = ([*parts[0], text, *parts[1]] for text in ("$A", "$B:1"))
+        inner.post_processor = _fill(
+            (" ".join(single), " ".join([*single, *second])), special, inner
+        )
+
+
 def _fill(template, special_tokens, inner):
     """The post-processor of a template that has names of special tokens in braces."""
     needed = set(re.findall(r"{(\w+)}", "".join(template)))
-    missing = sorted(needed - special_tokens.keys())
+    missing = sorted(
+        name for name in needed if inner.token_to_id(special_tokens.get(name) or "") is None
+    )
     if missing:
         raise ValueError(f"it has no {' and no '.join(missing)} token")
     single, pair = (each.format(**special_tokens) for each in template)
@@ -221,24 +276,6 @@ def _fill(template, special_tokens, inner):
         (special_tokens[name], inner.token_to_id(special_tokens[name])) for name in sorted(needed)
     ]
     return processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
-
-
-def _split_control_tokens(inner):
-    """Splits the text of control tokens, which a Unigram model would otherwise produce from plain text."""
-    if not isinstance(inner.model, models.Unigram) or inner.pre_tokenizer is None:
-        return
-    inner.encode_special_tokens = True
-    special = {i: t.content for i, t in inner.get_added_tokens_decoder().items() if t.special}
-    produced = [
-        text
-        for number, text in special.items()
-        if number in inner.encode(text, add_special_tokens=False).ids
-    ]
-    inner.encode_special_tokens = False
-    if produced:
-        pattern = "|".join(f"{re.escape(t[0])}(?={re.escape(t[1:])})" for t in produced)
-        split = pre_tokenizers.Split(Regex(pattern), "isolated")
-        inner.pre_tokenizer = pre_tokenizers.Sequence([inner.pre_tokenizer, split])
 
 
 def write_tokenizer(
@@ -252,7 +289,8 @@ def write_tokenizer(
 ) -> None:
     """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json for AutoTokenizer.
 
-    The tokenizer adds the special tokens that the model was trained with: its own template, or the
+    A published tokenizer is written as it was read, except that a classifier gets a padding token. Any other
+    tokenizer adds the special tokens that the model was trained with: its own template, or the
     default of the architecture, but none for a decoder that generates. Its prompts are padded on the left.
 
     Args:
@@ -262,7 +300,18 @@ def write_tokenizer(
       token_types: whether the model has token type embeddings.
     """
     directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     ids, inner = tokenizer.special_ids(), tokenizer.to_library()
+    pad = padding(tokenizer, architecture)
+    if any(name in tokenizer.files for name in _VOCABULARIES):
+        for name, content in tokenizer.files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            write_atomically(directory / name, content)
+        if head and ids["pad"] < 0:  # a batch of texts is padded
+            settings = json.loads(tokenizer.files.get(CONFIG_FILE, b"{}"))
+            settings = settings | {"pad_token": inner.id_to_token(pad)}
+            write_atomically(directory / CONFIG_FILE, _to_json(settings))
+        return
     generates = architecture == "decoder" and not head
     template = template_for(architecture, ids, tokenizer.template)
     if template_of(inner) is None and not generates:
@@ -281,7 +330,6 @@ def write_tokenizer(
         for name, token in tokenizer.special_tokens.items()
         if name != "start"
     }
-    pad = padding(tokenizer, architecture)
     if pad >= 0:
         tokens["pad_token"] = inner.id_to_token(pad)
     settings = {
@@ -293,10 +341,16 @@ def write_tokenizer(
         "model_input_names": ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
         **tokens,
     }  # fmt: skip
-    directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "tokenizer.json", inner.to_str(pretty=True).encode())
-    for name, content in (("tokenizer_config.json", settings), (SPECIAL_TOKENS_FILE, tokens)):
-        write_atomically(directory / name, (json.dumps(content, indent=2) + "\n").encode())
+    for name, content in tokenizer.files.items():  # chat templates
+        (directory / name).parent.mkdir(exist_ok=True)
+        write_atomically(directory / name, content)
+    for name, content in ((CONFIG_FILE, settings), (SPECIAL_TOKENS_FILE, tokens)):
+        write_atomically(directory / name, _to_json(content))
+
+
+def _to_json(content) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def padding(tokenizer: Tokenizer, architecture: str) -> int:

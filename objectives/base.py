@@ -19,12 +19,12 @@ from objectives.vocabulary import Vocabulary
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")  # Transformers
 EMBEDDINGS = "embeddings"  # word vectors without a Transformer
 
-# architecture -> special tokens that its rows and inputs contain.
+# architecture -> special tokens that its rows and inputs contain. Padding needs none: its segment is 0.
 _REQUIRED = {
-    "encoder": ("pad", "cls", "sep"),
-    "decoder": ("pad", "eos"),
-    "encoder_decoder": ("pad", "eos", "start"),
-    EMBEDDINGS: ("pad", "eos"),
+    "encoder": ("cls", "sep"),
+    "decoder": ("eos",),
+    "encoder_decoder": ("eos", "start"),
+    EMBEDDINGS: ("eos",),
 }
 
 

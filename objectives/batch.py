@@ -4,6 +4,7 @@ Padding and empty slots have weight 0, so they never affect a mean.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from models.inputs import ModelInputs
@@ -43,3 +44,17 @@ class Batch:
     sampling_uniforms: jax.Array | None = None
     regular_token_ranges: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
     negatives: jax.Array | None = None  # skip_gram: int32[B,M] negative samples
+
+
+def without_negative_ids(batch: Batch) -> Batch:
+    """A Batch of a vocabulary without a padding token, whose id is -1 there: padding becomes token 0, which
+    segment 0 and loss weight 0 hide."""
+
+    def inputs(side):
+        return side and side.replace(tokens=jnp.maximum(side.tokens, jnp.int32(0)))
+
+    return batch.replace(
+        inputs=inputs(batch.inputs),
+        decoder_inputs=inputs(batch.decoder_inputs),
+        targets=jnp.maximum(batch.targets, jnp.int32(0)),
+    )

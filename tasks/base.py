@@ -3,11 +3,14 @@
 `Task` holds the options, `Task.load` opens the data and returns a `LoadedTask`, which the run uses.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 
+from data import tokenizer as tokenizers
+from models.config import ModelConfig, option
 from objectives.batch import Batch
 
 # architecture -> pooling of the hidden states if a task's option `pooling` is 'auto'.
@@ -19,6 +22,16 @@ class Task:
     """The options of a task: a frozen dataclass per type of task, which defines the section `task`."""
 
     name: ClassVar[str]  # also the name of its head in the parameter tree
+
+    special_tokens: tuple = option(
+        (), "words of the texts that become tokens of their own, such as ('[E1]', '[/E1]')"
+    )
+
+    def open_tokenizer(self, file: str, model_config: ModelConfig):
+        """(the tokenizer with the task's `special_tokens`, the ModelConfig with rows for them)."""
+        tokenizer = tokenizers.load(file).with_tokens(self.special_tokens)
+        size = max(model_config.vocab_size, tokenizer.size)
+        return tokenizer, dataclasses.replace(model_config, vocab_size=size)
 
     def load(
         self, config, model_config, tokenizer_file: str, log, *, process_index: int = 0,

@@ -89,7 +89,7 @@ class Classification(LabeledTask):
                 f"task.pooling={pooling!r} does not fit architecture {model_config.architecture!r}: "
                 f"expected auto, mean or {'cls' if pooling == 'last' else 'last'}"
             )
-        tokenizer = tokenizers.load(tokenizer_file)
+        tokenizer, model_config = self.open_tokenizer(tokenizer_file, model_config)
         splits = self.read(log)
         if tokenizer.is_word_level:
             texts = splits["train"].text + (splits["train"].text_pair or [])
@@ -117,7 +117,7 @@ class Classification(LabeledTask):
             pooling=pooling,
             decoder_input=self.decoder_input,
             model_config=model_config,
-            pad=special_ids["pad"],
+            pad=max(special_ids["pad"], 0),
             start=special_ids["start"],
             batch_size=config.training.batch_size,
             task=self,
@@ -375,6 +375,7 @@ class LoadedClassification(LoadedTask):
             f"training examples, {splits}"
         ]
         for name, split in self.encoded.items():
+            lines.append(split.describe_unknown(name))
             if split.num_truncated:
                 lines.append(
                     f"{split.num_truncated:,} of {len(split):,} {name} examples were truncated to "

@@ -9,6 +9,7 @@ import numpy as np
 
 from data.labeled import LabeledSplit
 from data.special_tokens import SpecialTokenTemplate, encode_example
+from data.tokenizer import describe_unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +21,15 @@ class Encoded:
     token_type_ids: np.ndarray  # int32[n, length] 1: second text of a pair
     labels: np.ndarray  # int32[n] index of the label's name; -1: the split has no labels
     num_truncated: int
+    num_unknown: int = 0  # tokens of the texts that are the unknown token
+    num_tokens: int = 0  # tokens of the texts
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def describe_unknown(self, name: str) -> str:
+        """A line for the log, with the share of unknown tokens."""
+        return describe_unknown(name, self.num_unknown, self.num_tokens)
 
 
 def encode(
@@ -37,7 +44,8 @@ def encode(
     first = tokenizer.encode_batch(list(examples.text))
     pairs = examples.text_pair
     second = tokenizer.encode_batch(list(pairs)) if pairs else [None] * len(first)
-    tokens = np.full((len(first), length), pad, np.int32)
+    # A tokenizer without a padding token has pad -1: any token will do, since padding is never read.
+    tokens = np.full((len(first), length), max(pad, 0), np.int32)
     token_type_ids = np.zeros_like(tokens)
     lengths = np.zeros(len(first), np.int32)
     num_truncated = 0
@@ -52,7 +60,12 @@ def encode(
             separator = start + int(np.argmax(ids[start:] == template.separator[0]))
             token_type_ids[i, separator + len(template.separator) : len(ids)] = 1
     labels = _label_ids(examples.label, len(first), label_names)
-    return Encoded(tokens, lengths, token_type_ids, labels, num_truncated)
+    texts = [ids for ids in (*first, *second) if ids is not None]
+    unknown = tokenizer.special_ids()["unk"]
+    num_unknown = sum(int((ids == unknown).sum()) for ids in texts)
+    return Encoded(
+        tokens, lengths, token_type_ids, labels, num_truncated, num_unknown, sum(map(len, texts))
+    )
 
 
 def _label_ids(labels, count, label_names):

@@ -17,7 +17,7 @@ from data.special_tokens import template_for
 from data.tokenizer import Tokenizer
 from models.config import ModelConfig, complete_config
 from objectives.base import Objective, ObjectiveSpec, SequenceLengths
-from objectives.batch import Batch
+from objectives.batch import Batch, without_negative_ids
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 from tasks.base import LoadedTask, Task
@@ -32,30 +32,37 @@ class Pretraining(Task):
 
     def load(
         self, config, model_config, tokenizer_file, log, *, process_index=0, process_count=1,
-        batch_divisor=1,
+        batch_divisor=1, check_tokenizer=lambda tokenizer: None,
     ) -> "LoadedPretraining":  # fmt: skip
+        """As of Task. `check_tokenizer` may refuse the tokenizer before any text is tokenized."""
         objective, seq_len = config.objective, config.training.seq_len
         objectives.check(objective, model_config.architecture)
         tokenizer_config = config.tokenizer
         if tokenizer_file:
             tokenizer_config = dataclasses.replace(tokenizer_config, path=tokenizer_file)
-        corpus = prepare.prepare(config.data, tokenizer_config, build=process_count == 1, log=log)
-        tokenizer = corpus.tokenizer
-        model_config = complete_config(
-            model_config, tokenizer.size, seq_len, objective.num_token_types
+
+        def fit(tokenizer, counts=None):
+            """(completed model config, ObjectiveSpec, template of a document), or an error."""
+            unigram = Unigram(np.ones(tokenizer.size) if counts is None else counts)
+            special_ids, architecture = tokenizer.special_ids(), model_config.architecture
+            model = complete_config(
+                model_config, tokenizer.size, seq_len, objective.num_token_types
+            )
+            spec = ObjectiveSpec(architecture, Vocabulary(**special_ids), seq_len, unigram)
+            objective.lengths(spec)
+            check_tokenizer(tokenizer)
+            return model, spec, template_for(
+                architecture, special_ids, tokenizer.template, documents=True
+            )  # fmt: skip
+
+        corpus = prepare.prepare(
+            config.data, tokenizer_config, build=process_count == 1, log=log, check=fit
         )
+        tokenizer = corpus.tokenizer
         counts = (store.unigram_counts for store in corpus.train)
         shares = [w * n / n.sum() for w, n in zip(corpus.weights, counts, strict=True)]
-        spec = ObjectiveSpec(
-            model_config.architecture,
-            Vocabulary(**tokenizer.special_ids()),
-            seq_len,
-            Unigram(sum(shares)),
-        )
+        model_config, spec, template = fit(tokenizer, sum(shares))
         lengths = objective.lengths(spec)
-        template = template_for(
-            spec.architecture, tokenizer.special_ids(), tokenizer.template, documents=True
-        )
         train, validation = (
             [store.rows(lengths.raw, lengths.overlap, template) for store in stores]
             for stores in (corpus.train, corpus.validation)
@@ -150,7 +157,8 @@ class LoadedPretraining(LoadedTask):
 
     def prepare(self, rng, inputs):
         ids, rows = inputs
-        return self.objective.corrupt_batch(self.spec, example_rngs(rng, ids), rows)
+        batch = self.objective.corrupt_batch(self.spec, example_rngs(rng, ids), rows)
+        return batch if self.spec.vocabulary.pad >= 0 else without_negative_ids(batch)
 
     def losses(self, model, params, batch, dropout_rng):
         return self.loss.losses(model, params, batch, dropout_rng)

@@ -101,12 +101,29 @@ def bert(folder, classes=(), seed=0, **tokenizer):
     vocabulary = folder / "vocabulary"
     vocabulary.mkdir(parents=True)
     wordpiece(vocabulary, **tokenizer)
-    made = read_tokenizer(vocabulary)
-    shape = {"num_layers": 2, "emb_dim": 32, "num_heads": 2, "mlp_dim": 48, "max_length": 40}
-    model = ModelConfig(**presets.preset("bert-tiny") | shape | {"vocab_size": made.size + 3})
     name = "BertForSequenceClassification" if classes else "BertForMaskedLM"
-    tree = param_shapes.of_model(FAMILIES["bert"], model, len(classes))
-    required, _ = param_shapes.of_class(FAMILIES["bert"], tree, name)
+    target = _publish(folder, read_tokenizer(vocabulary), "bert", "bert-tiny", name, classes, seed)
+    if classes:
+        config = json.loads((target / "config.json").read_text())
+        config["id2label"] = {str(number): label for number, label in enumerate(classes)}
+        (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+def gpt2(folder):
+    """A Hugging Face directory of a tiny GPT-2, whose tokenizer has no padding token."""
+    vocabulary = folder / "vocabulary"
+    vocabulary.mkdir(parents=True)
+    byte_level(vocabulary)
+    return _publish(folder, read_tokenizer(vocabulary), "gpt2", "gpt2", "GPT2LMHeadModel")
+
+
+def _publish(folder, made, family, preset, name, classes=(), seed=0):
+    """Writes a model with random parameters to `folder`/published."""
+    shape = {"num_layers": 2, "emb_dim": 32, "num_heads": 2, "mlp_dim": 48, "max_length": 40}
+    model = ModelConfig(**presets.preset(preset) | shape | {"vocab_size": made.size + 3})
+    tree = param_shapes.of_model(FAMILIES[family], model, len(classes))
+    required, _ = param_shapes.of_class(FAMILIES[family], tree, name)
     rng = np.random.default_rng(seed)
     flat = {p: rng.normal(0, 0.3, shape).astype(np.float32) for p, shape in required.items()}
     run = folder / "run"
@@ -118,8 +135,4 @@ def bert(folder, classes=(), seed=0, **tokenizer):
     run_directory.write_config(run, record, "pretrain", model)
     target = folder / "published"
     convert.to_hf(str(run), str(target), architecture=name)
-    if classes:
-        config = json.loads((target / "config.json").read_text())
-        config["id2label"] = {str(number): label for number, label in enumerate(classes)}
-        (target / "config.json").write_text(json.dumps(config))
     return target

@@ -12,6 +12,7 @@ from hooks import crash_after_save
 
 import finetune
 import train
+from data import tokenizer as tokenizers
 from tasks import FINETUNE_TASKS
 from tasks.classification import Classification, LoadedClassification
 from training import run_directory
@@ -259,3 +260,34 @@ def test_labels_that_cannot_be_learned_are_refused_before_a_program_is_compiled(
     config = tiny_configs.finetuning(folder, folder / "encoder", task__source=source)
     with pytest.raises(ValueError, match=message):
         finetune.run(config, str(tmp_path / "run"))
+
+
+def test_special_tokens_of_a_task_are_kept_whole_and_get_rows_of_their_own(folder, tmp_path):
+    tiny_configs.labeled(tmp_path)
+    for file in tmp_path.glob("*.tsv"):
+        file.write_text(file.read_text().replace(" water ", " [E1]water[/E1] "))
+    config = tiny_configs.finetuning(
+        tmp_path, folder / "encoder", task__special_tokens=("[E1]", "[/E1]"),
+        training__duration="1 steps",
+    )  # fmt: skip
+    run = tmp_path / "run"
+    first = finetune.run(config, str(run))
+    tokenizer = tokenizers.load(run / "tokenizer.json")
+    size = tokenizers.load(folder / "encoder").size
+    spelled = [tokenizer.token(i) for i in tokenizer.encode("a [E1]water[/E1]")]
+    assert spelled[1:2] == ["Ġ"] and spelled[2] == "[E1]" and spelled[-1] == "[/E1]"
+    assert tokenizer.size == size + 2 == run_directory.read_config(run)["model"]["vocab_size"]
+    pretrained = tiny_configs.read_params(folder / "encoder", 2)["embed/tokens/embedding"]
+    rows = tiny_configs.read_params(run, 0)["embed/tokens/embedding"]
+    np.testing.assert_array_equal(rows[:size], pretrained[:size])
+    assert len(rows) == len(pretrained) + 128 and np.ptp(rows[size : size + 2], axis=1).all()
+    assert np.any(rows[size] != rows[size + 1])
+    shutil.rmtree(run / "checkpoints/1")
+    assert finetune.run(config, str(run)).metrics == first.metrics
+    for words, message in (
+        (("[SEP]",), "which the tokenizer uses itself"),
+        ((" a",), "without blanks"),
+    ):
+        config.task.special_tokens = words
+        with pytest.raises(ValueError, match=message):
+            finetune.run(config, str(tmp_path / "other"))

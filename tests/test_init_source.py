@@ -2,17 +2,27 @@
 model and the tokenizer of the source, and nothing else is needed to resume."""
 
 import dataclasses
+import functools
+import math
 import shutil
 
+import jax
+import numpy as np
 import pytest
 import tiny_configs
-from published import bert
+from published import bert, bpe_pieces, byte_level, gpt2, sentencepiece
 
 import finetune
 import train
+from data.sources import TextSource
 from huggingface import as_run
+from huggingface.tokenizers import read_tokenizer
+from tasks import TASKS
+from tasks.pretraining import example_ids
+from training import config as configs
 from training import init_from, run_directory
 from training.config import ConfigError
+from training.schema import PretrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +78,52 @@ def test_a_finetuned_run_stores_the_model_of_its_source_and_resumes_without_it(t
     config.model_overrides = {"dropout_rate": 0.3}
     with pytest.raises(ConfigError, match="model_overrides.dropout_rate: -1.0 -> 0.3"):
         finetune.run(config, run)
+
+
+def test_gpt2_is_pretrained_further_without_a_padding_token(tmp_path):
+    source = gpt2(tmp_path / "there")
+    config = tiny_configs.pretraining(
+        tmp_path, init_from=str(source), training__seq_len=24, training__duration="1 steps"
+    )
+    result = train.run(config, str(tmp_path / "run"))
+    assert result.step == 1 and all(map(math.isfinite, result.metrics.values()))
+
+
+@pytest.mark.parametrize("objective", ["causal_lm", "prefix_lm"])
+@pytest.mark.parametrize(
+    "write",
+    [byte_level, functools.partial(sentencepiece, tokens=bpe_pieces(), algorithm=2, bytes=True)],
+)
+def test_padding_needs_no_token_of_its_own(tmp_path, write, objective):
+    """The last row of a corpus is padded: segment 0 and weight 0 hide it, whatever token is there."""
+    write(tmp_path)
+    read_tokenizer(tmp_path).save(tmp_path / "tokenizer.json")
+    tiny_configs.corpus(tmp_path, documents=12)
+    config = configs.resolve(
+        PretrainConfig,
+        tiny_configs.pretraining(
+            tmp_path, f"configs/decoder.py:objective={objective}", data__validation_fraction=0.0
+        ),
+    )
+    task = TASKS["pretraining"]().load(
+        config, config.model, str(tmp_path / "tokenizer.json"), lambda line: None
+    )
+    assert task.spec.vocabulary.pad == -1
+    rows = np.stack([task.train[0][len(task.train[0]) - 1]])
+    padding = (rows == -1)[0]
+    batch = task.prepare(jax.random.key(0), (example_ids(0, 1), rows))
+    assert padding.any() and batch.inputs.tokens.min() >= 0 and batch.targets.min() >= 0
+    assert (np.asarray(batch.inputs.segment_ids[0]) == 0)[
+        padding[: batch.inputs.tokens.shape[1]]
+    ].all()
+    assert float(batch.loss_weights.sum()) <= (~padding).sum()
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused_before_any_text_is_read(tmp_path, monkeypatch):
+    source = gpt2(tmp_path / "there")
+    monkeypatch.setattr(TextSource, "read", lambda *_: pytest.fail("text was read"))
+    config = tiny_configs.pretraining(
+        tmp_path, "configs/decoder.py:objective=fill_in_the_middle", init_from=str(source)
+    )
+    with pytest.raises(ValueError, match="the tokenizer has no .PRE., .SUF. and .MID."):
+        train.run(config, str(tmp_path / "run"))

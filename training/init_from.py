@@ -39,6 +39,11 @@ class InitSource:
     run: object = None
     step: int = 0
 
+    def check_tokenizer(self, tokenizer):
+        """Raises ConfigError if the parameters belong to another tokenizer than that of the data."""
+        if self.run is not None:
+            _check_tokenizer(self.run, tokenizer, "init_from", self.config.init_from)
+
 
 def pretrain_source(config, run_dir, as_run) -> InitSource:
     """The InitSource of a PretrainConfig. A Hugging Face model brings its tokenizer and, unless
@@ -211,7 +216,7 @@ def load_for_pretraining(source: InitSource, task, params, shardings):
     Raises ConfigError for another tokenizer, or a checkpoint that does not fit.
     """
     config = source.config
-    _check_tokenizer(source.run, task.tokenizer, "init_from", config.init_from)
+    source.check_tokenizer(task.tokenizer)
     target, found = flatten_params(params), checkpoint.params_metadata(source.run, source.step)
     mapping = init_stacks.map_stacks(
         read_model_config(source.run), task.model_config, found, target, config.init_stacks,
@@ -246,15 +251,40 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
         order, notes = _published_head(source.run, task)
         if order:
             allow_missing = config.restore.allow_missing
+    fresh, vocab_size = params, read_model_config(source.run).vocab_size
+    has_new_tokens = TOKEN_EMBEDDING in found and vocab_size < task.model_config.vocab_size
+    if has_new_tokens:  # the checkpoint's rows are read as they are
+        leaf = jax.ShapeDtypeStruct(found[TOKEN_EMBEDDING].shape, target[TOKEN_EMBEDDING].dtype)
+        params = merge_params(unflatten_params({TOKEN_EMBEDDING: leaf}), params)
+        target = {**target, TOKEN_EMBEDDING: leaf}
     plan = plan_restore(
         target, found, config.init, allow_missing,
         (*PRETRAINING_HEADS, *config.restore.allow_unexpected), source.name,
     )  # fmt: skip
     params = _read(source, {path: path for path in plan.loaded}, params, shardings, config.init_ema)
+    if has_new_tokens:
+        params = _with_new_rows(
+            params, fresh, vocab_size, shardings, TOKEN_EMBEDDING in plan.loaded
+        )
+        notes.append(
+            f"{task.model_config.vocab_size - vocab_size} new tokens have fresh embeddings"
+        )
     if order != sorted(order):
         params = _reorder_classes(params, shardings, task.name, order)
     lines = [*plan.lines(target), *notes]
     return params, lines + [_describe_source(source, config.init_ema)] * bool(plan.loaded)
+
+
+def _with_new_rows(params, fresh, vocab_size, shardings, is_loaded):
+    """`params` with a token embedding whose first `vocab_size` rows were loaded and the others are fresh."""
+    rows = flatten_params(fresh)[TOKEN_EMBEDDING]
+    place = flatten_params(shardings)[TOKEN_EMBEDDING]
+    if is_loaded:
+        loaded = flatten_params(params)[TOKEN_EMBEDDING]
+        rows = jax.jit(
+            lambda old, new: new.at[:vocab_size].set(old[:vocab_size]), out_shardings=place
+        )(loaded, rows)
+    return merge_params(unflatten_params({TOKEN_EMBEDDING: rows}), params)
 
 
 def _published_head(run, task):

@@ -25,12 +25,15 @@ class DataConfig:
 
     source: str = option(
         "python_docs",
-        "python_docs, text:GLOB, tfds:NAME, or a mixture such as ((0.7, 'text:a/*'), (0.3, 'tfds:b'))",
+        "python_docs, text:GLOB, jsonl:GLOB, tfds:NAME, or a mixture such as ((0.7, 'text:a/*'), "
+        "(0.3, 'tfds:b'))",
     )
     document_separator: str = option(
         "blank_line", "what ends a document in text files", choices=("blank_line", "line", "file")
     )
-    text_field: str = option("text", "feature of a tfds source that holds the text")
+    text_field: str = option(
+        "text", "key of jsonl rows, or feature of a tfds source, with the text"
+    )
     validation_fraction: float = option(
         0.01,
         "share of the documents kept for validation, chosen by hash, if a source has no such split",
@@ -67,6 +70,13 @@ class TokenizerConfig:
     lowercase: bool = option(False, "lowercase the text first")
     training_bytes: int = option(100_000_000, "bytes of text to train on, at most", min=1)
     min_frequency: int = option(2, "occurrences that a merge or a word must have", min=1)
+    character_coverage: float = option(
+        0.9995,
+        "share of the text whose characters get a token (wordpiece, unigram), if those of all would take "
+        "more than half of the vocabulary",
+        min=0.0,
+        max=1.0,
+    )
 
     def __post_init__(self):
         if self.type == "bpe" and not self.path and self.vocab_size < 369:

@@ -5,6 +5,7 @@ References are the tokenizers library's own classes, SentencePiece, and segmenta
 
 import io
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -23,9 +24,14 @@ from tokenizers import AddedToken, Tokenizer
 from data import tokenizer as tokenizer_module
 from data.labeled import LabeledSplit
 from data.special_tokens import SpecialTokenTemplate, template_for
+from huggingface import tokenizer_classes
+from huggingface import tokenizers as readers
+from huggingface.tokenizer_classes import CLASSES, GENERIC
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
 from tasks.encoding import encode
 from training.config import ConfigError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def tokens_of(tokenizer, text):
@@ -127,6 +133,9 @@ def test_a_bpe_model_merges_by_score_and_falls_back_to_bytes(tmp_path):
     assert tokens_of(made, " the") == ["▁", "▁the"]  # every text has a space added before it
     assert tokens_of(made, "ü") == ["▁", "<0xC3>", "<0xBC>"]
     assert made.decode(made.encode("the ü low")) == "the ü low"
+    assert made.template == SpecialTokenTemplate((), (), (2,))  # as transformers, without a setting
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+    made = read_tokenizer(tmp_path)
     assert made.template == SpecialTokenTemplate((1,), (), (1,))
     ids = made.special_ids()
     assert template_for("decoder", ids, made.template, documents=True) == SpecialTokenTemplate(
@@ -164,6 +173,8 @@ def test_special_tokens_named_only_by_the_files_are_saved_with_the_run(tmp_path)
     inner = byte_level(tmp_path)
     inner.add_special_tokens(["<|im_end|>", "<|im_start|>"])
     inner.save(str(tmp_path / "tokenizer.json"))
+    config = {"model_type": "gpt2", "vocab_size": inner.get_vocab_size()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     named = {"eos_token": {"content": "<|im_end|>", "lstrip": False}, "pad_token": "<|endoftext|>",
              "bos_token": None, "mask_token": "<nowhere>"}  # fmt: skip
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
@@ -192,6 +203,9 @@ def test_added_tokens_keep_their_ids(tmp_path):
     (tmp_path / "added_tokens.json").write_text(json.dumps({"[X1]": size, "[X2]": size + 1}))
     made = read_tokenizer(tmp_path)
     assert made.vocabulary()["[X2]"] == size + 1 == made.size - 1
+    assert size in made.encode("[X1]")  # an added token that no setting calls special
+    (tmp_path / "tokenizer_config.json").write_text('{"additional_special_tokens": ["[X1]"]}')
+    made = read_tokenizer(tmp_path)
     assert size not in made.encode("[X1]") and size in made.encode("[X1]", specials=True)
     (tmp_path / "added_tokens.json").write_text(json.dumps({"[X1]": size + 7}))
     with pytest.raises(ConfigError, match=f"has id {size}, expected {size + 7}"):
@@ -208,9 +222,17 @@ def test_added_tokens_keep_their_ids(tmp_path):
         ({"spiece.model": "not a model"}, "spiece.model cannot be read as a tokenizer"),
         ({"spiece.model": ""}, "its vocabulary is empty"),
         ({"vocab.json": "{}", "merges.txt": "a b c"}, "cannot be read as a tokenizer"),
-        ({"vocab.txt": "a\nb\n"}, "it has no cls and no sep token"),
-        ({"vocab.txt": "a\n", "config.json": '{"model_type": "qwen3"}'}, "model_type='qwen3' requires"),
-        ({"spiece.model": "", "config.json": '{"model_type": "albert"}'}, "model_type='albert' requires"),
+        ({"vocab.txt": "a\nb\n", "config.json": '{"model_type": "bert", "vocab_size": 3}'},
+         "it has no cls and no sep token"),
+        ({"vocab.txt": "a\n", "config.json": '{"model_type": "qwen3"}'},
+         "model_type='qwen3' with tokenizer_class='Qwen2Tokenizer' requires"),
+        ({"spiece.model": "", "config.json": '{"model_type": "albert"}'}, "model_type='albert' with"),
+        ({"vocab.txt": "a\n", "tokenizer_config.json": '{"tokenizer_class": "MyTokenizer"}'},
+         "tokenizer_config.json has tokenizer_class='MyTokenizer', which is not read here"),
+        ({"vocab.txt": "a\n", "tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["a.B", null]}}'},
+         "tokenizer_config.json has auto_map=.* a tokenizer of its own code"),
+        ({"vocab.txt": "a\n", "tokenizer_config.json": '{"tokenizer_class": "GPT2Tokenizer"}'},
+         "tokenizer_class='GPT2Tokenizer' requires"),
     ],
 )  # fmt: skip
 def test_an_invalid_tokenizer_is_refused_in_one_line(tmp_path, files, message):
@@ -297,11 +319,46 @@ def test_a_pretrained_tokenizer_is_written_as_it_was_read(tmp_path):
     inner.add_special_tokens([AddedToken("<|im_end|>", special=True)])
     inner.save(str(tmp_path / "in" / "tokenizer.json"))
     (tmp_path / "in" / "special_tokens_map.json").write_text('{"eos_token": "<|im_end|>"}')
-    made = read_tokenizer(tmp_path / "in")
+    chat = {"chat_template.jinja": "{{ messages }}\n", "additional_chat_templates/tool.jinja": "x"}
+    (tmp_path / "in" / "additional_chat_templates").mkdir()
+    for name, content in chat.items():
+        (tmp_path / "in" / name).write_text(content)
+    read_tokenizer(tmp_path / "in").save(tmp_path / "tokenizer.json")
+    made = tokenizer_module.load(tmp_path)  # as in a run, and in the runs that start from it
+    made.save(tmp_path / "tokenizer.json")
+    assert tokenizer_module.load(tmp_path).fingerprint == made.fingerprint
+    before = contents(tmp_path / "in")
     for head, name in (("", "a"), ("classification", "b")):
         write_tokenizer(made, tmp_path / name, architecture="decoder", head=head, max_length=9,
                         token_types=False)  # fmt: skip
+        after = contents(tmp_path / name)
+        if head:
+            settings = json.loads(after.pop("tokenizer_config.json"))
+            assert settings == {"pad_token": "<|im_end|>"}  # a batch of texts is padded
+        assert after == before
+        (tmp_path / name / "config.json").write_text('{"model_type": "gpt2"}')
         again = read_tokenizer(tmp_path / name)
         assert again.special_ids() == made.special_ids() and again.template == made.template
-        named = json.loads((tmp_path / name / "special_tokens_map.json").read_text())
-        assert named["pad_token"] == named["eos_token"] == "<|im_end|>"
+
+
+def contents(folder):
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "config.json"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_the_documentation_lists_the_classes_that_are_read():
+    lines = []
+    for name in (*CLASSES, GENERIC):
+        same = [other for other, of in tokenizer_classes._SAME.items() if of == name]
+        types = [t for t, of in tokenizer_classes._REGISTERED.items() if of in (name, *same)]
+        types += ["llama"] if name == GENERIC else []
+        found = [names for names, _, read in readers._READERS if name in readers._SUPPORTED[read]]
+        together = " and " if len(found) == 1 else " or "
+        files = together.join(f"`{file}`" for names in found for file in names) or "refused"
+        shown = ", ".join(f"`{t}`" for t in types) or "by name only"
+        model = CLASSES[name].model if name in CLASSES else "any"
+        label = "PreTrainedTokenizerFast" if name == GENERIC else name
+        lines.append(f"| `{label}` | {shown} | {model} | {files} |")
+    page = (ROOT / "docs/huggingface.md").read_text()
+    table = page.split("<!-- tokenizer classes -->\n")[1].split("\n\n")[0].splitlines()
+    assert table[2:] == lines
