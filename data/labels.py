@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from decimal import Decimal
 
-# What programs write for an absent value. Here such a label is a class, and that is said.
+# What programs write for an absent value. Here it is a text or a class, and that is said.
 _LIKE_ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "-")
 _SEPARATORS = ",;|/+& "  # of several labels in one value
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
@@ -35,6 +35,11 @@ def similar(label: str) -> str:
     words = re.split(r"[\s_-]+", unicodedata.normalize("NFKC", label).casefold())
     visible = ("".join(c for c in word if not _is_invisible(c)) for word in words)
     return " ".join(filter(None, visible)).strip("\"'")
+
+
+def is_like_absent(value: str) -> bool:
+    """Whether programs write this word for an absent value."""
+    return value.strip().casefold() in _LIKE_ABSENT
 
 
 def check(counts: Counter, place: str) -> None:
@@ -84,7 +89,10 @@ def notes(counts: Counter) -> list[str]:
         for labels in groups.values()
         if len(labels) > 1
     ]
-    if absent := [label for label in counts if label.casefold() in _LIKE_ABSENT]:
+    absent = [label for label in counts if is_like_absent(label)]
+    if "-1" in counts and all(label.isdigit() for label in counts if label != "-1"):
+        absent.append("-1")
+    if absent:
         lines.append(
             f"{_shown(absent)} is a class here ({counts[absent[0]]:,} rows): leave the value empty if it "
             "means that there is no label"
