@@ -271,8 +271,9 @@ def _header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str
         hints.append("convert its line ends, which are not all the same")
     if '"' in first_line:
         hints.append("set task.quoting=minimal if quotes enclose its fields")
-    example = (*names, *(f"other{n}" for n in range(1, num_fields)))[: max(num_fields, len(names))]
-    hints.append(f"set task.columns={example!r}, in its order, if its first line is no header")
+    example = [*names, *(f"other{n}" for n in range(1, num_fields))][: max(num_fields, len(names))]
+    shown = ", ".join(map(repr, example[:5])) + (", ..." if len(example) > 5 else "")
+    hints.append(f"set task.columns=({shown}), in its order, if its first line is no header")
     return "; or " + ", or ".join(hints)
 
 
@@ -335,7 +336,7 @@ def json_object(path: str, number: int, line: str) -> _Object:
     return record
 
 
-def _shown(names, limit: int = 12) -> str:
+def _shown(names, limit: int = 5) -> str:
     """Names for an error, shortened."""
-    names = [name if len(name) <= 40 else name[:37] + "..." for name in names]
+    names = [name if len(name) <= 30 else name[:27] + "..." for name in names]
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -102,6 +102,8 @@ CASES = {
                              "no column 'text'.*task.delimiter=';'"),
     "semicolon, said": ({"train.csv": table(sep=";")}, {"dialect": Dialect(delimiter=";")}, FORTY),
     "noheader": (NO_HEADER, {}, r"no column 'text'.*task.columns=\('text', 'label'\)"),
+    "wide, without a header": ({"train.csv": table([["some words " * 9] * 30] * 3, sep=";", header=None)}, {},
+                               "no column 'text'.*task.delimiter=';'.*task.columns="),
     "noheader, said": (NO_HEADER, NAMED, FORTY),
     "quoted header": ({"train.tsv": table(header=('"text"', '"label"'))}, {}, "task.quoting=minimal"),
     "header, said to be none": (TRAIN, NAMED,
@@ -185,6 +187,10 @@ CASES = {
                                "'pos,neg' .several labels in one row"),
     "multi in json": ({"train.jsonl": lines([{"text": "x", "label": ["a", "b"]}])}, {},
                       "train.jsonl at line 1 has a list of 2 labels"),
+    "long labels": ({**TRAIN, "dev.tsv": table([("x", "word " * 99)]), "train.tsv": table(
+        [(text, f"{i % 20} " * 99) for i, (text, _) in enumerate(ROWS)])}, {}, "has the label 'word word"),
+    "numbers beyond all": ({"train.tsv": table(labeled(pos="1e999999999999999999999", neg="12e999999"))}, {},
+                           {"train": 40}),
     "one": ({"train.tsv": table(labeled(neg="pos"))}, {}, "train.tsv has one label alone, 'pos'"),
     # What a split holds.
     "emptytest": ({**TRAIN, "test.tsv": table([])}, {}, "test.tsv: the test split is empty"),
