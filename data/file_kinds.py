@@ -45,6 +45,8 @@ NOT_TEXT = (
     ("a Git LFS pointer, not the data", rb"version https://git-lfs", "run git lfs pull"),
     ("compressed twice", rb"\x1f\x8b|\xfd7zXZ\x00|BZh[1-9]1AY&SY|\x28\xb5\x2f\xfd",
      "decompress it once"),
+    ("compressed in another way (lz4, lzip, lzma, compress)",
+     rb"\x04\x22\x4d\x18|LZIP\x01|\x5d\x00\x00|\x1f\x9d", "compress it with gzip, xz, bzip2 or zstd"),
 )  # fmt: skip
 
 

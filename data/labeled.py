@@ -257,7 +257,7 @@ def _one(table, row, role, name, value):
 def _is_unlabeled(read, name, train_labels) -> bool:
     """Whether a test split has no label at all, as in GLUE: no column, no value, or -1 everywhere."""
     values = [value for table in read for value in table.columns.get(name, [None])]
-    allowed = {None} if "-1" in train_labels else {None, "-1"}
+    allowed = {None, "-1", "-1.0"} - set(train_labels)
     return all(not isinstance(value, list) and value in allowed for value in values)
 
 
@@ -318,6 +318,11 @@ def _notes(splits: dict[str, LabeledSplit], counts: Counter) -> list[str]:
         seen[_key(text), _key(pair)].add(label)
     if several := sum(len(found) > 1 for found in seen.values()):
         lines.append(f"{several:,} texts of train have more than one label")
+    if words := [text for text in train.text if labels.is_like_absent(text)]:
+        lines.append(
+            f"{len(words):,} texts of train are words for an absent value, such as {words[0]!r}: leave "
+            "them empty if they mean that"
+        )
     for split, examples in splits.items():
         if split != "train" and len(set(examples.label)) == 1:
             lines.append(f"every {split} example has the label {examples.label[0]!r}")
@@ -330,7 +335,8 @@ def _overlap(splits: dict[str, LabeledSplit]) -> str:
     for split in (split for split in SPLITS if split in splits):
         pairs = splits[split].text_pair or [""] * len(splits[split])
         keys[split] = [(_key(a), _key(b)) for a, b in zip(splits[split].text, pairs, strict=True)]
-    found, copies = [], 0
+    repeated = len(keys["train"]) - len(set(keys["train"]))
+    found, copies = [f"{repeated:,} of {len(keys['train']):,} train examples repeat another"], 0
     for first, second in itertools.combinations(keys, 2):
         known = set(keys[first])
         shared = sum(key in known for key in keys[second])

@@ -7,12 +7,13 @@ import difflib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from decimal import Decimal
+from decimal import Context
 
-# What programs write for an absent value. Here such a label is a class, and that is said.
+# What programs write for an absent value. Here it is a text or a class, and that is said.
 _LIKE_ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "-")
 _SEPARATORS = ",;|/+& "  # of several labels in one value
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_NUMBERS = Context(prec=60, traps=[])
 # More distinct real numbers than this are values to predict, not classes.
 MAX_REAL_CLASSES = 20
 
@@ -31,10 +32,15 @@ def _is_invisible(char):
 def similar(label: str) -> str:
     """A key that labels share if they differ in case, inner white space, width, or as 1 and 1.0 do."""
     if _NUMBER.fullmatch(label):
-        return str(Decimal(label).normalize())
+        return str(_NUMBERS.create_decimal(label).normalize(_NUMBERS))
     words = re.split(r"[\s_-]+", unicodedata.normalize("NFKC", label).casefold())
     visible = ("".join(c for c in word if not _is_invisible(c)) for word in words)
     return " ".join(filter(None, visible)).strip("\"'")
+
+
+def is_like_absent(value: str) -> bool:
+    """Whether programs write this word for an absent value."""
+    return value.strip().casefold() in _LIKE_ABSENT
 
 
 def check(counts: Counter, place: str) -> None:
@@ -45,7 +51,7 @@ def check(counts: Counter, place: str) -> None:
     rows = sum(counts.values())
     if len(counts) < 2:
         raise ValueError(
-            f"{place} has one label alone, {next(iter(counts))!r}, and a classifier needs two: check "
+            f"{place} has one label alone, {_shown(counts)}, and a classifier needs two: check "
             "task.label_column, or add rows of another label"
         )
     numbers = [label for label in counts if _NUMBER.fullmatch(label)]
@@ -84,20 +90,24 @@ def notes(counts: Counter) -> list[str]:
         for labels in groups.values()
         if len(labels) > 1
     ]
-    if absent := [label for label in counts if label.casefold() in _LIKE_ABSENT]:
+    absent = [label for label in counts if is_like_absent(label)]
+    if "-1" in counts and all(label.isdigit() for label in counts if label != "-1"):
+        absent.append("-1")
+    if absent:
         lines.append(
             f"{_shown(absent)} is a class here ({counts[absent[0]]:,} rows): leave the value empty if it "
             "means that there is no label"
         )
     if quoted := [label for label in counts if len(label) > 1 and label[0] == label[-1] == '"']:
         lines.append(
-            f"the quotes are part of the label {quoted[0]}: set task.quoting=minimal if they enclose it"
+            f"the quotes are part of the label {_shown(quoted, 1)}: set task.quoting=minimal if "
+            "they enclose it"
         )
     if composed := _composed(counts):
         label, separator = composed
         lines.append(
-            f"label {label!r} is a class of its own, although its parts, divided by {separator!r}, are "
-            "labels too: a row has one label here; write one data set for each label if "
+            f"label {_shown([label])} is a class of its own, although its parts, divided by {separator!r}, "
+            "are labels too: a row has one label here; write one data set for each label if "
             "rows have several"
         )
     numbers = [label for label in counts if _NUMBER.fullmatch(label)]
@@ -128,16 +138,16 @@ def unknown_error(place: str, label: str, names) -> ValueError:
     """The error for a label that train does not have."""
     alike = [name for name in names if similar(name) == similar(label)]
     alike = alike or difflib.get_close_matches(label, names, 1, 0.7)
-    hint = f" (did you mean {alike[0]!r}?)" if alike else ""
+    hint = f" (did you mean {_shown(alike[:1])}?)" if alike else ""
     if not alike and (separators := [s for s in _SEPARATORS if s in label]):
         if all(label_of(part) in names for part in label.split(separators[0])):
             hint = " (several labels in one row, where one is read)"
     return ValueError(
-        f"{place} has the label {label[:60]!r}{hint}, which train does not have ({_shown(names)}): "
+        f"{place} has the label {_shown([label])}{hint}, which train does not have ({_shown(names)}): "
         "correct it, or add examples of it to train"
     )
 
 
-def _shown(names, limit=10):
+def _shown(names, limit=7):
     names = [repr(name if len(name) <= 30 else name[:27] + "...") for name in names]
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -178,18 +178,21 @@ def _separated(path, content, form, names, dialect, log) -> Table:
             raise ValueError(f"{path} names the column {name!r} twice: rename one")
         places |= {name: found[0]} if found else {}
     table = Table(path, header, {name: [] for name in places})
-    if not dialect.columns:
-        if not places:
-            table.hint = _header_hint(content.partition("\n")[0], delimiter, names, len(header))
-    else:
+    if not places:  # an error, whatever the rows are
+        table.hint = _header_hint(content.partition("\n")[0], delimiter, names, len(header))
+        return table
+    if dialect.columns:
         rows = itertools.chain([first], rows)
     quotes = _Quotes() if dialect.quoting == "auto" and not quoted else None
     long_rows = []  # with a line end in a field
     for number, row in rows:
         if len(row) != len(header):
+            remedy = "correct the line, or set task.delimiter or task.quoting"
+            if any("\r" in cell for cell in (*first[1], *row)):
+                remedy = "convert its line ends, which are not all the same"
             raise ValueError(
                 f"{path} has {len(row)} fields at line {number}, but {in_first_line} {len(header)}: "
-                "correct the line, or set task.delimiter or task.quoting"
+                f"{remedy}"
             )
         if row == first[1] and not dialect.columns:
             raise ValueError(
@@ -264,10 +267,13 @@ def _header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str
     if delimiter not in first_line and other:
         hints.append(f"set task.delimiter={other[0]!r} if that divides its fields")
         num_fields = first_line.count(other[0]) + 1
+    if "\r" in first_line.rstrip("\r"):
+        hints.append("convert its line ends, which are not all the same")
     if '"' in first_line:
         hints.append("set task.quoting=minimal if quotes enclose its fields")
-    example = (*names, *(f"other{n}" for n in range(1, num_fields)))[: max(num_fields, len(names))]
-    hints.append(f"set task.columns={example!r}, in its order, if its first line is no header")
+    example = [*names, *(f"other{n}" for n in range(1, num_fields))][: max(num_fields, len(names))]
+    shown = ", ".join(map(repr, example[:5])) + (", ..." if len(example) > 5 else "")
+    hints.append(f"set task.columns=({shown}), in its order, if its first line is no header")
     return "; or " + ", or ".join(hints)
 
 
@@ -330,7 +336,7 @@ def json_object(path: str, number: int, line: str) -> _Object:
     return record
 
 
-def _shown(names, limit: int = 12) -> str:
+def _shown(names, limit: int = 5) -> str:
     """Names for an error, shortened."""
-    names = [name if len(name) <= 40 else name[:37] + "..." for name in names]
+    names = [name if len(name) <= 30 else name[:27] + "..." for name in names]
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -34,7 +34,8 @@ def not_text():
 
 
 def options():
-    for field in dataclasses.fields(LabeledTask):
+    own = (f for f in dataclasses.fields(LabeledTask) if f.name in LabeledTask.__annotations__)
+    for field in own:
         yield row(f"`task.{field.name}`", f"`{field.default!r}`", field.metadata["help"])
 
 

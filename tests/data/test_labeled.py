@@ -190,11 +190,21 @@ def test_tfds_labels_become_their_names(tmp_path):
 
         def _generate_examples(self, split):
             for i in range(6):
-                yield i, {"sentence": f"{split} {i} é", "gold": -1 if split == "test" else i % 2}
+                absent = split == "test" or (split == "validation" and i == 4)
+                yield i, {"sentence": f"{split} {i} é", "gold": -1 if absent else i % 2}
 
     builder = Small(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare(download_dir=tmp_path / "downloads")
-    found = load(f"tfds:{builder.data_path}", text_column="sentence", label_column="gold")
+    source, columns = (
+        f"tfds:{builder.data_path}",
+        {"text_column": "sentence", "label_column": "gold"},
+    )
+    with pytest.raises(
+        ValueError, match="split validation, at record 4 has no value in column 'gold'"
+    ):
+        load(source, **columns)
+    found = load(source, missing="drop", **columns)
+    assert found["validation"].text == [f"validation {i} é" for i in (0, 1, 2, 3, 5)]
     assert found["train"].text == [f"train {i} é" for i in range(6)]
     assert found["train"].label == ["no", "yes"] * 3 and found.label_names == ("no", "yes")
     assert len(found["test"]) == 6 and found["test"].label == []
