@@ -218,7 +218,7 @@ def describe_unknown(name: str, unknown: int, total: int) -> str:
     line = f"{name}: {share:.2%} of {total:,} tokens are unknown"
     if share <= 0.01:
         return line
-    return f"warning: {line}: the tokenizer does not fit the text; use another, such as type=bpe"
+    return f"warning: {line}, so much of the text is lost: another tokenizer may fit it better"
 
 
 def split_text(text: str, limit: int = _CHUNK) -> list[str]:
