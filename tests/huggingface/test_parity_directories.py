@@ -13,6 +13,7 @@ from published import (
     unigram_pieces,
     wordpiece,
 )  # fmt: skip
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 
 from data import tokenizer as tokenizer_module
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
@@ -67,6 +68,27 @@ def t5(folder):
 
 def llama(folder):
     sentencepiece(folder, bpe_pieces(), 2, "tokenizer.model", "llama", bytes=True, collapse=0)
+
+
+def gemma(folder):
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
+    tokens += [*"▁abcdefghijklmnopqrstuvwxyzTHLC.,", "▁t", "he", "▁the", "▁▁"]
+    merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("▁", "▁")]
+    inner = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    inner.add_special_tokens(tokens[:5])
+    inner.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text('{"model_type": "gemma"}')
+
+
+def xlm_roberta(folder):
+    pieces = [(text, score) for text, score, _ in unigram_pieces()[3:]]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocabulary = [*((token, 0.0) for token in tokens), *pieces, ("<mask>", 0.0)]
+    inner = Tokenizer(models.Unigram(vocabulary, 3))
+    inner.normalizer = normalizers.Lowercase()  # which the class does not keep
+    inner.add_special_tokens([*tokens, AddedToken("<mask>", lstrip=True)])
+    inner.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text('{"model_type": "xlm-roberta"}')
 
 
 def added(number, text, **flags):
@@ -130,6 +152,22 @@ FORMS = {
     "llama without prefix": (llama, {**LLAMA, "add_prefix_space": False}, {}),
     "llama json": (saved(llama, "LlamaTokenizer"), None, {}),
     "llama 3": (gpt2_json, LLAMA, {"config.json": {"model_type": "llama"}}),
+    "qwen2": (gpt2_json, {"tokenizer_class": "Qwen2Tokenizer"}, {"config.json": {"model_type": "qwen2"}}),
+    "qwen2 of another class": (gpt2_json, LLAMA, {"config.json": {"model_type": "qwen2"}}),
+    "qwen3": (gpt2_json, None, {"config.json": {"model_type": "qwen3"}}),
+    "gpt_neox": (gpt2_json, {"add_bos_token": True}, {"config.json": {"model_type": "gpt_neox"}}),
+    "gpt_neox prefix": (gpt2_json, {"add_prefix_space": True, "pad_token": END},
+                        {"config.json": {"model_type": "gpt_neox"}}),
+    "gemma": (gemma, None, {}),
+    "gemma bos": (gemma, {"add_bos_token": True, "tokenizer_class": "GemmaTokenizer"}, {}),
+    "gemma, generic": (gemma, GENERIC, {}),
+    "gemma 3": (gemma, None, {"config.json": {"model_type": "gemma3_text"}}),
+    "xlm-roberta": (xlm_roberta, None, {}),
+    "xlm-roberta without prefix": (xlm_roberta, {"add_prefix_space": False}, {}),
+    "xlm-roberta, generic": (xlm_roberta, GENERIC, {}),
+    "phi3": (saved(llama, "LlamaTokenizer"), LLAMA, {"config.json": {"model_type": "phi3"}}),
+    "olmo2": (gpt2_json, {"tokenizer_class": "GPT2Tokenizer"}, {"config.json": {"model_type": "olmo2"}}),
+    "mt5": (t5, {"extra_ids": 0}, {"config.json": {"model_type": "mt5"}}),
     "mistral": (llama, LLAMA, {"config.json": {"model_type": "mistral"}}),
     "modernbert": (gpt2_json, {**GENERIC, "unk_token": END},
                    {"config.json": {"model_type": "modernbert"}}),
