@@ -212,6 +212,11 @@ class Tokenizer:
         write_atomically(path, self._plain.to_str(pretty=True).encode())
 
 
+def describe_size(size: int, vocab_size: int) -> str:
+    """A line for the log about a vocabulary that the corpus cannot fill."""
+    return f"the corpus gives {size} tokens, fewer than tokenizer.vocab_size={vocab_size}"
+
+
 def describe_unknown(name: str, unknown: int, total: int) -> str:
     """A line for the log about `unknown` of `total` tokens; a warning above 1 %."""
     share = unknown / max(1, total)
@@ -311,7 +316,7 @@ def train(
             f"tokenizer.vocab_size is {vocab_size}: raise it"
         )
     if result.size < vocab_size:
-        log(f"the corpus gives {result.size} tokens, fewer than tokenizer.vocab_size={vocab_size}")
+        log(describe_size(result.size, vocab_size))
     return result
 
 

@@ -139,6 +139,20 @@ def test_an_empty_or_tiny_corpus_gives_a_tokenizer_or_one_line():
             train([], type=type, vocab_size=1000)
 
 
+def test_a_vocabulary_that_the_corpus_cannot_fill_is_said_by_every_run(tmp_path):
+    write(tmp_path / "a.txt", ["a b"] * 3)
+    for _ in range(2):  # the second run finds the tokenizer in the cache
+        lines = []
+        prepared(
+            tmp_path,
+            f"text:{tmp_path}/a.txt",
+            lines.append,
+            vocab_size=500,
+            validation_fraction=0.0,
+        )
+        assert lines.count("the corpus gives 370 tokens, fewer than tokenizer.vocab_size=500") == 1
+
+
 # ---- JSON lines ----------------------------------------------------------------------------------
 
 ROWS = [{"text": f'{text}\n\nmore "quoted" é', "id": i} for i, text in enumerate(documents(30))]

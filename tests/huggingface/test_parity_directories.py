@@ -102,6 +102,8 @@ cased_json = as_json(functools.partial(wordpiece, do_lower_case=False), "vocab.t
 gpt2_json = as_json(byte_level, "vocab.json", "merges.txt")
 MAP, ADDED = "special_tokens_map.json", "added_tokens.json"
 LLAMA = {"tokenizer_class": "LlamaTokenizer"}
+MASK = added(0, "<mask>", lstrip=True)["0"]
+del MASK["special"]
 GENERIC = {"tokenizer_class": "PreTrainedTokenizerFast"}
 END = "<|endoftext|>"
 # name: (how the directory is written, settings of tokenizer_config.json or None, further files)
@@ -140,6 +142,10 @@ FORMS = {
     "roberta": (roberta, None, {}),
     "roberta prefix": (roberta, {"add_prefix_space": True}, {}),
     "roberta json": (as_json(roberta, "vocab.json", "merges.txt"), None, {}),
+    "roberta mask with its space": (roberta, None, {MAP: {"mask_token": MASK}}),
+    "roberta mask of the config": (roberta, {"mask_token": {"__type": "AddedToken", **MASK}}, {}),
+    "roberta json mask": (as_json(roberta, "vocab.json", "merges.txt"), None, {MAP: {"mask_token": MASK}}),
+    "roberta extra with flags": (roberta, {"extra_special_tokens": ["<b>"]}, {MAP: {"sep_token": MASK}}),
     "bart": (roberta, {"tokenizer_class": "BartTokenizer"}, {"config.json": {"model_type": "bart"}}),
     "t5": (t5, None, {}),
     "t5 five sentinels": (t5, {"extra_ids": 5}, {}),
