@@ -8,17 +8,25 @@ import re
 
 from data.files import line_at, utf8_error
 
+_ARRAY = re.compile(rb'\[\s*\{\s*"')
 _NAME = re.compile(r".*\.(jsonl|ndjson)(\.\w+)?", re.IGNORECASE)
 
 
-def is_json_lines(path: str, first_line: bytes = b"") -> bool:
-    """Whether a file is JSON lines, by its name or because its first line is a JSON object."""
-    if _NAME.fullmatch(path):
-        return True
+def has_name_of_json_lines(path: str) -> bool:
+    """Whether the name of a file is one of JSON lines, plain or compressed."""
+    return bool(_NAME.fullmatch(path))
+
+
+def is_json(lines: list[bytes]) -> bool:
+    """Whether the first lines of a file are JSON lines, or an array of objects."""
+    lines = [line.removeprefix(b"\xef\xbb\xbf").strip() for line in lines]
+    return bool(_ARRAY.match(b"".join(lines))) or all(map(_is_object, lines or [b""]))
+
+
+def _is_object(line):
     try:
-        line = first_line.removeprefix(b"\xef\xbb\xbf").strip()
         return line.startswith(b"{") and isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -39,7 +47,7 @@ def text_of_row(path: str, offset: int, line: bytes, field: str) -> str:
         return ""
     try:
         row = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise wrong(
             f"is not JSON ({error}): jsonl: reads one JSON object per line; use text: for plain text, and "
             "rewrite other JSON, for example with `jq -c '.[]'`"

@@ -118,7 +118,7 @@ def _tokenizer(found, identities, weights, data, config, cache, log, build) -> t
         settings.append(config.character_coverage)
     key = digest(identities, weights, settings, tokenizer_.SPECIALS)[:24]
     file = cache / "tokenizers" / f"{config.type}-{config.vocab_size}-{key}.json"
-    if not file.is_file():
+    if is_new := not file.is_file():
         if not build:
             raise _missing(f"the tokenizer {file}")
         file.parent.mkdir(exist_ok=True)
@@ -139,7 +139,10 @@ def _tokenizer(found, identities, weights, data, config, cache, log, build) -> t
                 trained.save(file)
                 seconds = time.monotonic() - started
                 log(f"tokenizer of {trained.size} tokens in {seconds:.1f} s: {file}")
-    return tokenizer_.load(file)
+    opened = tokenizer_.load(file)
+    if not is_new and opened.size < config.vocab_size:  # a new one was logged above
+        log(tokenizer_.describe_size(opened.size, config.vocab_size))
+    return opened
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from data import files as files_
 from data.file_kinds import identify
 from data.files import digest, reading_text, utf8_error
-from data.json_lines import is_json_lines, text_of_row
+from data.json_lines import has_name_of_json_lines, is_json, text_of_row
 
 # A document is yielded in chunks of about this many bytes, so that its length does not matter.
 _CHUNK_BYTES = 1 << 22
@@ -92,15 +92,17 @@ class TextSource:
                 yield from _rows(path, stream, raw, file_range, self.field)
                 return
             if not file_range.start:
-                self._refuse_json_lines(path, stream.readline(_CHUNK_BYTES))
+                lines = [stream.readline(_CHUNK_BYTES) for _ in range(2)]
+                self._refuse_json(path, is_json([line for line in lines if line]))
                 stream.seek(0)
             yield from _documents(path, stream, raw, file_range, self.separator)
 
-    def _refuse_json_lines(self, path: str, first_line: bytes = b"") -> None:
-        if is_json_lines(path, first_line):
+    def _refuse_json(self, path: str, is_json: bool) -> None:
+        if is_json:
             raise ValueError(
                 f"{path} holds JSON lines, not plain text: use {self.name.replace('text:', 'jsonl:', 1)} "
-                "with data.text_field, the key of the text in each row"
+                "with data.text_field, the key of the text in each row (an array becomes lines with "
+                "`jq -c '.[]'`)"
             )
 
 
@@ -202,7 +204,7 @@ def _check_name(name: str) -> None:
     scheme, _, rest = name.partition(":")
     if scheme == "python_docs" or (scheme in ("text", "jsonl", "tfds") and rest):
         return
-    guess = f"{'jsonl' if is_json_lines(name) else 'text'}:{name}"
+    guess = f"{'jsonl' if has_name_of_json_lines(name) else 'text'}:{name}"
     guess = f" (did you mean {guess}?)" if "/" in name or "*" in name else ""
     raise ValueError(
         f"data.source {name!r} is not a corpus{guess}: choose python_docs, text:GLOB, jsonl:GLOB, "
@@ -219,7 +221,7 @@ def resolve(name: str, separator: str, field: str, cache_dir: str, log) -> Sourc
     if scheme == "text":
         source = TextSource(tuple(files_.expand(rest, log)), separator, name)
         for path in source.files:
-            source._refuse_json_lines(path)
+            source._refuse_json(path, has_name_of_json_lines(path))
         return source
     if scheme == "jsonl":
         return TextSource(tuple(files_.expand(rest, log)), "line", name, field)

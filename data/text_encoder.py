@@ -135,6 +135,13 @@ def _without(description: dict, special: set[str]) -> dict:
     names = {token: f"\ufdd0{secret}{number}" for number, token in enumerate(sorted(special))}
     model = description["model"]
     if model["type"] == "Unigram":
+        if model[
+            "byte_fallback"
+        ]:  # the library's lattice finds the tokens of bytes in the text, too
+            split = {"type": "Split", "behavior": "Isolated", "invert": False,
+                     "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"}}  # fmt: skip
+            steps = [step for step in (description["pre_tokenizer"], split) if step]
+            description["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
         model["vocab"] = [[names.get(token, token), score] for token, score in model["vocab"]]
     else:
         model["vocab"] = {names.get(token, token): i for token, i in model["vocab"].items()}

@@ -212,13 +212,18 @@ class Tokenizer:
         write_atomically(path, self._plain.to_str(pretty=True).encode())
 
 
+def describe_size(size: int, vocab_size: int) -> str:
+    """A line for the log about a vocabulary that the corpus cannot fill."""
+    return f"the corpus gives {size} tokens, fewer than tokenizer.vocab_size={vocab_size}"
+
+
 def describe_unknown(name: str, unknown: int, total: int) -> str:
     """A line for the log about `unknown` of `total` tokens; a warning above 1 %."""
     share = unknown / max(1, total)
     line = f"{name}: {share:.2%} of {total:,} tokens are unknown"
     if share <= 0.01:
         return line
-    return f"warning: {line}: the tokenizer does not fit the text; use another, such as type=bpe"
+    return f"warning: {line}, so much of the text is lost: another tokenizer may fit it better"
 
 
 def split_text(text: str, limit: int = _CHUNK) -> list[str]:
@@ -311,7 +316,7 @@ def train(
             f"tokenizer.vocab_size is {vocab_size}: raise it"
         )
     if result.size < vocab_size:
-        log(f"the corpus gives {result.size} tokens, fewer than tokenizer.vocab_size={vocab_size}")
+        log(describe_size(result.size, vocab_size))
     return result
 
 

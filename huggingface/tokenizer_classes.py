@@ -163,9 +163,9 @@ def class_name(directory, model: dict, settings: dict, description: dict | None)
     key = "tokenizer_class"
     declared = str(settings.get(key) or model.get(key) or "").removesuffix("Fast")
     registered, name = _REGISTERED.get(model_type, ""), declared
-    if declared == "LlamaTokenizer" and '"ByteLevel"' in json.dumps(
-        [(description or {}).get(part) for part in ("pre_tokenizer", "decoder")]
-    ):
+    parts = [(description or {}).get(part) for part in ("pre_tokenizer", "decoder")]
+    is_byte_level = '"ByteLevel"' in json.dumps(parts)
+    if declared == "LlamaTokenizer" and is_byte_level and model_type not in _WRONGLY_DECLARED:
         name = GENERIC  # Llama 3
     elif declared and registered and declared != registered:
         wrong = registered == GENERIC or model_type in _WRONGLY_DECLARED

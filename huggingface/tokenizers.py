@@ -105,8 +105,6 @@ def _build(description, name, settings, listed):
 def _with_roles(inner, model, settings, files):
     """The Tokenizer, with the special tokens that its spelling does not tell."""
     named = {key: settings[key] for key in SPECIAL_TOKEN_KEYS.values() if settings.get(key)}
-    texts = map(token_text, named.values())
-    inner.add_special_tokens([text for text in texts if inner.token_to_id(text) is not None])
     special_tokens = special_tokens_of(named, inner) | _from_config(model, inner, named)
     inferred = Tokenizer(inner).special_ids()
     ids = {name: inner.token_to_id(token) for name, token in special_tokens.items()}
@@ -196,7 +194,9 @@ _SUPPORTED = {
 def _added_tokens(directory, settings, listed) -> dict[int, AddedToken]:
     """{id: token} of the tokens added to a vocabulary, in either of the formats for them."""
     older = None if listed else inside(directory, "added_tokens.json")
-    special = {token_text(settings.get(key)) for key in _KEYS} | set(_extra_tokens(settings))
+    special = {token_text(settings.get(key)) for key in _KEYS} | {
+        *map(token_text, _extra_tokens(settings))
+    }
     found = {
         int(number): AddedToken(text, normalized=text not in special, special=text in special)
         for text, number in (read_json(older) if older else {}).items()
@@ -220,7 +220,7 @@ def _add_tokens(inner, added, settings):
             raise ValueError(f"token {token.content!r} has id {actual}, expected {number}")
 
 
-def _extra_tokens(settings) -> list[str]:
+def _extra_tokens(settings) -> list:
     """Further special tokens, as the versions of tokenizer_config.json list them."""
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
     extra = list(extra.values() if isinstance(extra, dict) else extra)
@@ -229,23 +229,23 @@ def _extra_tokens(settings) -> list[str]:
         for key, value in settings.items()
         if key.endswith("_token") and key not in _KEYS and isinstance(value, str)
     ]
-    return [text for text in map(token_text, extra) if text]
+    return [token for token in extra if token_text(token)]
 
 
 def _add_special_tokens(inner, settings, vocab_size):
     """Adds the special tokens that the vocabulary lacks, as transformers does, while the model has rows for
     them; its class may name tokens that the model never had."""
     named = [settings[key] for key in _KEYS if settings.get(key)]
+    added = {each.content for each in inner.get_added_tokens_decoder().values()}
     for token in [*named, *_extra_tokens(settings)]:
-        text, size = token_text(token), inner.get_vocab_size()
-        added = {each.content for each in inner.get_added_tokens_decoder().values()}
-        is_known = inner.token_to_id(text) is not None
-        if is_known and text not in added:
-            inner.add_special_tokens([text])
-        elif not is_known and (not isinstance(vocab_size, int) or size < vocab_size):
-            flags = token if isinstance(token, dict) else {"content": token}
-            flags = {k: v for k, v in flags.items() if k not in ("__type", "special")}
-            inner.add_special_tokens([AddedToken(**flags, special=True)])
+        text = token_text(token)
+        has_row = not isinstance(vocab_size, int) or inner.get_vocab_size() < vocab_size
+        if text in added or (inner.token_to_id(text) is None and not has_row):
+            continue
+        flags = token if isinstance(token, dict) else {"content": token}
+        flags = {k: v for k, v in flags.items() if k not in ("__type", "special")}
+        inner.add_special_tokens([AddedToken(**flags, special=True)])
+        added.add(text)
 
 
 def _set_template(inner, name, settings):

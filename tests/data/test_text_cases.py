@@ -139,6 +139,20 @@ def test_an_empty_or_tiny_corpus_gives_a_tokenizer_or_one_line():
             train([], type=type, vocab_size=1000)
 
 
+def test_a_vocabulary_that_the_corpus_cannot_fill_is_said_by_every_run(tmp_path):
+    write(tmp_path / "a.txt", ["a b"] * 3)
+    for _ in range(2):  # the second run finds the tokenizer in the cache
+        lines = []
+        prepared(
+            tmp_path,
+            f"text:{tmp_path}/a.txt",
+            lines.append,
+            vocab_size=500,
+            validation_fraction=0.0,
+        )
+        assert lines.count("the corpus gives 370 tokens, fewer than tokenizer.vocab_size=500") == 1
+
+
 # ---- JSON lines ----------------------------------------------------------------------------------
 
 ROWS = [{"text": f'{text}\n\nmore "quoted" é', "id": i} for i, text in enumerate(documents(30))]
@@ -191,12 +205,38 @@ def test_json_lines_are_not_plain_text(tmp_path, name):
     assert "data.text_field" in str(e.value) and "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "refused"),
+    [
+        ('{"text": "a"}\n{"text": "b"}\n', True),
+        ('{"text": "a"}', True),
+        ('[\n  {"text": "a"},\n  {"text": "b"}\n]\n', True),
+        ('\ufeff{"text": "a"}\n', True),
+        ('{"title": "front matter"}\n\nplain text\n', False),
+        ('{"title": "front matter"}\nplain text\n', False),
+        ("{not JSON}\nplain text\n", False),
+        ("[1] a footnote\n", False),
+        ("\n\nplain\n", False),
+        ("[" * 9000 + "\n", False),
+        ('{"a":' * 9000 + "\n", False),
+    ],
+)
+def test_plain_text_that_starts_like_json_is_read(tmp_path, content, refused):
+    (tmp_path / "a.txt").write_text(content)
+    if not refused:
+        assert prepared(tmp_path, f"text:{tmp_path}/a.txt", validation_fraction=0.0).train
+        return
+    with pytest.raises(ValueError, match="a.txt holds JSON lines, not plain text: use jsonl:"):
+        prepared(tmp_path, f"text:{tmp_path}/a.txt")
+
+
 WRONG = {
     "not JSON": (b'{"text": "a"}\n{"text": "b"\n', "a.jsonl line 2 is not JSON"),
     "plain text": (b"one\ntwo\n", "a.jsonl line 1 is not JSON .*use text: for plain text"),
     "an array": (b'[{"text": "a"}]\n', r"line 1 is a JSON list, expected an object.*jq -c"),
     "another field": (b'{"content": "a"}\n', "line 1 has no 'text', but content: set data.text_field"),
     "null": (b'{"text": "a"}\n\n{"text": null}\n', "line 3 has text=null, which is not a text"),
+    "nested": (b'{"text": ' + b"[" * 200000 + b"\n", "line 1 is not JSON"),
     "a number": (b'{"text": 3}\n', "line 1 has text=3, which is not a text"),
     "a surrogate": (b'{"text": "a \\ud800"}\n', r"line 1 has an unpaired surrogate \(\\ud800\)"),
     "latin1": (b'{"text": "a"}\n{"text": "\xe9"}\n', "not UTF-8 at byte 24 .line 2"),

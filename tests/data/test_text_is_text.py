@@ -123,6 +123,16 @@ KINDS = {
     "llama": llama,
     "vocab.txt": lambda: from_directory(vocab_txt),
     "spm unigram": lambda: from_directory(sentencepiece, unigram_pieces(), dummy=1, collapse=1),
+    "spm unigram with bytes": lambda: from_directory(
+        sentencepiece,
+        [*unigram_pieces(), *((f"<0x{byte:02X}>", 0.0, 6) for byte in range(256))],
+        1,
+        "tokenizer.model",
+        "llama",
+        bytes=True,
+        dummy=1,
+        collapse=0,
+    ),
     "spm bpe": lambda: from_directory(
         sentencepiece, bpe_pieces(), 2, "tokenizer.model", "llama", bytes=True, collapse=0
     ),
@@ -134,7 +144,9 @@ EXACT = ("bpe", "byte-level", "byte-level without words")
 tokenizer_of = functools.cache(lambda kind: KINDS[kind]())
 
 parts = st.one_of(
-    st.sampled_from([*TAGS, *BRACKETS, *SPECIALS[7:20], "<|endoftext|>", "##", "▁", "[", "</"]),
+    st.sampled_from(
+        [*TAGS, *BRACKETS, *SPECIALS[7:20], "<|endoftext|>", "##", "▁", "[", "</", "<0x41>"]
+    ),
     st.sampled_from(
         [*WORDS, *FOREIGN, "🙂", "👩‍🔬", "\x00", "\x07\x1b", "\ufeff", "\u200b", "\r\n"]
     ),

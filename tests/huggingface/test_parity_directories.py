@@ -13,6 +13,7 @@ from published import (
     unigram_pieces,
     wordpiece,
 )  # fmt: skip
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 
 from data import tokenizer as tokenizer_module
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
@@ -69,6 +70,27 @@ def llama(folder):
     sentencepiece(folder, bpe_pieces(), 2, "tokenizer.model", "llama", bytes=True, collapse=0)
 
 
+def gemma(folder):
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
+    tokens += [*"▁abcdefghijklmnopqrstuvwxyzTHLC.,", "▁t", "he", "▁the", "▁▁"]
+    merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("▁", "▁")]
+    inner = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    inner.add_special_tokens(tokens[:5])
+    inner.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text('{"model_type": "gemma"}')
+
+
+def xlm_roberta(folder):
+    pieces = [(text, score) for text, score, _ in unigram_pieces()[3:]]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocabulary = [*((token, 0.0) for token in tokens), *pieces, ("<mask>", 0.0)]
+    inner = Tokenizer(models.Unigram(vocabulary, 3))
+    inner.normalizer = normalizers.Lowercase()  # which the class does not keep
+    inner.add_special_tokens([*tokens, AddedToken("<mask>", lstrip=True)])
+    inner.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text('{"model_type": "xlm-roberta"}')
+
+
 def added(number, text, **flags):
     names = ("lstrip", "rstrip", "normalized", "single_word", "special")
     return {str(number): {"content": text, **dict.fromkeys(names, False), **flags}}
@@ -80,6 +102,8 @@ cased_json = as_json(functools.partial(wordpiece, do_lower_case=False), "vocab.t
 gpt2_json = as_json(byte_level, "vocab.json", "merges.txt")
 MAP, ADDED = "special_tokens_map.json", "added_tokens.json"
 LLAMA = {"tokenizer_class": "LlamaTokenizer"}
+MASK = added(0, "<mask>", lstrip=True)["0"]
+del MASK["special"]
 GENERIC = {"tokenizer_class": "PreTrainedTokenizerFast"}
 END = "<|endoftext|>"
 # name: (how the directory is written, settings of tokenizer_config.json or None, further files)
@@ -118,6 +142,10 @@ FORMS = {
     "roberta": (roberta, None, {}),
     "roberta prefix": (roberta, {"add_prefix_space": True}, {}),
     "roberta json": (as_json(roberta, "vocab.json", "merges.txt"), None, {}),
+    "roberta mask with its space": (roberta, None, {MAP: {"mask_token": MASK}}),
+    "roberta mask of the config": (roberta, {"mask_token": {"__type": "AddedToken", **MASK}}, {}),
+    "roberta json mask": (as_json(roberta, "vocab.json", "merges.txt"), None, {MAP: {"mask_token": MASK}}),
+    "roberta extra with flags": (roberta, {"extra_special_tokens": ["<b>"]}, {MAP: {"sep_token": MASK}}),
     "bart": (roberta, {"tokenizer_class": "BartTokenizer"}, {"config.json": {"model_type": "bart"}}),
     "t5": (t5, None, {}),
     "t5 five sentinels": (t5, {"extra_ids": 5}, {}),
@@ -130,6 +158,22 @@ FORMS = {
     "llama without prefix": (llama, {**LLAMA, "add_prefix_space": False}, {}),
     "llama json": (saved(llama, "LlamaTokenizer"), None, {}),
     "llama 3": (gpt2_json, LLAMA, {"config.json": {"model_type": "llama"}}),
+    "qwen2": (gpt2_json, {"tokenizer_class": "Qwen2Tokenizer"}, {"config.json": {"model_type": "qwen2"}}),
+    "qwen2 of another class": (gpt2_json, LLAMA, {"config.json": {"model_type": "qwen2"}}),
+    "qwen3": (gpt2_json, None, {"config.json": {"model_type": "qwen3"}}),
+    "gpt_neox": (gpt2_json, {"add_bos_token": True}, {"config.json": {"model_type": "gpt_neox"}}),
+    "gpt_neox prefix": (gpt2_json, {"add_prefix_space": True, "pad_token": END},
+                        {"config.json": {"model_type": "gpt_neox"}}),
+    "gemma": (gemma, None, {}),
+    "gemma bos": (gemma, {"add_bos_token": True, "tokenizer_class": "GemmaTokenizer"}, {}),
+    "gemma, generic": (gemma, GENERIC, {}),
+    "gemma 3": (gemma, None, {"config.json": {"model_type": "gemma3_text"}}),
+    "xlm-roberta": (xlm_roberta, None, {}),
+    "xlm-roberta without prefix": (xlm_roberta, {"add_prefix_space": False}, {}),
+    "xlm-roberta, generic": (xlm_roberta, GENERIC, {}),
+    "phi3": (saved(llama, "LlamaTokenizer"), LLAMA, {"config.json": {"model_type": "phi3"}}),
+    "olmo2": (gpt2_json, {"tokenizer_class": "GPT2Tokenizer"}, {"config.json": {"model_type": "olmo2"}}),
+    "mt5": (t5, {"extra_ids": 0}, {"config.json": {"model_type": "mt5"}}),
     "mistral": (llama, LLAMA, {"config.json": {"model_type": "mistral"}}),
     "modernbert": (gpt2_json, {**GENERIC, "unk_token": END},
                    {"config.json": {"model_type": "modernbert"}}),
