@@ -200,16 +200,29 @@ class Tokenizer:
         return Tokenizer(inner, self.special_tokens, templates)
 
     def save(self, path: str | Path) -> None:
-        """Writes tokenizer.json (`path` is the file), and any given special tokens and files beside it."""
+        """Writes tokenizer.json (`path` is the file), and any given special tokens and files beside it;
+        removes those of another tokenizer."""
         path = epath.Path(path)
-        for name, content in self.files.items():
-            file = path.parent / pretrained_tokenizer.FILES_FOLDER / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, content)
+        content = {f"{pretrained_tokenizer.FILES_FOLDER}/{k}": v for k, v in self.files.items()}
         if self.special_tokens:
-            content = pretrained_tokenizer.special_tokens_to_json(self.special_tokens)
-            write_atomically(path.parent / pretrained_tokenizer.SPECIAL_TOKENS_FILE, content)
+            special = pretrained_tokenizer.special_tokens_to_json(self.special_tokens)
+            content[pretrained_tokenizer.SPECIAL_TOKENS_FILE] = special
+        for name in _files_beside(path):
+            if name not in content:
+                (path.parent / name).unlink()
+        for name, each in content.items():
+            (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path.parent / name, each)
         write_atomically(path, self._plain.to_str(pretty=True).encode())
+
+
+def _files_beside(path) -> list[str]:
+    """The files that `Tokenizer.save` wrote beside a tokenizer.json, as relative paths."""
+    folder = path.parent / pretrained_tokenizer.FILES_FOLDER
+    kept = [each for pattern in ("*", "*/*") for each in folder.glob(pattern) if each.is_file()]
+    beside = path.parent / pretrained_tokenizer.SPECIAL_TOKENS_FILE
+    found = [*kept, beside] if beside.is_file() else kept
+    return ["/".join(each.parts[len(path.parent.parts) :]) for each in found]
 
 
 def describe_size(size: int, vocab_size: int) -> str:
@@ -261,18 +274,13 @@ def load(path: str | Path) -> Tokenizer:
             f"no tokenizer at {file}: set tokenizer.path to a tokenizer.json, to a directory with "
             "one, or to '' to train one"
         )
-    beside = file.parent / pretrained_tokenizer.SPECIAL_TOKENS_FILE
-    kept = file.parent / pretrained_tokenizer.FILES_FOLDER
     try:
         inner = tokenizers.Tokenizer.from_buffer(file.read_bytes())
-        content = json.loads(beside.read_bytes()) if beside.is_file() else {}
-        files = {
-            "/".join(each.parts[len(kept.parts) :]): each.read_bytes()
-            for pattern in ("*", "*/*")
-            for each in kept.glob(pattern)
-            if each.is_file()
-        }
-        return Tokenizer(inner, pretrained_tokenizer.special_tokens_of(content, inner), files)
+        files = {name: (file.parent / name).read_bytes() for name in _files_beside(file)}
+        special = files.pop(pretrained_tokenizer.SPECIAL_TOKENS_FILE, b"{}")
+        special = pretrained_tokenizer.special_tokens_of(json.loads(special), inner)
+        files = {name.partition("/")[2]: content for name, content in files.items()}
+        return Tokenizer(inner, special, files)
     except Exception as error:  # tokenizers raises bare Exception
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -3,7 +3,9 @@ model and the tokenizer of the source, and nothing else is needed to resume."""
 
 import dataclasses
 import functools
+import json
 import math
+import pathlib
 import shutil
 
 import jax
@@ -15,6 +17,7 @@ from published import bert, bpe_pieces, byte_level, gpt2, sentencepiece
 import finetune
 import train
 from data.sources import TextSource
+from data.tokenizer import train as train_tokenizer
 from huggingface import as_run
 from huggingface.tokenizers import read_tokenizer
 from tasks import TASKS
@@ -126,4 +129,18 @@ def test_a_tokenizer_that_does_not_fit_is_refused_before_any_text_is_read(tmp_pa
         tmp_path, "configs/decoder.py:objective=fill_in_the_middle", init_from=str(source)
     )
     with pytest.raises(ValueError, match="the tokenizer has no .PRE., .SUF. and .MID."):
+        train.run(config, str(tmp_path / "run"))
+
+
+def test_parameters_of_another_tokenizer_are_refused_before_any_text_is_read(tmp_path, monkeypatch):
+    run = pathlib.Path(as_run(str(gpt2(tmp_path / "there"))))
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["huggingface"]  # as a run of train.py
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    train_tokenizer(["a b"], type="bpe", vocab_size=400).save(tmp_path / "tokenizer.json")
+    monkeypatch.setattr(TextSource, "read", lambda *_: pytest.fail("text was read"))
+    config = tiny_configs.pretraining(
+        tmp_path, init_from=str(run), tokenizer__path=str(tmp_path / "tokenizer.json")
+    )
+    with pytest.raises(ConfigError, match="was trained with another tokenizer"):
         train.run(config, str(tmp_path / "run"))

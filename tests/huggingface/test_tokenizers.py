@@ -327,6 +327,11 @@ def test_a_pretrained_tokenizer_is_written_as_it_was_read(tmp_path):
     made = tokenizer_module.load(tmp_path)  # as in a run, and in the runs that start from it
     made.save(tmp_path / "tokenizer.json")
     assert tokenizer_module.load(tmp_path).fingerprint == made.fingerprint
+    other = tmp_path / "other" / "tokenizer.json"
+    other.parent.mkdir()
+    made.save(other)
+    tokenizer_module.of_words(["a"]).save(other)  # another tokenizer in the place of this one
+    assert contents(other.parent).keys() == {"tokenizer.json"}
     before = contents(tmp_path / "in")
     for head, name in (("", "a"), ("classification", "b")):
         write_tokenizer(made, tmp_path / name, architecture="decoder", head=head, max_length=9,
