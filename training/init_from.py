@@ -55,7 +55,7 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
     overrides = ModelOverrides(
         config.model.dropout_rate, config.model.attention_dropout_rate, config.model.dtype
     )
-    started = run_directory.read_manifest(run_dir)
+    started = run_directory.is_started(run_dir) and run_directory.read_manifest(run_dir)
     if started:
         if not started["uses_source_tokenizer"]:
             return InitSource(config, started["init_from"])
@@ -88,7 +88,7 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
 def finetune_source(config, run_dir, as_run) -> InitSource:
     """The InitSource of a FinetuneConfig: the pretrained model and tokenizer, or a new model around the
     token embedding of a run of word vectors. Arguments as in `pretrain_source`."""
-    started = run_directory.read_manifest(run_dir)
+    started = run_directory.is_started(run_dir) and run_directory.read_manifest(run_dir)
     if started:
         stored = run_directory.read_config(run_dir)["config"]["model"]
         given, default = dataclasses.asdict(config.model), dataclasses.asdict(ModelConfig())

@@ -10,6 +10,7 @@ import fcntl
 import io
 import json
 import logging
+import math
 import os
 import platform
 import uuid
@@ -65,7 +66,7 @@ class MetricWriter:
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         if self._events is not None:
             for name, value in values.items():
-                if isinstance(value, (int, float)):
+                if isinstance(value, (int, float)) and math.isfinite(value):
                     self._events.add_scalar(f"{split}/{name}", value, step)
 
     def flush(self):
@@ -156,12 +157,12 @@ class _Claim:
             self._path.unlink(missing_ok=True)
 
 
-def lines_up_to(path, step):
-    """The lines of steps up to `step` as one text, without an incomplete last line."""
+def lines_up_to(path, step, after=-1):
+    """The lines of steps after `after` up to `step` as one text, without an incomplete last line."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if after < json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             break

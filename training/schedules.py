@@ -62,3 +62,11 @@ def learning_rates(config, converter):
         rise = peak * (steps + 1) / max(1, warmup)
         values = jnp.where(steps < warmup, rise, jax.vmap(body)(jnp.maximum(steps - warmup, 0)))
     return np.asarray(values, np.float32)
+
+
+def describe(config, values):
+    """One line: the learning rates `values` (float32[total]) at the peak, half-way and at the end."""
+    total, peak = len(values), int(np.argmax(values))
+    points = sorted({0, peak, (peak + total) // 2, total - 1})
+    text = ", ".join(f"{values[point]:.4g} at update {point + 1:,}" for point in points)
+    return f"{config.schedule} schedule of {total:,} steps: learning rate {text}"
