@@ -104,7 +104,7 @@ def test_a_length_that_would_change_past_learning_rates_is_refused(folder, cosin
         train.run(config(folder, 8, "cosine"), run)
     message = str(error.value)
     assert len(message) <= 400 + len(run) * 2 and "\n" not in message
-    assert "training.duration='8 steps' (was '4 steps') changes the past" in message
+    assert "config.training.duration: '4 steps' -> '8 steps' changes the past" in message
     assert "update 3 had learning rate 0.00155, now 0.00191" in message.replace("0000", "")[:400]
     assert "--config.resume_from=2" in message and f"--config.init_from={run}" in message
     assert tiny_configs.metrics(run) == before

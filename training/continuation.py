@@ -174,7 +174,7 @@ def plan(folder, config, task, learning_rates) -> Continuation:
 
 def _rewrites(folder, differences, old, new, first, steps):
     """Why a schedule is refused: the first learning rate that would change, and the remedy."""
-    changed = ", ".join(f"{key}={now!r} (was {was!r})" for key, (was, now) in differences.items())
+    changed = ", ".join(f"{key}: {was!r} -> {now!r}" for key, (was, now) in differences.items())
     held = steps[-1]
     if first == len(new):
         return (
@@ -183,7 +183,7 @@ def _rewrites(folder, differences, old, new, first, steps):
         )
     earlier = [step for step in steps if 0 < step <= first]
     step = earlier[-1] if earlier else held
-    why = f"update {held + 1:,} then has {new[held]!s}" if held < len(new) else "from there on"
+    why = f"update {held + 1:,} then has {new[held]!s}" if held < len(new) else "with a longer duration"
     why = "a checkpoint before that" if earlier else why
     return (
         f"config.{changed} changes the past of {str(folder)!r}: update {first + 1:,} had learning rate "
