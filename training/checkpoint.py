@@ -68,11 +68,9 @@ class Checkpoints:
         if nonfinite >= 0:
             raise FloatingPointError(f"update {nonfinite} was not finite; its state is not saved")
         trees = {item: ocp.args.PyTreeSave(getattr(state, item)) for item in items(state)}
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(**trees, state=ocp.args.JsonSave(numbers)),
-            metrics=metrics,
-        )
+        args = ocp.args.Composite(**trees, state=ocp.args.JsonSave(numbers))
+        with paths.naming(self.directory):
+            saved = self._manager.save(step, args=args, metrics=metrics)
         if not saved:
             raise RuntimeError(
                 f"checkpoint {step} was not saved to {self.directory}: it has this or a later one "
@@ -147,8 +145,9 @@ class Checkpoints:
 
     def wait(self):
         """Blocks until asynchronous saves are on disk; raises what they failed with."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with paths.naming(self.directory):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
 
     def close(self):
         """Waits and releases the threads."""

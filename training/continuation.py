@@ -183,7 +183,11 @@ def _rewrites(folder, differences, old, new, first, steps):
         )
     earlier = [step for step in steps if 0 < step <= first]
     step = earlier[-1] if earlier else held
-    why = f"update {held + 1:,} then has {new[held]!s}" if held < len(new) else "with a longer duration"
+    why = (
+        f"update {held + 1:,} then has {new[held]!s}"
+        if held < len(new)
+        else "with a longer duration"
+    )
     why = "a checkpoint before that" if earlier else why
     return (
         f"config.{changed} changes the past of {str(folder)!r}: update {first + 1:,} had learning rate "

@@ -54,7 +54,7 @@ def open_run(workdir, kind):
     folder = paths.of(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise ConfigError(
             f"--workdir={workdir!r} cannot be a directory ({error.strerror}: {error.filename}); "
             f"choose a path below a directory that you may write to"

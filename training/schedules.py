@@ -56,12 +56,20 @@ def learning_rates(config, converter):
         body = optax.constant_schedule(peak)
     steps = jnp.arange(total, dtype=jnp.int32)
     with (
-        jax.default_device(jax.local_devices(backend="cpu")[0]),
+        jax.default_device(_host_device()),
         jax.numpy_dtype_promotion("standard"),
     ):
         rise = peak * (steps + 1) / max(1, warmup)
         values = jnp.where(steps < warmup, rise, jax.vmap(body)(jnp.maximum(steps - warmup, 0)))
     return np.asarray(values, np.float32)
+
+
+def _host_device():
+    """The CPU, so that the values are those of any machine, unless JAX_PLATFORMS excludes it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def describe(config, values):
