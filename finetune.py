@@ -29,12 +29,12 @@ from tasks.sums import format_metrics
 from training import config as configs
 from training import continuation, flops, init_from, logs, run_directory, schedules, sharding
 from training.checkpoint import Checkpoints
-from training.config import ConfigError
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
 from training.param_rules import flatten_params, frozen_paths
+from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import FinetuneConfig
 from training.state import TrainState, abstract_state, eval_params
@@ -83,6 +83,7 @@ def run(config, workdir):
     config = source.config
     resolved = configs.to_dict(config)
     continuation.check_config(run_dir, config)
+    check_without_data(config.task, source, run_dir, mesh)
     log.info(f"{source.name}, {config.model.architecture}")
 
     # ---- Task ------------------------------------------------------------------------------------
@@ -119,11 +120,6 @@ def run(config, workdir):
         log.debug(line)
     log.info(huggingface.describe_export(task.model_config, abstract_params, config.task))
     select_best = config.evaluation.select == "best"
-    if select_best and not (intervals.evaluate and intervals.save):
-        raise ConfigError(
-            "config.evaluation.select='best' needs evaluation.every and checkpoint.every; set them, or "
-            "select='last'"
-        )
 
     with (
         MetricWriter(run_dir, config.logging.tensorboard) as metrics,

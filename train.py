@@ -33,6 +33,7 @@ from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
 from training.param_rules import flatten_params, frozen_paths
+from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import PretrainConfig
 from training.state import TrainState, eval_params, init_output_bias
@@ -90,6 +91,7 @@ def run(config, workdir):
     config = source.config
     resolved = configs.to_dict(config)
     continuation.check_config(run_dir, config)
+    check_without_data(TASKS["pretraining"](), source, run_dir, mesh)
     log.info(source.name or "none: parameters are initialized at random")
 
     # ---- Task ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from models.config import ModelConfig, option
 from models.inputs import ModelInputs
 from objectives.batch import Batch
 from tasks import example_order, predictions
-from tasks.base import AUTO_POOLING, LoadedTask
+from tasks.base import LoadedTask, resolve_pooling
 from tasks.class_loss import ClassLossOptions, cross_entropy, example_weights
 from tasks.encoding import Encoded, encode
 from tasks.heads import ClassificationHead, pool_states
@@ -87,14 +87,7 @@ class Classification(ClassLossOptions):
         self, config, model_config, tokenizer_file, log, *, process_index=0, process_count=1,
         batch_divisor=1,
     ) -> "LoadedClassification":  # fmt: skip
-        pooling = self.pooling
-        if pooling == "auto":
-            pooling = AUTO_POOLING[model_config.architecture]
-        if pooling != "mean" and (pooling == "cls") != (model_config.architecture == "encoder"):
-            raise ValueError(
-                f"task.pooling={pooling!r} does not fit architecture {model_config.architecture!r}: "
-                f"expected auto, mean or {'cls' if pooling == 'last' else 'last'}"
-            )
+        pooling = resolve_pooling(self.pooling, model_config.architecture)
         tokenizer = tokenizers.load(tokenizer_file)
         splits = labeled.load(
             self.source, self.text_column, self.text_pair_column, self.label_column,
@@ -144,6 +137,14 @@ class Classification(ClassLossOptions):
             process_index=process_index,
             process_count=process_count,
         )
+
+    def outline(self, config, model_config, tokenizer_file):
+        resolve_pooling(self.pooling, model_config.architecture)
+        if model_config.positions == "learned" and self.max_seq_len > model_config.max_length:
+            raise ValueError(
+                f"task.max_seq_len={self.max_seq_len}, but the pretrained model has "
+                f"{model_config.max_length} learned positions: set it to at most that"
+            )
 
 
 def _host():

@@ -71,7 +71,7 @@ def test_predictions_on_a_full_disk_are_absent_and_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_read_only_cache_is_not_told_to_free_space():
+def test_the_remedy_of_a_read_only_cache_is_not_to_free_space():
     with pytest.raises(
         OSError, match=r"cannot write /c \(Read-only file system\): make it writable"
     ):

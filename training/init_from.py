@@ -211,10 +211,24 @@ def load_for_pretraining(source: InitSource, task, params, shardings):
     Raises ConfigError for another tokenizer, or a checkpoint that does not fit.
     """
     config = source.config
-    _check_tokenizer(source.run, task.tokenizer, "init_from", config.init_from)
-    target, found = flatten_params(params), checkpoint.params_metadata(source.run, source.step)
+    check_tokenizer(source.run, task.tokenizer, "init_from", config.init_from)
+    target = flatten_params(params)
+    mapping, plan = plan_pretraining(source, task.model_config, target)
+    lines = [*mapping.lines(target), *plan.lines(target)[1:2] * bool(plan.dropped)]
+    loaded = {path: mapping.names[path] for path in plan.loaded if path in mapping.names}
+    params = _read(source, loaded, params, shardings, config.init_ema)
+    params = init_stacks.set_zeros(mapping, params, shardings)
+    return params, [*lines, _describe_source(source, config.init_ema)]
+
+
+def plan_pretraining(source: InitSource, model_config, target):
+    """(StackMapping, RestorePlan) for the parameters `target`, {path: leaf with shape and dtype}, of a model.
+
+    Raises ConfigError for a checkpoint that does not fit or cannot be read.
+    """
+    config, found = source.config, checkpoint.params_metadata(source.run, source.step)
     mapping = init_stacks.map_stacks(
-        read_model_config(source.run), task.model_config, found, target, config.init_stacks,
+        read_model_config(source.run), model_config, found, target, config.init_stacks,
         config.init_from, "huggingface" in run_directory.read_manifest(source.run),
     )  # fmt: skip
     allow_missing = (*mapping.unread(), *config.restore.allow_missing)
@@ -222,11 +236,7 @@ def load_for_pretraining(source: InitSource, task, params, shardings):
         target, mapping.rename(found), "pretrained", allow_missing, config.restore.allow_unexpected,
         config.init_from,
     )  # fmt: skip
-    lines = [*mapping.lines(target), *plan.lines(target)[1:2] * bool(plan.dropped)]
-    loaded = {path: mapping.names[path] for path in plan.loaded if path in mapping.names}
-    params = _read(source, loaded, params, shardings, config.init_ema)
-    params = init_stacks.set_zeros(mapping, params, shardings)
-    return params, [*lines, _describe_source(source, config.init_ema)]
+    return mapping, plan
 
 
 def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
@@ -238,7 +248,7 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     if config.embeddings_from:
         run, step = checkpoint.resolve_checkpoint(as_run(config.embeddings_from))
         source = dataclasses.replace(source, name=f"{run}@{step}", run=run, step=step)
-        _check_tokenizer(run, task.tokenizer, "embeddings_from", config.embeddings_from)
+        check_tokenizer(run, task.tokenizer, "embeddings_from", config.embeddings_from)
     found = checkpoint.params_metadata(source.run, source.step)
     allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
     order, notes = [], []
@@ -291,7 +301,8 @@ def _reorder_classes(params, shardings, head, order):
     return merge_params(unflatten_params(moved), params)
 
 
-def _check_tokenizer(run, tokenizer, option, value):
+def check_tokenizer(run, tokenizer, option, value):
+    """Raises ConfigError if `run`, the value of config.`option`, has another tokenizer."""
     there = run_directory.read_manifest(run)["tokenizer"]
     if there != tokenizer.fingerprint:
         raise ConfigError(

@@ -29,14 +29,9 @@ def learning_rates(config, converter):
     Raises:
       ConfigError: the warmup is as long as the run.
     """
-    total = converter.total_steps
-    warmup = converter.steps(config.warmup, "optimizer.warmup")
+    total, warmup = converter.total_steps, warmup_steps(config, converter)
     peak, final = config.learning_rate, config.learning_rate * config.final_lr_frac
     after = max(1, total - warmup)
-    if warmup >= total and total > 1:
-        raise ConfigError(
-            f"config.optimizer.warmup={config.warmup!r} is {warmup} of {total} steps; make it shorter"
-        )
     if config.schedule == "cosine":
         body = optax.cosine_decay_schedule(peak, after, config.final_lr_frac)
     elif config.schedule == "linear":
@@ -62,6 +57,16 @@ def learning_rates(config, converter):
         rise = peak * (steps + 1) / max(1, warmup)
         values = jnp.where(steps < warmup, rise, jax.vmap(body)(jnp.maximum(steps - warmup, 0)))
     return np.asarray(values, np.float32)
+
+
+def warmup_steps(config, converter):
+    """The steps of the warmup. Raises ConfigError if it is as long as the run."""
+    total, warmup = converter.total_steps, converter.steps(config.warmup, "optimizer.warmup")
+    if warmup >= total and total > 1:
+        raise ConfigError(
+            f"config.optimizer.warmup={config.warmup!r} is {warmup} of {total} steps; make it shorter"
+        )
+    return warmup
 
 
 def _host_device():
