@@ -15,8 +15,6 @@ import finetune
 import train
 from training import schedules
 from training.config import ConfigError
-from training.durations import StepConverter
-from training.optimizers import AdamW
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +108,29 @@ def test_a_length_that_would_change_past_learning_rates_is_refused(folder, cosin
     assert tiny_configs.metrics(run) == before
 
 
-def test_the_past_of_wsd_ends_with_its_cooldown(folder):
-    def rates(total):
-        wsd = AdamW(learning_rate=1.0, schedule="wsd", warmup="2 steps", cooldown="4 steps")
-        return schedules.learning_rates(wsd, StepConverter(8, 256, 100, total))
+def test_the_remedy_of_a_refused_length_is_a_command_that_is_accepted(folder):
+    def six_percent(steps, schedule, **flags):
+        warmup = {"optimizer__warmup": "50 %", "optimizer__cooldown": "2 steps"} | flags
+        return config(folder, steps, schedule, **warmup)
 
-    different = np.flatnonzero(rates(20) != rates(40)[:20])
-    assert different[0] == 17  # the first step of the cooldown still has the peak
+    for schedule, expected in (
+        ("constant", ["--config.optimizer.warmup='2 steps'"]),
+        ("wsd", ["--config.optimizer.warmup='2 steps'", "--config.resume_from=2"]),
+        ("cosine", ["--config.optimizer.warmup='2 steps'", "--config.resume_from=2"]),
+    ):
+        run = str(folder / f"remedy-{schedule}")
+        train.run(six_percent(4, schedule), run)
+        with pytest.raises(ConfigError) as error:
+            train.run(six_percent(8, schedule), run)
+        assert "update 1 had learning rate 0.001, now 0.0005" in str(error.value)
+        flags = re.findall(r"--config\.(\S+?)=('[^']+'|\d+)", str(error.value))
+        assert [f"--config.{key}={value}" for key, value in flags] == expected
+        flags = {key.replace(".", "__"): value.strip("'") for key, value in flags}
+        assert train.run(six_percent(8, schedule, **flags), run).step == 8
+        used = [line["learning_rate"] for line in trained(run)]
+        assert len(used) == 8 and used[:2] == pytest.approx([1e-3, 2e-3])
+        if schedule == "wsd":
+            assert used == pytest.approx([1e-3, *[2e-3] * 6, 1.1e-3])
 
 
 def test_a_length_below_the_updates_of_the_run_is_refused(folder, constant):

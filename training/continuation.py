@@ -146,54 +146,65 @@ def plan(folder, config, task, learning_rates) -> Continuation:
     if not (run_directory.is_started(folder) and run_directory.read_config(folder, True)):
         return Continuation(folder, -1, {}, line)
     stored, differences = _differences(folder, config)
+    before = configs.resolve(type(config), stored)
     held, old = max(steps, default=0), learning_rates
     if any(key.startswith(SCHEDULE) for key in differences):
-        before = configs.resolve(type(config), stored)
         old = schedules.learning_rates(before.optimizer, StepConverter.of(before, task))
-    same = min(held, len(old), len(learning_rates))
-    different = np.flatnonzero(old[:same] != learning_rates[:same])
-    first = int(different[0]) if len(different) else same  # updates that keep their learning rate
-    others = [key for key in differences if not key.startswith(SCHEDULE)]
-    step = config.resume_from
-    if step >= 0 and (stored.get("resume_from") != step or first < held or others):
+    others = any(not key.startswith(SCHEDULE) for key in differences)
+    step, same = config.resume_from, _num_equal(old, learning_rates, held)
+    if step >= 0 and (stored.get("resume_from") != step or same < held or others):
         _check_step(folder, step, steps)
         if len(learning_rates) < step:
             raise ConfigError(
                 f"config.training.duration={config.training.duration!r} is {len(learning_rates):,} "
                 f"steps, fewer than config.resume_from={step}; raise it, or name an earlier checkpoint"
             )
-    elif first < held:
-        raise ConfigError(_rewrites(folder, differences, old, learning_rates, first, steps))
+    elif same < held:
+        changed = ", ".join(f"{key}: {was!r} -> {now!r}" for key, (was, now) in differences.items())
+        if same == len(learning_rates):
+            raise ConfigError(
+                f"config.{changed} ends before update {held:,} of {str(folder)!r}; raise it, or go back "
+                f"with --config.resume_from=STEP to one of {[s for s in steps if s <= same]}"
+            )
+        raise ConfigError(
+            f"config.{changed} changes the past of {str(folder)!r}: update {same + 1:,} had learning rate "
+            f"{old[same]!s}, now {learning_rates[same]!s}. Add {_remedy(before, config, task, steps)}, or "
+            f"start another --workdir with --config.init_from={folder}"
+        )
     else:
         step = -1
-    optimizer = config.optimizer
-    if others:
-        optimizer = configs.resolve(type(config), stored).optimizer
-    return Continuation(folder, step, differences, line, optimizer)
+    return Continuation(folder, step, differences, line, before.optimizer)
 
 
-def _rewrites(folder, differences, old, new, first, steps):
-    """Why a schedule is refused: the first learning rate that would change, and the remedy."""
-    changed = ", ".join(f"{key}: {was!r} -> {now!r}" for key, (was, now) in differences.items())
-    held = steps[-1]
-    if first == len(new):
-        return (
-            f"config.{changed} ends before update {held:,} of {str(folder)!r}; raise it, or go back with "
-            f"--config.resume_from=STEP to one of the checkpoints {[s for s in steps if s <= first]}"
+def _num_equal(old, new, held):
+    """How many of the first `held` learning rates are the same in both schedules, up to the first change."""
+    shorter = min(held, len(old), len(new))
+    different = np.flatnonzero(old[:shorter] != new[:shorter])
+    return int(different[0]) if len(different) else shorter
+
+
+def _remedy(before, config, task, steps):
+    """Flags with which a longer schedule is accepted: the old warmup, and if this does not keep the past,
+    the newest checkpoint before the change, or the newest of all."""
+    converter = StepConverter.of(before, task)
+    old = schedules.learning_rates(before.optimizer, converter)
+    warmup = schedules.warmup_steps(before.optimizer, converter)
+    converter, flags = StepConverter.of(config, task), []
+    if (
+        warmup != schedules.warmup_steps(config.optimizer, converter)
+        and warmup < converter.total_steps
+    ):
+        flags.append(f"--config.optimizer.warmup='{warmup} steps'")
+        config = dataclasses.replace(
+            config, optimizer=dataclasses.replace(config.optimizer, warmup=f"{warmup} steps")
         )
-    earlier = [step for step in steps if 0 < step <= first]
-    step = earlier[-1] if earlier else held
-    why = (
-        f"update {held + 1:,} then has {new[held]!s}"
-        if held < len(new)
-        else "with a longer duration"
-    )
-    why = "a checkpoint before that" if earlier else why
-    return (
-        f"config.{changed} changes the past of {str(folder)!r}: update {first + 1:,} had learning rate "
-        f"{old[first]!s}, now {new[first]!s}. Add --config.resume_from={step} for the new schedule from "
-        f"there ({why}), or start another --workdir with --config.init_from={str(folder)}"
-    )
+    new, held = schedules.learning_rates(config.optimizer, converter), steps[-1]
+    same = _num_equal(old, new, held)
+    if same < held:
+        step = max([step for step in steps if 0 < step <= same], default=held)
+        then = f" (update {step + 1:,} then has {new[step]!s})" if step < len(new) else ""
+        flags.append(f"--config.resume_from={step}{then}")
+    return " ".join(flags)
 
 
 def _check_step(folder, step, steps):
