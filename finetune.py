@@ -28,14 +28,14 @@ import models
 from tasks import evaluate
 from tasks.sums import format_metrics
 from training import config as configs
-from training import flops, init_from, logs, run_directory, schedules, sharding
+from training import continuation, flops, init_from, logs, run_directory, schedules, sharding
 from training.checkpoint import Checkpoints
-from training.config import ConfigError
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
 from training.param_rules import flatten_params, frozen_paths
+from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import FinetuneConfig
 from training.state import TrainState, abstract_state, eval_params
@@ -83,7 +83,8 @@ def run(config, workdir):
     source = init_from.finetune_source(config, run_dir, huggingface.as_run)
     config = source.config
     resolved = configs.to_dict(config)
-    run_directory.check_config(run_dir, config)
+    continuation.check_config(run_dir, config)
+    check_without_data(config.task, source, run_dir, mesh)
     log.info(f"{source.name}, {config.model.architecture}")
 
     # ---- Task ------------------------------------------------------------------------------------
@@ -112,17 +113,14 @@ def run(config, workdir):
     converter = StepConverter.of(config, task)
     intervals = Intervals.of(config, converter)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
+    continued = continuation.plan(run_dir, config, task, learning_rates)
     step_flops = flops.flops_per_step(task, abstract_params)
-    log.info(flops.describe(abstract_params, frozen))
+    for line in (flops.describe(abstract_params, frozen), *continued.describe()):
+        log.info(line)
     for line in (*param_rules, str(task.model_config)):
         log.debug(line)
     log.info(huggingface.describe_export(task.model_config, abstract_params, config.task))
     select_best = config.evaluation.select == "best"
-    if select_best and not (intervals.evaluate and intervals.save):
-        raise ConfigError(
-            "config.evaluation.select='best' needs evaluation.every and checkpoint.every; set them, or "
-            "select='last'"
-        )
 
     with (
         MetricWriter(run_dir, config.logging.tensorboard) as metrics,
@@ -136,8 +134,7 @@ def run(config, workdir):
     ):
         # ---- Train state: resume > init_from > random --------------------------------------------
         logs.banner("Train state")
-        abstract = abstract_state(mesh, abstract_params, optimizer)
-        state = checkpoints.restore(abstract)
+        state = continued.restore(checkpoints, mesh, abstract_params, optimizer)
         resumed = state is not None
         if resumed:
             log.info(f"resumed from checkpoint {int(state.step)} of this run")
@@ -152,7 +149,7 @@ def run(config, workdir):
             state = TrainState.create(params, optimizer)
             state = jax.device_put(state, sharding.state_shardings(mesh, state))
         start = int(state.step)
-        run_directory.write_run(run_dir, resolved, "finetune", task, {
+        run_directory.write_run(run_dir, resolved, "finetune", task, continued.record(start), {
             **task.manifest(), "init_from": source.name, "param_rules": param_rules,
             "parameters": flops.count_params(abstract_params),
             "total_steps": converter.total_steps, "flops_per_step": step_flops,
@@ -203,6 +200,7 @@ def run(config, workdir):
         params, scored_step, scores = eval_params(state), converter.total_steps, {}
         if select_best:
             scored_step = checkpoints.best_step()
+            abstract = abstract_state(mesh, abstract_params, optimizer)
             params = checkpoints.restore_params(scored_step, abstract.params)
         for split in ("validation", "test"):
             if task.has_split(split) and (split == "validation" or config.evaluation.test):

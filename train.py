@@ -27,17 +27,19 @@ import models
 from tasks import TASKS, evaluate
 from tasks.sums import format_metrics
 from training import config as configs
-from training import flops, init_from, logs, run_directory, schedules, sharding, unigram_baseline
+from training import continuation, flops, init_from, logs, run_directory, schedules, sharding
 from training.checkpoint import Checkpoints
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
 from training.param_rules import flatten_params, frozen_paths
+from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import PretrainConfig
-from training.state import TrainState, abstract_state, eval_params, init_output_bias
+from training.state import TrainState, eval_params, init_output_bias
 from training.train_step import accumulate_gradients, check_batch, init_params, rng_streams
+from training.unigram_baseline import count_targets, num_sample_batches, sum_counts, unigram_entropy
 
 log = logging.getLogger("triptych")
 
@@ -62,9 +64,7 @@ def eval_step(task, model, params, rngs, inputs):
 def count_step(task, model, params, rngs, inputs):
     """{loss: (weight of each class float32[vocab_size], total float32[])} of the targets of a batch."""
     batch = task.prepare(rngs["corruption"], inputs)
-    counts = unigram_baseline.count_targets(
-        task.loss, model, params, batch, None, task.spec.vocabulary.size
-    )
+    counts = count_targets(task.loss, model, params, batch, None, task.spec.vocabulary.size)
     return sharding.constrain_replicated(counts)
 
 
@@ -91,7 +91,8 @@ def run(config, workdir):
     source = init_from.pretrain_source(config, run_dir, huggingface.as_run)
     config = source.config
     resolved = configs.to_dict(config)
-    run_directory.check_config(run_dir, config)
+    continuation.check_config(run_dir, config)
+    check_without_data(TASKS["pretraining"](), source, run_dir, mesh)
     log.info(source.name or "no init_from: a new run starts from random parameters")
 
     # ---- Task ------------------------------------------------------------------------------------
@@ -121,8 +122,10 @@ def run(config, workdir):
     converter = StepConverter.of(config, task)
     intervals = Intervals.of(config, converter)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
+    continued = continuation.plan(run_dir, config, task, learning_rates)
     step_flops = flops.flops_per_step(task, abstract_params)
-    log.info(flops.describe(abstract_params, frozen))
+    for line in (flops.describe(abstract_params, frozen), *continued.describe()):
+        log.info(line)
     for line in (*param_rules, str(task.model_config)):
         log.debug(line)
     log.info(huggingface.describe_export(task.model_config, abstract_params))
@@ -139,9 +142,8 @@ def run(config, workdir):
     ):
         # ---- Train state: resume > init_from > random --------------------------------------------
         logs.banner("Train state")
-        abstract = abstract_state(mesh, abstract_params, optimizer)
-        state, entropy = checkpoints.restore(abstract), {}
-        resumed = state is not None
+        state = continued.restore(checkpoints, mesh, abstract_params, optimizer)
+        resumed, entropy = state is not None, {}
         if resumed:
             log.info(f"resumed from checkpoint {int(state.step)} of this run")
         else:
@@ -151,16 +153,14 @@ def run(config, workdir):
                 params, lines = init_from.load_for_pretraining(source, task, params, shardings)
                 for line in lines:
                     log.info(line)
-            num_batches = unigram_baseline.num_sample_batches(
-                task.tokens_per_step, converter.total_steps
-            )
-            counts = unigram_baseline.sum_counts(
+            num_batches = num_sample_batches(task.tokens_per_step, converter.total_steps)
+            counts = sum_counts(
                 count_step(
                     task, model, params, rngs, sharding.global_array(mesh, task.train_inputs(n))
                 )
                 for n in range(num_batches)
             )
-            entropy = unigram_baseline.unigram_entropy(counts, task.loss_weights())
+            entropy = unigram_entropy(counts, task.loss_weights())
             log.info(f"unigram entropy of the targets ({num_batches:,} batches): "
                      f"{format_metrics(entropy, task.loss_weights())} nats; a model with this loss has "
                      f"learned only token frequencies")  # fmt: skip
@@ -169,7 +169,7 @@ def run(config, workdir):
             state = TrainState.create(params, optimizer)
             state = jax.device_put(state, sharding.state_shardings(mesh, state))
         start = int(state.step)
-        run_directory.write_run(run_dir, resolved, "pretrain", task, {
+        run_directory.write_run(run_dir, resolved, "pretrain", task, continued.record(start), {
             **task.manifest(), "init_from": source.name,
             "uses_source_tokenizer": bool(source.tokenizer_file),
             "parameters": flops.count_params(abstract_params), "param_rules": param_rules,

@@ -4,6 +4,7 @@ Used by every other file of `data/`. Each error names the file and the remedy.
 """
 
 import contextlib
+import errno
 import glob
 import gzip
 import hashlib
@@ -251,9 +252,11 @@ def disk_errors(path):
     except OSError as error:
         if error.errno is None:  # already one line of ours
             raise
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free some space" if is_full else "make it writable"
         raise OSError(
-            f"cannot write {path} ({error.strerror}): free some space or set data.cache_dir to "
-            "another disk, then start again; finished work is kept"
+            f"cannot write {path} ({error.strerror}): {remedy}, or name another place (data.cache_dir, "
+            "$TRIPTYCH_CACHE, --workdir), then start again; finished work is kept"
         ) from error
 
 

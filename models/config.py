@@ -13,7 +13,8 @@ NON_STRUCTURAL_FIELDS = (
 
 
 def option(default, help, kw_only=False, **metadata):
-    """A dataclass field with a default, one line of help, and optionally choices=, min= and max=."""
+    """A dataclass field with a default, one line of help, and optionally choices=, min=, max=, or
+    words=: texts that the field takes besides values of its type."""
     return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 

@@ -17,6 +17,18 @@ from objectives.batch import Batch
 AUTO_POOLING = {"encoder": "cls", "decoder": "last", "encoder_decoder": "mean"}
 
 
+def resolve_pooling(pooling: str, architecture: str) -> str:
+    """The pooling for an architecture, `auto` resolved. Raises ValueError if it does not fit."""
+    if pooling == "auto":
+        return AUTO_POOLING[architecture]
+    if pooling != "mean" and (pooling == "cls") != (architecture == "encoder"):
+        raise ValueError(
+            f"task.pooling={pooling!r} does not fit architecture {architecture!r}: "
+            f"expected auto, mean or {'cls' if pooling == 'last' else 'last'}"
+        )
+    return pooling
+
+
 @dataclass(frozen=True)
 class Task:
     """The options of a task: a frozen dataclass per type of task, which defines the section `task`."""
@@ -46,6 +58,15 @@ class Task:
           log: function that receives one line about each file that is written or found.
           process_index, process_count: select this process's rows.
           batch_divisor: number of device shards; evaluation batches are a multiple of it.
+        """
+        raise NotImplementedError
+
+    def outline(self, config, model_config, tokenizer_file: str) -> "LoadedTask | None":
+        """Checks what needs no data, before any is read. Arguments as in `load`.
+
+        Returns the task that `load` would, without data and with a small vocabulary in place of one that
+        is not trained yet; None if the task's shapes depend on its data. Raises ValueError for options
+        that do not fit each other.
         """
         raise NotImplementedError
 

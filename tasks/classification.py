@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from data import tokenizer as tokenizers
 from data import vectors
@@ -19,9 +18,10 @@ from models.config import ModelConfig, option
 from models.inputs import ModelInputs
 from objectives.batch import Batch
 from tasks import example_order, predictions
-from tasks.base import AUTO_POOLING, LoadedTask
+from tasks.base import LoadedTask, resolve_pooling
+from tasks.class_loss import ClassLossOptions, cross_entropy, example_weights
 from tasks.encoding import Encoded, encode
-from tasks.heads import ClassificationHead
+from tasks.heads import ClassificationHead, pool_states
 from tasks.labeled_task import LabeledTask
 from tasks.metrics import CLASS_METRICS, classification_scores
 
@@ -29,7 +29,7 @@ _WIDTH_STEP = 8  # group_by_length pads a batch to a multiple of this, so few pr
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(LabeledTask):
+class Classification(ClassLossOptions, LabeledTask):
     """One label per text, or per pair of texts."""
 
     name: ClassVar[str] = "classification"
@@ -81,14 +81,7 @@ class Classification(LabeledTask):
         self, config, model_config, tokenizer_file, log, *, process_index=0, process_count=1,
         batch_divisor=1,
     ) -> "LoadedClassification":  # fmt: skip
-        pooling = self.pooling
-        if pooling == "auto":
-            pooling = AUTO_POOLING[model_config.architecture]
-        if pooling != "mean" and (pooling == "cls") != (model_config.architecture == "encoder"):
-            raise ValueError(
-                f"task.pooling={pooling!r} does not fit architecture {model_config.architecture!r}: "
-                f"expected auto, mean or {'cls' if pooling == 'last' else 'last'}"
-            )
+        pooling = resolve_pooling(self.pooling, model_config.architecture)
         tokenizer, model_config = self.open_tokenizer(tokenizer_file, model_config)
         splits = self.read(log)
         if tokenizer.is_word_level:
@@ -116,6 +109,10 @@ class Classification(LabeledTask):
             head=self.head_module(len(splits.label_names), **dataclasses.asdict(self)),
             pooling=pooling,
             decoder_input=self.decoder_input,
+            label_smoothing=self.label_smoothing,
+            class_weights=self.weight_of_classes(
+                encoded["train"].labels[examples], splits.label_names
+            ),
             model_config=model_config,
             pad=max(special_ids["pad"], 0),
             start=special_ids["start"],
@@ -132,6 +129,14 @@ class Classification(LabeledTask):
             process_count=process_count,
         )
 
+    def outline(self, config, model_config, tokenizer_file):
+        resolve_pooling(self.pooling, model_config.architecture)
+        if model_config.positions == "learned" and self.max_seq_len > model_config.max_length:
+            raise ValueError(
+                f"task.max_seq_len={self.max_seq_len}, but the pretrained model has "
+                f"{model_config.max_length} learned positions: set it to at most that"
+            )
+
 
 def _host():
     return dataclasses.field(compare=False, repr=False)
@@ -144,6 +149,8 @@ class LoadedClassification(LoadedTask):
     head: ClassificationHead
     pooling: str  # cls, last or mean
     decoder_input: str
+    label_smoothing: float
+    class_weights: tuple[float, ...]  # of each class in the loss; () if they are equal
     model_config: ModelConfig
     pad: int
     start: int  # first token of an encoder-decoder's decoder
@@ -206,19 +213,20 @@ class LoadedClassification(LoadedTask):
     def losses(self, model, params, batch, dropout_rng):
         logits = self.outputs(model, params, batch, dropout_rng)
         targets, weights = batch.targets[:, 0], batch.loss_weights[:, 0]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        losses = cross_entropy(logits, targets, self.label_smoothing)
+        in_loss = example_weights(targets, weights, self.class_weights)
         hits = (logits.argmax(-1).astype(jnp.int32) == targets).astype(jnp.float32)
-        weight = weights.sum()
         return {
-            self.name: ((losses * weights).sum(), weight),
-            "accuracy": ((hits * weights).sum(), weight),
+            self.name: ((losses * in_loss).sum(), in_loss.sum()),
+            "accuracy": ((hits * weights).sum(), weights.sum()),
         }
 
     def loss_weights(self):
         return {self.name: 1.0}
 
     def loss_denominators(self, batch):
-        return {self.name: batch.loss_weights.sum()}
+        targets, weights = batch.targets[:, 0], batch.loss_weights[:, 0]
+        return {self.name: example_weights(targets, weights, self.class_weights).sum()}
 
     def outputs(self, model, params, batch, dropout_rng=None):
         """Logits float32[B, C] of every row, including padding rows."""
@@ -232,15 +240,7 @@ class LoadedClassification(LoadedTask):
             deterministic=dropout_rng is None,
             rngs=rngs[0],
         )
-        if self.pooling == "mean":
-            read = batch.inputs if batch.decoder_inputs is None else batch.decoder_inputs
-            weights = (read.segment_ids > 0).astype(jnp.float32)[:, :, None]
-            states = (hidden.astype(jnp.float32) * weights).sum(1) / jnp.maximum(
-                weights.sum(1), 1.0
-            )
-        else:
-            positions = batch.target_positions[:, :, None]
-            states = jnp.take_along_axis(hidden, positions, axis=1, mode="clip")[:, 0]
+        states = pool_states(hidden, batch, self.pooling)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return self.head.apply(
                 {"params": params["heads"][self.name]},

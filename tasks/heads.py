@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from models.layers import ACTIVATIONS
+from objectives.batch import Batch
 
 
 class ClassificationHead(nn.Module):
@@ -44,3 +45,13 @@ class ClassificationHead(nn.Module):
                 states = nn.LayerNorm(1e-5, use_bias=False, name="pooler_norm")(states)
         states = nn.Dropout(self.dropout_rate, name="dropout")(states, deterministic=deterministic)
         return nn.Dense(self.num_classes, self.use_bias, kernel_init=normal, name="output")(states)
+
+
+def pool_states(hidden: jax.Array, batch: Batch, pooling: str) -> jax.Array:
+    """hidden [B, T, D] -> [B, D]: the state at the target position, or float32 the mean of all states."""
+    if pooling == "mean":
+        read = batch.inputs if batch.decoder_inputs is None else batch.decoder_inputs
+        weights = (read.segment_ids > 0).astype(jnp.float32)[:, :, None]
+        return (hidden.astype(jnp.float32) * weights).sum(1) / jnp.maximum(weights.sum(1), 1.0)
+    positions = batch.target_positions[:, :, None]
+    return jnp.take_along_axis(hidden, positions, axis=1, mode="clip")[:, 0]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from etils import epath
 
+from data.files import write_atomically
 from tasks.metrics import softmax
 
 
@@ -44,9 +45,7 @@ def write(path, label_names: Sequence[str], labels, logits, ids=None) -> None:
         raise ValueError(
             f"cannot write predictions to {path.name!r}: expected a .tsv or .jsonl file"
         )
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    write_atomically(path, text.encode())
 
 
 def _tsv(label_names, examples):

@@ -13,6 +13,7 @@ import numpy as np
 
 import objectives
 from data import loader, prepare
+from data import tokenizer as tokenizers
 from data.special_tokens import template_for
 from data.tokenizer import Tokenizer
 from models.config import ModelConfig, complete_config
@@ -35,49 +36,35 @@ class Pretraining(Task):
         batch_divisor=1, check_tokenizer=lambda tokenizer: None,
     ) -> "LoadedPretraining":  # fmt: skip
         """As of Task. `check_tokenizer` may refuse the tokenizer before any text is tokenized."""
-        objective, seq_len = config.objective, config.training.seq_len
-        objectives.check(objective, model_config.architecture)
+        objectives.check(config.objective, model_config.architecture)
         tokenizer_config = config.tokenizer
         if tokenizer_file:
             tokenizer_config = dataclasses.replace(tokenizer_config, path=tokenizer_file)
 
         def fit(tokenizer, counts=None):
-            """(completed model config, ObjectiveSpec, template of a document), or an error."""
-            unigram = Unigram(np.ones(tokenizer.size) if counts is None else counts)
-            special_ids, architecture = tokenizer.special_ids(), model_config.architecture
-            model = complete_config(
-                model_config, tokenizer.size, seq_len, objective.num_token_types
-            )
-            spec = ObjectiveSpec(architecture, Vocabulary(**special_ids), seq_len, unigram)
-            objective.lengths(spec)
+            """(the loaded task but for the corpus, template of a document), or an error."""
+            counts = np.ones(tokenizer.size) if counts is None else counts
             check_tokenizer(tokenizer)
-            return model, spec, template_for(
-                architecture, special_ids, tokenizer.template, documents=True
+            return _without_data(config, model_config, tokenizer, Unigram(counts)), template_for(
+                model_config.architecture, tokenizer.special_ids(), tokenizer.template, documents=True
             )  # fmt: skip
 
         corpus = prepare.prepare(
             config.data, tokenizer_config, build=process_count == 1, log=log, check=fit
         )
-        tokenizer = corpus.tokenizer
         counts = (store.unigram_counts for store in corpus.train)
         shares = [w * n / n.sum() for w, n in zip(corpus.weights, counts, strict=True)]
-        model_config, spec, template = fit(tokenizer, sum(shares))
-        lengths = objective.lengths(spec)
+        task, template = fit(corpus.tokenizer, sum(shares))
         train, validation = (
-            [store.rows(lengths.raw, lengths.overlap, template) for store in stores]
+            [store.rows(task.lengths.raw, task.lengths.overlap, template) for store in stores]
             for stores in (corpus.train, corpus.validation)
         )
-        batch_size = config.training.batch_size
         process = {"process_index": process_index, "process_count": process_count}
         order = loader.Batches(
-            train, corpus.weights, seed=config.seed.data, global_batch=batch_size, **process
+            train, corpus.weights, seed=config.seed.data, global_batch=task.batch_size, **process
         )
-        return LoadedPretraining(
-            objective=objective,
-            spec=spec,
-            batch_size=batch_size,
-            model_config=model_config,
-            tokenizer=tokenizer,
+        return dataclasses.replace(
+            task,
             corpus=corpus,
             train=train,
             validation=validation,
@@ -86,6 +73,28 @@ class Pretraining(Task):
             num_batches=config.evaluation.num_batches,
             process=process,
         )
+
+    def outline(self, config, model_config, tokenizer_file):
+        objectives.check(config.objective, model_config.architecture)
+        path = tokenizer_file or config.tokenizer.path
+        tokenizer = tokenizers.load(path) if path else tokenizers.of_words(("a", "b"))
+        return _without_data(config, model_config, tokenizer, Unigram(np.ones(tokenizer.size)))
+
+
+def _without_data(config, model_config, tokenizer, unigram) -> "LoadedPretraining":
+    """The loaded task but for the corpus: everything that its traced functions need."""
+    objective, seq_len = config.objective, config.training.seq_len
+    model_config = complete_config(model_config, tokenizer.size, seq_len, objective.num_token_types)
+    vocabulary = Vocabulary(**tokenizer.special_ids())
+    task = LoadedPretraining(
+        objective=objective,
+        spec=ObjectiveSpec(model_config.architecture, vocabulary, seq_len, unigram),
+        batch_size=config.training.batch_size,
+        model_config=model_config,
+        tokenizer=tokenizer,
+    )
+    task.objective.lengths(task.spec)  # raises ValueError if the sequences are too short for it
+    return task
 
 
 def _host(**options):
@@ -101,13 +110,14 @@ class LoadedPretraining(LoadedTask):
     batch_size: int
     model_config: ModelConfig
     tokenizer: Tokenizer = _host()
-    corpus: prepare.TokenizedCorpus = _host()
-    train: list = _host()  # data.store.Rows of each source
-    validation: list = _host()
-    order: loader.Batches = _host()
-    read_ahead: tuple[int, int] = _host()  # threads, prefetch
-    num_batches: int = _host()  # of an evaluation; 0: all
-    process: dict = _host()  # process_index, process_count
+    # The rest is absent in an outline.
+    corpus: prepare.TokenizedCorpus | None = _host(default=None)
+    train: list = _host(default=())  # data.store.Rows of each source
+    validation: list = _host(default=())
+    order: loader.Batches | None = _host(default=None)
+    read_ahead: tuple[int, int] = _host(default=(1, 1))  # threads, prefetch
+    num_batches: int = _host(default=0)  # of an evaluation; 0: all
+    process: dict = _host(default_factory=dict)  # process_index, process_count
 
     best_metric = "-loss"
     name = Pretraining.name

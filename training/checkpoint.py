@@ -68,18 +68,16 @@ class Checkpoints:
         if nonfinite >= 0:
             raise FloatingPointError(f"update {nonfinite} was not finite; its state is not saved")
         trees = {item: ocp.args.PyTreeSave(getattr(state, item)) for item in items(state)}
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(**trees, state=ocp.args.JsonSave(numbers)),
-            metrics=metrics,
-        )
+        args = ocp.args.Composite(**trees, state=ocp.args.JsonSave(numbers))
+        with paths.naming(self.directory):
+            saved = self._manager.save(step, args=args, metrics=metrics)
         if not saved:
             raise RuntimeError(
                 f"checkpoint {step} was not saved to {self.directory}: it has this or a later one "
                 f"({self._manager.all_steps()}); remove it or choose another --workdir"
             )
 
-    def restore(self, target):
+    def restore(self, target, step=-1):
         """The newest intact checkpoint as a state like `target`, or None if there is no checkpoint.
 
         A step that cannot be read is renamed `<step>.broken` on all processes, and the one before it is
@@ -87,26 +85,30 @@ class Checkpoints:
 
         Args:
           target: TrainState of ShapeDtypeStructs with shardings.
+          step: read this step alone; -1: the newest.
 
         Raises:
           ConfigError: a readable checkpoint that does not fit, or none of several can be read.
         """
-        steps = sorted(self._manager.all_steps())
-        for step in reversed(steps):
-            folder = self.directory / str(step)
+        named, steps = step >= 0, sorted(self._manager.all_steps())
+        for each in [step] if named else reversed(steps):
+            folder = self.directory / str(each)
             found, error = _attempt(
                 lambda at: {i: _metadata(at / i) for i in items(target)}, folder
             )
             if not any_across_processes(error):
                 for item, tree in found.items():
                     check_fits(tree, getattr(target, item), f"checkpoint {folder / item}")
-                state, error = _attempt(self._read, step, target)
+                state, error = _attempt(self._read, each, target)
                 if not any_across_processes(error):
                     return state
-            self._set_aside(folder, error)
-        if steps:
+            if named:
+                raise _unreadable(folder, error, f"name another one of {steps}") from error
+            self._rename_broken(folder, error)
+        broken = sorted(path.name for path in self.directory.glob("*.broken"))
+        if broken:
             raise ConfigError(
-                f"none of the checkpoints {steps} in {self.directory} can be read; they are renamed "
+                f"none of the checkpoints {broken} in {self.directory} can be read; they are renamed "
                 f"*.broken: restore one, or start again in another --workdir"
             )
         return None
@@ -120,10 +122,32 @@ class Checkpoints:
         best = self._manager.best_step()
         return self._manager.latest_step() if best is None else best
 
+    def after(self, step):
+        """The directories of the checkpoints after `step`, broken ones too, newest first."""
+        numbered = [(path.name.removesuffix(".broken"), path) for path in self.directory.iterdir()]
+        later = [(int(n), path) for n, path in numbered if n.isdigit() and int(n) > step]
+        return [path for _, path in sorted(later, key=lambda pair: -pair[0])]
+
+    def move_after(self, step, target):
+        """Moves the checkpoints after `step` into the directory `target`, or removes them if it is None.
+        Returns their names."""
+        moved = self.after(step)
+        any_across_processes(False)  # every process has listed the directory
+        for path in moved if is_main_process() else ():
+            if target is None:
+                epath.Path(path).rmtree()
+            else:
+                target.mkdir(parents=True, exist_ok=True)
+                path.rename(target / path.name)
+        any_across_processes(False)  # no process lists the directory before the moves
+        self._manager.reload()
+        return [path.name for path in moved]
+
     def wait(self):
         """Blocks until asynchronous saves are on disk; raises what they failed with."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with paths.naming(self.directory):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
 
     def close(self):
         """Waits and releases the threads."""
@@ -145,7 +169,7 @@ class Checkpoints:
             **{item: _read_tree(folder / item, getattr(target, item)) for item in items(target)},
         )
 
-    def _set_aside(self, folder, error):
+    def _rename_broken(self, folder, error):
         broken = folder.with_name(f"{folder.name}.broken")
         if is_main_process():
             epath.Path(broken).rmtree(missing_ok=True)
@@ -185,17 +209,23 @@ def resolve_checkpoint(run, step=""):
             f"{path!r} is not a run directory (no checkpoints/ in it); expected the --workdir of a "
             f"train.py run, such as runs/enc or runs/enc@2000"
         )
-    # In a bucket an unfinished save has its final name.
-    steps = sorted(
-        int(p.name)
-        for p in (folder / "checkpoints").iterdir()
-        if p.name.isdigit() and ocp.utils.is_checkpoint_finalized(epath.Path(p))
-    )
+    steps = steps_of(folder)
     if not steps:
         raise ConfigError(f"{path!r} has no checkpoints; train it, or choose another run")
     if wanted and (not wanted.isdigit() or int(wanted) not in steps):
         raise ConfigError(f"{path!r} has no checkpoint {wanted}; it has {steps}")
     return folder, int(wanted) if wanted else steps[-1]
+
+
+def steps_of(run):
+    """The steps of a run's finished checkpoints, ascending; [] if it has none."""
+    folder = paths.of(run) / "checkpoints"
+    # In a bucket an unfinished save has its final name.
+    return sorted(
+        int(path.name)
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if path.name.isdigit() and ocp.utils.is_checkpoint_finalized(epath.Path(path))
+    )
 
 
 def params_metadata(run, step):
@@ -297,11 +327,13 @@ def _attempt(read, *arguments):
 def _explained(read, folder, *arguments):
     result, error = _attempt(read, paths.absolute(folder), *arguments)
     if error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(
-            f"checkpoint {folder} cannot be read ({reason}); use another step of that run (RUN@STEP)"
-        ) from error
+        raise _unreadable(folder, error, "use another step of that run (RUN@STEP)") from error
     return result
+
+
+def _unreadable(folder, error, remedy):
+    reason = " ".join(str(error).split())[:160]
+    return ConfigError(f"checkpoint {folder} cannot be read ({reason}); {remedy}")
 
 
 # Orbax's handler without its Checkpointer, which waits for all processes: it would wait forever if a file

@@ -7,10 +7,12 @@ interrupted, 1 error. Imports no JAX, so that --help and a wrong flag are answer
 import argparse
 import ast
 import difflib
+import errno
 import importlib
 import logging
 import os
 import pathlib
+import re
 import runpy
 import sys
 import textwrap
@@ -21,6 +23,8 @@ from training import config as configs
 from training import logs, preemption
 from training.config import ConfigError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ENTRY_FLAGS = (
     ("--workdir", {"help": "run directory"}),
@@ -47,17 +51,48 @@ def main(program, argv=None, console=None):
     except Exception as error:  # noqa: BLE001  every error ends here, as one line
         if "--debug" in argv:
             traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
-        if any(sign in message for sign in ("No space left", "File too large", "Disk quota")):
-            message = (
-                f"the disk is full or a file would be too large ({message[:200]}...); free space and run "
-                f"the same command again: earlier checkpoints are intact"
-            )
-            error = ConfigError(message)
-        if not isinstance(error, (ConfigError, FloatingPointError, FileNotFoundError, ValueError)):
-            message = f"{type(error).__name__}: {message[:600]} (--debug prints the traceback)"
-        _print_error(message)
+        _print_error(explain(error))
         _exit(1)
+
+
+def explain(error):
+    """The line that says what was wrong, for any exception of a program."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    ours = isinstance(error, (ConfigError, FloatingPointError, FileNotFoundError))
+    if ours or (isinstance(error, OSError) and error.errno is None):
+        return message
+    in_text = re.search(r"os[_ ]error(?:_code=')? ?(\d+)", message)  # TensorStore, Rust
+    number = getattr(error, "errno", None) or (in_text and int(in_text[1]))
+    named = re.search(r"\"(/[^\"]+)\"", message)
+    place = getattr(error, "filename", None) or (named[1] if named else "a file")
+    if number in FULL:
+        return (
+            f"cannot write {place}: the disk is full or a file would be too large; free space and run the "
+            f"same command again: earlier checkpoints are intact"
+        )
+    if number in DENIED:
+        return (
+            f"cannot use {place} ({os.strerror(number)}): change its permissions, or name another place "
+            f"(--workdir, --config.data.cache_dir, $TRIPTYCH_CACHE)"
+        )
+    if isinstance(error, ValueError):
+        return message
+    return (
+        backend_error() or f"{type(error).__name__}: {message[:600]} (--debug prints the traceback)"
+    )
+
+
+def backend_error():
+    """Why JAX has no device, '' if it has one or was not used."""
+    jax = sys.modules.get("jax")
+    try:
+        return "" if jax is None or jax.devices() else "JAX found no device"
+    except Exception as error:  # noqa: BLE001  plugins raise anything, such as AssertionError
+        reason = " ".join(str(error).split())[:160] or "its plugin is not installed"
+        return (
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r} cannot be used here ({reason}); unset "
+            f"it to use the devices that there are, or install the extra that has it, such as .[cuda]"
+        )
 
 
 def run_entry_point(argv, description, schema, run):

@@ -245,11 +245,14 @@ def _check(kind, metadata, value, path):
         raise ConfigError(
             f"{path} is a field, not a section, got {dict(value.items())}; set --{path}=VALUE"
         )
-    kind, given = typing.get_origin(kind) or kind, value
+    kind, given, words = typing.get_origin(kind) or kind, value, metadata.get("words", ())
+    if isinstance(given, str) and given in words:
+        return given
     value = _convert(kind, given)
     if value is None:
         raise ConfigError(
-            f"{path}={given!r} has the wrong type ({type(given).__name__}); expected {KINDS[kind]}"
+            f"{path}={given!r} has the wrong type ({type(given).__name__}); expected "
+            f"{''.join(f'{word!r}, ' for word in words)}{'or ' * bool(words)}{KINDS[kind]}"
         )
     choices = metadata.get("choices")
     if choices is not None and value not in choices:

@@ -42,7 +42,7 @@ class InitSource:
     def check_tokenizer(self, tokenizer):
         """Raises ConfigError if the parameters belong to another tokenizer than that of the data."""
         if self.run is not None:
-            _check_tokenizer(self.run, tokenizer, "init_from", self.config.init_from)
+            check_tokenizer(self.run, tokenizer, "init_from", self.config.init_from)
 
 
 def pretrain_source(config, run_dir, as_run) -> InitSource:
@@ -60,7 +60,7 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
     overrides = ModelOverrides(
         config.model.dropout_rate, config.model.attention_dropout_rate, config.model.dtype
     )
-    started = run_directory.read_manifest(run_dir)
+    started = run_directory.is_started(run_dir) and run_directory.read_manifest(run_dir)
     if started:
         if not started["uses_source_tokenizer"]:
             return InitSource(config, started["init_from"])
@@ -93,7 +93,7 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
 def finetune_source(config, run_dir, as_run) -> InitSource:
     """The InitSource of a FinetuneConfig: the pretrained model and tokenizer, or a new model around the
     token embedding of a run of word vectors. Arguments as in `pretrain_source`."""
-    started = run_directory.read_manifest(run_dir)
+    started = run_directory.is_started(run_dir) and run_directory.read_manifest(run_dir)
     if started:
         stored = run_directory.read_config(run_dir)["config"]["model"]
         given, default = dataclasses.asdict(config.model), dataclasses.asdict(ModelConfig())
@@ -217,9 +217,23 @@ def load_for_pretraining(source: InitSource, task, params, shardings):
     """
     config = source.config
     source.check_tokenizer(task.tokenizer)
-    target, found = flatten_params(params), checkpoint.params_metadata(source.run, source.step)
+    target = flatten_params(params)
+    mapping, plan = plan_pretraining(source, task.model_config, target)
+    lines = [*mapping.lines(target), *plan.lines(target)[1:2] * bool(plan.dropped)]
+    loaded = {path: mapping.names[path] for path in plan.loaded if path in mapping.names}
+    params = _read(source, loaded, params, shardings, config.init_ema)
+    params = init_stacks.set_zeros(mapping, params, shardings)
+    return params, [*lines, _describe_source(source, config.init_ema)]
+
+
+def plan_pretraining(source: InitSource, model_config, target):
+    """(StackMapping, RestorePlan) for the parameters `target`, {path: leaf with shape and dtype}, of a model.
+
+    Raises ConfigError for a checkpoint that does not fit or cannot be read.
+    """
+    config, found = source.config, checkpoint.params_metadata(source.run, source.step)
     mapping = init_stacks.map_stacks(
-        read_model_config(source.run), task.model_config, found, target, config.init_stacks,
+        read_model_config(source.run), model_config, found, target, config.init_stacks,
         config.init_from, "huggingface" in run_directory.read_manifest(source.run),
     )  # fmt: skip
     allow_missing = (*mapping.unread(), *config.restore.allow_missing)
@@ -227,11 +241,7 @@ def load_for_pretraining(source: InitSource, task, params, shardings):
         target, mapping.rename(found), "pretrained", allow_missing, config.restore.allow_unexpected,
         config.init_from,
     )  # fmt: skip
-    lines = [*mapping.lines(target), *plan.lines(target)[1:2] * bool(plan.dropped)]
-    loaded = {path: mapping.names[path] for path in plan.loaded if path in mapping.names}
-    params = _read(source, loaded, params, shardings, config.init_ema)
-    params = init_stacks.set_zeros(mapping, params, shardings)
-    return params, [*lines, _describe_source(source, config.init_ema)]
+    return mapping, plan
 
 
 def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
@@ -243,7 +253,7 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     if config.embeddings_from:
         run, step = checkpoint.resolve_checkpoint(as_run(config.embeddings_from))
         source = dataclasses.replace(source, name=f"{run}@{step}", run=run, step=step)
-        _check_tokenizer(run, task.tokenizer, "embeddings_from", config.embeddings_from)
+        check_tokenizer(run, task.tokenizer, "embeddings_from", config.embeddings_from)
     found = checkpoint.params_metadata(source.run, source.step)
     allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
     order, notes = [], []
@@ -321,7 +331,8 @@ def _reorder_classes(params, shardings, head, order):
     return merge_params(unflatten_params(moved), params)
 
 
-def _check_tokenizer(run, tokenizer, option, value):
+def check_tokenizer(run, tokenizer, option, value):
+    """Raises ConfigError if `run`, the value of config.`option`, has another tokenizer."""
     there = run_directory.read_manifest(run)["tokenizer"]
     if there != tokenizer.fingerprint:
         raise ConfigError(

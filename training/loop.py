@@ -68,6 +68,7 @@ def train_loop(
       FloatingPointError: an update was not finite (found at the next log line or save).
     """
     pending, unlogged = collections.deque(), []
+    saved = start if resumed else -1  # the newest checkpoint
 
     def fetch():
         """Writes the metrics of all finished updates; they wait on the device until here."""
@@ -85,10 +86,16 @@ def train_loop(
         unlogged.extend(sums)
         if nonfinite >= 0:
             metrics.flush()
+            remedy = "No checkpoint is kept: choose another --workdir, with a lower learning rate"
+            if saved >= 0:
+                remedy = (
+                    f"Checkpoint {saved} is good: repeat the command with --config.resume_from={saved} "
+                    f"--config.optimizer.learning_rate={max(learning_rates) / 2:g}, or with a longer "
+                    f"warmup or a smaller grad_clip_norm"
+                )
             raise FloatingPointError(
                 f"update {int(nonfinite)} had a loss or gradient that is not finite; it was not applied. "
-                f"Lower config.optimizer.learning_rate, lengthen the warmup, or set grad_clip_norm; the "
-                f"last checkpoint is good"
+                f"{remedy}"
             )
 
     def write_log_line(step):
@@ -119,6 +126,7 @@ def train_loop(
                 metrics.flush()
                 with throughput.paused():
                     save(state, evaluated)
+                saved = step
             if stopping:
                 then = "resumes from here" if save else "starts again: no checkpoints are kept"
                 log.info(f"stopped by a signal at step {step}; the same command {then}")

@@ -10,8 +10,10 @@ import fcntl
 import io
 import json
 import logging
+import math
 import os
 import platform
+import time
 import uuid
 
 from training import paths
@@ -54,19 +56,18 @@ class MetricWriter:
         if self._tensorboard and self._is_remote:
             log.info("no TensorBoard events in a bucket: metrics.jsonl has the same numbers")
         elif self._tensorboard:
-            from tensorboardX import SummaryWriter  # takes a second to import
-
-            self._events = SummaryWriter(str(self._folder), purge_step=step + 1)
+            self._events = _Events(self._folder, step + 1)
 
     def write(self, step, split, values):
         """Appends one line {'step', 'split', **values}; `flush` puts it on disk."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        with paths.naming(self._path):
+            self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         if self._events is not None:
             for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._events.add_scalar(f"{split}/{name}", value, step)
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    self._events.write(f"{split}/{name}", value, step)
 
     def flush(self):
         """Everything is on disk when this returns; called before each save.
@@ -79,23 +80,23 @@ class MetricWriter:
                 f"another program has taken over {str(self._folder)!r}; this one ends without saving: keep "
                 f"one of them, or choose another --workdir"
             )
-        self._file.flush()
-        if self._is_remote:
-            self._path.write_text(self._file.getvalue())
-        else:
-            os.fsync(self._file.fileno())
+        with paths.naming(self._path):
+            self._file.flush()
+            if self._is_remote:
+                self._path.write_text(self._file.getvalue())
+            else:
+                os.fsync(self._file.fileno())
         if self._events is not None:
             self._events.flush()
 
     def close(self):
         """Writes the rest, closes the files and releases the lock."""
-        if self._events is not None:
-            self._events.close()
         if self._is_remote and self._lock is not None and self._lock.is_held():
             self.flush()
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk was reported when the write failed
-                self._file.close()
+        for file in (self._events, self._file):
+            if file is not None:
+                with contextlib.suppress(OSError):  # a full disk was reported when the write failed
+                    file.close()
         if self._lock is not None:
             self._lock.release()
 
@@ -104,6 +105,38 @@ class MetricWriter:
 
     def __exit__(self, *error):
         self.close()
+
+
+class _Events:
+    """A TensorBoard event file. tensorboardX's SummaryWriter writes on a thread, and blocks the run forever
+    once that thread has met a full disk; here an error reaches the run.
+
+    TensorBoard hides the events of earlier files from `first_step` on."""
+
+    def __init__(self, folder, first_step):
+        from tensorboardX import summary  # takes a second to import
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._path, self._event, self._scalar = folder / "events", Event, summary.scalar
+        with paths.naming(self._path):
+            self._writer = EventsWriter(str(self._path))
+            self._add(first_step, file_version="brain.Event:2")
+            self._add(first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, name, value, step):
+        self._add(step, summary=self._scalar(name, value))
+
+    def flush(self):
+        with paths.naming(self._path):
+            self._writer.flush()
+
+    def close(self):
+        self._writer.close()
+
+    def _add(self, step, **content):
+        with paths.naming(self._path):
+            self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))
 
 
 class _FileLock:
@@ -156,12 +189,12 @@ class _Claim:
             self._path.unlink(missing_ok=True)
 
 
-def lines_up_to(path, step):
-    """The lines of steps up to `step` as one text, without an incomplete last line."""
+def lines_up_to(path, step, after=-1):
+    """The lines of steps after `after` up to `step` as one text, without an incomplete last line."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if after < json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             break

@@ -4,6 +4,7 @@ The run directory, its checkpoints and its metrics open their paths here. An obj
 in one step, append or lock: this file and training/metric_writer.py work around that.
 """
 
+import contextlib
 import os
 import pathlib
 
@@ -52,5 +53,20 @@ def write_text(path, text):
         path.write_text(text)
         return
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with naming(path):
+            temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Gives an OSError the name of the file, which Python omits where a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise

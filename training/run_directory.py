@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import logging
+import math
 import os
 import pathlib
 import platform
@@ -16,16 +16,12 @@ import sys
 
 import jax
 
-from training import config as configs
-from training import paths
+from training import metric_writer, paths
 from training.config import ConfigError
 from training.sharding import is_main_process
 
-log = logging.getLogger("triptych")
-
-# Keys that may change between a stop and the next start: none of them changes a parameter.
-CHANGEABLE = ("checkpoint.", "logging.", "evaluation.", "mesh.", "data.cache_dir", "data.workers",
-              "data.threads", "data.prefetch")  # fmt: skip
+TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json")
+SET_ASIDE = "set_aside"  # what `resume_from` replaced, in numbered directories
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers",
             "tensorflow-datasets", "numpy")  # fmt: skip
 
@@ -58,13 +54,18 @@ def open_run(workdir, kind):
     folder = paths.of(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise ConfigError(
             f"--workdir={workdir!r} cannot be a directory ({error.strerror}: {error.filename}); "
             f"choose a path below a directory that you may write to"
         ) from error
     existing = read_config(folder, missing_ok=True)
-    if existing and existing["kind"] != kind:
+    if existing and "kind" not in existing:
+        raise ConfigError(
+            f"--workdir={workdir!r} holds a config.json that is not of a run of this project; choose "
+            f"another --workdir"
+        )
+    if existing and existing["kind"] != kind and is_started(folder):
         raise ConfigError(
             f"--workdir={workdir!r} holds a {existing['kind']} run, expected a {kind} run; choose another "
             f"--workdir"
@@ -72,29 +73,19 @@ def open_run(workdir, kind):
     return folder
 
 
-def check_config(folder, config):
-    """Raises ConfigError if the directory holds a run whose config differs in a key that changes results.
+def is_started(folder):
+    """Whether the directory holds a run with an update: a checkpoint after step 0, or its metrics.
 
-    config: the resolved config, a tree of dataclasses."""
-    existing = read_config(folder, missing_ok=True)
-    if existing is None:
-        return
-    stored = existing["config"]
-    try:  # a field that is newer than the run has its default there
-        stored = configs.to_dict(configs.resolve(type(config), stored))
-    except ConfigError:
-        log.warning(f"{folder}/config.json has fields of another version: comparing it unchanged")
-    changed = [
-        f"{key}: {was!r} -> {now!r}"
-        for key, was, now in configs.difference(stored, configs.to_dict(config))
-        if not key.startswith(CHANGEABLE)
-    ]
-    if changed:
-        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-        raise ConfigError(
-            f"--workdir={str(folder)!r} holds a run of another config ({'; '.join(changed[:4])}{more}); "
-            f"choose another --workdir, or restore the old values"
-        )
+    A run that stopped before has nothing to lose, and its config or its data may have been wrong: the
+    next command starts anew there, whatever its config."""
+    folder = paths.of(folder)
+    saved, metrics = folder / "checkpoints", folder / "metrics.jsonl"
+    names = (
+        [path.name.removesuffix(".broken") for path in saved.iterdir()] if saved.is_dir() else []
+    )
+    if any(name.isdigit() and int(name) for name in names) or (folder / SET_ASIDE).exists():
+        return True
+    return metrics.exists() and bool(metric_writer.lines_up_to(metrics, math.inf, after=0))
 
 
 def read_config(run, missing_ok=False):
@@ -127,7 +118,7 @@ def check_unchanged(folder, **identities):
     """Raises ConfigError if data, tokenizer or labels are not those that the run started with.
 
     The config names a source; its content may have changed since."""
-    before = read_manifest(folder)
+    before = read_manifest(folder) if is_started(folder) else {}
     for name, value in identities.items():
         if before and before[name] != value:
             raise ConfigError(
@@ -137,7 +128,7 @@ def check_unchanged(folder, **identities):
             )
 
 
-def write_run(folder, resolved, kind, task, extra):
+def write_run(folder, resolved, kind, task, start, extra):
     """Writes tokenizer.json, config.json and manifest.json, after everything that can fail has been
     checked.
 
@@ -146,12 +137,13 @@ def write_run(folder, resolved, kind, task, extra):
       resolved: the one resolved config, nested dicts.
       kind: 'pretrain' or 'finetune'.
       task: LoadedTask, for its tokenizer and its completed model_config.
+      start: entry of the manifest's `starts` (continuation.Continuation.record).
       extra: further entries of the manifest.
     """
     if is_main_process():
         task.tokenizer.save(folder / "tokenizer.json")
     write_config(folder, resolved, kind, task.model_config)
-    write_manifest(folder, resolved, extra)
+    write_manifest(folder, resolved, extra, start)
 
 
 def write_config(folder, resolved, kind, model):
@@ -161,20 +153,24 @@ def write_config(folder, resolved, kind, model):
         write_json(folder / "config.json", record)
 
 
-def write_manifest(folder, resolved, extra):
+def write_manifest(folder, resolved, extra, start=None):
     """Writes manifest.json, what produced this run: code, versions, devices, command, and `extra`.
 
-    A later start of the same run is added to `starts` and changes nothing else."""
+    A later start of the same run is added to `starts`. Its length and its parameter rules replace the old
+    ones, and nothing else changes."""
     if not is_main_process():
         return
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "processes": jax.process_count(),
+        **(start or {}),
     }
     before = read_manifest(folder)
     if before:
-        write_json(folder / "manifest.json", {**before, "starts": [*before["starts"], start]})
+        new = {key: extra[key] for key in ("total_steps", "param_rules") if key in extra}
+        starts = [*before["starts"], start]
+        write_json(folder / "manifest.json", {**before, **new, "starts": starts})
         return
     devices = jax.devices()
     manifest = {

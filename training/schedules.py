@@ -29,14 +29,9 @@ def learning_rates(config, converter):
     Raises:
       ConfigError: the warmup is as long as the run.
     """
-    total = converter.total_steps
-    warmup = converter.steps(config.warmup, "optimizer.warmup")
+    total, warmup = converter.total_steps, warmup_steps(config, converter)
     peak, final = config.learning_rate, config.learning_rate * config.final_lr_frac
     after = max(1, total - warmup)
-    if warmup >= total and total > 1:
-        raise ConfigError(
-            f"config.optimizer.warmup={config.warmup!r} is {warmup} of {total} steps; make it shorter"
-        )
     if config.schedule == "cosine":
         body = optax.cosine_decay_schedule(peak, after, config.final_lr_frac)
     elif config.schedule == "linear":
@@ -56,9 +51,35 @@ def learning_rates(config, converter):
         body = optax.constant_schedule(peak)
     steps = jnp.arange(total, dtype=jnp.int32)
     with (
-        jax.default_device(jax.local_devices(backend="cpu")[0]),
+        jax.default_device(_host_device()),
         jax.numpy_dtype_promotion("standard"),
     ):
         rise = peak * (steps + 1) / max(1, warmup)
         values = jnp.where(steps < warmup, rise, jax.vmap(body)(jnp.maximum(steps - warmup, 0)))
     return np.asarray(values, np.float32)
+
+
+def warmup_steps(config, converter):
+    """The steps of the warmup. Raises ConfigError if it is as long as the run."""
+    total, warmup = converter.total_steps, converter.steps(config.warmup, "optimizer.warmup")
+    if warmup >= total and total > 1:
+        raise ConfigError(
+            f"config.optimizer.warmup={config.warmup!r} is {warmup} of {total} steps; make it shorter"
+        )
+    return warmup
+
+
+def _host_device():
+    """The CPU, so that the values are those of any machine, unless JAX_PLATFORMS excludes it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
+def describe(config, values):
+    """One line: the learning rates `values` (float32[total]) at the peak, half-way and at the end."""
+    total, peak = len(values), int(np.argmax(values))
+    points = sorted({0, peak, (peak + total) // 2, total - 1})
+    text = ", ".join(f"{values[point]:.4g} at update {point + 1:,}" for point in points)
+    return f"{config.schedule} schedule of {total:,} steps: learning rate {text}"

@@ -226,6 +226,12 @@ class PretrainConfig:
     )
     init_ema: bool = option(True, "read averaged parameters from init_from where it has them")
     freeze: tuple = option((), "regexes of parameters that are not trained")
+    resume_from: int = option(
+        -1,
+        "checkpoint of this run to go back to; options of the optimizer and the duration may differ from "
+        "there on; -1: resume from the newest",
+        min=-1,
+    )
 
     def __post_init__(self):
         if self.init_stacks != "same" and not self.init_from:
@@ -265,6 +271,12 @@ class FinetuneConfig:
     )
     init_ema: bool = option(True, "read averaged parameters from init_from where it has them")
     freeze: tuple = option((), "regexes of parameters that are not trained")
+    resume_from: int = option(
+        -1,
+        "checkpoint of this run to go back to; options of the optimizer and the duration may differ from "
+        "there on; -1: resume from the newest",
+        min=-1,
+    )
 
     def __post_init__(self):
         if not self.init_from:

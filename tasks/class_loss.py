@@ -1,0 +1,78 @@
+"""The loss of classification: cross entropy with label smoothing and class weights.
+
+Only the training loss has them; the scores of a split do not. Used by tasks/classification.py.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from models.config import option
+from tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLossOptions(Task):
+    """The options of the training loss."""
+
+    label_smoothing: float = option(
+        0.0, "share of each target that is spread evenly over all classes", min=0.0, max=0.99
+    )
+    class_weights: tuple = option(
+        "none",
+        "weight of a class in the training loss: none, balanced (training examples / (classes * examples "
+        "of the class)), or a number per class in the order of the labels, such as (1.0, 2.5)",
+        words=("none", "balanced"),
+    )
+
+    def __post_init__(self):
+        weights = self.class_weights
+        if isinstance(weights, str):
+            return
+        numbers = [w for w in weights if isinstance(w, (int, float)) and 0 <= w < math.inf]
+        if len(numbers) != len(weights) or not any(weights):
+            raise ValueError(
+                f"class_weights={weights!r}: expected numbers of at least 0, not all of them 0, or "
+                f"'none' or 'balanced'"
+            )
+
+    def weight_of_classes(self, labels, label_names) -> tuple[float, ...]:
+        """The weight of each class, () for equal weights.
+
+        Args:
+          labels: int[n], the class of each training example.
+          label_names: the classes in order.
+
+        Raises ValueError for another number of weights than classes.
+        """
+        if self.class_weights == "none":
+            return ()
+        if self.class_weights == "balanced":
+            counts = np.bincount(labels, minlength=len(label_names))
+            return tuple((len(labels) / (len(counts) * np.maximum(counts, 1))).tolist())
+        if len(self.class_weights) != len(label_names):
+            raise ValueError(
+                f"task.class_weights={self.class_weights!r} has {len(self.class_weights)} numbers, but "
+                f"there are {len(label_names)} classes, in this order: {', '.join(label_names)[:160]}; "
+                f"give one number per class"
+            )
+        return tuple(map(float, self.class_weights))
+
+
+def example_weights(targets: jax.Array, weights: jax.Array, class_weights: tuple) -> jax.Array:
+    """float32[B]: the weight of each example in the loss, weights[b] * class_weights[targets[b]]."""
+    return weights * jnp.asarray(class_weights, jnp.float32)[targets] if class_weights else weights
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float) -> jax.Array:
+    """float32[B]: -sum_c q_c log p_c with q = (1 - label_smoothing) onehot(target) + label_smoothing / C
+    (Szegedy et al. 2016, section 7); logits float32[B, C], targets int32[B]."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if not label_smoothing:
+        return losses
+    uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+    return (1 - label_smoothing) * losses + label_smoothing * uniform

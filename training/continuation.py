@@ -1,0 +1,267 @@
+"""How a command continues the run in its directory: as it is, with a new length, or from a checkpoint.
+
+Resuming never changes an update that the run holds. `resume_from` names the checkpoint from which the
+optimizer may change; later checkpoints and metrics are set aside. Used by the entry files.
+"""
+
+import dataclasses
+import logging
+import math
+
+import jax
+import numpy as np
+
+from training import checkpoint, metric_writer, paths, run_directory, schedules
+from training import config as configs
+from training.config import ConfigError
+from training.durations import StepConverter
+from training.sharding import any_across_processes, is_main_process
+from training.state import abstract_state
+
+log = logging.getLogger("triptych")
+
+# Fields that may change between a stop and the next start: none of them changes a parameter.
+CHANGEABLE = ("checkpoint.", "logging.", "evaluation.", "mesh.", "data.cache_dir", "data.workers",
+              "data.threads", "data.prefetch", "resume_from")  # fmt: skip
+# Fields that may change if the learning rates of all updates in the run stay the same.
+SCHEDULE = ("training.duration", "optimizer.learning_rate", "optimizer.schedule", "optimizer.warmup",
+            "optimizer.cooldown", "optimizer.final_lr_frac")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """What a start does with the run directory.
+
+    Attributes:
+      folder: the run directory.
+      step: the checkpoint to restore; -1: the newest.
+      changes: {key: (old value, new value)} of the fields that change from here on.
+      schedule: one line about the learning rates.
+      optimizer: the OptimizerConfig that the checkpoints were saved with; None for a new run.
+    """
+
+    folder: object
+    step: int
+    changes: dict
+    schedule: str
+    optimizer: object = None
+
+    def describe(self):
+        """Lines for the log."""
+        changes = [f"config.{key}: {was!r} -> {now!r}" for key, (was, now) in self.changes.items()]
+        return [*changes, self.schedule]
+
+    def restore(self, checkpoints, mesh, params, optimizer):
+        """The TrainState to start from, None for a new run.
+
+        Raises ConfigError if the checkpoint cannot be read or does not fit.
+
+        Args:
+          checkpoints: checkpoint.Checkpoints of the run.
+          mesh, params: the mesh, and the abstract parameters of the run.
+          optimizer: optimizers.Optimizer of the updates to come.
+        """
+        if not run_directory.is_started(self.folder):
+            _remove_leftovers(self.folder, checkpoints)
+            return None
+        saved = dataclasses.replace(optimizer, config=self.optimizer or optimizer.config)
+        state = checkpoints.restore(abstract_state(mesh, params, saved), self.step)
+        if state is None:
+            return None
+        if saved != optimizer:  # clipping and weight decay have no arrays, but a place in the tree
+            structure = jax.tree.structure(abstract_state(mesh, params, optimizer).opt_state)
+            leaves = jax.tree.leaves(state.opt_state)
+            if structure.num_leaves != len(leaves):
+                raise ConfigError(
+                    f"checkpoint {int(state.step)} of {str(self.folder)!r} has an optimizer state of "
+                    f"{len(leaves)} arrays, this config one of {structure.num_leaves}; change "
+                    f"config.optimizer.learning_rate, warmup, grad_clip_norm or weight_decay alone"
+                )
+            opt_state = jax.tree.unflatten(structure, leaves)
+            state = state.replace(opt_state=opt_state, optimizer=optimizer)
+        if self.step >= 0 or self.changes:
+            _set_aside(self.folder, int(state.step), checkpoints)
+        return state
+
+    def record(self, step):
+        """The entry of the manifest's `starts`: where this start began, and what it changed."""
+        named = {"resume_from": self.step} if self.step >= 0 else {}
+        return {
+            "step": step,
+            **named,
+            "changes": {key: list(pair) for key, pair in self.changes.items()},
+            "schedule": self.schedule,
+        }
+
+
+def check_config(folder, config):
+    """Raises ConfigError if the directory holds a run whose config differs in a field that changes the
+    updates that it holds, or has no checkpoint `resume_from`.
+
+    config: the resolved config, a tree of dataclasses."""
+    steps = checkpoint.steps_of(folder)
+    if not run_directory.is_started(folder):
+        if config.resume_from > 0 or (config.resume_from == 0 and not steps):
+            raise ConfigError(
+                f"config.resume_from={config.resume_from}, but --workdir={str(folder)!r} holds no run; "
+                f"leave it out"
+            )
+        return
+    stored, differences = _differences(folder, config)
+    named = config.resume_from >= 0
+    if named and stored.get("resume_from") != config.resume_from:
+        _check_step(folder, config.resume_from, steps)
+
+    def may_change(key):
+        of_optimizer = key.startswith("optimizer.") and key != "optimizer.name"
+        return key.startswith(SCHEDULE) or (named and of_optimizer)
+
+    refused = {key: pair for key, pair in differences.items() if not may_change(key)}
+    if refused:
+        changed = [f"{key}: {was!r} -> {now!r}" for key, (was, now) in refused.items()]
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        remedy = "choose another --workdir, or restore the old values"
+        if steps and all(k.startswith("optimizer.") and k != "optimizer.name" for k in refused):
+            remedy += f"; --config.resume_from={steps[-1]} changes them from that checkpoint on"
+        raise ConfigError(
+            f"--workdir={str(folder)!r} holds a run of another config ({'; '.join(changed[:3])}{more}); "
+            f"{remedy}"
+        )
+
+
+def plan(folder, config, task, learning_rates) -> Continuation:
+    """The Continuation of the run in `folder` by this config.
+
+    Args:
+      folder: run directory.
+      config: the resolved config, which `check_config` accepted.
+      task: LoadedTask.
+      learning_rates: float32[total], those of this config.
+
+    Raises:
+      ConfigError: a learning rate of an update that the run holds would change, or the run holds more
+        updates than `training.duration`, and `resume_from` does not go back before them.
+    """
+    steps, line = checkpoint.steps_of(folder), schedules.describe(config.optimizer, learning_rates)
+    if not (run_directory.is_started(folder) and run_directory.read_config(folder, True)):
+        return Continuation(folder, -1, {}, line)
+    stored, differences = _differences(folder, config)
+    before = configs.resolve(type(config), stored)
+    held, old = max(steps, default=0), learning_rates
+    if any(key.startswith(SCHEDULE) for key in differences):
+        old = schedules.learning_rates(before.optimizer, StepConverter.of(before, task))
+    others = any(not key.startswith(SCHEDULE) for key in differences)
+    step, same = config.resume_from, _num_equal(old, learning_rates, held)
+    if step >= 0 and (stored.get("resume_from") != step or same < held or others):
+        _check_step(folder, step, steps)
+        if len(learning_rates) < step:
+            raise ConfigError(
+                f"config.training.duration={config.training.duration!r} is {len(learning_rates):,} "
+                f"steps, fewer than config.resume_from={step}; raise it, or name an earlier checkpoint"
+            )
+    elif same < held:
+        changed = ", ".join(f"{key}: {was!r} -> {now!r}" for key, (was, now) in differences.items())
+        if same == len(learning_rates):
+            raise ConfigError(
+                f"config.{changed} ends before update {held:,} of {str(folder)!r}; raise it, or go back "
+                f"with --config.resume_from=STEP to one of {[s for s in steps if s <= same]}"
+            )
+        raise ConfigError(
+            f"config.{changed} changes the past of {str(folder)!r}: update {same + 1:,} had learning rate "
+            f"{old[same]!s}, now {learning_rates[same]!s}. Add {_remedy(before, config, task, steps)}, or "
+            f"start another --workdir with --config.init_from={folder}"
+        )
+    else:
+        step = -1
+    return Continuation(folder, step, differences, line, before.optimizer)
+
+
+def _num_equal(old, new, held):
+    """How many of the first `held` learning rates are the same in both schedules, up to the first change."""
+    shorter = min(held, len(old), len(new))
+    different = np.flatnonzero(old[:shorter] != new[:shorter])
+    return int(different[0]) if len(different) else shorter
+
+
+def _remedy(before, config, task, steps):
+    """Flags with which a longer schedule is accepted: the old warmup, and if this does not keep the past,
+    the newest checkpoint before the change, or the newest of all."""
+    converter = StepConverter.of(before, task)
+    old = schedules.learning_rates(before.optimizer, converter)
+    warmup = schedules.warmup_steps(before.optimizer, converter)
+    converter, flags = StepConverter.of(config, task), []
+    if (
+        warmup != schedules.warmup_steps(config.optimizer, converter)
+        and warmup < converter.total_steps
+    ):
+        flags.append(f"--config.optimizer.warmup='{warmup} steps'")
+        config = dataclasses.replace(
+            config, optimizer=dataclasses.replace(config.optimizer, warmup=f"{warmup} steps")
+        )
+    new, held = schedules.learning_rates(config.optimizer, converter), steps[-1]
+    same = _num_equal(old, new, held)
+    if same < held:
+        step = max([step for step in steps if 0 < step <= same], default=held)
+        then = f" (update {step + 1:,} then has {new[step]!s})" if step < len(new) else ""
+        flags.append(f"--config.resume_from={step}{then}")
+    return " ".join(flags)
+
+
+def _check_step(folder, step, steps):
+    if step not in steps:
+        raise ConfigError(
+            f"config.resume_from={step}: {str(folder)!r} has no checkpoint {step}; it has {steps}"
+        )
+
+
+def _differences(folder, config):
+    """(the stored config as nested dicts, {key: (old value, new value)} of the fields that differ).
+
+    Fields that may always change are left out."""
+    existing = run_directory.read_config(folder, missing_ok=True)
+    if existing is None:
+        return {}, {}
+    stored = existing["config"]
+    try:  # a field that is newer than the run has its default there
+        stored = configs.to_dict(configs.resolve(type(config), stored))
+    except ConfigError:
+        log.warning(f"{folder}/config.json has fields of another version: comparing it unchanged")
+    return stored, {
+        key: (was, now)
+        for key, was, now in configs.difference(stored, configs.to_dict(config))
+        if not key.startswith(CHANGEABLE)
+    }
+
+
+def _remove_leftovers(folder, checkpoints):
+    """Removes the files of a run that stopped before its first update."""
+    if is_main_process():
+        for name in ("config.json", "manifest.json", *run_directory.TOKENIZER_FILES):
+            (folder / name).unlink(missing_ok=True)
+    checkpoints.move_after(-1, None)
+
+
+def _set_aside(folder, step, checkpoints):
+    """Moves the checkpoints after `step` and the results to set_aside/N, and copies metrics and config.
+
+    The lines after `step` leave metrics.jsonl when it is opened. The copies come first: a crash in the
+    middle loses nothing, and the same command finishes the job."""
+    metrics, scores = folder / "metrics.jsonl", folder / "scores.json"
+    later = metrics.exists() and metric_writer.lines_up_to(metrics, math.inf, after=step)
+    if not (later or scores.exists() or checkpoints.after(step)):
+        return
+    target = folder / run_directory.SET_ASIDE
+    target = target / str(len(list(target.iterdir())) + 1 if target.is_dir() else 1)
+    any_across_processes(False)  # no process counts the directories after the first makes one
+    if is_main_process():
+        target.mkdir(parents=True)
+        for file in (metrics, folder / "config.json"):
+            if file.exists():
+                paths.write_text(target / file.name, file.read_text(encoding="utf-8"))
+    moved = checkpoints.move_after(step, target / "checkpoints")
+    if is_main_process():
+        for file in (scores, *folder.glob("predictions_*")):
+            if file.exists():
+                file.rename(target / file.name)
+    kept = f"checkpoints {', '.join(moved)}" if moved else "no checkpoint"
+    log.info(f"{kept} and the metrics after step {step} are set aside in {target}")

@@ -1,0 +1,77 @@
+"""Checks of a config that need no data: they come before text is tokenized or labels are read.
+
+The same checks run again with the data, where they belong; here they save the wait. Used by the entry
+files.
+"""
+
+import dataclasses
+import functools
+
+import jax
+
+import models
+from training import run_directory, schedules, sharding
+from training.config import ConfigError
+from training.durations import StepConverter
+from training.init_from import plan_pretraining, read_model_config
+from training.optimizers import describe_param_rules
+from training.param_rules import flatten_params, frozen_paths
+from training.train_step import init_params, rng_streams
+
+DURATIONS = ("training.duration", "evaluation.every", "checkpoint.every", "checkpoint.keep_period",
+             "logging.every", "optimizer.warmup", "optimizer.cooldown")  # fmt: skip
+
+
+def check_without_data(task, source, run_dir, mesh):
+    """Raises ConfigError or ValueError for a config that fails whatever the data is.
+
+    Args:
+      task: tasks.Task, the options of the task.
+      source: init_from.InitSource, with the config of the run.
+      run_dir: the run directory; parameters of a run in it are not checked again.
+      mesh: jax.sharding.Mesh.
+    """
+    config = source.config
+    outline = task.outline(config, config.model, source.tokenizer_file)
+    check_durations(config, outline.tokens_per_step if outline else 0)
+    if outline is None or run_directory.is_started(run_dir):
+        return
+    if source.run is not None:
+        # A tokenizer that is not trained yet will have the source's vocabulary, or not fit.
+        size = read_model_config(source.run).vocab_size
+        model_config = dataclasses.replace(outline.model_config, vocab_size=size)
+        outline = dataclasses.replace(outline, model_config=model_config)
+    initialize = functools.partial(init_params, outline, models.build(outline.model_config))
+    with sharding.use_mesh(mesh):
+        params = jax.eval_shape(initialize, rng_streams(config.seed))
+    if source.run is not None:
+        if source.tokenizer_file or config.tokenizer.path:
+            source.check_tokenizer(outline.tokenizer)
+        plan_pretraining(source, outline.model_config, flatten_params(params))
+    frozen = frozen_paths(config.freeze, flatten_params(params))
+    describe_param_rules(config.optimizer, params, frozen)
+
+
+def check_durations(config, tokens_per_step=0):
+    """Raises ConfigError for a duration that is none, or whose unit does not apply; for a run of 0 steps;
+    and for a warmup as long as the run. tokens_per_step: 0 if the data decides."""
+    values = {}
+    for name in DURATIONS:
+        section, field = name.split(".")
+        values[name] = getattr(getattr(config, section), field)
+    # Any epoch will do here: one of a single step.
+    sizes = StepConverter(
+        config.training.batch_size, tokens_per_step or 1, config.training.batch_size
+    )
+    run = StepConverter.of(config, sizes)
+    steps = {name: run.steps(value, name) for name, value in values.items() if name != DURATIONS[0]}
+    unknown = ("epoch",) if tokens_per_step else ("epoch", "token")
+    length = values["training.duration"] + values["optimizer.warmup"]
+    if not any(unit in length for unit in unknown):
+        schedules.warmup_steps(config.optimizer, run)
+    select_best = getattr(config.evaluation, "select", "") == "best"
+    if select_best and not (steps["evaluation.every"] and steps["checkpoint.every"]):
+        raise ConfigError(
+            "config.evaluation.select='best' needs evaluation.every and checkpoint.every; set them, or "
+            "select='last'"
+        )
