@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from huggingface.config_mapping import ConfigKey, CustomKey, FixedKey, set_key
+from huggingface.config_mapping import (
+    GENERAL_KEYS,
+    REFUSED_KEYS,
+    ConfigKey,
+    CustomKey,
+    FixedKey,
+    TrackedConfig,
+    disagreement,
+    set_key,
+)
 from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
 from tasks.base import AUTO_POOLING
 from training.config import ConfigError
@@ -116,6 +125,14 @@ class Family:
       config_keys: the table of config.json.
       fixed: ModelConfig fields that are constant in this family; fields in neither table have
         ModelConfig's default.
+      aliases: {other name of a key: its name}, the attribute_map of the config class.
+      unused: {key: why its value does not change the model}; GENERAL_KEYS are those of every family.
+      num_labels: of a head whose config.json does not say.
+      start: the default of decoder_start_token_id, in a family with a decoder of its own.
+      head_dropout_key: the key of the dropout before the classifier; '': none.
+      ties_by_tensors: whether the output is tied is seen from the tensors alone, whatever the config
+        has (T5).
+      optional: tensors that may be missing, and are then zeros.
       bare_classes: classes whose directories omit the prefix; empty: the base model alone.
       tied: {tensor that a directory may store as a copy: its original}.
       legacy_suffixes: (old, new) suffixes of tensor names.
@@ -130,6 +147,13 @@ class Family:
     params: list[ParamMap]
     config_keys: list[ConfigKey | CustomKey | FixedKey]
     fixed: dict[str, Any]
+    aliases: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+    num_labels: int = 2
+    start: int | None = None
+    head_dropout_key: str = ""
+    ties_by_tensors: bool = False
+    optional: tuple[str, ...] = ()
     bare_classes: tuple[str, ...] = ()
     tied: dict[str, str] = field(default_factory=dict)
     legacy_suffixes: tuple[tuple[str, str], ...] = ()
@@ -154,25 +178,57 @@ class Family:
 
     # ---- config.json -----------------------------------------------------------------------------
 
-    def model_config(self, config: dict) -> ModelConfig:
-        """The ModelConfig of a config.json. Raises ConfigError naming every unsupported value."""
-        found, problems = dict(self.fixed), []
+    def model_config(self, config: dict, tied: bool | None = None) -> ModelConfig:
+        """The ModelConfig of a config.json. `tied` overrides whether the output embedding is tied.
+
+        Raises ConfigError naming every unsupported value, every two keys that disagree, and every key
+        inside an object that is not read."""
+        return self.read_config(config, tied)[0]
+
+    def read_config(self, config: dict, tied: bool | None = None) -> tuple[ModelConfig, list[str]]:
+        """(ModelConfig, the keys that neither this family's config class nor its tables have)."""
+        config, problems = self._with_own_names(config)
+        tracked, found = TrackedConfig(config), dict(self.fixed)
         for key in self.config_keys:
             try:
-                found |= key.read(config)
+                found |= key.read(tracked)
             except ValueError as error:
                 problems.append(str(error))
             except (TypeError, ZeroDivisionError):  # a key that the default depends on is no number
                 problems.append(f"{key.hf} depends on another key (expected numbers)")
+        for name, expected in {**REFUSED_KEYS, **self._stacks}.items():
+            if tracked.get(name) not in (None, expected):
+                problems.append(f"{name}={str(config[name])[:60]} (expected {expected!r})")
+        problems += [f"{name} (expected no such key)" for name in tracked.unread_inside()]
         if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise ConfigError(
                 f"config.json of model_type={self.model_type!r} has unsupported values: "
-                f"{'; '.join(problems)}; choose another model"
+                f"{'; '.join(each[:130] for each in problems[:3])}{more}; choose another model"
             )
+        if tied is not None and "tie_word_embeddings" in found:
+            found["tie_word_embeddings"] = tied
         try:
-            return ModelConfig(**{name: _checked(name, value) for name, value in found.items()})
+            model = ModelConfig(**{name: _checked(name, value) for name, value in found.items()})
         except ValueError as error:
             raise ConfigError(f"config.json of model_type={self.model_type!r}: {error}") from error
+        known = {*GENERAL_KEYS, *self.unused, self.head_dropout_key, self.pooling_key[0]}
+        return model, [name for name in tracked.unread() if name not in known]
+
+    @property
+    def _stacks(self):
+        return {"is_encoder_decoder": self.architecture == "encoder_decoder"}
+
+    def _with_own_names(self, config):
+        """(config.json with each alias under its own name, problems)."""
+        config, problems = dict(config), []
+        for alias, name in self.aliases.items():
+            if alias not in config:
+                continue
+            value = config.pop(alias)
+            if config.setdefault(name, value) != value:
+                problems.append(disagreement({alias: value, name: config[name]}))
+        return config, problems
 
     def hf_config(self, model: ModelConfig) -> tuple[dict, list[str]]:
         """(config.json without its class, the fields that this family cannot express, each as
@@ -228,10 +284,12 @@ class Family:
 
     # ---- tensors ---------------------------------------------------------------------------------
 
-    def resolve(self, model: ModelConfig, tree: dict[str, tuple[int, ...]]) -> list[ResolvedParam]:
+    def resolve(
+        self, model: ModelConfig, tree: dict[str, tuple[int, ...]], strict: bool = True
+    ) -> list[ResolvedParam]:
         """One entry per Hugging Face tensor, which together cover the parameters {path: shape}.
 
-        Raises ConfigError naming parameters that the table lacks.
+        Raises ConfigError naming parameters that the table lacks, if `strict`.
         """
         layers = (int(i) for path in tree for i in re.findall(r"layer_(\d+)/", path))
         num_layers = 1 + max(layers, default=0)
@@ -247,7 +305,7 @@ class Family:
                     resolved.append(ResolvedParam(paths, hf, each.transform))
                     covered.update(paths)
         missing = sorted(tree.keys() - covered)
-        if missing:
+        if missing and strict:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise ConfigError(
                 f"model_type={self.model_type!r} has no tensor for {', '.join(missing[:3])}{more}; its "

@@ -13,7 +13,7 @@ from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask
 from models.layers import Dense, Norm
 from models.logical_axes import with_logical_constraint
-from models.positions import rotate
+from models.positions import apply_rope
 
 # Score of a masked key: far below any other, and finite, so that a query without a visible key
 # (padding) averages its values instead of dividing zero by zero.
@@ -58,9 +58,9 @@ class Attention(nn.Module):
         if config.qk_norm:
             q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
         if config.positions == "rope":
-            theta = config.rope_theta if self.cross else config.rope_theta_at(self.layer)
-            q = rotate(q, query_inputs.positions, theta)
-            k = rotate(k, key_inputs.positions, theta)
+            layer = None if self.cross else self.layer
+            q = apply_rope(config, q, query_inputs, layer)
+            k = apply_rope(config, k, key_inputs, layer)
         if self.cross:
             mask = make_attention_mask(query_inputs.segment_ids, key_inputs.segment_ids)
         else:

@@ -56,7 +56,7 @@ class Embedder(nn.Module):
             self.norm = Norm(config)
             if config.separate_decoder_embeddings:
                 self.decoder_norm = Norm(config)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = nn.Dropout(config.resolved_embedding_dropout_rate)
 
     def __call__(
         self, inputs: ModelInputs, deterministic: bool = True, decoder: bool = False

@@ -257,12 +257,26 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     return params, lines + [_describe_source(source, config.init_ema)] * bool(plan.loaded)
 
 
+def published(source: InitSource) -> dict:
+    """The entry of the manifest with what an export needs of the Hugging Face directory that the run
+    starts from, directly or through other runs; {} without one."""
+    manifest = run_directory.read_manifest(source.run) if source.run else {}
+    origin = manifest.get("huggingface") or manifest.get("published") or {}
+    kept = {key: origin[key] for key in ("model_type", "generation", "config") if key in origin}
+    return {"published": kept} if kept else {}
+
+
 def _published_head(run, task):
     """(for each label of the task its index in a published head, or [] if the head is dropped; notes)."""
     manifest = run_directory.read_manifest(run)
     origin, labels = manifest.get("huggingface", {}), manifest.get("labels", [])
     if not labels or origin.get("head") != task.name:
         return [], []
+    kind = origin.get("problem_type", task.task.hf_problem_type)
+    if kind != task.task.hf_problem_type:
+        return [], [
+            f"the published head is dropped: its problem_type is {kind}, which this task is not"
+        ]
     if sorted(labels) != sorted(task.label_names):
         return [], [
             f"the published head is dropped: its labels are {', '.join(labels[:6])}, those of the task "

@@ -44,7 +44,12 @@ ROBERTA = Family(
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in (("max_length",), ("activation",))),
-        CustomKey(("position_offset", "max_length"), _read_positions, _write_positions),
+        CustomKey(
+            ("position_offset", "max_length"),
+            _read_positions,
+            _write_positions,
+            ("max_position_embeddings", "pad_token_id"),
+        ),
         ConfigKey("hidden_act", "activation", "gelu", {"gelu": "gelu"}),  # the LM head's is fixed
     ],
     fixed=bert.FIXED,
@@ -53,5 +58,6 @@ ROBERTA = Family(
         "lm_head.decoder.bias": "lm_head.bias",
     },
     ignored=bert.IGNORED,
+    head_dropout_key="classifier_dropout",
     head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
 )
