@@ -150,6 +150,9 @@ def dropout_keys(hf: str, embedding: str, default: float) -> CustomKey:
 
     def read(config):
         rates = config.get(hf, default), config.get(embedding, default)
+        for name, rate in zip((hf, embedding), rates, strict=True):
+            if type(rate) not in (int, float):
+                raise ValueError(f"{name}={rate!r} (expected a number)")
         return {
             "dropout_rate": rates[0],
             "embedding_dropout_rate": -1.0 if rates[0] == rates[1] else rates[1],

@@ -77,7 +77,7 @@ def _read_hf(source):
     if num_layers > len(weights.leaves):
         raise ConfigError(
             f"{source}/config.json has {num_layers:,} layers, but its files have {len(weights.leaves)} "
-            f"tensors ({tensors.sizes_line(family, config)}); download both again"
+            f"tensors ({family.sizes(config)}); download both again"
         )
     needs = family.head_needs_in(config, head)
     shapes = param_shapes.of_model(family, model, len(labels))
@@ -87,7 +87,7 @@ def _read_hf(source):
     left_out = tensors.check(
         family, model, tree, params, weights, stored, source, dtypes=DTYPES,
         others=[param.hf for param in family.resolve(model, shapes, strict=False)],
-        sizes=lambda: tensors.sizes_line(family, config),
+        sizes=family.sizes(config),
     )  # fmt: skip
     tokenizer = read_tokenizer(source)
     if tokenizer.size > model.vocab_size:

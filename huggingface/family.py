@@ -38,6 +38,10 @@ class ArrayTransform(NamedTuple):
     transpose: bool = False  # [in, out] here, [out, in] in PyTorch
     vocab_rows: bool = False  # a row per token; ours are padded to a multiple of 128
     leading_axis: bool = False  # [n] here, [1, n] in Hugging Face
+    by_head: bool = (
+        False  # arrays are joined head by head (GPT-NeoX: query, key, value of head 0, ...)
+    )
+    heads: int = 0  # set by `Family.resolve`
 
     def hf_shape(self, native: list[tuple[int, ...]], vocab_size: int) -> tuple[int, ...]:
         """The tensor's shape, from the shapes of our arrays."""
@@ -48,6 +52,9 @@ class ArrayTransform(NamedTuple):
 
     def to_hf(self, native: list[np.ndarray], vocab_size: int) -> np.ndarray:
         """The tensor; a view unless arrays are joined."""
+        if self.by_head:
+            parts = [each.reshape(*each.shape[:-1], self.heads, -1) for each in native]
+            native = [np.stack(parts, axis=-2).reshape(*native[0].shape[:-1], -1)]
         array = native[0] if len(native) == 1 else np.concatenate(native, axis=-1)
         array = array.T if self.transpose else array
         array = array[:vocab_size] if self.vocab_rows else array
@@ -60,6 +67,9 @@ class ArrayTransform(NamedTuple):
             rows = (shapes[0][-1] if self.transpose else shapes[0][0]) - len(array)
             array = np.concatenate([array, np.zeros((rows, *array.shape[1:]), array.dtype)])
         array = array.T if self.transpose else array
+        if self.by_head:
+            parts = array.reshape(*array.shape[:-1], self.heads, len(shapes), -1)
+            return [parts[..., i, :].reshape(shape) for i, shape in enumerate(shapes)]
         ends = np.cumsum([shape[-1] for shape in shapes])[:-1]
         return np.split(array, ends, axis=-1) if len(shapes) > 1 else [array]
 
@@ -187,6 +197,8 @@ class Family:
 
     def read_config(self, config: dict, tied: bool | None = None) -> tuple[ModelConfig, list[str]]:
         """(ModelConfig, the keys that neither this family's config class nor its tables have)."""
+        renamed = "".join(f"; {a} is {b}" for a, b in self.aliases.items() if a in config)[:60]
+        given = config
         config, problems = self._with_own_names(config)
         tracked, found = TrackedConfig(config), dict(self.fixed)
         for key in self.config_keys:
@@ -195,25 +207,41 @@ class Family:
             except ValueError as error:
                 problems.append(str(error))
             except (TypeError, ZeroDivisionError):  # a key that the default depends on is no number
-                problems.append(f"{key.hf} depends on another key (expected numbers)")
+                names = [n for n, value in config.items() if value is None]
+                problems.append(f"null for one of {', '.join(names)} (expected a value or no key)")
         for name, expected in {**REFUSED_KEYS, **self._stacks}.items():
             if tracked.get(name) not in (None, expected):
                 problems.append(f"{name}={str(config[name])[:60]} (expected {expected!r})")
         problems += [f"{name} (expected no such key)" for name in tracked.unread_inside()]
         if problems:
-            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
+            limit = 260 if len(problems) == 1 else 130
             raise ConfigError(
                 f"config.json of model_type={self.model_type!r} has unsupported values: "
-                f"{'; '.join(each[:130] for each in problems[:3])}{more}; choose another model"
+                f"{'; '.join(each[:limit] for each in problems[:2])}{more}{renamed}; choose another model"
             )
         if tied is not None and "tie_word_embeddings" in found:
             found["tie_word_embeddings"] = tied
         try:
             model = ModelConfig(**{name: _checked(name, value) for name, value in found.items()})
         except ValueError as error:
-            raise ConfigError(f"config.json of model_type={self.model_type!r}: {error}") from error
+            raise ConfigError(
+                f"config.json of model_type={self.model_type!r}: {str(error)[:170]} ({self.sizes(given)})"
+            ) from error
         known = {*GENERAL_KEYS, *self.unused, self.head_dropout_key, self.pooling_key[0]}
         return model, [name for name in tracked.unread() if name not in known]
+
+    def sizes(self, config: dict) -> str:
+        """'hidden_size=32, vocab_size=90, ...': the keys of config.json that decide shapes."""
+        found = []
+        for key in self.config_keys:
+            names = key.hf if isinstance(key.hf, tuple) else (key.hf,)
+            if any(name in _SIZES for name in key.fields):
+                found += [f"{name}={str(config.get(name, 'absent'))[:12]}" for name in names]
+        for alias in self.aliases:
+            if alias in config:
+                found.insert(0, f"{alias}={str(config[alias])[:12]}")
+        return ", ".join(found)[:200]
 
     @property
     def _stacks(self):
@@ -302,7 +330,10 @@ class Family:
                 paths = tuple(path.replace("{i}", str(i)) for path in native)
                 if all(path in tree for path in paths):
                     hf = each.hf.replace("{i}", str(i))
-                    resolved.append(ResolvedParam(paths, hf, each.transform))
+                    transform = each.transform
+                    if transform.by_head:
+                        transform = transform._replace(heads=model.num_heads)
+                    resolved.append(ResolvedParam(paths, hf, transform))
                     covered.update(paths)
         missing = sorted(tree.keys() - covered)
         if missing and strict:
@@ -341,6 +372,10 @@ class Family:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
 
+_SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",
+          "num_decoder_layers", "embedding_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
+          "gated_mlp", "relative_buckets", "use_bias",
+          "tie_word_embeddings")  # fmt: skip
 _FIELDS = {field.name: field for field in dataclasses.fields(ModelConfig)}
 
 

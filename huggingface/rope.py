@@ -50,19 +50,22 @@ def rope_key(
     theta_key: str = "rope_theta",
     fraction: float = 1.0,
     fraction_key: str = "partial_rotary_factor",
+    has_fraction: bool = False,
     scalings: tuple[str, ...] = tuple(SCALINGS),
     renamed: dict[str, str] | None = None,
+    original: int | None = None,
 ) -> CustomKey:
     """The CustomKey of a family whose layers have one RoPE.
 
     Args:
       theta: the default of `theta_key`, the older place of rope_theta.
-      fraction: the default of `fraction_key`, the older place of partial_rotary_factor. In a family
-        that keeps `fraction_key`'s name, only the value 1 is supported.
+      fraction: the default of `fraction_key`, the older place of partial_rotary_factor.
+      has_fraction: whether transformers rotates a part of each head; without, only 1 is supported.
       scalings: the rope types that transformers has for the family.
       renamed: {older name: rope type}.
+      original: the default of original_max_position_embeddings beside the object, if the config class
+        has it there (Phi-3).
     """
-    has_fraction = fraction_key != "partial_rotary_factor"
     fields = ("rope_theta", *FIELDS, *(("rotary_fraction",) * has_fraction))
 
     def read(config):
@@ -73,7 +76,8 @@ def rope_key(
         share = _one_of(first, found, "partial_rotary_factor", config, fraction_key, fraction)
         if not has_fraction and share != 1:
             raise ValueError(f"partial_rotary_factor={share!r} (expected 1.0)")
-        scaling = read_scaling(first, found, positions, config.get(ORIGINAL), scalings, renamed)
+        start = config.get(ORIGINAL, original)
+        scaling = read_scaling(first, found, positions, start, scalings, renamed)
         share = {"rotary_fraction": share} if has_fraction else {}
         return {"rope_theta": base, **share, **scaling}
 
@@ -87,6 +91,8 @@ def rope_key(
         }
         if has_fraction:
             elsewhere[fraction_key] = model.rotary_fraction
+        if original and ORIGINAL in scaled:
+            elsewhere[ORIGINAL] = scaled[ORIGINAL]
         if scaled["rope_type"] not in scalings:
             raise ValueError(f"model.rope_scaling={model.rope_scaling!r} (expected none)")
         return {"rope_parameters": {"rope_theta": model.rope_theta, **share, **scaled}, **elsewhere}

@@ -5,7 +5,6 @@ tensor are found; tensors of heads that the class does not have are left out.
 """
 
 import re
-from collections.abc import Callable
 
 import numpy as np
 
@@ -19,9 +18,6 @@ BUFFERS = (
     r"(.*\.)?position_ids", r"(.*\.)?version", r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)",
     r"(.*\.)?embed_positions\._float_tensor",
 )  # fmt: skip
-_SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",
-          "num_decoder_layers", "embedding_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
-          "gated_mlp", "relative_buckets", "use_bias")  # fmt: skip
 
 
 def named(family: Family, weights: Weights, source) -> tuple[Family, dict[str, str]]:
@@ -85,7 +81,7 @@ def check(
     *,
     others: list[str],
     dtypes: dict[str, np.dtype],
-    sizes: Callable[[], str],
+    sizes: str,
 ) -> list[str]:
     """Names of the tensors that are left out: those of heads that the class does not have.
 
@@ -128,7 +124,7 @@ def check(
         more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
         raise ConfigError(
             f"the tensors in {source} do not fit its config.json: {'; '.join(problems[:2])}{more} "
-            f"({sizes()}); download the model again"
+            f"({sizes}); download the model again"
         )
     differs = [
         f"{stored[copy]} differs from {stored[original]}, of which it should be a copy"
@@ -140,17 +136,6 @@ def check(
             f"the tensors in {source} do not fit its config.json: {differs[0]}; download the model again"
         )
     return left_out
-
-
-def sizes_line(family: Family, config: dict) -> str:
-    """'hidden_size=32, vocab_size=90, ...': the keys of config.json that decide shapes."""
-    found = []
-    for key in family.config_keys:
-        fields = getattr(key, "fields", ())
-        if any(name in _SIZES for name in fields):
-            names = key.hf if isinstance(getattr(key, "hf", ()), tuple) else (key.hf,)
-            found += [f"{name}={str(config[name])[:12]}" for name in names if name in config]
-    return ", ".join(found)[:200]
 
 
 def equal(weights: Weights, a: str, b: str) -> bool:

@@ -51,7 +51,14 @@ class ModelConfig:
     gated_mlp: bool = option(False, "MLP act(gate x) * (in x): GEGLU, SwiGLU (Shazeer 2020)")
     norm: str = option("layernorm", "normalization", choices=("layernorm", "rmsnorm"))
     norm_position: str = option(
-        "pre", "norm on each sublayer's input, or on the sum after it", choices=("pre", "post")
+        "pre",
+        "norm on each sublayer's input, on the sum after it, on its output before the sum (OLMo 2), or on "
+        "both input and output (Gemma 3)",
+        choices=("pre", "post", "output", "both"),
+    )
+    norm_scale_offset: bool = option(False, "norm scales are 1 + the parameter (Gemma)")
+    parallel_residual: bool = option(
+        False, "attention and MLP read the same states (GPT-NeoX), not one after the other"
     )
     norm_epsilon: float = option(1e-6, "added to the variance", min=0.0)
     embedding_norm: bool = option(False, "normalize the summed embeddings (BERT)")
@@ -111,17 +118,25 @@ class ModelConfig:
     scale_logits_by_emb_dim: bool = option(
         False, "scale the hidden states before the logits by their size^-1/2 (T5 v1.0)"
     )
+    scale_embeddings: bool = option(False, "scale token embeddings by their size^1/2 (Gemma)")
+    attention_scale_dim: int = option(
+        0, "scale scores by this^-1/2 (Gemma's query_pre_attn_scalar); 0: head_dim", min=0
+    )
     scale_attention: bool = option(True, "scale scores by head_dim^-1/2 (False: T5)")
     num_token_types: int = option(
         0, "rows of the token type table (BERT: 2); 0: as many as the objective uses", min=0
     )
     qk_norm: bool = option(False, "normalize each head's query and key (Henry et al. 2020)")
+    qk_norm_over_heads: bool = option(False, "qk_norm over all heads together (OLMo 2)")
     share_encoder_decoder: bool = option(
         False, "the decoder uses the encoder's layers and adds cross-attention (T5's P)"
     )
     sliding_window: int = option(0, "self-attention only to |q - k| < this; 0: no limit", min=0)
     global_attn_every_n_layers: int = option(
         0, "layers 0, n, 2n, ... ignore sliding_window (ModernBERT: 3); 0: none does", min=0
+    )
+    first_global_layer: int = option(
+        0, "added to those layers' indices (Gemma 3: 5, with every 6th)", min=0
     )
     dropout_rate: float = option(
         0.0, "dropout of sublayer outputs and of embeddings", min=0.0, max=0.99
@@ -181,7 +196,8 @@ class ModelConfig:
     def sliding_window_at(self, layer: int) -> int:
         """The sliding window of this layer's self-attention; 0: no limit."""
         every = self.global_attn_every_n_layers
-        return 0 if every and layer % every == 0 else self.sliding_window
+        is_global = every and layer % every == self.first_global_layer
+        return 0 if is_global else self.sliding_window
 
     def rope_theta_at(self, layer: int) -> float:
         """The RoPE theta of this layer's self-attention."""

@@ -70,6 +70,28 @@ def check(config) -> None:
             "without a window every layer is global; set sliding_window, or "
             "global_attn_every_n_layers to 0",
         )
+    if config.first_global_layer and config.first_global_layer >= config.global_attn_every_n_layers:
+        raise _error(
+            config,
+            "first_global_layer global_attn_every_n_layers",
+            "expected a smaller number than the second; change one of them",
+        )
+    if config.qk_norm_over_heads and not config.qk_norm:
+        raise _error(config, "qk_norm_over_heads qk_norm", "without qk_norm it has no effect")
+    if config.attention_scale_dim and not config.scale_attention:
+        raise _error(
+            config, "attention_scale_dim scale_attention", "unscaled scores have none; set it to 0"
+        )
+    if config.scale_embeddings and config.positions == "sinusoidal":
+        raise _error(
+            config, "scale_embeddings positions", "sinusoids scale them already; set it to False"
+        )
+    if config.parallel_residual and (encoder_decoder or config.norm_position == "post"):
+        raise _error(
+            config,
+            "parallel_residual architecture norm_position",
+            "expected one stack, and norms that are not on the sum; set it to False",
+        )
     two_thetas = config.positions == "rope" and config.global_attn_every_n_layers
     if config.local_rope_theta and (config.local_rope_theta < 1 or not two_thetas):
         raise _error(

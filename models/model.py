@@ -75,6 +75,8 @@ class Embedder(nn.Module):
         elif config.positions == "sinusoidal":
             size = config.resolved_embedding_size
             x = x * size**0.5 + sinusoids(inputs.positions, size)
+        if config.scale_embeddings:
+            x = x * config.resolved_embedding_size**0.5
         if config.num_token_types:
             types = inputs.token_type_ids
             x = x + self.types(jnp.zeros_like(inputs.tokens) if types is None else types)

@@ -25,6 +25,15 @@ PARAMS = [
 ]
 
 
+FIXED = {
+    "architecture": "decoder",
+    "positions": "rope",
+    "norm": "rmsnorm",
+    "gated_mlp": True,
+    "use_bias": False,
+}
+
+
 def _family(
     model_type, name, *keys, vocab_size, mlp_dim, max_length, num_kv_heads=32, head_dim=0,
     unused=None, **fixed,
@@ -65,14 +74,7 @@ def _family(
             ConfigKey("initializer_range", "init_std", 0.02),
             *keys,
         ],
-        fixed={
-            "architecture": "decoder",
-            "positions": "rope",
-            "norm": "rmsnorm",
-            "gated_mlp": True,
-            "use_bias": False,
-            **fixed,
-        },
+        fixed={**FIXED, **fixed},
         tied={"lm_head.weight": "model.embed_tokens.weight"},
         ignored=(r".*\.rotary_emb\.inv_freq",),
         unused=unused or {},
@@ -98,8 +100,8 @@ def _read_window(config):
     if used and types == [local] * layers:
         return {"sliding_window": window}
     raise ValueError(
-        f"layer_types={types!r}, use_sliding_window={used!r}, max_window_layers={first!r} (expected one "
-        "kind of layer)"
+        f"use_sliding_window={used!r}, max_window_layers={first!r}, layer_types={str(types)[:60]} with "
+        f"num_hidden_layers={layers} (expected one kind of layer)"
     )
 
 

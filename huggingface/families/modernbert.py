@@ -41,7 +41,8 @@ def _read_attention(config):
     every = next((i for i, each in enumerate(types) if i and each == GLOBAL), num_layers + 1)
     if types != _layer_types(num_layers, every):
         raise ValueError(
-            f"layer_types={types!r} (expected {GLOBAL!r} first and at equal intervals)"
+            f"layer_types={str(types)[:60]} (expected {GLOBAL!r} first and at equal intervals in "
+            f"num_hidden_layers={num_layers})"
         )
     rope = read_two_ropes(config, GLOBAL, LOCAL, _THETA_KEYS)
     width = config.get("local_attention")

@@ -1,6 +1,8 @@
-"""RoBERTa (Liu et al. 2019) and DistilRoBERTa: BERT with one token type and a position table whose
-first rows are unused.
+"""RoBERTa (Liu et al. 2019), DistilRoBERTa and XLM-RoBERTa (Conneau et al. 2020): BERT with one token type
+and a position table whose first rows are unused.
 """
+
+import dataclasses
 
 from huggingface.config_mapping import ConfigKey, CustomKey
 from huggingface.families import bert
@@ -25,14 +27,18 @@ def _write_positions(model):
     return {"max_position_embeddings": rows, "pad_token_id": model.position_offset - 1}
 
 
+def _classes(name):
+    return {
+        f"{name}ForMaskedLM": "lm pair/pooler?",
+        f"{name}ForSequenceClassification": "classification",
+        f"{name}Model": "pair/pooler?",
+    }
+
+
 ROBERTA = Family(
     model_type="roberta",
     prefix="roberta.",
-    classes={
-        "RobertaForMaskedLM": "lm pair/pooler?",
-        "RobertaForSequenceClassification": "classification",
-        "RobertaModel": "pair/pooler?",
-    },
+    classes=_classes("Roberta"),
     params=[
         *bert.trunk("roberta."),
         *dense("heads/lm/transform", "lm_head.dense"),
@@ -61,3 +67,4 @@ ROBERTA = Family(
     head_dropout_key="classifier_dropout",
     head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
 )
+XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", classes=_classes("XLMRoberta"))

@@ -1,6 +1,8 @@
-"""T5 v1.0 (Raffel et al. 2020), v1.1 and Flan-T5 (its releases after Shazeer 2020). model_type "t5".
+"""T5 v1.0 (Raffel et al. 2020), v1.1 and Flan-T5 (its releases after Shazeer 2020), mT5 (Xue et al. 2021).
 No biases; the relative position bias of a stack is stored in its first layer.
 """
+
+import dataclasses
 
 from huggingface.config_mapping import (
     ACTIVATIONS,
@@ -176,4 +178,35 @@ T5 = Family(
             "decoder_input": "text",
         }
     },
+)
+
+
+_MT5_DEFAULTS = {"vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
+
+
+def _mt5_output(config):
+    """mT5 never scales, and ties whatever the config has."""
+    del config
+    return {"tie_word_embeddings": True, "scale_logits_by_emb_dim": False}
+
+
+def _of_mt5(key):
+    """T5's entry with mT5's default."""
+    if key.hf == _MLP_KEYS:
+        return key._replace(read=_read_mlp("gated-gelu"))
+    if key.hf == _OUTPUT_KEYS:
+        write = ConfigKey("tie_word_embeddings", "tie_word_embeddings", True).write
+        return CustomKey(("tie_word_embeddings",), _mt5_output, write, ("tie_word_embeddings",))
+    if key.hf == "num_decoder_layers":
+        return key._replace(default=lambda config: config.get("num_layers", 8))
+    return key._replace(default=_MT5_DEFAULTS[key.hf]) if key.hf in _MT5_DEFAULTS else key
+
+
+MT5 = dataclasses.replace(
+    T5,
+    model_type="mt5",
+    classes={name.replace("T5", "MT5"): heads for name, heads in T5.classes.items()},
+    bare_classes=tuple(name.replace("T5", "MT5") for name in T5.bare_classes),
+    config_keys=[_of_mt5(key) for key in T5.config_keys],
+    unused=T5.unused | {"tie_word_embeddings": "the tensors say whether the output is tied"},
 )
