@@ -226,22 +226,28 @@ class Family:
             model = ModelConfig(**{name: _checked(name, value) for name, value in found.items()})
         except ValueError as error:
             raise ConfigError(
-                f"config.json of model_type={self.model_type!r}: {str(error)[:170]} ({self.sizes(given)})"
+                f"config.json of model_type={self.model_type!r}: {str(error)[:170]} "
+                f"({self.sizes(given, str(error))[:150]})"
             ) from error
         known = {*GENERAL_KEYS, *self.unused, self.head_dropout_key, self.pooling_key[0]}
         return model, [name for name in tracked.unread() if name not in known]
 
-    def sizes(self, config: dict) -> str:
-        """'hidden_size=32, vocab_size=90, ...': the keys of config.json that decide shapes."""
+    def sizes(self, config: dict, message: str = "") -> str:
+        """'hidden_size=32, vocab_size=90, ...': the keys of config.json that decide shapes, those of
+        fields in `message` first."""
         found = []
-        for key in self.config_keys:
+
+        def is_behind(key):
+            return not any(re.search(rf"\b{name}\b", message) for name in key.fields)
+
+        for key in sorted(self.config_keys, key=is_behind):
             names = key.hf if isinstance(key.hf, tuple) else (key.hf,)
-            if any(name in _SIZES for name in key.fields):
+            if any(name in _SIZES for name in key.fields) or not is_behind(key):
                 found += [f"{name}={str(config.get(name, 'absent'))[:12]}" for name in names]
         for alias in self.aliases:
             if alias in config:
                 found.insert(0, f"{alias}={str(config[alias])[:12]}")
-        return ", ".join(found)[:200]
+        return ", ".join(found)[:260]
 
     @property
     def _stacks(self):

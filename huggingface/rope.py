@@ -115,7 +115,10 @@ def read_two_ropes(config: dict, full: str, local: str, theta_keys: ThetaKeys) -
         raise ValueError(f"rope_parameters={ropes!r} (expected an object)")
     positions, found, thetas = config.get("max_position_embeddings"), {}, {}
     for kind in (full, local):
-        name, rope = f"rope_parameters.{kind}", _mark(ropes.get(kind))
+        name, rope = f"rope_parameters.{kind}", ropes.get(kind)
+        if rope is not None and not isinstance(rope, dict):
+            raise ValueError(f"{name}={rope!r} (expected an object)")
+        rope = _mark(rope)
         thetas[kind] = _one_of(name, rope, "rope_theta", config, *theta_keys[kind])
         if rope.get("partial_rotary_factor", 1) != 1:
             raise ValueError(f"{name}.partial_rotary_factor={rope['partial_rotary_factor']!r}")

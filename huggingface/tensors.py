@@ -121,9 +121,9 @@ def check(
         elif str(leaf.dtype) not in dtypes:
             problems.append(f"{tensor} is {leaf.dtype}, expected one of {', '.join(dtypes)}")
     if problems:
-        more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise ConfigError(
-            f"the tensors in {source} do not fit its config.json: {'; '.join(problems[:2])}{more} "
+            f"the tensors in {source} do not fit its config.json: {problems[0]}{more} "
             f"({sizes}); download the model again"
         )
     differs = [

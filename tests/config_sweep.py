@@ -97,6 +97,9 @@ OTHER_VALUES = {
     "per_layer_config": ({"0": {"hidden_size": 8}},),
     "layer_types": (["full_attention"] * 2, ["sliding_attention", "full_attention"] * 2),
 }
+# Keys of the base class, which are tried in one family.
+RUN_KEYS = ("output_hidden_states", "output_attentions", "return_dict", "chunk_size_feed_forward",
+            "_name_or_path", "dtype", "torch_dtype", "use_cache")  # fmt: skip
 ABSENT = object()
 # Fields that change no logits.
 FREE = {"init_std": 0.0, "dropout_rate": 0.0, "attention_dropout_rate": 0.0,
@@ -180,6 +183,8 @@ class Directory:
         for key in dict.fromkeys([*every, *self.config, *OLDER]):
             if key in ("architectures", "transformers_version", "model_type"):
                 continue
+            if key in RUN_KEYS and self.config["model_type"] != "bert":
+                continue
             value = self.config.get(key)
             others = [each for each in values_of(key, value) if each != value]
             if isinstance(value, dict):
@@ -229,9 +234,8 @@ class Directory:
         return self.known[key]
 
     def _expected(self, config, tokens):
-        if (
-            config.tie_word_embeddings != self.tied
-        ):  # what from_pretrained ties depends on the tensors
+        # What from_pretrained ties depends on the tensors, and it renames those of GPT-NeoX.
+        if config.tie_word_embeddings != self.tied or config.model_type == "gpt_neox":
             peer = self.peer_class.from_pretrained(self.folder, config=config).eval()
         else:
             with no_init_weights():

@@ -51,8 +51,7 @@ def _layer_types(num_layers, every, first):
 def _read_attention(config):
     """Window, kinds of layers, and the RoPE of each kind."""
     layers = config.get("num_hidden_layers", 26)
-    patterns = [config.get(name) for name in ("sliding_window_pattern", "_sliding_window_pattern")]
-    pattern = next((each for each in patterns if each is not None), None)
+    pattern = config.get("sliding_window_pattern")
     types = config.get("layer_types") or _layer_types(layers, pattern or 6, (pattern or 6) - 1)
     if pattern and types != _layer_types(layers, pattern, pattern - 1):
         raise ValueError(
@@ -165,6 +164,9 @@ GEMMA3 = Family(
     ],
     fixed={**_FIXED, "norm_position": "both", "qk_norm": True},
     tied={"lm_head.weight": "model.embed_tokens.weight"},
-    unused={"cache_implementation": "an option of generation, kept for the export"},
+    unused={
+        "_sliding_window_pattern": "written by transformers, which reads layer_types",
+        "cache_implementation": "an option of generation, kept for the export",
+    },
     head_needs=_HEAD,
 )  # fmt: skip
