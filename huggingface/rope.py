@@ -204,8 +204,11 @@ def write_scaling(model: ModelConfig, kind: str = "") -> dict[str, Any]:
     """An object with rope_type, of the model's scaling (kind='default': of a layer without)."""
     kind = kind or ("default" if model.rope_scaling == "none" else model.rope_scaling)
     values = {key: getattr(model, field) for key, field in SCALINGS[kind].items()}
-    if not values.get("attention_factor", 1.0):
-        del values["attention_factor"]
+    values = {
+        key: value
+        for key, value in values.items()
+        if key not in _OPTIONAL or value != _OPTIONAL[key]
+    }
     return {
         "rope_type": kind,
         **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()},

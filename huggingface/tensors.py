@@ -24,6 +24,7 @@ def named(family: Family, weights: Weights, source) -> tuple[Family, dict[str, s
     """(the family with the names of the directory, {current name: name in the files}).
 
     Raises ConfigError, naming the prefix, for names that begin with one of another program."""
+    own = family.prefix
     if not any(tensor.startswith(family.prefix) for tensor in weights.leaves):
         family = family.without_prefix()
     stored = {family.current_name(tensor): tensor for tensor in weights.leaves}
@@ -31,7 +32,7 @@ def named(family: Family, weights: Weights, source) -> tuple[Family, dict[str, s
     names = [table, *(copy for copy, original in family.tied.items() if original == table)]
     if not any(name in stored for name in names):
         for name in stored:
-            prefix = name.removesuffix(table)
+            prefix = name.removesuffix(table).removesuffix(own)
             if name.endswith(f".{table}") and sum(n.startswith(prefix) for n in stored) > 1:
                 raise ConfigError(
                     f"the tensors of {source} begin with {prefix!r}, which a wrapper added; save the "

@@ -90,8 +90,9 @@ def test_other_families(name, tmp_path):
 
 
 def test_gemma3_stretches_its_global_layers(tmp_path):
+    types = ["sliding_attention", "full_attention", "sliding_attention"]
     base = {**BASE, "num_hidden_layers": 3, "sliding_window": 4, "query_pre_attn_scalar": 8,
-            "head_dim": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}  # fmt: skip
+            "head_dim": 8, "layer_types": types}  # fmt: skip
     directory = config_sweep.Directory.make(tmp_path, "gemma3_text", ("Gemma3ForCausalLM", base))
     config = directory.config
     config["rope_parameters"]["full_attention"] = {"rope_type": "linear", "factor": 8.0}
