@@ -110,7 +110,7 @@ def _write_window(model):
     return {
         "use_sliding_window": bool(model.sliding_window),
         "sliding_window": model.sliding_window or None,
-        "max_window_layers": 0 if model.sliding_window else model.num_layers,
+        **({"max_window_layers": 0} if model.sliding_window else {}),
         "layer_types": [kind] * model.num_layers,
     }
 

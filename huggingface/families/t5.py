@@ -185,9 +185,8 @@ _MT5_DEFAULTS = {"vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads
 
 
 def _mt5_output(config):
-    """mT5 never scales, and ties whatever the config has."""
-    del config
-    return {"tie_word_embeddings": True, "scale_logits_by_emb_dim": False}
+    """mT5 never scales; whether it ties is seen from the tensors."""
+    return {"tie_word_embeddings": config.get("tie_word_embeddings") is not False}
 
 
 def _of_mt5(key):
@@ -208,5 +207,4 @@ MT5 = dataclasses.replace(
     classes={name.replace("T5", "MT5"): heads for name, heads in T5.classes.items()},
     bare_classes=tuple(name.replace("T5", "MT5") for name in T5.bare_classes),
     config_keys=[_of_mt5(key) for key in T5.config_keys],
-    unused=T5.unused | {"tie_word_embeddings": "the tensors say whether the output is tied"},
 )

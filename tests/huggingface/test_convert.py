@@ -197,7 +197,7 @@ def test_a_recipe_is_exported_as_its_family(module, recipe, family):
     model = ModelConfig(**module.get_config(f"recipe={recipe}").model)
     model = complete_config(model, 4096, 128)
     fitting = [kind for kind, family in FAMILIES.items() if not family.hf_config(model)[1]]
-    assert fitting == [family]
+    assert fitting[0] == family  # the first is exported; others may fit too
 
 
 def test_lazy_arrays_of_a_checkpoint_are_made_one_after_another(tmp_path):
