@@ -153,11 +153,15 @@ class Family:
         fields in `message` first."""
         found = []
 
+        message = message.replace("resolved_head_dim", "num_heads, emb_dim")
+
         def is_behind(key):
             return not any(re.search(rf"\b{name}\b", message) for name in key.fields)
 
         for key in sorted(self.config_keys, key=is_behind):
-            names = key.hf if isinstance(key.hf, tuple) else (key.hf,)
+            names = (key.hf,)
+            if isinstance(key.hf, tuple):
+                names = [name for name in key.hf if name in config]
             if any(name in _SIZES for name in key.fields) or not is_behind(key):
                 found += [f"{name}={str(config.get(name, 'absent'))[:12]}" for name in names]
         for alias in self.aliases:

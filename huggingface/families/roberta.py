@@ -27,6 +27,9 @@ def _write_positions(model):
     return {"max_position_embeddings": rows, "pad_token_id": model.position_offset - 1}
 
 
+_OWN = (("max_length",), ("activation",), ("vocab_size",))  # other values or defaults
+
+
 def _classes(name):
     return {
         f"{name}ForMaskedLM": "lm pair/pooler?",
@@ -49,7 +52,8 @@ ROBERTA = Family(
         *dense("heads/classification/output", "classifier.out_proj"),
     ],
     config_keys=[
-        *(key for key in bert.CONFIG_KEYS if key.fields not in (("max_length",), ("activation",))),
+        *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
+        ConfigKey("vocab_size", "vocab_size", 50265),
         CustomKey(
             ("position_offset", "max_length"),
             _read_positions,
@@ -68,3 +72,12 @@ ROBERTA = Family(
     head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
 )
 XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", classes=_classes("XLMRoberta"))
+XLM_ROBERTA = dataclasses.replace(
+    ROBERTA,
+    model_type="xlm-roberta",
+    classes=_classes("XLMRoberta"),
+    config_keys=[
+        key._replace(default=30522) if key.hf == "vocab_size" else key
+        for key in ROBERTA.config_keys
+    ],
+)

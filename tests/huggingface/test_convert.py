@@ -14,7 +14,7 @@ from published import bert
 
 import models
 from configs import decoder, encoder, encoder_decoder
-from huggingface import convert
+from huggingface import convert, tables
 from huggingface.families import FAMILIES
 from huggingface.weights import Leaf, open_weights, write_weights
 from models.config import ModelConfig, complete_config, resolve_defaults
@@ -177,8 +177,9 @@ def test_an_empty_config_has_the_defaults_of_the_class(model_type):
     assert resolve_defaults(family.model_config(config)) == resolve_defaults(model)
 
 
-def test_the_page_names_every_family_and_class():
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "huggingface.md").read_text()
+def test_the_page_has_the_tables_of_the_code():
+    page = tables.PAGE.read_text()
+    assert tables.filled(page) == page, "write them with: python -m huggingface.tables"
     for model_type, family in FAMILIES.items():
         assert f"`{model_type}`" in page
         assert [name for name in family.classes if f"`{name}`" not in page] == []
