@@ -151,6 +151,7 @@ def run(config, workdir):
         start = int(state.step)
         run_directory.write_run(run_dir, resolved, "finetune", task, continued.record(start), {
             **task.manifest(), "init_from": source.name, "param_rules": param_rules,
+            **init_from.published(source),
             "parameters": flops.count_params(abstract_params),
             "total_steps": converter.total_steps, "flops_per_step": step_flops,
         })  # fmt: skip

@@ -170,7 +170,7 @@ def run(config, workdir):
             state = jax.device_put(state, sharding.state_shardings(mesh, state))
         start = int(state.step)
         run_directory.write_run(run_dir, resolved, "pretrain", task, continued.record(start), {
-            **task.manifest(), "init_from": source.name,
+            **task.manifest(), "init_from": source.name, **init_from.published(source),
             "uses_source_tokenizer": bool(source.tokenizer_file),
             "parameters": flops.count_params(abstract_params), "param_rules": param_rules,
             "target_entropy": entropy,

@@ -18,8 +18,8 @@ from training import paths
 _log = logging.getLogger("triptych")
 _FORMAT = 3  # increased when the same directory would become a different run
 # Files that determine the run, and so its name in the cache.
-_FILES = re.compile(r".*\.safetensors(\.index\.json)?|config\.json|.*token.*\.json|vocab\.(txt|json)"
-                    r"|merges\.txt|.*\.model|.*\.jinja")  # fmt: skip
+_FILES = re.compile(r".*\.safetensors(\.index\.json)?|(generation_)?config\.json|.*token.*\.json"
+                    r"|vocab\.(txt|json)|merges\.txt|.*\.model|.*\.jinja")  # fmt: skip
 
 
 def as_run(path: str, cache_dir: str = "", log: Callable[[str], None] = _log.info) -> str:

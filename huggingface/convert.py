@@ -11,17 +11,18 @@ import pathlib
 import ml_dtypes
 import numpy as np
 
-from huggingface import electra_pair, param_shapes
+from huggingface import electra_pair, param_shapes, published, tensors
 from huggingface.electra_pair import GENERATOR
 from huggingface.export_class import choose_class, task_head, task_of
 from huggingface.families import FAMILIES
 from huggingface.run_contents import RunContents, load_run, save_run
 from huggingface.tokenizers import padding, read_tokenizer, write_tokenizer
-from huggingface.weights import Leaf, open_weights, read_json, write_weights
-from tasks import TASKS
+from huggingface.weights import Leaf, inside, open_weights, read_json, write_weights
+from huggingface.whole import written_whole
 from training import checkpoint, paths, run_directory
 from training.config import ConfigError
 
+GENERATION = "generation_config.json"
 # Dtypes of Hugging Face tensors; ours are float32, which represents each of these exactly.
 DTYPES = {
     "float32": np.dtype("<f4"),
@@ -46,13 +47,14 @@ def from_hf(source: str, workdir: str) -> str:
     contents, pair = _read_hf(source), electra_pair.has_generator(source)
     if pair:
         contents = electra_pair.join(contents, _read_hf(source / GENERATOR))
-    save_run(contents, folder)
+    with written_whole(folder) as partial:
+        save_run(contents, partial)
     origin, count = contents.origin, sum(map(math.prod, contents.shapes.values()))
     line = f"{origin['class']} in {origin['dtype']}, {count:,} parameters with a padded vocabulary"
     if pair:
         size = origin[GENERATOR]["generator_size"]
         line += f"; pretrain it and its generator with --config.objective.generator_size={size:g}"
-    return line
+    return line + origin["not_used"]
 
 
 def _read_hf(source):
@@ -65,32 +67,40 @@ def _read_hf(source):
     config = read_json(source / "config.json")
     family, name = _family_and_class(config, source)
     head = task_head(family.classes[name].split())
-    labels, weights = _labels_of(config) if head else [], open_weights(source)
-    if not any(tensor.startswith(family.prefix) for tensor in weights.leaves):
-        family = family.without_prefix()
-    stored = {family.current_name(tensor): tensor for tensor in weights.leaves}
-    model = family.model_config(_with_actual_tying(config, family, weights, stored))
+    model, ignored = family.read_config(config)
+    labels = published.labels_of(config, family) if head else []
+    weights = open_weights(source, name)
+    family, stored = tensors.named(family, weights, source)
+    tied = tensors.is_tied(family, model, weights, stored)
+    model, stored = family.model_config(config, tied), tensors.share(family, stored, tied)
     num_layers = max(model.num_layers, model.num_decoder_layers)
     if num_layers > len(weights.leaves):
         raise ConfigError(
             f"{source}/config.json has {num_layers:,} layers, but its files have {len(weights.leaves)} "
-            "tensors; download both again"
+            f"tensors ({family.sizes(config)}); download both again"
         )
     needs = family.head_needs_in(config, head)
     shapes = param_shapes.of_model(family, model, len(labels))
     required, optional = param_shapes.of_class(family, shapes, name)
     tree = required | _present(family.resolve(model, optional), optional, stored)
     params = family.resolve(model, tree)
-    _check_tensors(family, model, tree, params, weights, stored, source)
+    left_out = tensors.check(
+        family, model, tree, params, weights, stored, source, dtypes=DTYPES,
+        others=[param.hf for param in family.resolve(model, shapes, strict=False)],
+        sizes=family.sizes(config),
+    )  # fmt: skip
     tokenizer = read_tokenizer(source)
     if tokenizer.size > model.vocab_size:
         raise ConfigError(
             f"the tokenizer of {source} has {tokenizer.size} tokens, but its config.json has "
             f"vocab_size={model.vocab_size}; download both again"
         )
+    published.check_start(config, family, tokenizer, source)
 
     def read(param, part):
         shapes = [tree[path] for path in param.native]
+        if param.hf not in stored:  # one of family.optional
+            return np.zeros(shapes[part], np.float32)
         arrays = param.transform.to_native(weights.read(stored[param.hf]), shapes)
         return np.array(arrays[part], np.float32)
 
@@ -99,17 +109,22 @@ def _read_hf(source):
         for param in params
         for part, path in enumerate(param.native)
     }
-    dtypes = {param.hf: str(weights.leaves[stored[param.hf]].dtype) for param in params}
+    present = [param for param in params if param.hf in stored]
+    dtypes = {param.hf: str(weights.leaves[stored[param.hf]].dtype) for param in present}
     main_dtype = max(DTYPES, key=list(dtypes.values()).count)
+    generation = inside(source, GENERATION)
     origin = {
         "source": str(source),
         "model_type": family.model_type,
         "class": name,
         "dtype": main_dtype,
         "dtypes": {tensor: dtype for tensor, dtype in dtypes.items() if dtype != main_dtype},
+        "config": published.other_keys(config, family, family.hf_config(model)[0]),
+        "generation": read_json(generation) if generation else None,
+        "not_used": published.ignored_line(ignored, left_out),
     }
     if head:
-        origin |= {"head": head, "head_needs": needs}
+        origin |= {"head": head, "head_needs": needs, **published.head_origin(config, len(labels))}
     config = {"huggingface": str(source), "seed": {}}
     return RunContents(str(source), model, arrays, tokenizer, labels, origin, config)
 
@@ -118,8 +133,19 @@ def _family_and_class(config, source):
     """The family and the class of a config.json; the base model if it names no class."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
+        mixture = published.mixture_key(config)
         raise ConfigError(
-            f"{source}/config.json has model_type={model_type!r}; expected one of {', '.join(FAMILIES)}"
+            f"{source}/config.json has model_type={model_type!r}"
+            f"{f', a mixture of experts ({mixture}), which is not supported' if mixture else ''}; expected "
+            f"one of {', '.join(FAMILIES)}"
+        )
+    if config.get("quantization_config"):
+        method = config["quantization_config"]
+        method = method.get("quant_method", "?") if isinstance(method, dict) else method
+        raise ConfigError(
+            f"{source}/config.json has quantization_config ({method}): quantized weights are not supported; "
+            "take the original checkpoint, or load it with transformers, call model.dequantize() and "
+            "save_pretrained"
         )
     family = FAMILIES[model_type]
     names = config.get("architectures") or [family.base_class]
@@ -131,71 +157,12 @@ def _family_and_class(config, source):
     return family, names[0]
 
 
-def _labels_of(config):
-    """Label names in the order of their ids; two if config.json has none."""
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    if not isinstance(names, dict) or {str(i) for i in range(len(names))} != {*names}:
-        raise ConfigError(f"config.json has id2label={names!r}; expected names for '0', '1', ...")
-    return [str(names[str(i)]) for i in range(len(names))]
-
-
-def _with_actual_tying(config, family, weights, stored):
-    """The config with tie_word_embeddings=False if the directory has an output matrix that differs from
-    the token table: transformers reads it so, and saves T5 v1.1 with the value True."""
-    output = next((each.hf for each in family.params if each.native == "heads/lm/kernel"), "")
-    original = family.tied.get(output)
-    if output not in stored or original not in stored:
-        return config
-    same = _equal(weights.read(stored[output]), weights.read(stored[original]))
-    return config if same else {**config, "tie_word_embeddings": False}
-
-
 def _present(params, optional, stored):
     """The optional parameters of those layers that a directory has."""
     absent = {path.rpartition("/")[0] for p in params if p.hf not in stored for path in p.native}
     return {
         path: shape for path, shape in optional.items() if path.rpartition("/")[0] not in absent
     }
-
-
-def _check_tensors(family, model, tree, params, weights, stored, source):
-    """Raises ConfigError unless the directory has the tensors of `params`, with their shapes, and no
-    others."""
-    expected = {
-        p.hf: p.transform.hf_shape([tree[path] for path in p.native], model.vocab_size)
-        for p in params
-    }
-    copies = {a: b for a, b in family.tied.items() if a in stored and a not in expected}
-    expected |= {copy: expected[original] for copy, original in copies.items()}
-    problems = [f"missing {name}" for name in expected if name not in stored]
-    for name, tensor in stored.items():
-        leaf = weights.leaves[tensor]
-        if name not in expected:
-            problems += [] if family.is_ignored(name) else [f"unexpected {tensor}"]
-        elif leaf.shape != expected[name]:
-            problems.append(f"{tensor} is {list(leaf.shape)}, expected {list(expected[name])}")
-        elif str(leaf.dtype) not in DTYPES:
-            problems.append(f"{tensor} is {leaf.dtype}, expected one of {', '.join(DTYPES)}")
-    if not problems:
-        problems = [
-            f"{stored[copy]} differs from {stored[original]}, of which it should be a copy"
-            for copy, original in copies.items()
-            if not _equal(weights.read(stored[copy]), weights.read(stored[original]))
-        ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ConfigError(
-            f"the tensors in {source} do not fit its config.json: {'; '.join(problems[:3])}{more}; "
-            "download the model again"
-        )
-
-
-def _equal(a, b):
-    """Whether two arrays have the same bits."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    bits = f"u{a.dtype.itemsize}"
-    return np.array_equal(a.view(bits), b.view(bits))
 
 
 # ---- export --------------------------------------------------------------------------------------
@@ -221,6 +188,13 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not supported; expected {', '.join(DTYPES)}")
     contents = load_run(folder, step)
+    with written_whole(target) as partial:
+        lines = _write_parts(contents, partial, dtype, architecture)
+    return f"{' and '.join(lines)} of {contents.name}"
+
+
+def _write_parts(contents, target, dtype, architecture):
+    """Writes one directory, or that of a discriminator and of its generator; returns their lines."""
     parts = [(contents, target, architecture)]
     if not architecture and any(path.startswith(f"{GENERATOR}/") for path in contents.arrays):
         discriminator, generator = electra_pair.split(contents)
@@ -228,7 +202,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
             (discriminator, target, electra_pair.DISCRIMINATOR_CLASS),
             (generator, target / GENERATOR, electra_pair.GENERATOR_CLASS),
         ]
-    return f"{' and '.join(_write_hf(*part, dtype) for part in parts)} of {contents.name}"
+    return [_write_hf(*part, dtype) for part in parts]
 
 
 def _write_hf(contents, target, architecture, dtype):
@@ -257,14 +231,11 @@ def _write_hf(contents, target, architecture, dtype):
         return array.astype(leaves[tensor].dtype, copy=False)
 
     heads = family.classes[name].split()
-    head = task_head(heads)
-    config |= {"architectures": [name], "dtype": main_dtype, **ids}
+    head, task = task_head(heads), task_of(contents)[1]
+    config = published.config_of(contents, family, config, ids, bool(task))
+    config |= {"architectures": [name], "dtype": main_dtype}
     if head:
-        config |= {
-            "id2label": {str(i): label for i, label in enumerate(contents.labels)},
-            "label2id": {label: i for i, label in enumerate(contents.labels)},
-            "problem_type": TASKS[head].hf_problem_type,
-        } | family.pooling_config(task_of(contents)[1] or origin.get("head_needs", {}))
+        config |= published.head_keys(contents, family, head, task)
     target.mkdir(parents=True, exist_ok=True)
     write_weights(target, leaves, read)
     write_tokenizer(
@@ -275,9 +246,10 @@ def _write_hf(contents, target, architecture, dtype):
         max_length=model.max_length,
         token_types=model.num_token_types > 1,
     )
-    if model.architecture != "encoder" and "lm" in heads:
-        generation = {key: number for key, number in ids.items() if number is not None}
-        run_directory.write_json(target / "generation_config.json", generation)
+    if model.architecture != "encoder" and "lm" in heads or contents.origin.get("generation"):
+        generation = published.generation_of(contents, ids)
+        if generation is not None:
+            run_directory.write_json(target / GENERATION, generation)
     run_directory.write_json(target / "config.json", config)
     return f"{name} in {main_dtype}, {len(params)} tensors,"
 

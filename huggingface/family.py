@@ -1,5 +1,5 @@
 """Family: how Hugging Face stores one model_type, as two tables that are read in both directions.
-`ParamMap`: a tensor and the parameters it is made of; config_mapping.py: a config key and its field.
+param_map.py: a tensor and the parameters it is made of; config_mapping.py: a config key and its field.
 Instances are in huggingface/families/; huggingface/convert.py applies them.
 """
 
@@ -8,98 +8,35 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from huggingface.config_mapping import ConfigKey, CustomKey, FixedKey, set_key
+from huggingface.config_mapping import (
+    GENERAL_KEYS,
+    REFUSED_KEYS,
+    ConfigKey,
+    CustomKey,
+    FixedKey,
+    TrackedConfig,
+    disagreement,
+    set_key,
+)
+from huggingface.param_map import (  # noqa: F401  for the families, beside Family
+    IDENTITY,
+    TRANSPOSE,
+    VOCAB,
+    VOCAB_TRANSPOSE,
+    ArrayTransform,
+    ParamMap,
+    ResolvedParam,
+    attention,
+    dense,
+    norm,
+)
 from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
 from tasks.base import AUTO_POOLING
 from training.config import ConfigError
-
-# ---- tensors -------------------------------------------------------------------------------------
-
-
-class ArrayTransform(NamedTuple):
-    """Steps from our arrays to a Hugging Face tensor, in order of application; `to_native` undoes them.
-
-    Several arrays are first joined along their last axis (GPT-2's c_attn).
-    """
-
-    transpose: bool = False  # [in, out] here, [out, in] in PyTorch
-    vocab_rows: bool = False  # a row per token; ours are padded to a multiple of 128
-    leading_axis: bool = False  # [n] here, [1, n] in Hugging Face
-
-    def hf_shape(self, native: list[tuple[int, ...]], vocab_size: int) -> tuple[int, ...]:
-        """The tensor's shape, from the shapes of our arrays."""
-        shape = (*native[0][:-1], sum(each[-1] for each in native))
-        shape = shape[::-1] if self.transpose else shape
-        shape = (vocab_size, *shape[1:]) if self.vocab_rows else shape
-        return (1, *shape) if self.leading_axis else shape
-
-    def to_hf(self, native: list[np.ndarray], vocab_size: int) -> np.ndarray:
-        """The tensor; a view unless arrays are joined."""
-        array = native[0] if len(native) == 1 else np.concatenate(native, axis=-1)
-        array = array.T if self.transpose else array
-        array = array[:vocab_size] if self.vocab_rows else array
-        return array[None] if self.leading_axis else array
-
-    def to_native(self, hf: np.ndarray, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """Our arrays, of these shapes, padded with 0; views unless padded."""
-        array = hf[0] if self.leading_axis else hf
-        if self.vocab_rows:
-            rows = (shapes[0][-1] if self.transpose else shapes[0][0]) - len(array)
-            array = np.concatenate([array, np.zeros((rows, *array.shape[1:]), array.dtype)])
-        array = array.T if self.transpose else array
-        ends = np.cumsum([shape[-1] for shape in shapes])[:-1]
-        return np.split(array, ends, axis=-1) if len(shapes) > 1 else [array]
-
-
-IDENTITY = ArrayTransform()
-TRANSPOSE = ArrayTransform(transpose=True)
-VOCAB = ArrayTransform(vocab_rows=True)
-VOCAB_TRANSPOSE = ArrayTransform(transpose=True, vocab_rows=True)  # an untied output matrix
-
-
-class ParamMap(NamedTuple):
-    """A Hugging Face tensor and the parameters that it is made of; `{i}` is the layer's index.
-
-    It applies to models that have these parameters (so that biases need no condition) and whose
-    config has the fields `where`.
-    """
-
-    native: str | tuple[str, ...]
-    hf: str
-    transform: ArrayTransform = IDENTITY
-    where: dict[str, Any] = MappingProxyType({})
-
-
-def dense(native: str, hf: str, **where) -> list[ParamMap]:
-    """A dense layer stored as torch.nn.Linear, with a bias if the model has one."""
-    kernel = ParamMap(f"{native}/kernel", f"{hf}.weight", TRANSPOSE, where)
-    return [kernel, ParamMap(f"{native}/bias", f"{hf}.bias", IDENTITY, where)]
-
-
-def norm(native: str, hf: str, **where) -> list[ParamMap]:
-    """LayerNorm or RMSNorm."""
-    scale = ParamMap(f"{native}/scale", f"{hf}.weight", where=where)
-    return [scale, ParamMap(f"{native}/bias", f"{hf}.bias", where=where)]
-
-
-def attention(native: str, hf: str, *names: str) -> list[ParamMap]:
-    """The dense layers of attention; `names` are query, key, value and output below `hf`."""
-    pairs = zip(("query", "key", "value", "out"), names, strict=True)
-    return [each for ours, name in pairs for each in dense(f"{native}/{ours}", f"{hf}.{name}")]
-
-
-class ResolvedParam(NamedTuple):
-    """A ParamMap applied to one tensor of one model."""
-
-    native: tuple[str, ...]
-    hf: str
-    transform: ArrayTransform
-
 
 # ---- both tables ---------------------------------------------------------------------------------
 
@@ -117,6 +54,14 @@ class Family:
       config_keys: the table of config.json.
       fixed: ModelConfig fields that are constant in this family; fields in neither table have
         ModelConfig's default.
+      aliases: {other name of a key: its name}, the attribute_map of the config class.
+      unused: {key: why its value does not change the model}; GENERAL_KEYS are those of every family.
+      num_labels: of a head whose config.json does not say.
+      start: the default of decoder_start_token_id, in a family with a decoder of its own.
+      head_dropout_key: the key of the dropout before the classifier; '': none.
+      ties_by_tensors: whether the output is tied is seen from the tensors alone, whatever the config
+        has (T5).
+      optional: tensors that may be missing, and are then zeros.
       bare_classes: classes whose directories omit the prefix; empty: the base model alone.
       tied: {tensor that a directory may store as a copy: its original}.
       legacy_suffixes: (old, new) suffixes of tensor names.
@@ -132,6 +77,13 @@ class Family:
     params: list[ParamMap]
     config_keys: list[ConfigKey | CustomKey | FixedKey]
     fixed: dict[str, Any]
+    aliases: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+    num_labels: int = 2
+    start: int | None = None
+    head_dropout_key: str = ""
+    ties_by_tensors: bool = False
+    optional: tuple[str, ...] = ()
     bare_classes: tuple[str, ...] = ()
     tied: dict[str, str] = field(default_factory=dict)
     legacy_suffixes: tuple[tuple[str, str], ...] = ()
@@ -157,25 +109,85 @@ class Family:
 
     # ---- config.json -----------------------------------------------------------------------------
 
-    def model_config(self, config: dict) -> ModelConfig:
-        """The ModelConfig of a config.json. Raises ConfigError naming every unsupported value."""
-        found, problems = dict(self.fixed), []
+    def model_config(self, config: dict, tied: bool | None = None) -> ModelConfig:
+        """The ModelConfig of a config.json. `tied` overrides whether the output embedding is tied.
+
+        Raises ConfigError naming every unsupported value, every two keys that disagree, and every key
+        inside an object that is not read."""
+        return self.read_config(config, tied)[0]
+
+    def read_config(self, config: dict, tied: bool | None = None) -> tuple[ModelConfig, list[str]]:
+        """(ModelConfig, the keys that neither this family's config class nor its tables have)."""
+        renamed = "".join(f"; {a} is {b}" for a, b in self.aliases.items() if a in config)[:60]
+        given = config
+        config, problems = self._with_own_names(config)
+        tracked, found = TrackedConfig(config), dict(self.fixed)
         for key in self.config_keys:
             try:
-                found |= key.read(config)
+                found |= key.read(tracked)
             except ValueError as error:
                 problems.append(str(error))
             except (TypeError, ZeroDivisionError):  # a key that the default depends on is no number
-                problems.append(f"{key.hf} depends on another key (expected numbers)")
+                names = [n for n, value in config.items() if value is None]
+                problems.append(f"null for one of {', '.join(names)} (expected a value or no key)")
+        for name, expected in {**REFUSED_KEYS, **self._stacks}.items():
+            if tracked.get(name) not in (None, expected):
+                problems.append(f"{name}={str(config[name])[:60]} (expected {expected!r})")
+        problems += [f"{name} (expected no such key)" for name in tracked.unread_inside()]
         if problems:
+            more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
+            limit = 260 if len(problems) == 1 else 130
             raise ConfigError(
                 f"config.json of model_type={self.model_type!r} has unsupported values: "
-                f"{'; '.join(problems)}; choose another model"
+                f"{'; '.join(each[:limit] for each in problems[:2])}{more}{renamed}; choose another model"
             )
+        if tied is not None and "tie_word_embeddings" in found:
+            found["tie_word_embeddings"] = tied
         try:
-            return ModelConfig(**{name: _checked(name, value) for name, value in found.items()})
+            model = ModelConfig(**{name: _checked(name, value) for name, value in found.items()})
         except ValueError as error:
-            raise ConfigError(f"config.json of model_type={self.model_type!r}: {error}") from error
+            raise ConfigError(
+                f"config.json of model_type={self.model_type!r}: {str(error)[:170]} "
+                f"({self.sizes(given, str(error))[:150]})"
+            ) from error
+        known = {*GENERAL_KEYS, *self.unused, self.head_dropout_key, self.pooling_key[0]}
+        return model, [name for name in tracked.unread() if name not in known]
+
+    def sizes(self, config: dict, message: str = "") -> str:
+        """'hidden_size=32, vocab_size=90, ...': the keys of config.json that decide shapes, those of
+        fields in `message` first."""
+        found = []
+
+        message = message.replace("resolved_head_dim", "num_heads, emb_dim")
+
+        def is_behind(key):
+            return not any(re.search(rf"\b{name}\b", message) for name in key.fields)
+
+        for key in sorted(self.config_keys, key=is_behind):
+            names = (key.hf,)
+            if isinstance(key.hf, tuple):
+                names = [name for name in key.hf if name in config]
+            if any(name in _SIZES for name in key.fields) or not is_behind(key):
+                found += [f"{name}={str(config.get(name, 'absent'))[:12]}" for name in names]
+        for alias in self.aliases:
+            if alias in config:
+                found.insert(0, f"{alias}={str(config[alias])[:12]}")
+        return ", ".join(found)[:260]
+
+    @property
+    def _stacks(self):
+        return {"is_encoder_decoder": self.architecture == "encoder_decoder"}
+
+    def _with_own_names(self, config):
+        """(config.json with each alias under its own name, problems)."""
+        config, problems = dict(config), []
+        for alias, name in self.aliases.items():
+            if alias not in config:
+                continue
+            value = config.pop(alias)
+            if config.setdefault(name, value) != value:
+                problems.append(disagreement({alias: value, name: config[name]}))
+        return config, problems
 
     def hf_config(self, model: ModelConfig) -> tuple[dict, list[str]]:
         """(config.json without its class, the fields that this family cannot express, each as
@@ -231,10 +243,12 @@ class Family:
 
     # ---- tensors ---------------------------------------------------------------------------------
 
-    def resolve(self, model: ModelConfig, tree: dict[str, tuple[int, ...]]) -> list[ResolvedParam]:
+    def resolve(
+        self, model: ModelConfig, tree: dict[str, tuple[int, ...]], strict: bool = True
+    ) -> list[ResolvedParam]:
         """One entry per Hugging Face tensor, which together cover the parameters {path: shape}.
 
-        Raises ConfigError naming parameters that the table lacks.
+        Raises ConfigError naming parameters that the table lacks, if `strict`.
         """
         layers = (int(i) for path in tree for i in re.findall(r"layer_(\d+)/", path))
         num_layers = 1 + max(layers, default=0)
@@ -247,10 +261,13 @@ class Family:
                 paths = tuple(path.replace("{i}", str(i)) for path in native)
                 if all(path in tree for path in paths):
                     hf = each.hf.replace("{i}", str(i))
-                    resolved.append(ResolvedParam(paths, hf, each.transform))
+                    transform = each.transform
+                    if transform.by_head:
+                        transform = transform._replace(heads=model.num_heads)
+                    resolved.append(ResolvedParam(paths, hf, transform))
                     covered.update(paths)
         missing = sorted(tree.keys() - covered)
-        if missing:
+        if missing and strict:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise ConfigError(
                 f"model_type={self.model_type!r} has no tensor for {', '.join(missing[:3])}{more}; its "
@@ -289,6 +306,10 @@ class Family:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
 
+_SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",
+          "num_decoder_layers", "embedding_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
+          "gated_mlp", "relative_buckets", "use_bias",
+          "tie_word_embeddings")  # fmt: skip
 _FIELDS = {field.name: field for field in dataclasses.fields(ModelConfig)}
 
 

@@ -27,7 +27,8 @@ class RunContents:
       model_config: every zero filled in.
       arrays: {parameter path: LazyArray}, float32.
       labels: class names of a task head.
-      origin: manifest["huggingface"]: the directory that was imported, its class and dtypes.
+      origin: manifest["huggingface"]: the directory that was imported, its class and dtypes; of a run
+        that was trained from one, manifest["published"]: its other keys and options of generation.
       config: the run's resolved config.
     """
 
@@ -57,7 +58,7 @@ def load_run(run: pathlib.Path, step: int) -> RunContents:
         arrays=_lazy_params(run, step),
         tokenizer=load_tokenizer(run / "tokenizer.json"),
         labels=manifest.get("labels", []),
-        origin=manifest.get("huggingface", {}),
+        origin=manifest.get("huggingface") or manifest.get("published", {}),
         config=record["config"],
     )
 

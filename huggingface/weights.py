@@ -29,8 +29,16 @@ DTYPES = {
     "I64": np.dtype("<i8"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16),
     "F32": np.dtype("<f4"), "F64": np.dtype("<f8"),
 }  # fmt: skip
-_CONVERT = ("if you trust the source, convert it: python -c \"from transformers import AutoModel; "
-            "AutoModel.from_pretrained('DIR').save_pretrained('NEW')\"")  # fmt: skip
+_CONVERT = ("if you trust it, convert it: python -c \"from transformers import {auto} as M, AutoTokenizer as "
+            "T; [X.from_pretrained('DIR').save_pretrained('NEW') for X in (M, T)]\"")  # fmt: skip
+# The Auto class of a class, by the end of its name: it keeps the head.
+AUTO_CLASSES = {
+    "MaskedLM": "AutoModelForMaskedLM", "CausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM", "ConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "SequenceClassification": "AutoModelForSequenceClassification",
+    "PreTraining": "AutoModelForPreTraining", "Model": "AutoModel",
+    "NextSentencePrediction": "AutoModelForNextSentencePrediction",
+}  # fmt: skip
 
 
 class Leaf(NamedTuple):
@@ -112,8 +120,9 @@ def read_json(path: pathlib.Path) -> dict:
     return found
 
 
-def open_weights(directory: str | pathlib.Path) -> Weights:
+def open_weights(directory: str | pathlib.Path, architecture: str = "Model") -> Weights:
     """Opens `model.safetensors`, or the files named by its index, and checks their headers.
+    `architecture` is the class in config.json, for messages.
 
     Nothing is unpickled, and no name leads out of the directory.
 
@@ -129,7 +138,11 @@ def open_weights(directory: str | pathlib.Path) -> Weights:
     if index := inside(directory, INDEX):
         return _open_shards(directory, index)
     names = sorted(path.name for path in directory.iterdir())
-    pickles = [f"{name} is never unpickled: {_CONVERT}" for name in names if name.endswith(PICKLES)]
+    auto = next(
+        (auto for end, auto in AUTO_CLASSES.items() if architecture.endswith(end)), "AutoModel"
+    )
+    convert = _CONVERT.format(auto=auto)
+    pickles = [f"{name} is never unpickled: {convert}" for name in names if name.endswith(PICKLES)]
     raise ConfigError(
         f"{directory} has neither {SINGLE} nor {INDEX}; it has {', '.join(names[:6]) or 'no files'}: "
         f"{pickles[0] if pickles else 'download the model again, with its safetensors'}"

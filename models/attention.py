@@ -13,7 +13,7 @@ from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask
 from models.layers import Dense, Norm
 from models.logical_axes import with_logical_constraint
-from models.positions import rotate
+from models.positions import apply_rope
 
 # Score of a masked key: far below any other, and finite, so that a query without a visible key
 # (padding) averages all values instead of dividing zero by zero.
@@ -52,15 +52,17 @@ class Attention(nn.Module):
         q = Dense(config, config.num_heads * head_dim, "query", use_bias=use_bias, name="query")(x)
         k = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="key")(y)
         v = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="value")(y)
+        if config.qk_norm_over_heads:
+            q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
         q = q.reshape(*q.shape[:2], config.num_heads, head_dim)  # [B,T,H,K]
         k = k.reshape(*k.shape[:2], num_kv_heads, head_dim)  # [B,S,G,K]
         v = v.reshape(*v.shape[:2], num_kv_heads, head_dim)  # [B,S,G,K]
-        if config.qk_norm:
+        if config.qk_norm and not config.qk_norm_over_heads:
             q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
         if config.positions == "rope":
-            theta = config.rope_theta if self.cross else config.rope_theta_at(self.layer)
-            q = rotate(q, query_inputs.positions, theta)
-            k = rotate(k, key_inputs.positions, theta)
+            layer = None if self.cross else self.layer
+            q = apply_rope(config, q, query_inputs, layer)
+            k = apply_rope(config, k, key_inputs, layer)
         if self.cross:
             mask = make_attention_mask(query_inputs.segment_ids, key_inputs.segment_ids)
         else:
@@ -74,7 +76,8 @@ class Attention(nn.Module):
         dropout = nn.Dropout(
             config.attention_dropout_rate, deterministic=deterministic, name="dropout"
         )
-        scale = head_dim**-0.5 if config.scale_attention else 1.0
+        scale_dim = config.attention_scale_dim or head_dim
+        scale = scale_dim**-0.5 if config.scale_attention else 1.0
         out = dot_product_attention(q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
         out = out.reshape(*out.shape[:2], config.num_heads * head_dim)  # [B,T,HK]
         return Dense(config, config.emb_dim, kind="residual", depth=self.depth, name="out")(out)

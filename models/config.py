@@ -5,10 +5,13 @@ Ranges and choices are metadata of the fields, which training/config.py checks a
 
 from dataclasses import dataclass, field, replace
 
+from models.config_checks import check
+
 VOCAB_MULTIPLE = 128  # one TPU lane tile; also divisible by mesh axes of 2, 4, ... 128
 # Fields that do not change the function from parameters and inputs to logits, up to precision.
 NON_STRUCTURAL_FIELDS = (
-    "dropout_rate", "attention_dropout_rate", "init_std", "dtype", "lm_head_bias_init"
+    "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "init_std", "dtype",
+    "lm_head_bias_init",
 )  # fmt: skip
 
 
@@ -49,7 +52,14 @@ class ModelConfig:
     gated_mlp: bool = option(False, "MLP act(gate x) * (in x): GEGLU, SwiGLU (Shazeer 2020)")
     norm: str = option("layernorm", "normalization", choices=("layernorm", "rmsnorm"))
     norm_position: str = option(
-        "pre", "norm on each sublayer's input, or on the sum after it", choices=("pre", "post")
+        "pre",
+        "norm on each sublayer's input, on the sum after it, on its output before the sum (OLMo 2), or on "
+        "both input and output (Gemma 3)",
+        choices=("pre", "post", "output", "both"),
+    )
+    norm_scale_offset: bool = option(False, "norm scales are 1 + the parameter (Gemma)")
+    parallel_residual: bool = option(
+        False, "attention and MLP read the same states (GPT-NeoX), not one after the other"
     )
     norm_epsilon: float = option(1e-6, "added to the variance", min=0.0)
     embedding_norm: bool = option(False, "normalize the summed embeddings (BERT)")
@@ -70,6 +80,34 @@ class ModelConfig:
     )
     rope_theta: float = option(10_000.0, "base of the RoPE wavelengths", min=1.0)
     local_rope_theta: float = option(0.0, "base in sliding-window layers; 0: rope_theta", min=0.0)
+    rotary_fraction: float = option(
+        1.0, "share of a head's entries that RoPE rotates (GPT-NeoX: 0.25)", min=0.0, max=1.0
+    )
+    rope_scaling: str = option(
+        "none",
+        "how RoPE is stretched to longer sequences; in the global layers alone if others have a window",
+        choices=("none", "linear", "dynamic", "yarn", "llama3", "longrope"),
+    )
+    rope_factor: float = option(1.0, "stretch of rope_scaling", min=1.0)
+    rope_original_length: int = option(
+        0, "positions before stretching (not linear); 0: max_length", min=0
+    )
+    rope_attention_factor: float = option(
+        0.0, "scale of rotated queries and keys (yarn, longrope); 0: the paper's", min=0.0
+    )
+    rope_beta_fast: float = option(32.0, "rotations above which yarn does not stretch", min=0.0)
+    rope_beta_slow: float = option(1.0, "rotations below which yarn stretches fully", min=0.0)
+    rope_truncate: bool = option(True, "yarn rounds the range between the two to whole entries")
+    rope_low_freq_factor: float = option(
+        1.0, "llama3 stretches wavelengths above rope_original_length / this fully", min=0.0
+    )
+    rope_high_freq_factor: float = option(
+        4.0, "llama3 leaves wavelengths below rope_original_length / this as they are", min=0.0
+    )
+    rope_short_factors: tuple = option(
+        (), "longrope's stretch of each wavelength, in texts of at most rope_original_length"
+    )
+    rope_long_factors: tuple = option((), "longrope's stretch in longer texts")
     relative_buckets: int = option(32, "buckets of T5's relative position bias", min=4)
     relative_max_distance: int = option(128, "all longer distances share a bucket", min=2)
     tie_word_embeddings: bool = option(True, "the output embedding is the token embedding")
@@ -82,11 +120,16 @@ class ModelConfig:
     scale_logits_by_emb_dim: bool = option(
         False, "scale the hidden states before the logits by their size^-1/2 (T5 v1.0)"
     )
+    scale_embeddings: bool = option(False, "scale token embeddings by their size^1/2 (Gemma)")
+    attention_scale_dim: int = option(
+        0, "scale scores by this^-1/2 (Gemma's query_pre_attn_scalar); 0: head_dim", min=0
+    )
     scale_attention: bool = option(True, "scale scores by head_dim^-1/2 (False: T5)")
     num_token_types: int = option(
         0, "rows of the token type table (BERT: 2); 0: as many as the objective uses", min=0
     )
     qk_norm: bool = option(False, "normalize each head's query and key (Henry et al. 2020)")
+    qk_norm_over_heads: bool = option(False, "qk_norm over all heads together (OLMo 2)")
     share_encoder_decoder: bool = option(
         False,
         "the decoder uses the encoder's layers and adds cross-attention (Raffel et al. 2020)",
@@ -95,8 +138,14 @@ class ModelConfig:
     global_attn_every_n_layers: int = option(
         0, "layers 0, n, 2n, ... ignore sliding_window (ModernBERT: 3); 0: none does", min=0
     )
+    first_global_layer: int = option(
+        0, "added to those layers' indices (Gemma 3: 5, with every 6th)", min=0
+    )
     dropout_rate: float = option(
-        0.0, "dropout of embeddings and sublayer outputs", min=0.0, max=0.99
+        0.0, "dropout of sublayer outputs and of embeddings", min=0.0, max=0.99
+    )
+    embedding_dropout_rate: float = option(
+        -1.0, "dropout of embeddings; below 0: dropout_rate", min=-1.0, max=0.99
     )
     attention_dropout_rate: float = option(
         0.0, "dropout of attention probabilities", min=0.0, max=0.99
@@ -110,89 +159,9 @@ class ModelConfig:
     )
 
     def __post_init__(self):
-        if self.architecture == "embeddings":
-            if self.has_factorized_embeddings:
-                raise self._error("architecture embedding_size", "set emb_dim instead")
-            return
-        encoder_decoder = self.architecture == "encoder_decoder"
-        if not self.head_dim and self.emb_dim % self.num_heads:
-            raise self._error(
-                "num_heads emb_dim",
-                "num_heads must divide emb_dim; choose a divisor, or set head_dim",
-            )
-        if self.num_heads % self.resolved_num_kv_heads:
-            raise self._error(
-                "num_kv_heads num_heads", "num_kv_heads must divide num_heads; choose a divisor"
-            )
-        if self.positions == "rope" and self.resolved_head_dim % 2:
-            raise self._error(
-                "positions resolved_head_dim", "RoPE needs an even head_dim; choose one"
-            )
-        if self.positions == "sinusoidal" and self.resolved_embedding_size % 2:
-            raise self._error(
-                "positions resolved_embedding_size",
-                "sinusoids need an even size; choose an even emb_dim or embedding_size",
-            )
-        # Half of the buckets hold one distance each. An encoder splits all buckets between left and right;
-        # in an encoder-decoder, the decoder's limit is the stricter one.
-        exact = self.relative_buckets // (4 if self.architecture == "encoder" else 2)
-        bad_buckets = self.relative_buckets % 4 or self.relative_max_distance <= exact
-        if self.positions == "relative" and bad_buckets:
-            raise self._error(
-                "relative_buckets relative_max_distance",
-                f"expected a multiple of 4 and a distance above {exact}; change one of them",
-            )
-        if self.num_decoder_layers and not encoder_decoder:
-            raise self._error(
-                "num_decoder_layers architecture", "only an encoder_decoder has them; set it to 0"
-            )
-        equal_depth = self.num_decoder_layers in (0, self.num_layers)
-        if self.share_encoder_decoder and not (encoder_decoder and equal_depth):
-            raise self._error(
-                "share_encoder_decoder architecture num_layers num_decoder_layers",
-                "expected an encoder_decoder with two stacks of equal depth; set it to False, or "
-                "num_decoder_layers to 0",
-            )
-        if self.scale_logits_by_emb_dim and not self.tie_word_embeddings:
-            raise self._error(
-                "scale_logits_by_emb_dim tie_word_embeddings",
-                "the scale compensates for the scale of a tied embedding; set "
-                "scale_logits_by_emb_dim to False",
-            )
-        if self.global_attn_every_n_layers and not self.sliding_window:
-            raise self._error(
-                "global_attn_every_n_layers sliding_window",
-                "without a window every layer is global; set sliding_window, or "
-                "global_attn_every_n_layers to 0",
-            )
-        two_thetas = self.positions == "rope" and self.global_attn_every_n_layers
-        if self.local_rope_theta and (self.local_rope_theta < 1 or not two_thetas):
-            raise self._error(
-                "local_rope_theta positions global_attn_every_n_layers",
-                "expected at least 1, positions=rope, and both global and sliding-window layers; "
-                "set rope_theta alone",
-            )
-        if self.skip_first_prenorm and self.norm_position != "pre":
-            raise self._error(
-                "skip_first_prenorm norm_position",
-                "post-norm layers have no norm to skip; set it to False",
-            )
-        if self.position_offset and self.positions != "learned":
-            raise self._error(
-                "position_offset positions", "only a learned table has unused rows; set it to 0"
-            )
-        has_own = encoder_decoder and (self.positions == "learned" or self.embedding_norm)
-        if self.separate_decoder_embeddings and not has_own:
-            raise self._error(
-                "separate_decoder_embeddings architecture positions embedding_norm",
-                "expected an encoder_decoder with learned positions or an embedding norm; "
-                "set it to False",
-            )
-
-    def _error(self, names: str, message: str) -> ValueError:
-        """A ValueError that shows these fields or properties (names separated by spaces)."""
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
-        return ValueError(f"model.{values}: {message}")
+        for name in ("rope_short_factors", "rope_long_factors"):  # a config.json has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check(self)
 
     @property
     def resolved_num_kv_heads(self) -> int:
@@ -208,6 +177,16 @@ class ModelConfig:
         return self.embedding_size or self.emb_dim
 
     @property
+    def rotary_dim(self) -> int:
+        """R, the entries of a head that RoPE rotates."""
+        return int(self.resolved_head_dim * self.rotary_fraction)
+
+    @property
+    def resolved_embedding_dropout_rate(self) -> float:
+        rate = self.embedding_dropout_rate
+        return self.dropout_rate if rate < 0 else rate
+
+    @property
     def has_factorized_embeddings(self) -> bool:
         """Whether embeddings are projected to emb_dim (Lan et al. 2020, section 3.1)."""
         return self.resolved_embedding_size != self.emb_dim
@@ -220,12 +199,18 @@ class ModelConfig:
     def sliding_window_at(self, layer: int) -> int:
         """The sliding window of this layer's self-attention; 0: no limit."""
         every = self.global_attn_every_n_layers
-        return 0 if every and layer % every == 0 else self.sliding_window
+        is_global = every and layer % every == self.first_global_layer
+        return 0 if is_global else self.sliding_window
 
     def rope_theta_at(self, layer: int) -> float:
         """The RoPE theta of this layer's self-attention."""
         is_local = self.local_rope_theta and self.sliding_window_at(layer)
         return self.local_rope_theta if is_local else self.rope_theta
+
+    def rope_scaling_at(self, layer: int) -> str:
+        """The RoPE scaling of this layer's self-attention."""
+        is_local = self.global_attn_every_n_layers and self.sliding_window_at(layer)
+        return "none" if is_local else self.rope_scaling
 
     def num_layers_in(self, stack: str) -> int:
         """Layers of the stack 'encoder' or 'decoder'."""
@@ -264,6 +249,8 @@ def resolve_defaults(config: ModelConfig) -> ModelConfig:
     """Replaces each zero that means "use the default" with that default."""
     encoder_decoder = config.architecture == "encoder_decoder"
     two_thetas = config.positions == "rope" and config.global_attn_every_n_layers
+    has_original = config.rope_scaling not in ("none", "linear")
+    original = config.rope_original_length or config.max_length
     return replace(
         config,
         embedding_size=config.resolved_embedding_size,
@@ -271,4 +258,5 @@ def resolve_defaults(config: ModelConfig) -> ModelConfig:
         head_dim=config.resolved_head_dim,
         num_decoder_layers=config.num_layers_in("decoder") if encoder_decoder else 0,
         local_rope_theta=config.local_rope_theta or (config.rope_theta if two_thetas else 0.0),
+        rope_original_length=original if has_original else 0,
     )

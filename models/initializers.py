@@ -18,14 +18,14 @@ def standard_deviations(config: ModelConfig, depth: int = 1) -> dict[str, float]
         the `depth` layers adds to it twice (GPT-2, Radford et al. 2019, section 2.3).
     query: includes head_dim^-1/2 if attention scores are not scaled (T5, Raffel et al. 2020).
     token: 1 if the LM head scales its features down (T5); E^-1/2 if the embedder scales token
-        embeddings up by E^1/2 to match sinusoids (Vaswani et al. 2017, section 3.4).
+        embeddings up by E^1/2, to match sinusoids (Vaswani et al. 2017, section 3.4) or as Gemma does.
     context: 0; word2vec initializes its second table with zeros (word2vec.c, Mikolov et al. 2013).
     """
     std = config.init_std
     token = std
     if config.scale_logits_by_emb_dim:
         token = 1.0
-    elif config.positions == "sinusoidal":
+    elif config.positions == "sinusoidal" or config.scale_embeddings:
         token = config.resolved_embedding_size**-0.5
     return {
         "token": token,

@@ -83,7 +83,10 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         config, shape = self.config, (1,) * (x.ndim - 1) + (-1,)
         dtype, x = x.dtype, x.astype(jnp.float32)
-        scale = self.param("scale", ONES, (x.shape[-1],)).reshape(shape)
+        initial = ZEROS if config.norm_scale_offset else ONES
+        scale = self.param("scale", initial, (x.shape[-1],)).reshape(shape)
+        if config.norm_scale_offset:
+            scale = scale + jnp.float32(1)
         if config.norm == "layernorm":
             x = x - x.mean(axis=-1, keepdims=True)
         variance = jnp.square(x).mean(axis=-1, keepdims=True)

@@ -56,7 +56,7 @@ class Embedder(nn.Module):
             self.norm = Norm(config)
             if config.separate_decoder_embeddings:
                 self.decoder_norm = Norm(config)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = nn.Dropout(config.resolved_embedding_dropout_rate)
 
     def __call__(
         self, inputs: ModelInputs, deterministic: bool = True, decoder: bool = False
@@ -75,6 +75,8 @@ class Embedder(nn.Module):
         elif config.positions == "sinusoidal":
             size = config.resolved_embedding_size
             x = x * size**0.5 + sinusoids(inputs.positions, size)
+        if config.scale_embeddings:
+            x = x * config.resolved_embedding_size**0.5
         if config.num_token_types:
             types = inputs.token_type_ids
             x = x + self.types(jnp.zeros_like(inputs.tokens) if types is None else types)

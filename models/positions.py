@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.config import ModelConfig
+from models.inputs import ModelInputs
+
 
 def sinusoids(positions: jax.Array, dim: int) -> jax.Array:
     """int32[B,T] -> float32[B,T,dim], alternating sine and cosine (Vaswani et al. 2017, section 3.5)."""
@@ -15,16 +18,107 @@ def sinusoids(positions: jax.Array, dim: int) -> jax.Array:
     return pairs.reshape(*positions.shape, dim)
 
 
+def apply_rope(
+    config: ModelConfig, x: jax.Array, inputs: ModelInputs, layer: int | None
+) -> jax.Array:
+    """Rotary embedding of queries or keys x[B,T,H,K], as layer `layer` has it (None: cross-attention).
+
+    Entries after the first `rotary_dim` of each head stay as they are (GPT-NeoX).
+    """
+    theta = config.rope_theta if layer is None else config.rope_theta_at(layer)
+    scaling = config.rope_scaling if layer is None else config.rope_scaling_at(layer)
+    size = config.rotary_dim
+    rotated, rest = x[..., :size], x[..., size:]
+    if scaling == "none":
+        rotated = rotate(rotated, inputs.positions, theta)
+    else:
+        frequencies, scale = _scaled_frequencies(config, scaling, theta, inputs)
+        angles = inputs.positions.astype(jnp.float32)[..., None] * frequencies
+        rotated = _rotate(rotated, angles, scale)
+    return rotated if size == x.shape[-1] else jnp.concatenate([rotated, rest], axis=-1)
+
+
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
     """Rotary embedding (RoPE; Su et al. 2021) of x[B,T,H,K] at positions int32[B,T].
 
     Entry i is paired with entry i + K/2, as in Llama and GPT-NeoX (not with its neighbor).
     """
-    angles = _angles(positions, x.shape[-1], theta)[:, :, None, :]  # [B,T,1,K/2]
+    return _rotate(x, _angles(positions, x.shape[-1], theta))
+
+
+def _rotate(x, angles, scale=1.0):
+    """x[B,T,H,R] turned by angles[B,T,R/2], and scaled."""
+    angles = angles[:, :, None, :]
     sine, cosine = jnp.sin(angles), jnp.cos(angles)
+    if scale != 1.0:
+        sine, cosine = sine * jnp.float32(scale), cosine * jnp.float32(scale)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = [first * cosine - second * sine, second * cosine + first * sine]
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+def _scaled_frequencies(config, scaling, theta, inputs):
+    """(radians per position, float32 [1,1,R/2] or [B,T,R/2]; scale of rotated queries and keys).
+
+    linear: Chen et al. 2023. dynamic: theta grows with the text (NTK-aware scaling). yarn: Peng et al.
+    2023, section 3.2. llama3: Llama 3.1. longrope: Ding et al. 2024. The last of dynamic and longrope
+    go by the length of each segment, so that packed texts do not change each other.
+    """
+    size, factor = config.rotary_dim, config.rope_factor
+    original = config.rope_original_length or config.max_length
+    exponents = np.arange(0, size, 2) / size
+    plain, scale = theta**-exponents, 1.0
+    if scaling == "linear":
+        found = plain / factor
+    elif scaling == "dynamic":
+        lengths = jnp.maximum(segment_lengths(inputs), original).astype(jnp.float32)[..., None]
+        growth = lengths * jnp.float32(factor / original) - jnp.float32(factor - 1)
+        bases = jnp.float32(theta) * growth ** jnp.float32(size / (size - 2))
+        return bases ** jnp.asarray(-exponents, jnp.float32).reshape(1, 1, -1), scale
+    elif scaling == "llama3":
+        turns = original * plain / (2 * np.pi)  # over the original length
+        low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        found = plain * (kept + (1 - kept) / factor)
+    elif scaling == "yarn":
+        kept = 1 - _yarn_ramp(config, theta, original)
+        found = plain * (kept + (1 - kept) / factor)
+        scale = config.rope_attention_factor or 0.1 * np.log(factor) + 1
+    else:
+        short, long = (
+            jnp.asarray(plain / np.array(factors), jnp.float32).reshape(1, 1, -1)
+            for factors in (config.rope_short_factors, config.rope_long_factors)
+        )
+        scale = config.rope_attention_factor or np.sqrt(1 + np.log(factor) / np.log(original))
+        is_long = (segment_lengths(inputs) > original)[..., None]
+        return jnp.where(is_long, long, short), float(scale)
+    return jnp.asarray(found, jnp.float32).reshape(1, 1, -1), float(scale)
+
+
+def _yarn_ramp(config, theta, original):
+    """float64[R/2] from 0 (a wavelength that is kept) to 1 (stretched by the factor)."""
+    size = config.rotary_dim
+
+    def entry(rotations):
+        """The entry that turns so many times over the original length."""
+        return size * np.log(original / (rotations * 2 * np.pi)) / (2 * np.log(theta))
+
+    low, high = entry(config.rope_beta_fast), entry(config.rope_beta_slow)
+    if config.rope_truncate:
+        low, high = np.floor(low), np.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    return np.clip((np.arange(size // 2) - low) / ((high - low) or 0.001), 0, 1)
+
+
+def segment_lengths(inputs: ModelInputs) -> jax.Array:
+    """int32[B,T]: the length of each position's segment, by the position of its last token."""
+    index = jnp.broadcast_to(
+        jnp.arange(inputs.positions.shape[-1], dtype=jnp.int32), inputs.positions.shape
+    )
+    is_last = jnp.diff(inputs.segment_ids, append=-1) != 0
+    last = jnp.where(is_last, index, jnp.int32(inputs.positions.shape[-1]))
+    last = jax.lax.cummin(last, axis=1, reverse=True)
+    return jnp.take_along_axis(inputs.positions, last, axis=1) + jnp.int32(1)
 
 
 def _angles(positions: jax.Array, dim: int, theta: float) -> jax.Array:

@@ -38,9 +38,14 @@ class TransformerLayer(nn.Module):
                 self.self_attention_norm = Norm(config)
             self.mlp = Mlp(config, depth)
             self.mlp_norm = Norm(config)
+            if config.norm_position == "both":
+                self.self_attention_output_norm = Norm(config)
+                self.mlp_output_norm = Norm(config)
         if self.cross:
             self.cross_attention = Attention(config, depth, cross=True)
             self.cross_attention_norm = Norm(config)
+            if config.norm_position == "both":
+                self.cross_attention_output_norm = Norm(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
     @property
@@ -65,15 +70,19 @@ class TransformerLayer(nn.Module):
             return self.cross_attention(x, encoded, inputs, encoder_inputs, None, deterministic)
 
         first_norm = owner.self_attention_norm if self.has_self_attention_norm else lambda x: x
-        sublayers = [(first_norm, self_attention), (owner.mlp_norm, owner.mlp)]
+        sublayers = [("self_attention", owner, first_norm, self_attention)]
         if self.cross:
-            sublayers.insert(1, (self.cross_attention_norm, cross_attention))
-        for norm, sublayer in sublayers:
-            if self.config.norm_position == "pre":
-                x = x + self.dropout(sublayer(norm(x)), deterministic=deterministic)
-            else:
-                x = norm(x + self.dropout(sublayer(x), deterministic=deterministic))
-            x = with_logical_constraint(x, "BTD")
+            norm = self.cross_attention_norm
+            sublayers.append(("cross_attention", self, norm, cross_attention))
+        sublayers.append(("mlp", owner, owner.mlp_norm, owner.mlp))
+        position, states = self.config.norm_position, x
+        for name, module, norm, sublayer in sublayers:
+            states = states if self.config.parallel_residual else x
+            y = sublayer(norm(states) if position in ("pre", "both") else states)
+            if position in ("output", "both"):
+                y = (norm if position == "output" else getattr(module, f"{name}_output_norm"))(y)
+            x = x + self.dropout(y, deterministic=deterministic)
+            x = with_logical_constraint(norm(x) if position == "post" else x, "BTD")
         return x
 
 
@@ -95,7 +104,7 @@ class RelativeBias(nn.Module):
 
 
 class TransformerStack(nn.Module):
-    """The layers of one stack: [B,T,D] -> [B,T,D], with a final norm if the layers are pre-norm.
+    """The layers of one stack: [B,T,D] -> [B,T,D], with a final norm unless the layers are post-norm.
 
     The relative biases of an encoder distinguish left from right; those of a decoder cover only the
     left. Each stack therefore has its own, even if a decoder uses an encoder's layers (`shared`).
@@ -113,7 +122,7 @@ class TransformerStack(nn.Module):
         for i in range(depth):
             shared = None if self.shared is None else getattr(self.shared, f"layer_{i}")
             setattr(self, f"layer_{i}", TransformerLayer(config, depth, i, self.cross, shared))
-        if config.norm_position == "pre" and self.shared is None:
+        if config.norm_position != "post" and self.shared is None:
             self.final_norm = Norm(config)
 
     def __call__(
@@ -129,6 +138,6 @@ class TransformerStack(nn.Module):
         for i in range(config.num_layers_in(self.stack)):
             layer = getattr(self, f"layer_{i}")
             x = layer(x, inputs, bias, encoded, encoder_inputs, deterministic)
-        if config.norm_position == "pre":
+        if config.norm_position != "post":
             x = (self if self.shared is None else self.shared).final_norm(x)
         return x

@@ -168,7 +168,7 @@ def write_tokenizer(directory):
     """Writes a word tokenizer to a Hugging Face directory. It has fewer tokens than the models here,
     and the special tokens of its model_type."""
     model_type = json.loads((directory / "config.json").read_text())["model_type"]
-    special_tokens = TAGS if model_type in ("roberta", "bart") else BRACKETS
+    special_tokens = TAGS if model_type in ("roberta", "bart", "xlm-roberta") else BRACKETS
     specials = list(dict.fromkeys(special_tokens.values()))
     words = [*specials, *(f"w{i}" for i in range(len(specials), VOCAB_SIZE - 2))]
     vocabulary = {word: number for number, word in enumerate(words)}

@@ -115,6 +115,10 @@ CHOICES = [
                "model.local_rope_theta": 100.0}),
     (BOTH, {"model.positions": "learned", "model.separate_decoder_embeddings": True}),
     (DECODER, {"model.use_bias": False, "training.ema_decay": 0.9}),
+    (DECODER, {"model.rope_scaling": "yarn", "model.rope_factor": 2.0}),
+    (DECODER, {"model.rope_scaling": "llama3", "model.rope_factor": 2.0}),
+    (DECODER, {"model.rope_scaling": "longrope", "model.rope_short_factors": (1.0,) * 8,
+               "model.rope_long_factors": (2.0,) * 8}),
 ]  # fmt: skip
 
 

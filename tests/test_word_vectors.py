@@ -15,7 +15,7 @@ from data import tokenizer as tokenizers
 from data import vectors
 from data.vectors import Vectors
 from tools import convert, evaluate, inspect, word_vectors
-from training import checkpoint, cli, init_from, sharding
+from training import checkpoint, cli, sharding
 from training import config as configs
 from training.config import ConfigError
 from training.param_rules import flatten_params, unflatten_params
@@ -114,12 +114,12 @@ def test_export_and_import_keep_every_vector(folder, tmp_path, name):
     path, run = str(tmp_path / name), str(tmp_path / "run")
     count = convert.to_vectors(str(folder / "words"), path)
     read = vectors.read(path)
-    table = init_from.load_token_embedding(folder / "words", 6)
+    table = word_vectors.load_token_embedding(folder / "words", 6)
     tokenizer = tokenizers.load(folder / "words/tokenizer.json")
     assert len(read.words) == count and read.words[0] == tokenizer.token(113)
     np.testing.assert_array_equal(read.table, table[113 : 113 + count])
     convert.from_vectors(path, run)
-    again = init_from.load_token_embedding(*checkpoint.resolve_checkpoint(run))
+    again = word_vectors.load_token_embedding(*checkpoint.resolve_checkpoint(run))
     np.testing.assert_array_equal(again[113 : 113 + count], read.table)
     with pytest.raises(ConfigError, match="is not empty"):
         convert.from_vectors(path, run)

@@ -66,6 +66,7 @@ from data import vectors
 from huggingface.convert import from_hf, to_hf  # noqa: F401  two of the commands
 from models.config import ModelConfig, complete_config
 from models.initializers import initializer
+from tools import word_vectors
 from training import checkpoint, init_from, paths, run_directory
 from training.config import ConfigError
 from training.param_rules import unflatten_params
@@ -103,7 +104,7 @@ def to_vectors(run: str, path: str, header: bool = True) -> int:
     """Writes the vectors of a run's regular tokens, in the order of their ids; returns their number."""
     folder, step = checkpoint.resolve_checkpoint(run)
     tokenizer = tokenizers.load(folder / "tokenizer.json")
-    table = init_from.load_token_embedding(folder, step)
+    table = word_vectors.load_token_embedding(folder, step)
     ranges = tokenizer.special_ids()["regular_token_ranges"]
     ids = np.concatenate([np.arange(low, high) for low, high in ranges])
     vectors.write(path, [tokenizer.token(i) for i in ids], table[ids], header)

@@ -33,11 +33,11 @@ class Subject:
     def words(self) -> word_vectors.Words:
         """The token embedding with its tokenizer."""
         if self.run:
-            from training import checkpoint, init_from
+            from training import checkpoint
 
             run, step = checkpoint.resolve_checkpoint(self.run)
             tokenizer = tokenizers.load(run / "tokenizer.json")
-            return word_vectors.Words(tokenizer, init_from.load_token_embedding(run, step))
+            return word_vectors.Words(tokenizer, word_vectors.load_token_embedding(run, step))
         read = vectors.read(self.file, self.max_vectors)
         tokenizer = read.tokenizer()
         ids, rows = read.rows(tokenizer)

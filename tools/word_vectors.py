@@ -175,3 +175,24 @@ def _lines(path):
                 ) from error
             if text:
                 yield number, text
+
+
+def load_token_embedding(run, step) -> np.ndarray:
+    """The token embedding float32[V, E] of a checkpoint, on the host; V may be padded."""
+    import jax
+
+    from training import checkpoint
+    from training.config import ConfigError
+    from training.init_from import TOKEN_EMBEDDING
+    from training.param_rules import flatten_params, unflatten_params
+
+    found = checkpoint.params_metadata(run, step)
+    if TOKEN_EMBEDDING not in found:
+        raise ConfigError(
+            f"{run} has no {TOKEN_EMBEDDING}; expected a run of train.py or finetune.py"
+        )
+    leaf = found[TOKEN_EMBEDDING]
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {TOKEN_EMBEDDING: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)}
+    read = checkpoint.read_params(f"{run}/checkpoints", step, unflatten_params(wanted))
+    return np.asarray(flatten_params(read)[TOKEN_EMBEDDING])

@@ -297,12 +297,26 @@ def _with_new_rows(params, fresh, vocab_size, shardings, is_loaded):
     return merge_params(unflatten_params({TOKEN_EMBEDDING: rows}), params)
 
 
+def published(source: InitSource) -> dict:
+    """The entry of the manifest with what an export needs of the Hugging Face directory that the run
+    starts from, directly or through other runs; {} without one."""
+    manifest = run_directory.read_manifest(source.run) if source.run else {}
+    origin = manifest.get("huggingface") or manifest.get("published") or {}
+    kept = {key: origin[key] for key in ("model_type", "generation", "config") if key in origin}
+    return {"published": kept} if kept else {}
+
+
 def _published_head(run, task):
     """(for each label of the task its index in a published head, or [] if the head is dropped; notes)."""
     manifest = run_directory.read_manifest(run)
     origin, labels = manifest.get("huggingface", {}), manifest.get("labels", [])
     if not labels or origin.get("head") != task.name:
         return [], []
+    kind = origin.get("problem_type", task.task.hf_problem_type)
+    if kind != task.task.hf_problem_type:
+        return [], [
+            f"the published head is dropped: its problem_type is {kind}, which this task is not"
+        ]
     if sorted(labels) != sorted(task.label_names):
         return [], [
             f"the published head is dropped: its labels are {', '.join(labels[:6])}, those of the task "
@@ -374,17 +388,3 @@ def _describe_source(source, use_ema):
     if not use_ema:
         return f"parameters of {source.name}, not averaged (init_ema=False)"
     return f"averaged parameters of {source.name} ({count} tensors)"
-
-
-def load_token_embedding(run, step) -> np.ndarray:
-    """The token embedding float32[V, E] of a checkpoint, on the host; V may be padded."""
-    found = checkpoint.params_metadata(run, step)
-    if TOKEN_EMBEDDING not in found:
-        raise ConfigError(
-            f"{run} has no {TOKEN_EMBEDDING}; expected a run of train.py or finetune.py"
-        )
-    leaf = found[TOKEN_EMBEDDING]
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = {TOKEN_EMBEDDING: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)}
-    read = checkpoint.read_params(f"{run}/checkpoints", step, unflatten_params(wanted))
-    return np.asarray(flatten_params(read)[TOKEN_EMBEDDING])

@@ -195,9 +195,10 @@ class ModelOverrides:
     def apply(self, pretrained: ModelConfig) -> ModelConfig:
         """The pretrained ModelConfig with the fields that are set here."""
         values = dataclasses.asdict(self)
-        return dataclasses.replace(
-            pretrained, **{name: value for name, value in values.items() if value not in ("", -1.0)}
-        )
+        values = {name: value for name, value in values.items() if value not in ("", -1.0)}
+        if "dropout_rate" in values:  # that of embeddings too
+            values["embedding_dropout_rate"] = -1.0
+        return dataclasses.replace(pretrained, **values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,14 @@
 positions and embedding norm.
 """
 
-from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey, equal_keys
+from huggingface.config_mapping import (
+    ACTIVATIONS,
+    ConfigKey,
+    CustomKey,
+    FixedKey,
+    equal_keys,
+    training,
+)
 from huggingface.family import VOCAB, ArrayTransform, Family, ParamMap, attention, dense, norm
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -59,6 +66,7 @@ BART = Family(
         FixedKey("scale_embedding", False),
         FixedKey("tie_word_embeddings", True),
         FixedKey("is_encoder_decoder", True),
+        FixedKey("is_decoder", False),
     ],
     fixed={
         "architecture": "encoder_decoder",
@@ -73,6 +81,32 @@ BART = Family(
         "model.encoder.embed_tokens.weight": "model.shared.weight",
         "model.decoder.embed_tokens.weight": "model.shared.weight",
     },
+    aliases={
+        "num_attention_heads": "encoder_attention_heads",
+        "hidden_size": "d_model",
+        "num_hidden_layers": "encoder_layers",
+    },
+    unused={
+        **training("activation_dropout", "encoder_layerdrop", "decoder_layerdrop"),
+        "forced_eos_token_id": "an option of generation, kept for the export",
+        **dict.fromkeys(
+            (
+                "add_bias_logits",
+                "add_final_layer_norm",
+                "normalize_before",
+                "normalize_embedding",
+                "static_position_embeddings",
+                "extra_pos_embeddings",
+                "force_bos_token_to_be_generated",
+            ),
+            "of older versions, which transformers no longer reads",
+        ),
+    },
+    num_labels=3,
+    start=2,
+    head_dropout_key="classifier_dropout",
+    optional=("final_logits_bias",),
+    ignored=(r"model\.(encoder|decoder)\.version",),
     head_needs={
         "classification": {
             "pooler": True,

@@ -18,7 +18,7 @@ _TOKEN_TYPES = ConfigKey("type_vocab_size", "num_token_types", 2)
 CONFIG_KEYS = [
     ConfigKey("vocab_size", "vocab_size", 30522),
     ConfigKey("max_position_embeddings", "max_length", 512),
-    CustomKey(_TOKEN_TYPES.fields, _TOKEN_TYPES.read, _write_token_types),
+    CustomKey(_TOKEN_TYPES.fields, _TOKEN_TYPES.read, _write_token_types, (_TOKEN_TYPES.hf,)),
     ConfigKey("num_hidden_layers", "num_layers", 12),
     ConfigKey("hidden_size", "emb_dim", 768),
     ConfigKey("num_attention_heads", "num_heads", 12),
@@ -92,5 +92,6 @@ BERT = Family(
     },
     legacy_suffixes=LEGACY_SUFFIXES,
     ignored=IGNORED,
+    head_dropout_key="classifier_dropout",
     head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
 )

@@ -1,6 +1,6 @@
 """DistilBERT (Sanh et al. 2019): BERT without token types, under other names."""
 
-from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey
+from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, training
 from huggingface.families import bert
 from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
 
@@ -43,11 +43,19 @@ DISTILBERT = Family(
         ConfigKey("attention_dropout", "attention_dropout_rate", 0.1),
         ConfigKey("initializer_range", "init_std", 0.02),
         FixedKey("tie_word_embeddings", True),
-        # Not read: sinusoids, where a model has them, are rows of its position table.
-        CustomKey((), lambda config: {}, lambda model: {"sinusoidal_pos_embds": False}),
     ],
     fixed={**bert.FIXED, "norm_epsilon": 1e-12},
     tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     ignored=bert.IGNORED,
+    aliases={
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+    },
+    unused={
+        "sinusoidal_pos_embds": "sinusoids, where a model has them, are rows of its position table",
+        **training("qa_dropout"),
+    },
+    head_dropout_key="seq_classif_dropout",
     head_needs={"classification": {"pooler": True, "pooler_activation": "relu", "pooling": "cls"}},
 )

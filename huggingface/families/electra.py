@@ -2,9 +2,11 @@
 language model; the discriminator predicts for each token whether it was replaced.
 """
 
-from huggingface.config_mapping import ConfigKey
+from huggingface.config_mapping import ConfigKey, of_other_classes
 from huggingface.families import bert
 from huggingface.family import VOCAB, Family, ParamMap, dense, norm
+
+_OWN = (("activation",), ("emb_dim",), ("num_heads",), ("mlp_dim",))  # other values or defaults
 
 ELECTRA = Family(
     model_type="electra",
@@ -27,12 +29,19 @@ ELECTRA = Family(
         *dense("heads/classification/output", "classifier.out_proj"),
     ],
     config_keys=[
-        *(key for key in bert.CONFIG_KEYS if key.fields != ("activation",)),
+        *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
+        ConfigKey("hidden_size", "emb_dim", 256),
+        ConfigKey("num_attention_heads", "num_heads", 4),
+        ConfigKey("intermediate_size", "mlp_dim", 1024),
         ConfigKey("embedding_size", "embedding_size", 128),
         ConfigKey("hidden_act", "activation", "gelu", {"gelu": "gelu"}),  # the LM head's is fixed
     ],
     fixed=bert.FIXED,
     tied={"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"},
     ignored=bert.IGNORED,
+    unused=of_other_classes(
+        "summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"
+    ),
+    head_dropout_key="classifier_dropout",
     head_needs={"classification": {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"}},
 )

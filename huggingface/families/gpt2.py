@@ -2,7 +2,14 @@
 Kernels are [in, out], as ours; query, key and value are one tensor.
 """
 
-from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey
+from huggingface.config_mapping import (
+    ACTIVATIONS,
+    ConfigKey,
+    FixedKey,
+    dropout_keys,
+    numerics,
+    of_other_classes,
+)
 from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, dense, norm
 
 LAYER, HF_LAYER = "decoder/layer_{i}", "transformer.h.{i}"
@@ -48,7 +55,7 @@ GPT2 = Family(
         ConfigKey("activation_function", "activation", "gelu_new", ACTIVATIONS),
         ConfigKey("layer_norm_epsilon", "norm_epsilon", 1e-5),
         ConfigKey("tie_word_embeddings", "tie_word_embeddings", True),
-        ConfigKey(("resid_pdrop", "embd_pdrop"), "dropout_rate", 0.1),
+        dropout_keys("resid_pdrop", "embd_pdrop", 0.1),
         ConfigKey("attn_pdrop", "attention_dropout_rate", 0.1),
         ConfigKey("initializer_range", "init_std", 0.02),
         FixedKey("scale_attn_weights", True),
@@ -58,5 +65,22 @@ GPT2 = Family(
     fixed={"architecture": "decoder"},
     tied={"lm_head.weight": "transformer.wte.weight"},
     ignored=(r".*\.attn\.(masked_)?bias",),
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
+    unused={
+        **of_other_classes(
+            "summary_type",
+            "summary_use_proj",
+            "summary_activation",
+            "summary_proj_to_labels",
+            "summary_first_dropout",
+        ),
+        **numerics("reorder_and_upcast_attn"),
+        "n_ctx": "the older name of n_positions, which transformers no longer reads",
+    },
     head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
 )

@@ -2,13 +2,22 @@
 layers alternate between global and sliding-window attention, each with its own rope theta.
 """
 
-from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey, equal_keys
+from huggingface.config_mapping import (
+    ACTIVATIONS,
+    ConfigKey,
+    CustomKey,
+    FixedKey,
+    disagreement,
+    equal_keys,
+    numerics,
+    training,
+)
 from huggingface.family import TRANSPOSE, VOCAB, Family, ParamMap, dense, norm
+from huggingface.rope import TWO_ROPES_FIELDS, read_two_ropes, write_two_ropes
 
 LAYER, HF_LAYER = "encoder/layer_{i}", "model.layers.{i}"
 GLOBAL, LOCAL = "full_attention", "sliding_attention"  # layer types
 _THETA_KEYS = {GLOBAL: ("global_rope_theta", 160_000.0), LOCAL: ("local_rope_theta", 10_000.0)}
-_FIELDS = ("rope_theta", "local_rope_theta", "sliding_window", "global_attn_every_n_layers")
 
 
 def _joined(native, names, hf):
@@ -22,24 +31,33 @@ def _layer_types(num_layers, every):
 
 
 def _read_attention(config):
-    num_layers = config.get("num_hidden_layers", 22)
-    every = config.get("global_attn_every_n_layers") or 3
-    types = config.get("layer_types") or _layer_types(num_layers, every)
+    num_layers, every = (
+        config.get("num_hidden_layers", 22),
+        config.get("global_attn_every_n_layers"),
+    )
+    types = config.get("layer_types") or _layer_types(num_layers, every or 3)
+    if every and types != _layer_types(num_layers, every):
+        raise ValueError(disagreement({"layer_types": types, "global_attn_every_n_layers": every}))
     every = next((i for i, each in enumerate(types) if i and each == GLOBAL), num_layers + 1)
     if types != _layer_types(num_layers, every):
         raise ValueError(
-            f"layer_types={types!r} (expected {GLOBAL!r} first and at equal intervals)"
+            f"layer_types={str(types)[:60]} (expected {GLOBAL!r} first and at equal intervals in "
+            f"num_hidden_layers={num_layers})"
         )
-    theta = {}
-    for kind, (key, default) in _THETA_KEYS.items():
-        rope = (config.get("rope_parameters") or {}).get(kind) or {}
-        if rope.get("rope_type", "default") != "default":
-            raise ValueError(f"rope_parameters={config['rope_parameters']!r} (expected 'default')")
-        theta[kind] = float(rope.get("rope_theta") or config.get(key) or default)
+    rope = read_two_ropes(config, GLOBAL, LOCAL, _THETA_KEYS)
+    width = config.get("local_attention")
+    half = config.get("sliding_window")  # of transformers: a property, half of local_attention
+    if half is not None and width not in (None, 2 * half):
+        raise ValueError(disagreement({"local_attention": width, "sliding_window": half}))
     if every == 1:
-        return dict(zip(_FIELDS, (theta[GLOBAL], 0.0, 0, 0), strict=True))
-    window = config.get("local_attention", 128) // 2 + 1  # as many on each side, and the token
-    return dict(zip(_FIELDS, (theta[GLOBAL], theta[LOCAL], window, every), strict=True))
+        return rope | {
+            "local_rope_theta": 0.0,
+            "sliding_window": 0,
+            "global_attn_every_n_layers": 0,
+        }
+    width = 128 if width is None else width
+    window = (width // 2 if half is None else half) + 1  # as many on each side, and the token
+    return rope | {"sliding_window": window, "global_attn_every_n_layers": every}
 
 
 def _write_attention(model):
@@ -48,17 +66,27 @@ def _write_attention(model):
         raise ValueError(
             f"model.global_attn_every_n_layers=0 with sliding_window={window} (expected at least 1)"
         )
-    theta = {GLOBAL: model.rope_theta, LOCAL: model.local_rope_theta or model.rope_theta}
     return {
         "global_attn_every_n_layers": every or 1,
         "layer_types": _layer_types(model.num_layers, every or 1),
         "local_attention": 2 * (window - 1) if window else 128,
-        **{key: theta[kind] for kind, (key, _) in _THETA_KEYS.items()},
-        "rope_parameters": {
-            kind: {"rope_type": "default", "rope_theta": value} for kind, value in theta.items()
-        },
+        **write_two_ropes(model, GLOBAL, LOCAL, _THETA_KEYS),
     }
 
+
+_ATTENTION = CustomKey(
+    (*TWO_ROPES_FIELDS, "sliding_window", "global_attn_every_n_layers"),
+    _read_attention,
+    _write_attention,
+    ("rope_parameters", "global_rope_theta", "local_rope_theta", "layer_types", "local_attention",
+     "global_attn_every_n_layers", "sliding_window", "rope_scaling"),
+)  # fmt: skip
+_DROPOUT = CustomKey(
+    ("embedding_dropout_rate",),
+    lambda config: {"embedding_dropout_rate": config.get("embedding_dropout", 0.0) or -1.0},
+    lambda model: {"embedding_dropout": model.resolved_embedding_dropout_rate},
+    ("embedding_dropout",),
+)
 
 MODERNBERT = Family(
     model_type="modernbert",
@@ -101,8 +129,8 @@ MODERNBERT = Family(
         ),
         ConfigKey("norm_eps", "norm_epsilon", 1e-5),
         ConfigKey("decoder_bias", "lm_head_bias", True),
-        CustomKey(_FIELDS, _read_attention, _write_attention),
-        ConfigKey("embedding_dropout", "dropout_rate", 0.0),
+        _ATTENTION,
+        _DROPOUT,
         ConfigKey("attention_dropout", "attention_dropout_rate", 0.0),
         ConfigKey("initializer_range", "init_std", 0.02),
         FixedKey("tie_word_embeddings", True),
@@ -119,5 +147,18 @@ MODERNBERT = Family(
     head_needs={
         "classification": {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True}
     },
+    unused={
+        **training("mlp_dropout", "initializer_cutoff_factor"),
+        **numerics("deterministic_flash_attn", "reference_compile"),
+        **dict.fromkeys(
+            ("sparse_prediction", "sparse_pred_ignore_index"),
+            "which positions have logits in training",
+        ),
+        **dict.fromkeys(
+            ("layer_norm_eps", "position_embedding_type", "gradient_checkpointing"),
+            "in published files, and read by no version of transformers",
+        ),
+    },
+    head_dropout_key="classifier_dropout",
     pooling_key=("classifier_pooling", ("cls", "mean")),
 )

@@ -1,6 +1,8 @@
-"""RoBERTa (Liu et al. 2019) and DistilRoBERTa: BERT with one token type and a position table whose
-first rows are unused.
+"""RoBERTa (Liu et al. 2019), DistilRoBERTa and XLM-RoBERTa (Conneau et al. 2020): BERT with one token type
+and a position table whose first rows are unused.
 """
+
+import dataclasses
 
 from huggingface.config_mapping import ConfigKey, CustomKey
 from huggingface.families import bert
@@ -25,14 +27,21 @@ def _write_positions(model):
     return {"max_position_embeddings": rows, "pad_token_id": model.position_offset - 1}
 
 
+_OWN = (("max_length",), ("activation",), ("vocab_size",))  # other values or defaults
+
+
+def _classes(name):
+    return {
+        f"{name}ForMaskedLM": "lm pair/pooler?",
+        f"{name}ForSequenceClassification": "classification",
+        f"{name}Model": "pair/pooler?",
+    }
+
+
 ROBERTA = Family(
     model_type="roberta",
     prefix="roberta.",
-    classes={
-        "RobertaForMaskedLM": "lm pair/pooler?",
-        "RobertaForSequenceClassification": "classification",
-        "RobertaModel": "pair/pooler?",
-    },
+    classes=_classes("Roberta"),
     params=[
         *bert.trunk("roberta."),
         *dense("heads/lm/transform", "lm_head.dense"),
@@ -43,8 +52,14 @@ ROBERTA = Family(
         *dense("heads/classification/output", "classifier.out_proj"),
     ],
     config_keys=[
-        *(key for key in bert.CONFIG_KEYS if key.fields not in (("max_length",), ("activation",))),
-        CustomKey(("position_offset", "max_length"), _read_positions, _write_positions),
+        *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
+        ConfigKey("vocab_size", "vocab_size", 50265),
+        CustomKey(
+            ("position_offset", "max_length"),
+            _read_positions,
+            _write_positions,
+            ("max_position_embeddings", "pad_token_id"),
+        ),
         ConfigKey("hidden_act", "activation", "gelu", {"gelu": "gelu"}),  # the LM head's is fixed
     ],
     fixed=bert.FIXED,
@@ -53,5 +68,16 @@ ROBERTA = Family(
         "lm_head.decoder.bias": "lm_head.bias",
     },
     ignored=bert.IGNORED,
+    head_dropout_key="classifier_dropout",
     head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
+)
+XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", classes=_classes("XLMRoberta"))
+XLM_ROBERTA = dataclasses.replace(
+    ROBERTA,
+    model_type="xlm-roberta",
+    classes=_classes("XLMRoberta"),
+    config_keys=[
+        key._replace(default=30522) if key.hf == "vocab_size" else key
+        for key in ROBERTA.config_keys
+    ],
 )

@@ -1,8 +1,8 @@
 """StarCoder2 (Lozhkov et al. 2024): GPT-2's layers with RoPE. model_type "starcoder2"."""
 
-from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey
-from huggingface.families.llama import ROPE_THETA
+from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, dropout_keys
 from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, attention, dense, norm
+from huggingface.rope import rope_key
 
 LAYER, HF_LAYER = "decoder/layer_{i}", "model.layers.{i}"
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", **ACTIVATIONS}  # the first spelling is written
@@ -39,15 +39,13 @@ STARCODER2 = Family(
         ConfigKey("intermediate_size", "mlp_dim", 12288),
         ConfigKey("hidden_act", "activation", "gelu_pytorch_tanh", _ACTIVATIONS),
         ConfigKey("norm_epsilon", "norm_epsilon", 1e-5),
-        ConfigKey(ROPE_THETA, "rope_theta", 10_000.0),
+        rope_key(),
         ConfigKey("sliding_window", "sliding_window", 0, null=0),
         ConfigKey("tie_word_embeddings", "tie_word_embeddings", True),
-        ConfigKey(("residual_dropout", "embedding_dropout"), "dropout_rate", 0.0),
+        dropout_keys("residual_dropout", "embedding_dropout", 0.0),
         ConfigKey("attention_dropout", "attention_dropout_rate", 0.0),
         ConfigKey("initializer_range", "init_std", 0.018042),
         FixedKey("use_bias", True),
-        FixedKey("rope_parameters.rope_type", "default"),
-        FixedKey("rope_scaling", None),
     ],
     fixed={"architecture": "decoder", "positions": "rope"},
     tied={"lm_head.weight": "model.embed_tokens.weight"},

@@ -1,22 +1,82 @@
-"""T5 v1.0 (Raffel et al. 2020), v1.1 and Flan-T5 (its releases after Shazeer 2020). model_type "t5".
+"""T5 v1.0 (Raffel et al. 2020), v1.1 and Flan-T5 (its releases after Shazeer 2020), mT5 (Xue et al. 2021).
 No biases; the relative position bias of a stack is stored in its first layer.
 """
 
-from huggingface.config_mapping import ConfigKey, FixedKey
+import dataclasses
+
+from huggingface.config_mapping import (
+    ACTIVATIONS,
+    ConfigKey,
+    CustomKey,
+    FixedKey,
+    disagreement,
+    training,
+)
 from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, attention, dense, norm
 
 ENCODER, HF_ENCODER = "encoder/layer_{i}", "transformer.encoder.block.{i}.layer"
 DECODER, HF_DECODER = "decoder/layer_{i}", "transformer.decoder.block.{i}.layer"
 QKVO = ("q", "k", "v", "o")
-_MLPS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_tanh"), "gated-silu": (True, "silu")}
+_MLPS = {
+    "relu": (False, "relu"), "gated-gelu": (True, "gelu_tanh"), "gated-silu": (True, "silu"),
+    "gelu": (False, "gelu"), "silu": (False, "silu"), "gelu_new": (False, "gelu_tanh"),
+    "gated-relu": (True, "relu"), "swish": (False, "silu"), "gated-gelu_new": (True, "gelu_tanh"),
+    "gated-swish": (True, "silu"),
+}  # fmt: skip
+
+
+_MLP_KEYS = ("feed_forward_proj", "dense_act_fn", "is_gated_act")
+_OUTPUT_KEYS = ("tie_word_embeddings", "scale_decoder_outputs")
 
 
 def _num_layers(config):
     return config.get("num_layers", 6)
 
 
-def _is_tied(config):
-    return config.get("tie_word_embeddings") is not False
+def _read_mlp(default):
+    """feed_forward_proj, and what transformers derives from it, which a file may repeat."""
+
+    def read(config):
+        name = config.get("feed_forward_proj", default)
+        if name not in _MLPS:
+            raise ValueError(f"feed_forward_proj={name!r} (expected one of {', '.join(_MLPS)})")
+        gated, activation = _MLPS[name]
+        given = config.get("dense_act_fn"), config.get("is_gated_act")
+        if given[0] is not None and ACTIVATIONS.get(given[0]) != activation:
+            raise ValueError(disagreement({"feed_forward_proj": name, "dense_act_fn": given[0]}))
+        if given[1] is not None and given[1] is not gated:
+            raise ValueError(disagreement({"feed_forward_proj": name, "is_gated_act": given[1]}))
+        return {"gated_mlp": gated, "activation": activation}
+
+    return read
+
+
+def _write_mlp(model):
+    found = (model.gated_mlp, model.activation)
+    name = next((name for name, each in _MLPS.items() if each == found), None)
+    if name is None:
+        raise ValueError(
+            f"model.gated_mlp={found[0]}, model.activation={found[1]!r} (expected "
+            f"{' or '.join(map(repr, _MLPS.values()))})"
+        )
+    return {"feed_forward_proj": name}
+
+
+def _read_output(config):
+    """Whether the output is tied, and scaled: transformers scales unless tie_word_embeddings is false,
+    and ties whatever it is."""
+    tied = config.get("tie_word_embeddings") is not False
+    scaled = config.get("scale_decoder_outputs", tied)
+    if type(scaled) is not bool:
+        raise ValueError(f"scale_decoder_outputs={scaled!r} (expected true or false)")
+    return {"tie_word_embeddings": tied, "scale_logits_by_emb_dim": scaled}
+
+
+def _write_output(model):
+    return {
+        "tie_word_embeddings": model.tie_word_embeddings,
+        "scale_decoder_outputs": model.scale_logits_by_emb_dim,
+    }
 
 
 def _relative_bias(stack):
@@ -72,15 +132,20 @@ T5 = Family(
         ConfigKey("num_heads", "num_heads", 8),
         ConfigKey("d_kv", "head_dim", 64),
         ConfigKey("d_ff", "mlp_dim", 2048),
-        ConfigKey("feed_forward_proj", ("gated_mlp", "activation"), "relu", _MLPS),
+        CustomKey(("gated_mlp", "activation"), _read_mlp("relu"), _write_mlp, _MLP_KEYS),
         ConfigKey("relative_attention_num_buckets", "relative_buckets", 32),
         ConfigKey("relative_attention_max_distance", "relative_max_distance", 128),
         ConfigKey("layer_norm_epsilon", "norm_epsilon", 1e-6),
         # v1.1 has an untied output and then scales no features; transformers 5 has a key for both.
-        ConfigKey("tie_word_embeddings", "tie_word_embeddings", True),
-        ConfigKey("scale_decoder_outputs", "scale_logits_by_emb_dim", _is_tied),
+        CustomKey(
+            ("tie_word_embeddings", "scale_logits_by_emb_dim"),
+            _read_output,
+            _write_output,
+            _OUTPUT_KEYS,
+        ),
         ConfigKey("dropout_rate", ("dropout_rate", "attention_dropout_rate"), 0.1),
         FixedKey("is_encoder_decoder", True),
+        FixedKey("is_decoder", False),
     ],
     fixed={
         "architecture": "encoder_decoder",
@@ -95,6 +160,16 @@ T5 = Family(
         "transformer.decoder.embed_tokens.weight": "transformer.shared.weight",
     },
     ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),
+    aliases={
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "head_dim": "d_kv",
+    },
+    unused=training("initializer_factor"),
+    head_dropout_key="classifier_dropout",
+    ties_by_tensors=True,
+    start=0,
     head_needs={
         "classification": {
             "pooler": True,
@@ -103,4 +178,33 @@ T5 = Family(
             "decoder_input": "text",
         }
     },
+)
+
+
+_MT5_DEFAULTS = {"vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
+
+
+def _mt5_output(config):
+    """mT5 never scales; whether it ties is seen from the tensors."""
+    return {"tie_word_embeddings": config.get("tie_word_embeddings") is not False}
+
+
+def _of_mt5(key):
+    """T5's entry with mT5's default."""
+    if key.hf == _MLP_KEYS:
+        return key._replace(read=_read_mlp("gated-gelu"))
+    if key.hf == _OUTPUT_KEYS:
+        write = ConfigKey("tie_word_embeddings", "tie_word_embeddings", True).write
+        return CustomKey(("tie_word_embeddings",), _mt5_output, write, ("tie_word_embeddings",))
+    if key.hf == "num_decoder_layers":
+        return key._replace(default=lambda config: config.get("num_layers", 8))
+    return key._replace(default=_MT5_DEFAULTS[key.hf]) if key.hf in _MT5_DEFAULTS else key
+
+
+MT5 = dataclasses.replace(
+    T5,
+    model_type="mt5",
+    classes={name.replace("T5", "MT5"): heads for name, heads in T5.classes.items()},
+    bare_classes=tuple(name.replace("T5", "MT5") for name in T5.bare_classes),
+    config_keys=[_of_mt5(key) for key in T5.config_keys],
 )

@@ -89,6 +89,36 @@ MODELS = {
     "qwen2": ("Qwen2ForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 8}),
     "starcoder2": ("Starcoder2ForCausalLM", {**LLAMA, "sliding_window": 4}),
+    "gpt_neox": ("GPTNeoXForCausalLM", {**LLAMA, "hidden_size": 32}),
+    "gemma": ("GemmaForCausalLM", {**LLAMA, "head_dim": 8}),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {
+            **LLAMA,
+            "head_dim": 8,
+            "sliding_window": 4,
+            "query_pre_attn_scalar": 4,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "olmo2": ("Olmo2ForCausalLM", LLAMA),
+    "phi3": ("Phi3ForCausalLM", LLAMA),
+    "mt5": ("MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}),
+    "xlm-roberta": ("XLMRobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
+    "llama3": (
+        "LlamaForCausalLM",
+        {
+            **LLAMA,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8,
+            },
+        },
+    ),
     "roberta": ("RobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
     "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 12}),
     "electra-discriminator": ("ElectraForPreTraining", {**BERT, "embedding_size": 12}),
@@ -114,7 +144,7 @@ def make(name):
     peer = model_class(config)
     if name == "t5-v1.1":  # transformers ties the output whatever the config has
         peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight.detach().clone())
-    parity.randomize(peer, 0.1 if name.startswith("t5") else 0.3)
+    parity.randomize(peer, 0.1 if name.startswith(("t5", "mt5", "gemma")) else 0.3)
     directory = GOLDEN / name
     shutil.rmtree(directory, ignore_errors=True)
     peer.save_pretrained(directory)

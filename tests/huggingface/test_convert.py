@@ -14,7 +14,7 @@ from published import bert
 
 import models
 from configs import decoder, encoder, encoder_decoder
-from huggingface import convert
+from huggingface import convert, tables
 from huggingface.families import FAMILIES
 from huggingface.reparametrize import expressible_model
 from huggingface.weights import Leaf, open_weights, write_weights
@@ -179,8 +179,9 @@ def test_an_empty_config_has_the_defaults_of_the_class(model_type):
     assert resolve_defaults(family.model_config(config)) == resolve_defaults(model)
 
 
-def test_the_page_names_every_family_and_class():
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "huggingface.md").read_text()
+def test_the_page_has_the_tables_of_the_code():
+    page = tables.PAGE.read_text()
+    assert tables.filled(page) == page, "write them with: python -m huggingface.tables"
     for model_type, family in FAMILIES.items():
         assert f"`{model_type}`" in page
         assert [name for name in family.classes if f"`{name}`" not in page] == []
@@ -200,7 +201,7 @@ def test_a_recipe_is_exported_as_its_family(module, recipe, family):
     model = ModelConfig(**module.get_config(f"recipe={recipe}").model)
     model = expressible_model(complete_config(model, 4096, 128))
     fitting = [kind for kind, family in FAMILIES.items() if not family.hf_config(model)[1]]
-    assert fitting == [family]
+    assert fitting[0] == family  # the first is exported; others may fit too
 
 
 def test_lazy_arrays_of_a_checkpoint_are_made_one_after_another(tmp_path):

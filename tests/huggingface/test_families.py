@@ -48,7 +48,11 @@ ROPE = {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}
         ("distilbert", {"activation": "swiglu"}, "activation='swiglu'"),
         ("distilbert", {"n_heads": 5}, "heads=5"),
         ("modernbert", {"layer_types": ["sliding_attention"] * 22}, "layer_types="),
-        ("modernbert", {"rope_parameters": ROPE}, "'yarn'.*expected 'default'"),
+        (
+            "modernbert",
+            {"rope_parameters": ROPE},
+            "full_attention.rope_type='yarn' .expected one of default, linear",
+        ),
         ("modernbert", {"norm_bias": True}, "norm_bias=True, .*one value for all"),
         ("modernbert", {"tie_word_embeddings": False}, "tie_word_embeddings=False"),
         ("bart", {"decoder_attention_heads": 8}, "decoder_attention_heads=8 .expected one value"),

@@ -34,6 +34,7 @@ MODERNBERT = {
 }
 CASES = {
     "roberta": ("Roberta", {**SHAPE, "type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRoberta", {**SHAPE, "type_vocab_size": 1}),
     "electra": ("Electra", {**SHAPE, "embedding_size": 24}),
     "electra, embedding size = hidden size": ("Electra", {**SHAPE, "embedding_size": 32}),
     "esm": ("Esm", {**SHAPE, **ESM}),

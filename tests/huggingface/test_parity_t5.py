@@ -10,10 +10,12 @@ torch, transformers = parity.peers()
 pytestmark = pytest.mark.parity
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1", "1.1, tied"])
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.1, tied", "mT5"])
 def test_span_corruption(version, tmp_path):
     later = version != "1.0"
-    config = transformers.T5Config(
+    name = "MT5" if version == "mT5" else "T5"
+    peer_class = getattr(transformers, f"{name}ForConditionalGeneration")
+    config = peer_class.config_class(
         vocab_size=parity.VOCAB_SIZE,
         d_model=32,
         d_kv=8,
@@ -28,7 +30,7 @@ def test_span_corruption(version, tmp_path):
         pad_token_id=0,
         **({"tie_word_embeddings": False} if later else {}),
     )
-    peer = transformers.T5ForConditionalGeneration(config)
+    peer = peer_class(config)
     if version == "1.1":  # transformers ties them whatever the config has, until a file differs
         peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight.detach().clone())
     # Attention scores are unscaled and gates multiply: larger parameters would make rounding visible.

@@ -340,10 +340,6 @@ def test_axis_names_that_do_not_fit_the_array_are_refused():
         ({"emb_dim": 9, "num_heads": 3, "positions": "sinusoidal"}, "resolved_embedding_size=9"),
         ({"embedding_size": 9, "positions": "sinusoidal"}, "resolved_embedding_size=9"),
         ({"num_decoder_layers": 2}, "num_decoder_layers=2"),
-        (
-            {"scale_logits_by_emb_dim": True, "tie_word_embeddings": False},
-            "tie_word_embeddings=False",
-        ),
         ({"positions": "relative", "relative_max_distance": 8}, "relative_max_distance=8"),
         ({"architecture": "embeddings", "embedding_size": 8}, "embedding_size=8: set emb_dim"),
     ],
