@@ -34,6 +34,18 @@ class TokenizedCorpus:
     fingerprint: str  # of the rows: contents, tokenizer, weights
     contents: dict[str, str]  # source -> digest of its text alone, as published numbers quote it
 
+    def describe_unknown(self) -> list[str]:
+        """A line per source, with the share of unknown tokens in its training text."""
+        unknown = self.tokenizer.special_ids()["unk"]
+        return [
+            tokenizer_.describe_unknown(
+                store.source,
+                int(store.unigram_counts[unknown]) if unknown >= 0 else 0,
+                store.num_tokens,
+            )
+            for store in self.train
+        ]
+
 
 def prepare(
     data, tokenizer, *, log: Callable[[str], None] = print, build: bool = True, check=lambda t: None
@@ -70,7 +82,6 @@ def prepare(
                 "data.validation_fraction"
             )
         train.append(stores["train"])
-        log(tokenizer_.describe_unknown(source.name, *_unknown(stores["train"], opened)))
         if stores["validation"].num_documents:
             validation.append(stores["validation"])
         else:
@@ -86,12 +97,6 @@ def prepare(
             for source, identity in zip(found, identities, strict=True)
         },
     )
-
-
-def _unknown(store: TokenStore, tokenizer) -> tuple[int, int]:
-    """The number of unknown tokens in a store, and of all tokens."""
-    counts, unknown = store.unigram_counts, tokenizer.special_ids()["unk"]
-    return int(counts[unknown]) if unknown >= 0 else 0, store.num_tokens
 
 
 def _missing(what: str) -> ValueError:

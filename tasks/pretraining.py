@@ -252,6 +252,7 @@ class LoadedPretraining(LoadedTask):
             f"{sum(s.num_tokens for s in stores):,} tokens of {sum(s.num_documents for s in stores):,} "
             f"documents in {self.epoch_size:,} rows of {self.lengths.raw}; fingerprint "
             f"{self.fingerprint[:16]}",
+            *self.corpus.describe_unknown(),
             self.objective.describe(self.spec),
         ]
 

@@ -262,7 +262,9 @@ def test_labels_that_cannot_be_learned_are_refused_before_a_program_is_compiled(
         finetune.run(config, str(tmp_path / "run"))
 
 
-def test_special_tokens_of_a_task_are_kept_whole_and_get_rows_of_their_own(folder, tmp_path):
+def test_special_tokens_of_a_task_are_kept_whole_and_get_rows_of_their_own(
+    folder, tmp_path, caplog
+):
     tiny_configs.labeled(tmp_path)
     for file in tmp_path.glob("*.tsv"):
         file.write_text(file.read_text().replace(" water ", " [E1]water[/E1] "))
@@ -271,7 +273,10 @@ def test_special_tokens_of_a_task_are_kept_whole_and_get_rows_of_their_own(folde
         training__duration="1 steps",
     )  # fmt: skip
     run = tmp_path / "run"
-    first = finetune.run(config, str(run))
+    with caplog.at_level("INFO", logger="triptych"):
+        first = finetune.run(config, str(run))
+    assert all(f"{split}: 0.00% of" in caplog.text for split in ("train", "validation", "test"))
+    assert "2 new tokens have fresh embeddings" in caplog.text
     tokenizer = tokenizers.load(run / "tokenizer.json")
     size = tokenizers.load(folder / "encoder").size
     spelled = [tokenizer.token(i) for i in tokenizer.encode("a [E1]water[/E1]")]

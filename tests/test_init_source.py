@@ -112,6 +112,7 @@ def test_padding_needs_no_token_of_its_own(tmp_path, write, objective):
         config, config.model, str(tmp_path / "tokenizer.json"), lambda line: None
     )
     assert task.spec.vocabulary.pad == -1
+    assert any("tokens are unknown" in line for line in task.describe())
     rows = np.stack([task.train[0][len(task.train[0]) - 1]])
     padding = (rows == -1)[0]
     batch = task.prepare(jax.random.key(0), (example_ids(0, 1), rows))

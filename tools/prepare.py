@@ -32,6 +32,8 @@ def main(argv: list[str]) -> None:
             f"validation  {store.source}: {store.num_documents:,} documents, {store.num_tokens:,} tokens"
         )
     print(f"tokenizer   {corpus.tokenizer.size:,} tokens, {corpus.tokenizer.fingerprint}")
+    for line in corpus.describe_unknown():
+        print(f"unknown     {line}")
     for name, digest in corpus.contents.items():
         print(f"contents    {digest} {name}")
     print(f"fingerprint {corpus.fingerprint}")

@@ -53,11 +53,9 @@ def spiece(folder):
 def test_markup_in_a_corpus_ends_no_document_and_pads_nothing(tmp_path, make):
     make(tmp_path)
     write(tmp_path / "a.txt", HTML)
-    lines = []
     made = prepared(
         tmp_path,
         f"text:{tmp_path}/a.txt",
-        lines.append,
         tokenizer=TokenizerConfig(path=str(tmp_path)),
         validation_fraction=0.0,
     )
@@ -70,7 +68,7 @@ def test_markup_in_a_corpus_ends_no_document_and_pads_nothing(tmp_path, make):
         plain = made.tokenizer.decode(store.document(3)).replace("▁", " ").replace("  ", " ")
         assert "".join(plain.split()) == "".join(HTML[3].split())
     share = float(store.unigram_counts[unknown] / store.num_tokens)
-    line = next(line for line in lines if "are unknown" in line)
+    (line,) = made.describe_unknown()
     assert f"{share:.2%} of {store.num_tokens:,} tokens are unknown" in line
     assert line.startswith("warning: ") == (share > 0.01)
 
@@ -80,16 +78,14 @@ def test_a_script_without_spaces_has_no_unknown_words(tmp_path):
     syllables = [THAI[i : i + 4] for i in range(0, len(THAI), 4)]
     texts = ["".join(draw.choices(syllables, k=90)) for _ in range(60)]
     write(tmp_path / "a.txt", texts)
-    lines = []
     made = prepared(
         tmp_path,
         f"text:{tmp_path}/a.txt",
-        lines.append,
         tokenizer=TokenizerConfig(type="wordpiece", vocab_size=400),
         validation_fraction=0.0,
     )
     assert made.tokenizer.decode(made.train[0].document(0)) == texts[0]
-    assert any("0.00% of" in line and "are unknown" in line for line in lines)
+    assert "0.00% of" in made.describe_unknown()[0]
     assert (
         json.loads(made.tokenizer.to_library().to_str())["model"]["max_input_chars_per_word"] > 1e9
     )
