@@ -331,7 +331,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(text, error, tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr("huggingface.run_contents.write_params", full)
-        with pytest.raises(ConfigError, match="cannot write .*run.*free disk space"):
+        with pytest.raises(
+            ConfigError, match=r"cannot write .*run .the disk is full.; free disk space"
+        ):
             convert.from_hf(str(source), str(tmp_path / "run"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
     convert.from_hf(str(source), str(tmp_path / "run"))  # the second try is not refused
