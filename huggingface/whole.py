@@ -9,15 +9,22 @@ from collections.abc import Iterator
 from training import paths
 from training.config import ConfigError
 
-# tensorstore, below Orbax, raises ValueError with these words.
-_SYSTEM_WORDS = ("No space left", "Read-only file system", "Permission denied", "quota exceeded",
-                 "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "File too large")  # fmt: skip
+# Words of the system's errors, which tensorstore (below Orbax) raises as ValueError, and their meaning.
+_REASONS = {
+    "No space left": "the disk is full",
+    "RESOURCE_EXHAUSTED": "the disk is full",
+    "File too large": "a file would be too large",
+    "quota exceeded": "the disk quota is used up",
+    "Read-only file system": "the file system is read-only",
+    "Permission denied": "permission denied",
+    "PERMISSION_DENIED": "permission denied",
+}
 
 
 @contextlib.contextmanager
 def written_whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new directory to write to, whose content is at `target` when the block has ended without an
-    error; otherwise nothing is left, and files that `target` had are as they were.
+    """A new directory to write to, which becomes `target` (missing or empty) when the block ends without
+    an error; otherwise nothing is left.
 
     Raises ConfigError of one line if the file system refuses."""
     if paths.remote(str(target)):
@@ -28,19 +35,15 @@ def written_whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         yield partial
-        if target.is_dir():
-            for file in partial.iterdir():
-                os.replace(file, target / file.name)
-        else:
-            os.replace(partial, target)
+        os.replace(partial, target)
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split())
-        words = [word for word in _SYSTEM_WORDS if word in text]
-        if isinstance(error, ConfigError) or not (isinstance(error, OSError) or words):
+        reason = next((reason for words, reason in _REASONS.items() if words in text), "")
+        if not reason and (isinstance(error, ConfigError) or not isinstance(error, OSError)):
             raise
         raise ConfigError(
-            f"cannot write {target} ({words[0] if words else text[:160]}); free disk space or choose another "
-            "directory, then run it again"
+            f"cannot write {target} ({reason or text[:160]}); free disk space or choose another directory, "
+            "then run it again"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

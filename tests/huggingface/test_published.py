@@ -331,7 +331,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(text, error, tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr("huggingface.run_contents.write_params", full)
-        with pytest.raises(ConfigError, match="cannot write .*run.*free disk space"):
+        with pytest.raises(
+            ConfigError, match=r"cannot write .*run .the disk is full.; free disk space"
+        ):
             convert.from_hf(str(source), str(tmp_path / "run"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
     convert.from_hf(str(source), str(tmp_path / "run"))  # the second try is not refused
@@ -348,3 +350,16 @@ def test_a_target_below_a_file_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write"):
         convert.from_hf(str(source), str(tmp_path / "file" / "run"))
+
+
+def test_a_trained_head_is_exported_with_its_own_labels_and_dropout():
+    class Contents:
+        labels = ["wet", "dry"]
+        origin = {"head_keys": {"id2label": {"0": "old"}}, "model_type": "bert"}
+
+    task = {"head_dropout_rate": 0.3, "pooling": "auto"}
+    found = convert.published.head_keys(Contents, FAMILIES["bert"], "classification", task)
+    assert found["id2label"] == {"0": "wet", "1": "dry"} and found["classifier_dropout"] == 0.3
+    assert found["problem_type"] == "single_label_classification"
+    untrained = convert.published.head_keys(Contents, FAMILIES["bert"], "classification", {})
+    assert untrained == {"id2label": {"0": "old"}}

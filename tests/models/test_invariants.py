@@ -37,6 +37,17 @@ ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
 SHARED = {"positions": "relative", "share_encoder_decoder": True, "qk_norm": True}
 PACKED = [(a, a + "-" + k, KINDS[k]) for a in ARCHITECTURES for k in KINDS]
 PACKED.append(("encoder_decoder", "encoder_decoder-shared", SHARED))
+DECODERS = {
+    "gpt_neox": {"positions": "rope", "rotary_fraction": 0.5, "parallel_residual": True},
+    "olmo2": {"positions": "rope", "norm": "rmsnorm", "norm_position": "output", "qk_norm": True,
+              "qk_norm_over_heads": True},
+    "gemma": {"positions": "rope", "norm": "rmsnorm", "norm_position": "both", "sliding_window": 3,
+              "global_attn_every_n_layers": 2, "first_global_layer": 1, "norm_scale_offset": True,
+              "scale_embeddings": True, "attention_scale_dim": 16},
+    "dynamic": {"positions": "rope", "rope_scaling": "dynamic", "rope_factor": 3.0,
+                "rope_original_length": 4},
+}  # fmt: skip
+PACKED += [("decoder", f"decoder-{name}", fields) for name, fields in DECODERS.items()]
 SEPARATE = {**KINDS["learned"], "separate_decoder_embeddings": True, "position_offset": 2}
 PACKED.append(("encoder_decoder", "encoder_decoder-separate", SEPARATE))
 RANDOM = np.random.default_rng(0)
