@@ -10,7 +10,8 @@ from training import cli
 
 
 def main(argv):
-    """Runs the command line. It is defined before the imports, so that --help needs no JAX."""
+    """Runs the command line: `cli` imports this file again for `run`. It precedes the imports of JAX, so
+    that --help needs none."""
     cli.run_entry_point(argv, __doc__, "training.schema:FinetuneConfig", "finetune:run")
 
 
@@ -174,7 +175,7 @@ def run(config, workdir):
 
         # ---- Train loop --------------------------------------------------------------------------
         logs.banner("Train loop")
-        metrics.open(start if resumed else -1)
+        metrics.open(start if resumed else -1)  # drops the lines after this step
         state = train_loop(
             state,
             (sharding.global_array(mesh, inputs) for inputs in task.iterate(start)),

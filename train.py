@@ -9,7 +9,8 @@ from training import cli
 
 
 def main(argv):
-    """Runs the command line. It is defined before the imports, so that --help needs no JAX."""
+    """Runs the command line: `cli` imports this file again for `run`. It precedes the imports of JAX, so
+    that --help needs none."""
     cli.run_entry_point(argv, __doc__, "training.schema:PretrainConfig", "train:run")
 
 
@@ -54,7 +55,7 @@ def train_step(task, model, state, rngs, inputs, learning_rate):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def eval_step(task, model, params, rngs, inputs):
-    """{name: (sum, weight)} of an evaluation batch; its corruption depends on example ids alone."""
+    """{name: (sum, weight)} of an evaluation batch; its corruption is the same at every step."""
     batch = task.prepare(rngs["evaluation"], inputs)
     return sharding.constrain_replicated(task.outputs(model, params, batch))
 
@@ -92,7 +93,7 @@ def run(config, workdir):
     resolved = configs.to_dict(config)
     continuation.check_config(run_dir, config)
     check_without_data(TASKS["pretraining"](), source, run_dir, mesh)
-    log.info(source.name or "none: parameters are initialized at random")
+    log.info(source.name or "no init_from: a new run starts from random parameters")
 
     # ---- Task ------------------------------------------------------------------------------------
     logs.banner("Task")
@@ -194,7 +195,7 @@ def run(config, workdir):
 
         # ---- Train loop --------------------------------------------------------------------------
         logs.banner("Train loop")
-        metrics.open(start if resumed else -1)
+        metrics.open(start if resumed else -1)  # drops the lines after this step
         state = train_loop(
             state,
             (sharding.global_array(mesh, inputs) for inputs in task.iterate(start)),

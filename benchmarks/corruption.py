@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--seq_len", type=int, default=128)
     args = parser.parse_args()
-    for architecture, names in objectives.pairs_by_architecture().items():
+    for architecture, names in objectives.names_by_architecture().items():
         for name in names:
             if args.architecture not in ("", architecture) or args.objective not in ("", name):
                 continue

@@ -20,7 +20,7 @@ def get_config(arg=""):
     Args:
       arg: comma-separated NAME=VALUE:
         size: tiny, mini (default), small, medium, base, large, xl.
-        recipe: classic (default), modern or starcoder2.
+        recipe: classic (default) or modern.
         preset, instead of size and recipe: gpt2, gpt2-medium, gpt2-large, gpt2-xl.
         objective: causal_lm (default), or another one for decoders (docs/objectives.md).
     """

@@ -232,9 +232,10 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
 
 
 def _write_hf(contents, target, architecture, dtype):
+    contents, family, config, name, tree = choose_class(contents, architecture)
     model, origin, tokenizer = contents.model_config, contents.origin, contents.tokenizer
-    family, config, name, tree = choose_class(contents, architecture)
-    params = {param.hf: param for param in family.for_class(name).resolve(model, tree)}
+    family = family.for_class(name)
+    params = {param.hf: param for param in family.resolve(model, tree)}
     ids = _token_ids(contents, config)
     main_dtype = dtype or origin.get("dtype", "float32")
     other_dtypes = {} if dtype else origin.get("dtypes", {})
@@ -245,8 +246,12 @@ def _write_hf(contents, target, architecture, dtype):
         )
         for tensor, param in params.items()
     }
+    constants = family.constants(model)
+    leaves |= {name: Leaf(DTYPES[main_dtype], array.shape) for name, array in constants.items()}
 
     def read(tensor):
+        if tensor in constants:
+            return constants[tensor].astype(leaves[tensor].dtype)
         native = [contents.arrays[path].read() for path in params[tensor].native]
         array = params[tensor].transform.to_hf(native, model.vocab_size)
         return array.astype(leaves[tensor].dtype, copy=False)

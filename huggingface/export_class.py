@@ -5,7 +5,7 @@ Asked by convert.py with a run's parameters, and by train.py and finetune.py at 
 import dataclasses
 from collections.abc import Iterable
 
-from huggingface import param_shapes
+from huggingface import param_shapes, reparametrize
 from huggingface.families import FAMILIES
 from huggingface.family import Family
 from huggingface.run_contents import RunContents
@@ -29,13 +29,14 @@ def task_of(contents: RunContents) -> tuple[str, dict]:
     return head, defaults | task
 
 
-def _candidates(model, head, task, architecture=""):
+def _candidates(model, head, given, architecture=""):
     """[(family, its config.json, problems)] of the families that have the class `architecture` ('': any),
     nearest first. Problems are the fields of the model, or of a task, that it cannot express."""
     found = []
     for family in FAMILIES.values():
         if not architecture or architecture in family.classes:
-            config, problems = family.hf_config(model)
+            config, problems = family.hf_config(reparametrize.expressible_model(model))
+            task = reparametrize.expressible_task(model, given, family.head_needs.get(head, {}))
             if task and (not architecture or head in family.classes[architecture].split()):
                 problems += [
                     f"task.{name}={task[name]!r} (expected {value!r})"
@@ -79,13 +80,15 @@ def describe_export(model: ModelConfig, params: dict, task=None) -> str:
     return f"no Hugging Face export: {', '.join(problems[:7])}{nearest}"
 
 
-def choose_class(contents: RunContents, architecture: str) -> tuple[Family, dict, str, dict]:
-    """(family, its config.json, class, parameters {path: shape}) that a run is exported as; the class
-    that it was imported from, if possible.
+def choose_class(
+    contents: RunContents, architecture: str
+) -> tuple[RunContents, Family, dict, str, dict]:
+    """(run as it is exported, family, its config.json, class, parameters {path: shape}); the class is
+    the one that it was imported from, if possible.
 
     A requested class (`architecture`) may omit heads of the run; otherwise the class has all of them.
     """
-    tree, origin = contents.shapes, contents.origin
+    origin = contents.origin
     found = _candidates(contents.model_config, *task_of(contents), architecture)
     if not found:
         names = [name for family in FAMILIES.values() for name in family.classes]
@@ -100,8 +103,11 @@ def choose_class(contents: RunContents, architecture: str) -> tuple[Family, dict
             "these values, or with preset=NAME"
         )
     fitting.sort(key=lambda each: each[0].model_type != origin.get("model_type"))
+    run, (head, task) = contents, task_of(contents)
     for family, config in fitting:
-        parts = {}
+        parts, needs = {}, family.head_needs.get(head, {})
+        contents = reparametrize.expressible(run, head, task, needs)
+        tree = contents.shapes
         shapes = param_shapes.of_model(family, contents.model_config, len(contents.labels))
         for name in [architecture] if architecture else family.classes:
             required, optional = param_shapes.of_class(family, shapes, name)
@@ -110,7 +116,7 @@ def choose_class(contents: RunContents, architecture: str) -> tuple[Family, dict
                 parts[name] = part
         if parts:
             name = origin.get("class") if origin.get("class") in parts else next(iter(parts))
-            return family, config, name, parts[name]
+            return contents, family, config, name, parts[name]
     classes = (f"{name}: {had}" for family, _ in fitting for name, had in family.classes.items())
     raise ConfigError(
         f"{contents.name} has the heads {', '.join(contents.heads) or '(none)'}, which no class for its "

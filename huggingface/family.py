@@ -6,6 +6,7 @@ Instances are in huggingface/families/; huggingface/convert.py applies them.
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -120,6 +121,7 @@ class Family:
       tied: {tensor that a directory may store as a copy: its original}.
       legacy_suffixes: (old, new) suffixes of tensor names.
       ignored: regexes of tensors that are not parameters.
+      constants: ModelConfig -> {tensor: array} of what a directory has and is no parameter here.
       head_needs: {task head: {task config field: value}}, required for the head to compute the same.
       pooling_key: (key of config.json, its values), in a family with a choice of pooling.
     """
@@ -134,6 +136,7 @@ class Family:
     tied: dict[str, str] = field(default_factory=dict)
     legacy_suffixes: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    constants: Callable[[ModelConfig], dict[str, np.ndarray]] = lambda model: {}
     head_needs: dict[str, dict[str, Any]] = field(default_factory=dict)
     pooling_key: tuple[str, tuple[str, ...]] = ("", ())
 
@@ -269,6 +272,9 @@ class Family:
         return dataclasses.replace(
             self,
             params=[each._replace(hf=cut(each.hf)) for each in self.params],
+            constants=lambda model: {
+                cut(name): array for name, array in self.constants(model).items()
+            },
             tied={cut(copy): cut(original) for copy, original in self.tied.items()},
         )
 

@@ -16,7 +16,7 @@ from models.logical_axes import with_logical_constraint
 from models.positions import rotate
 
 # Score of a masked key: far below any other, and finite, so that a query without a visible key
-# (padding) averages its values instead of dividing zero by zero.
+# (padding) averages all values instead of dividing zero by zero.
 MASKED_SCORE = -1e30
 
 

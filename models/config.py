@@ -5,7 +5,7 @@ Ranges and choices are metadata of the fields, which training/config.py checks a
 
 from dataclasses import dataclass, field, replace
 
-VOCAB_MULTIPLE = 128  # one TPU lane tile; also divisible by any mesh axis
+VOCAB_MULTIPLE = 128  # one TPU lane tile; also divisible by mesh axes of 2, 4, ... 128
 # Fields that do not change the function from parameters and inputs to logits, up to precision.
 NON_STRUCTURAL_FIELDS = (
     "dropout_rate", "attention_dropout_rate", "init_std", "dtype", "lm_head_bias_init"
@@ -57,7 +57,8 @@ class ModelConfig:
         False, "no norm before a stack's first self-attention (ModernBERT, with embedding_norm)"
     )
     separate_decoder_embeddings: bool = option(
-        False, "the decoder of an encoder-decoder has its own positions and embedding norm (BART)"
+        False,
+        "an encoder-decoder's decoder has its own positions and embedding norm (BART); tokens are shared",
     )
     positions: str = option(
         "learned",
@@ -87,7 +88,8 @@ class ModelConfig:
     )
     qk_norm: bool = option(False, "normalize each head's query and key (Henry et al. 2020)")
     share_encoder_decoder: bool = option(
-        False, "the decoder uses the encoder's layers and adds cross-attention (T5's P)"
+        False,
+        "the decoder uses the encoder's layers and adds cross-attention (Raffel et al. 2020)",
     )
     sliding_window: int = option(0, "self-attention only to |q - k| < this; 0: no limit", min=0)
     global_attn_every_n_layers: int = option(
@@ -103,7 +105,7 @@ class ModelConfig:
     dtype: str = option("float32", "compute dtype", choices=("float32", "bfloat16"))
     lm_head_bias_init: str = option(
         "unigram",
-        "initial output biases: the log frequency of their targets, or zeros",
+        "initial bias of each pretraining head: log frequencies of its targets, or zeros",
         choices=("unigram", "zeros"),
     )
 
@@ -131,7 +133,8 @@ class ModelConfig:
                 "positions resolved_embedding_size",
                 "sinusoids need an even size; choose an even emb_dim or embedding_size",
             )
-        # Half of the buckets hold one distance each. An encoder splits all buckets between left and right.
+        # Half of the buckets hold one distance each. An encoder splits all buckets between left and right;
+        # in an encoder-decoder, the decoder's limit is the stricter one.
         exact = self.relative_buckets // (4 if self.architecture == "encoder" else 2)
         bad_buckets = self.relative_buckets % 4 or self.relative_max_distance <= exact
         if self.positions == "relative" and bad_buckets:

@@ -15,7 +15,7 @@ AXIS_NAMES = {
     "S": "positions of keys",
     "D": "emb_dim, the size of a hidden state",
     "H": "heads",
-    "G": "key and value heads in an einsum (at most H)",
+    "G": "key and value heads in an einsum; constraints call this axis H",
     "K": "head_dim",
     "F": "mlp_dim",
     "V": "padded vocabulary",

@@ -1,6 +1,6 @@
 """Transformer: encoder, decoder or encoder-decoder, with its embeddings and LM head.
 A loss calls it for hidden states, then `lm_features` and `output_embedding`, which it multiplies to
-logits in chunks (objectives/loss.py), so that [B,T,V] never exists in training.
+logits in chunks (objectives/loss.py), so that a large [B,T,V] never exists in training.
 """
 
 import jax
@@ -209,11 +209,11 @@ class Transformer(nn.Module):
         return self.decoder(x, decoder_inputs, encoded, inputs, deterministic=deterministic)
 
     def lm_features(self, hidden: jax.Array) -> jax.Array:
-        """hidden[...,D] -> features[...,E]: the LM head up to the output embedding."""
+        """hidden[...,D] -> features[...,E], or [...,D] if untied: the LM head up to the output embedding."""
         return self.heads.lm(hidden)
 
     def output_embedding(self) -> tuple[jax.Array, jax.Array | None]:
-        """(W[V,E], b[V] or None), float32: logits = features W^T + b. V is the padded vocabulary; the
+        """(W[V,E or D], b[V] or None), float32: logits = features W^T + b. V is the padded vocabulary; the
         caller masks ids >= vocab_size."""
         return self.heads.lm.output_embedding(self.embed.tokens.embedding)
 

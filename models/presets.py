@@ -105,7 +105,11 @@ _BART = {
     "separate_decoder_embeddings": True,
 }
 
-_BERT_LM, _ROBERTA_LM, _MODERN_LM = "BertForMaskedLM", "RobertaForMaskedLM", "ModernBertForMaskedLM"
+_BERT_LM, _ROBERTA_LM, _MODERNBERT_LM = (
+    "BertForMaskedLM",
+    "RobertaForMaskedLM",
+    "ModernBertForMaskedLM",
+)
 _ELECTRA, _ELECTRA_LM, _GPT2_LM = "ElectraModel", "ElectraForMaskedLM", "GPT2LMHeadModel"
 _T5_LM, _BART_LM = "T5ForConditionalGeneration", "BartForConditionalGeneration"
 _TURC, _DEVLIN = "Turc et al. 2019, table 1", "Devlin et al. 2019, section 3"
@@ -147,10 +151,10 @@ PRESETS = {
         66_985_530, "DistilBertForMaskedLM", _SANH,
     ),
     "modernbert-base": Preset(
-        _MODERNBERT | _shape(22, 768, 12, 1152), 149_655_232, _MODERN_LM, _WARNER
+        _MODERNBERT | _shape(22, 768, 12, 1152), 149_655_232, _MODERNBERT_LM, _WARNER
     ),
     "modernbert-large": Preset(
-        _MODERNBERT | _shape(28, 1024, 16, 2624), 395_881_664, _MODERN_LM, _WARNER
+        _MODERNBERT | _shape(28, 1024, 16, 2624), 395_881_664, _MODERNBERT_LM, _WARNER
     ),
     "gpt2": Preset(_GPT2 | size_fields("base"), 124_439_808, _GPT2_LM, _RADFORD),
     "gpt2-medium": Preset(_GPT2 | size_fields("large"), 354_823_168, _GPT2_LM, _RADFORD),
@@ -189,56 +193,49 @@ def preset(name: str, architecture: str = "") -> dict:
 
 MLP_DIM_MULTIPLE = 32  # mlp_dim of a recipe with a gated MLP is a multiple of this
 
-_EVERY_ARCHITECTURE = ("encoder", "decoder", "encoder_decoder")
-# name: (architectures, the ModelConfig fields that it adds to a size).
-RECIPES = {
-    "classic": (_EVERY_ARCHITECTURE, {"positions": "rope", "lm_head_bias": True}),
-    "modern": (
-        _EVERY_ARCHITECTURE,
-        {
-            "positions": "rope", "norm": "rmsnorm", "use_bias": False, "gated_mlp": True,
-            "activation": "silu", "qk_norm": True,
-        },
-    ),
-    "modernbert": (
-        ("encoder",),
-        {
-            "positions": "rope", "norm_epsilon": 1e-5, "use_bias": False, "gated_mlp": True,
-            "embedding_norm": True, "skip_first_prenorm": True, "lm_head_transform": True,
-            "lm_head_bias": True,
-        },
-    ),
-    "starcoder2": (("decoder",), {"positions": "rope"}),
-    "t5": (
-        ("encoder_decoder",),
-        {
-            "positions": "relative", "norm": "rmsnorm", "use_bias": False, "gated_mlp": True,
-            "activation": "gelu_tanh", "scale_attention": False, "tie_word_embeddings": False,
-        },
-    ),
+_CLASSIC = {"positions": "rope", "lm_head_bias": True}
+_MODERN = {
+    "positions": "rope", "norm": "rmsnorm", "use_bias": False, "gated_mlp": True,
+    "activation": "silu", "qk_norm": True,
 }  # fmt: skip
+_MODERNBERT_LAYERS = {
+    "positions": "rope", "norm_epsilon": 1e-5, "use_bias": False, "gated_mlp": True,
+    "embedding_norm": True, "skip_first_prenorm": True, "lm_head_transform": True,
+    "lm_head_bias": True,
+}  # fmt: skip
+_T5_LAYERS = {
+    "positions": "relative", "norm": "rmsnorm", "use_bias": False, "gated_mlp": True,
+    "activation": "gelu_tanh", "scale_attention": False, "tie_word_embeddings": False,
+}  # fmt: skip
+# name: {architecture: the ModelConfig fields that it adds to a size}.
+RECIPES = {
+    "classic": {"encoder": _CLASSIC, "decoder": _CLASSIC, "encoder_decoder": _CLASSIC},
+    "modern": {"encoder": _MODERN, "decoder": _MODERN, "encoder_decoder": _MODERN},
+    "modernbert": {"encoder": _MODERNBERT_LAYERS},
+    "t5": {"encoder_decoder": _T5_LAYERS},
+}
 
 
 def recipe(name: str, fields: dict) -> dict:
     """`fields` {architecture, num_layers, emb_dim, num_heads, mlp_dim, [num_decoder_layers]} with those
     of a recipe. Raises ValueError for one that the architecture does not have.
 
-    classic: GPT-2's blocks (Radford et al. 2019) with RoPE and an output bias. modern: those of decoders
-    since Llama (Touvron et al. 2023), RMSNorm, RoPE, SwiGLU and no biases, with one key head per four
-    query heads (Ainslie et al. 2023) and QK-norm (Henry et al. 2020). modernbert: ModernBERT (Warner et
-    al. 2024), all layers global. starcoder2: classic without the output bias (Lozhkov et al. 2024). t5:
-    T5 v1.1 (Shazeer 2020).
+    classic: GPT-2's blocks (Radford et al. 2019) with RoPE and an output bias; transformers expresses it
+    as ESM (encoder) and StarCoder2 (decoder). modern: the blocks of decoders since Llama (Touvron et al.
+    2023), RMSNorm, RoPE, SwiGLU and no biases, with one key head per four query heads (Ainslie et al.
+    2023) and QK-norm (Henry et al. 2020). modernbert: ModernBERT (Warner et al. 2024), all layers
+    global. t5: T5 v1.1 (Shazeer 2020).
 
     A gated MLP has a third kernel, and grouped-query attention has smaller ones: mlp_dim is changed so
     that the stacks' kernels keep their number of parameters (Shazeer 2020: 8/3 D).
     """
-    fitting = [n for n, (names, _) in RECIPES.items() if fields["architecture"] in names]
+    fitting = [n for n, each in RECIPES.items() if fields["architecture"] in each]
     if name not in fitting:
         raise ValueError(
             f"unknown recipe {name!r} for architecture {fields['architecture']}: expected one of "
             f"{', '.join(fitting)}"
         )
-    fields = {**fields, **RECIPES[name][1]}
+    fields = {**fields, **RECIPES[name][fields["architecture"]]}
     if not fields.get("gated_mlp"):
         return fields
     emb_dim, num_heads, num_layers = fields["emb_dim"], fields["num_heads"], fields["num_layers"]

@@ -1,6 +1,6 @@
 """Pretraining objectives: (rng, raw row of tokens) -> Batch, and the losses of a Batch.
 `OBJECTIVES` lists them by name; a new objective is a file and a line here.
-Imports models/ alone; everything but `reconstruct` runs inside the jitted step.
+Imports models/ alone. Corruption and losses run inside the jitted step, the rest on the host.
 """
 
 from objectives.base import Objective
@@ -15,7 +15,7 @@ from objectives.registry import (
     OBJECTIVES,
     build,
     check,
-    pairs_by_architecture,
+    names_by_architecture,
     parse,
     why_unsupported,
 )
@@ -30,6 +30,6 @@ _CLASSES = (
 OBJECTIVES |= {cls.name: cls for cls in _CLASSES}
 
 __all__ = [
-    "OBJECTIVES", "Objective", "build", "check", "loss_of", "pairs_by_architecture", "parse",
+    "OBJECTIVES", "Objective", "build", "check", "loss_of", "names_by_architecture", "parse",
     "why_unsupported",
 ]  # fmt: skip

@@ -68,7 +68,7 @@ class SequenceLengths:
 
     @classmethod
     def max_of(cls, lengths: Iterable["SequenceLengths"]) -> "SequenceLengths":
-        """The smallest lengths that are sufficient for each of `lengths`."""
+        """The maximum of each length, and the minimum of the overlaps, so that no row reads a token twice."""
         raw, inputs, targets, overlap = zip(*map(astuple, lengths), strict=True)
         return cls(max(raw), max(inputs), max(targets), min(overlap))
 
@@ -81,7 +81,8 @@ class Objective:
 
     A raw row is a slice of the token stream. Each of its documents ends with a closing token ([SEP] or
     [EOS]); the first and the last document may be cut; padding follows the end of the corpus.
-    Corruption and attention never cross a document boundary.
+    Corruption and attention never cross a document boundary, except that a pair of next_sentence may
+    join two documents.
     """
 
     name: ClassVar[str]
@@ -108,14 +109,14 @@ class Objective:
         raise NotImplementedError
 
     @property
-    def program_key(self) -> Hashable:
+    def branch_key(self) -> Hashable:
         """Objectives with equal keys differ only in numbers that `corrupt_component` looks up in a table, so
         a mixture compiles and runs their corruption once."""
         return self
 
     def corrupt_component(self, components: tuple, index, spec, rng, row: jax.Array) -> Batch:
         """components[index].corrupt(spec, rng, row), index int32[]. All components have the same
-        `program_key`. `row` and the Batch have the maximum of their lengths."""
+        `branch_key`. `row` and the Batch have the maximum of their lengths."""
         return self.corrupt(spec, rng, row)
 
     def corrupt_batch(self, spec: ObjectiveSpec, rngs: jax.Array, rows: jax.Array) -> Batch:

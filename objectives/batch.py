@@ -25,6 +25,9 @@ class Batch:
 
     N, the number of target slots, is static. An empty slot has loss weight 0, target 0 and target
     position 0.
+
+    Axes: B rows, T positions of `inputs`, U of `decoder_inputs` (in models/, T of the decoder and S of the
+    encoder), N target slots, M negative samples.
     """
 
     inputs: ModelInputs  # [B,T]; the encoder inputs of an encoder-decoder

@@ -1,5 +1,6 @@
 """Denoising: corrupts a text and predicts the original text, or only its corrupted tokens (the noise).
-Denoisers are written <pattern>_<density>_<inputs>_<targets>, as in T5; named.py has published ones.
+Denoisers are written <pattern>_<density>_<inputs>_<targets>, the arguments of T5's `denoise`; named.py
+has published ones.
 Read next: patterns.py (which tokens are noise), seq2seq.py (the Batch of a model that generates).
 """
 
@@ -32,7 +33,8 @@ class Denoising(Objective):
               tokens in it for a model that generates, as in T5
     inputs    what replaces the noise: mask ([MASK] for each token), random (random tokens), bert (most
               [MASK], some random, some unchanged), shuffle (the noise in random order within its
-              document), mask_span (one [MASK] per span), sentinel (another one per span), drop (nothing)
+              document), mask_span (one [MASK] per span), sentinel (a different one for each
+              span), drop (nothing)
     targets   masked (an encoder predicts the noise in place), full (the whole text),
               spans (only the noise, each span after its sentinel if the inputs have sentinels)
 
@@ -56,7 +58,7 @@ class Denoising(Objective):
     targets: str = option("spans", "tokens to predict", choices=grammar.TARGETS)
     whole_word: bool = option(False, "noise consists of whole words")
     mean_noise_span_length: float = option(
-        0.0, "tokens (or whole words) per span; 0: 3, for geometric 5", min=0.0, max=1e3
+        0.0, "tokens (or whole words) per span; 0: 5 for geometric, else 3", min=0.0, max=1e3
     )
     max_span_length: int = option(0, "for geometric and poisson; 0: no limit", min=0)
     random_token_prob: float = option(
@@ -83,7 +85,7 @@ class Denoising(Objective):
 
     @property
     def mean_length(self) -> float:
-        """Mean number of tokens, or of whole words, in a span."""
+        """Mean number of tokens, or of whole words, in a span before max_span_length cuts it."""
         return self.mean_noise_span_length or grammar.PATTERNS[self.pattern]
 
     def describe(self, spec: ObjectiveSpec) -> str:
@@ -115,7 +117,7 @@ class Denoising(Objective):
 
     def _side_lengths(self, tokens: int) -> tuple[int, int]:
         """Maximum lengths of (inputs, targets) for a row of `tokens` tokens and a model that
-        generates; exact for pattern=span, as in seqio's random_spans_helper."""
+        generates; exact for pattern=span, as in T5's random_spans_helper."""
         noise, spans = self._num_noise(tokens), self._num_spans(tokens)
         if self.inputs in grammar.IN_PLACE or self.whole_word:  # words may not use the whole budget
             inputs = tokens + 1
@@ -180,7 +182,7 @@ class Denoising(Objective):
     # ---- Corruption ------------------------------------------------------------------------------
 
     @property
-    def program_key(self) -> Hashable:
+    def branch_key(self) -> Hashable:
         looked_up = {"noise_density", "max_sentinels", "max_target_eos"}
         if self.pattern in ("iid", "span"):
             looked_up.add("mean_noise_span_length")
@@ -215,12 +217,12 @@ class Denoising(Objective):
         """-> Noise: `budget` int32[] of the eligible positions bool[L]; for pattern=span in `spans`
         int32[] spans. `max_num_spans` is static."""
         if self.pattern == "span":
-            return patterns.fixed_spans(rng, eligible, budget, spans, max_num_spans)
+            return patterns.fixed_number_of_spans(rng, eligible, budget, spans, max_num_spans)
         word = patterns.word_ids(row, eligible, spec.vocabulary) if self.whole_word else None
         if self.pattern == "iid":
             return patterns.iid_noise(rng, eligible, budget, word)
         probs = self._length_probs
-        return patterns.random_spans(rng, eligible, budget, word, probs, max_num_spans)
+        return patterns.random_length_spans(rng, eligible, budget, word, probs, max_num_spans)
 
     def _corrupt_in_place(self, spec, rng, row, segment_ids, noise):
         """int32[L]: the row with each noise token masked, replaced, shuffled or unchanged."""

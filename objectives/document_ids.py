@@ -12,8 +12,8 @@ from objectives.vocabulary import Vocabulary
 def document_ids(row: jax.Array, vocabulary: Vocabulary, architecture: str) -> jax.Array:
     """int32[L]: the document number of each token of a raw row, from 1; 0 for padding.
 
-    A document starts after a closing token. For an encoder it also starts at each [CLS]: if a row would
-    start with the [SEP] of a document, [CLS] replaces it, and the [CLS] of the next document follows.
+    A document starts after a closing token. For an encoder it also starts at each [CLS], because [CLS]
+    replaces the first token of a row: if that was a [SEP], the [CLS] of the next document follows.
     """
     closes = row == vocabulary.closing(architecture)
     starts = left_of(closes, True)

@@ -88,7 +88,7 @@ def lm_scores(model, params, hidden: jax.Array, batch: Batch, z_loss: float = 0.
 
 def hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) -> jax.Array:
     """Hidden states [B,N,D] at the target positions, so that the LM head reads no others."""
-    return select_predicted(last_hidden_states(model, params, batch, dropout_rng), batch)
+    return select_target_positions(last_hidden_states(model, params, batch, dropout_rng), batch)
 
 
 def last_hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) -> jax.Array:
@@ -102,7 +102,7 @@ def last_hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | Non
     )
 
 
-def select_predicted(hidden: jax.Array, batch: Batch) -> jax.Array:
+def select_target_positions(hidden: jax.Array, batch: Batch) -> jax.Array:
     """hidden [B,T,D] -> the hidden states [B,N,D] at the target positions."""
     if batch.target_positions is None:
         return hidden

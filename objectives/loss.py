@@ -14,7 +14,7 @@ MASKED = -1e30  # the logit of an excluded id: finite, so that 0 * logit is 0
 # Logits per chunk and device: 16 MB of float32, about a CPU's cache. At least 512 positions per chunk:
 # with fewer, an accelerator spends more time on updating the table's gradient than on matrix products.
 CHUNK_LOGITS = 2**22
-CHUNK_ROWS = 2**9
+MIN_CHUNK_POSITIONS = 2**9
 
 
 def chunked_cross_entropy(
@@ -66,7 +66,7 @@ def number_of_chunks(rows: int, positions: int, vocab_size: int) -> int:
     """The number of chunks of positions (see CHUNK_LOGITS)."""
     mesh = jax.sharding.get_abstract_mesh()
     devices = 1 if mesh.empty else mesh.size
-    chunk = max(CHUNK_LOGITS, CHUNK_ROWS * vocab_size) * devices
+    chunk = max(CHUNK_LOGITS, MIN_CHUNK_POSITIONS * vocab_size) * devices
     chunks = -(-rows * positions * vocab_size // chunk)
     return min(max(chunks, 1), max(positions, 1))
 

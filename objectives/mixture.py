@@ -82,47 +82,47 @@ class Mixture(Objective):
         )
 
     def corrupt(self, spec: ObjectiveSpec, rng: jax.Array, row: jax.Array) -> Batch:
-        program, index, rng = self._draw(rng)
-        return jax.lax.switch(program, self._branches(spec), index, rng, row)
+        branch, index, rng = self._draw(rng)
+        return jax.lax.switch(branch, self._branches(spec), index, rng, row)
 
     def corrupt_batch(self, spec: ObjectiveSpec, rngs: jax.Array, rows: jax.Array) -> Batch:
         """sample_per=batch: the first rng draws the component for all rows, and one branch runs."""
         if self.sample_per == "row":
             return super().corrupt_batch(spec, rngs, rows)
-        program, index, _ = self._draw(rngs[0])
+        branch, index, _ = self._draw(rngs[0])
         rngs = jax.vmap(lambda rng: self._draw(rng)[2])(rngs)
         branches = [jax.vmap(b, in_axes=(None, 0, 0)) for b in self._branches(spec)]
-        return jax.lax.switch(program, branches, index, rngs, rows)
+        return jax.lax.switch(branch, branches, index, rngs, rows)
 
     @property
-    def _programs(self) -> list[list[int]]:
-        """Component numbers, grouped by `program_key`. Under vmap a switch runs all its branches, so
-        fewer programs cost less: UL2's seven denoisers need two."""
+    def _groups(self) -> list[list[int]]:
+        """Component numbers, grouped by `branch_key`. Under vmap a switch runs all its branches, so
+        fewer branches cost less: UL2's seven denoisers need two."""
         found = {}
         for number, component in enumerate(self.parsed):
-            key = component.objective.program_key, component.mode != ""
+            key = component.objective.branch_key, component.mode != ""
             found.setdefault(key, []).append(number)
         return list(found.values())
 
     def _draw(self, rng):
-        """(program number, component index within the program, rng for the corruption)."""
+        """(branch number, component index within the branch, rng for the corruption)."""
         which_rng, rng = jax.random.split(rng)
         edges = jnp.asarray(np.cumsum([c.share for c in self.parsed])[:-1], jnp.float32)
         which = (jax.random.uniform(which_rng) >= edges).sum(dtype=jnp.int32)
         table = sorted(
-            (number, program, index)
-            for program, numbers in enumerate(self._programs)
+            (number, branch, index)
+            for branch, numbers in enumerate(self._groups)
             for index, number in enumerate(numbers)
         )
-        program, index = jnp.asarray([row[1:] for row in table], jnp.int32)[which]
-        return program, index, rng
+        branch, index = jnp.asarray([row[1:] for row in table], jnp.int32)[which]
+        return branch, index, rng
 
     def _branches(self, spec):
-        """One function (index, rng, row) -> Batch per program, all with one Batch structure."""
+        """One function (index, rng, row) -> Batch per branch, all with one Batch structure."""
         lengths = self.lengths(spec)
         branches = [
             functools.partial(_corrupt, [self.parsed[n] for n in numbers], spec)
-            for numbers in self._programs
+            for numbers in self._groups
         ]
         index, rng = jax.eval_shape(lambda: (jnp.int32(0), jax.random.key(0)))
         row = jax.ShapeDtypeStruct((lengths.raw,), jnp.int32)
@@ -206,7 +206,7 @@ def _parse_components(components):
 
 def _corrupt(components, spec, index, rng, row):
     """The Batch of components[index], which uses the start of the row; the components have the same
-    `program_key`."""
+    `branch_key`."""
     objectives = tuple(component.objective for component in components)
     raw = [objective.lengths(spec).raw for objective in objectives]
     row = row[: max(raw)]

@@ -154,9 +154,9 @@ def place_spans(
 ) -> tuple[jax.Array, jax.Array]:
     """Places spans of the given lengths in a row, in this order; all arrangements have equal probability.
 
-    lengths int32[S]: the first `spans` int32[] of them are used; their sum is at most the number of
+    lengths int32[M]: the first `spans` int32[] of them are used; their sum is at most the number of
     eligible positions bool[L]. -> (mask bool[L]: 1 = in a span; owner int32[L]: the index of the last
-    span that started at or before the position, S if none).
+    span that started at or before the position, M if none).
 
     Eligible positions outside the spans separate them, so no two spans touch; if there are too few
     separators, the last spans are dropped. A span that would leave its run of eligible positions (its

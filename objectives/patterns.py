@@ -51,7 +51,7 @@ def iid_noise(
     return Noise(mask[word], group, empty)
 
 
-def fixed_spans(
+def fixed_number_of_spans(
     rng: jax.Array, eligible: jax.Array, budget: jax.Array, count: jax.Array, max_num_spans: int
 ) -> Noise:
     """`span`: `budget` int32[] of the eligible tokens bool[L] in `count` int32[] spans, each within a
@@ -79,7 +79,7 @@ def fixed_spans(
     return Noise(mask, owner, jnp.zeros_like(mask))
 
 
-def random_spans(
+def random_length_spans(
     rng: jax.Array,
     eligible: jax.Array,
     budget: jax.Array,

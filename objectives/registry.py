@@ -71,7 +71,7 @@ def check(objective: Objective, architecture: str) -> None:
         )
     if architecture in objective.architectures:
         return
-    pairs = "; ".join(f"{a}: {', '.join(names)}" for a, names in pairs_by_architecture().items())
+    pairs = "; ".join(f"{a}: {', '.join(names)}" for a, names in names_by_architecture().items())
     why = why_unsupported(objective, architecture)
     raise ValueError(
         f"objective {objective.name} does not support architecture {architecture!r}"
@@ -86,7 +86,7 @@ def why_unsupported(objective: Objective, architecture: str) -> str:
     return objective.unsupported.get(architecture, "")
 
 
-def pairs_by_architecture() -> dict[str, list[str]]:
+def names_by_architecture() -> dict[str, list[str]]:
     """architecture -> names of the objectives that support it with default hyperparameters."""
     return {
         architecture: [name for name in OBJECTIVES if architecture in build(name).architectures]

@@ -106,7 +106,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
     # ---- Parameters ------------------------------------------------------------------------------
 
     def generator_config(self, config: ModelConfig) -> ModelConfig:
-        """The config of the generator for that of the discriminator: same depth and embedding size,
+        """The generator's config, derived from the discriminator's: same depth and embedding size,
         `generator_size` times the width."""
         num_heads = max(1, round(config.num_heads * self.generator_size))
         multiple = 1 if config.head_dim else 2 * num_heads  # so that head_dim is even

@@ -16,7 +16,7 @@ from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch
 from objectives.document_ids import document_ids, runs
 from objectives.heads import PairHead, with_head
-from objectives.lm_loss import TrainingLoss, last_hidden_states, lm_scores, select_predicted
+from objectives.lm_loss import TrainingLoss, last_hidden_states, lm_scores, select_target_positions
 from objectives.noise import check_shares, mask_tokens, noise_count
 
 NUM_SPECIAL = 3  # [CLS] and two [SEP]
@@ -170,7 +170,7 @@ class SentencePairs(Objective, TrainingLoss):
         }
         if not self.mlm_loss_weight:
             return sums
-        hidden = select_predicted(states, batch)
+        hidden = select_target_positions(states, batch)
         return {**sums, **lm_scores(model, params, hidden, batch, self.z_loss)}
 
     def loss_weights(self) -> dict[str, float]:
@@ -199,7 +199,7 @@ class NextSentence(SentencePairs):
 
     A random text comes from another document of the raw row. In a row with only one document it is
     another part of that document, outside the pair. Text lengths do not reveal the label: the second
-    text is never longer than both alternatives allow.
+    text is never longer than either alternative allows.
     """
 
     name: ClassVar[str] = "next_sentence"

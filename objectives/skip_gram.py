@@ -1,5 +1,5 @@
 """skip_gram: word vectors from neighbors and negative samples (word2vec; Mikolov et al. 2013,
-1310.4546). For the model `WordVectors`. The scores of a row are two matrix products: with its own
+arXiv:1310.4546). For the model `WordVectors`. The scores of a row are two matrix products: with its own
 context vectors, and with those of its negative samples.
 """
 
@@ -26,7 +26,7 @@ class SkipGram(Objective, TrainingLoss):
 
     Subsampling removes frequent tokens from the row at random. As in word2vec.c, this happens before
     windows are applied. Each center token draws its window size from 1..`window_size` (Mikolov et al.
-    2013, 1301.3781, section 3.2) and forms a pair with each neighbor in its window and its document.
+    2013, arXiv:1301.3781, section 3.2) and forms a pair with each neighbor in its window and its document.
     Slots are ordered by offset, then by center. With window_size 2, where the second token drew 1 and
     the others 2 (four slots for each of the offsets -2, -1, 1, 2):
 
@@ -35,9 +35,9 @@ class SkipGram(Objective, TrainingLoss):
         loss_weights      [ 0, 0, 1, 0,     0, 1, 1, 0,      1, 1, 0, 0,      1, 0, 0, 0 ]
         target_positions  [ 0, 1, 2, 3,     0, 1, 2, 3,      0, 1, 2, 3,      0, 1, 2, 3 ]
 
-    All pairs of a row share its negative samples (Ji et al. 2016, 1604.04661). Each of the
-    `num_noise_words` samples has weight num_negatives / num_noise_words in each pair. The expected
-    loss is the same as with `num_negatives` samples per pair (equation 4), but is one matrix product.
+    All pairs of a row share its negative samples (Ji et al. 2016, arXiv:1604.04661). Each of the
+    `num_shared_negatives` samples has weight num_negatives / num_shared_negatives in each pair. The expected
+    loss is the same as with `num_negatives` samples per pair (equation 4), but needs one matrix product.
     """
 
     name: ClassVar[str] = "skip_gram"
@@ -51,7 +51,7 @@ class SkipGram(Objective, TrainingLoss):
         5, "maximum window size; each center token draws from 1 to this", min=1, max=64
     )
     num_negatives: int = option(5, "negative samples per pair (k in the paper)", min=1)
-    num_noise_words: int = option(32, "negative samples shared by all pairs of a row", min=1)
+    num_shared_negatives: int = option(32, "negative samples shared by all pairs of a row", min=1)
     subsample_threshold: float = option(
         1e-4, "relative frequency above which tokens are subsampled; 0: none", min=0, max=1
     )
@@ -83,7 +83,7 @@ class SkipGram(Objective, TrainingLoss):
         whether it is kept; the lower 12 bits of the first T tokens give the window sizes."""
         T, w, vocabulary = spec.seq_len, self.window_size, spec.vocabulary
         raw = row.shape[0]
-        bits = jax.random.bits(rng, (raw + self.num_noise_words,), jnp.uint32)
+        bits = jax.random.bits(rng, (raw + self.num_shared_negatives,), jnp.uint32)
         keep_probs = np.round(self._keep_probs(spec) * _is_regular(spec) * 2**20)
         kept = bits[:raw] >> 12 < jnp.asarray(keep_probs, jnp.uint32)[row]
         window = 1 + ((bits[:T] & 0xFFF) * w >> 12).astype(jnp.int32)
@@ -111,8 +111,8 @@ class SkipGram(Objective, TrainingLoss):
 
     def losses(self, model, params, batch: Batch, dropout_rng: jax.Array | None) -> dict:
         """`skip_gram`: the negative of equation 4 per pair; `accuracy`: the share of scores with the
-        correct sign. All targets are tokens of the row, so a band of one matrix product has their
-        scores."""
+        correct sign. All targets are tokens of the row, so their scores are a band of one matrix
+        product."""
 
         def context_vectors(ids):
             return model.apply({"params": params}, ids, method="context_vectors")
@@ -124,7 +124,7 @@ class SkipGram(Objective, TrainingLoss):
         negative = jnp.einsum(
             "BTD,BND->BTN", centers, negatives, preferred_element_type=jnp.float32
         )
-        pairs, share = weights.sum(1), self.num_negatives / self.num_noise_words
+        pairs, share = weights.sum(1), self.num_negatives / self.num_shared_negatives
         total = (weights * jax.nn.softplus(-positive)).sum()
         total += (pairs * jax.nn.softplus(negative).sum(-1)).sum() * share
         hits = jnp.where(positive > 0, weights, jnp.zeros_like(weights)).sum()
@@ -148,7 +148,7 @@ class SkipGram(Objective, TrainingLoss):
         return {"skip_gram": (jnp.array([1, 0], jnp.int32), weights)}
 
     def flops_spec(self, config, params, batch: Batch) -> tuple:
-        return ((config, params, {"lm": batch.targets.shape[-1]}),)
+        return ((config, params, {}),)
 
     def _keep_probs(self, spec):
         return _unigram(spec).keep_probs(self.subsample_threshold)

@@ -116,6 +116,12 @@ class LoadedTask:
         pure function of the fingerprint, seed.data, the step and the global batch size."""
         raise NotImplementedError
 
+    def iterate(self, start: int):
+        """Iterates over `train_inputs` from step `start` on."""
+        while True:
+            yield self.train_inputs(start)
+            start += 1
+
     def eval_inputs(self, split: str):
         """Iterates over the evaluation batches of a split, as NumPy arrays of this process's rows."""
         raise NotImplementedError

@@ -264,12 +264,6 @@ class LoadedClassification(LoadedTask):
         indices = self._indices(step)
         return self._batch("train", self._local(indices), self._width(indices))
 
-    def iterate(self, start: int):
-        """`train_inputs` from step `start` on."""
-        while True:
-            yield self.train_inputs(start)
-            start += 1
-
     def eval_inputs(self, split):
         for indices in example_order.sequential(len(self.encoded[split]), self.eval_batch_size):
             yield self._batch(split, self._local(indices))

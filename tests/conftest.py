@@ -4,6 +4,7 @@ Warnings are errors (setup.cfg).
 """
 
 import gc
+import importlib.metadata
 import logging
 import os
 import pathlib
@@ -16,7 +17,8 @@ import tempfile
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     " --xla_cpu_collective_call_terminate_timeout_seconds=300"
-    " --xla_cpu_use_fusion_emitters=false"
+    # JAX 0.12 does not know this flag and ends the process.
+     + " --xla_cpu_use_fusion_emitters=false" * (importlib.metadata.version("jaxlib") < "0.12")
 ).strip()
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

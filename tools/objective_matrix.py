@@ -44,7 +44,7 @@ This page is generated: `python -m tools.objective_matrix`.
 
 def architectures():
     """The architectures of the registry, in its order."""
-    return tuple(objectives.pairs_by_architecture())
+    return tuple(objectives.names_by_architecture())
 
 
 def config_for(name, architecture):

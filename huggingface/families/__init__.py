@@ -7,6 +7,7 @@ from huggingface.families.bart import BART
 from huggingface.families.bert import BERT
 from huggingface.families.distilbert import DISTILBERT
 from huggingface.families.electra import ELECTRA
+from huggingface.families.esm import ESM
 from huggingface.families.gpt2 import GPT2
 from huggingface.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from huggingface.families.modernbert import MODERNBERT
@@ -16,7 +17,7 @@ from huggingface.families.t5 import T5
 from huggingface.family import Family
 
 _DECODERS = (GPT2, T5, LLAMA, MISTRAL, QWEN2, QWEN3, STARCODER2)
-_ENCODERS = (ROBERTA, ELECTRA, DISTILBERT, MODERNBERT)
+_ENCODERS = (ROBERTA, ELECTRA, DISTILBERT, MODERNBERT, ESM)
 FAMILIES: dict[str, Family] = {
     family.model_type: family for family in (BERT, *_DECODERS, *_ENCODERS, BART)
 }

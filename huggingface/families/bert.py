@@ -40,6 +40,10 @@ FIXED = {
     "lm_head_transform": True,
     "lm_head_bias": True,
 }
+LEGACY_SUFFIXES = (
+    (".LayerNorm.gamma", ".LayerNorm.weight"),
+    (".LayerNorm.beta", ".LayerNorm.bias"),
+)
 IGNORED = (r".*embeddings\.position_ids",)
 
 
@@ -86,10 +90,7 @@ BERT = Family(
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
-    legacy_suffixes=(
-        (".LayerNorm.gamma", ".LayerNorm.weight"),
-        (".LayerNorm.beta", ".LayerNorm.bias"),
-    ),
+    legacy_suffixes=LEGACY_SUFFIXES,
     ignored=IGNORED,
     head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
 )

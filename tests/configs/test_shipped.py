@@ -28,7 +28,7 @@ def shipped(folder):
 
 
 def recipes_of(path):
-    return [name for name, (fitting, _) in presets.RECIPES.items() if path.stem in fitting]
+    return [name for name, fitting in presets.RECIPES.items() if path.stem in fitting]
 
 
 TRANSFORMERS = [p for p in shipped(".") if "recipe:" in p.read_text()]
@@ -77,7 +77,7 @@ def test_every_size_and_recipe_of_a_shipped_config_resolves(path):
             modern = recipe == "modern"
             assert config.objective.z_loss == (1e-4 if modern else 0)
             assert config.model.qk_norm == modern
-            fields = presets.RECIPES[recipe][1]
+            fields = presets.RECIPES[recipe][path.stem]
             assert {name: getattr(config.model, name) for name in fields} == fields
 
 

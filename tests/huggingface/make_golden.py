@@ -92,6 +92,10 @@ MODELS = {
     "roberta": ("RobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
     "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 12}),
     "electra-discriminator": ("ElectraForPreTraining", {**BERT, "embedding_size": 12}),
+    "esm": (
+        "EsmForMaskedLM",
+        {**BERT, "position_embedding_type": "rotary", "pad_token_id": 0, "eos_token_id": 3},
+    ),
     "distilbert": (
         "DistilBertForMaskedLM",
         {"dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 16},

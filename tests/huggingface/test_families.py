@@ -127,13 +127,18 @@ def test_export_classes_follow_from_the_config_and_the_heads():
 def test_export_classes_check_the_options_of_a_task():
     name, task = next((name, task) for name, task in TASKS.items() if name != "pretraining")
     options = dataclasses.asdict(task())
-    gpt2 = model_of("gpt2")
-    assert export_classes(gpt2, (name,), options | {"head_bias": False})[1] == []
-    classes, problems = export_classes(gpt2, (name,), options)
-    assert classes == ["GPT2ForSequenceClassification"]
+    llama = model_of("gpt2", positions="rope", norm="rmsnorm", use_bias=False, gated_mlp=True,
+                     activation="silu")  # fmt: skip
+    assert export_classes(llama, (name,), options | {"head_bias": False})[1] == []
+    classes, problems = export_classes(llama, (name,), options)
+    assert classes == ["LlamaForSequenceClassification"]
     assert problems == ["task.head_bias=True (expected False)"]
+    # A LayerNorm can take the bias, and an identity is a pooler.
+    folded = ["GPT2ForSequenceClassification"]
+    assert export_classes(model_of("gpt2"), (name,), options) == (folded, [])
     bert, fitting = model_of("bert-base"), options | {"pooler": True}
-    assert export_classes(bert, (name,), fitting) == (["BertForSequenceClassification"], [])
+    for each in (options, fitting):
+        assert export_classes(bert, (name,), each) == (["BertForSequenceClassification"], [])
     gelu = fitting | {"pooler_activation": "gelu"}
     assert export_classes(bert, (name,), gelu) == (["ElectraForSequenceClassification"], [])
     relu = fitting | {"pooler_activation": "relu"}
@@ -150,7 +155,7 @@ def test_a_family_that_lacks_the_heads_of_a_run_is_passed_over():
     required, _ = param_shapes.of_class(family, shapes, "ElectraForPreTraining")
     arrays = {path: LazyArray(shape, None) for path, shape in required.items()}
     contents = RunContents("run", model, arrays, None, [], {}, {})
-    chosen, _, name, tree = choose_class(contents, "")
+    _, chosen, _, name, tree = choose_class(contents, "")
     assert (chosen, name, tree) == (family, "ElectraForPreTraining", required)
     with pytest.raises(ConfigError, match="heads discriminator, .*BertForMaskedLM"):
         choose_class(contents, "BertForMaskedLM")

@@ -1,5 +1,5 @@
-"""RoBERTa, ELECTRA, DistilBERT and ModernBERT of transformers and ours, through the files: states, logits,
-gradients, heads.
+"""RoBERTa, ELECTRA, ESM, DistilBERT and ModernBERT of transformers and ours, through the files: states,
+logits, gradients, heads.
 """
 
 import parity
@@ -25,6 +25,7 @@ DISTILBERT = {
     "hidden_dim": 48,
     "max_position_embeddings": 16,
 }
+ESM = {"position_embedding_type": "rotary", "pad_token_id": 0, "mask_token_id": 1}
 MODERNBERT = {
     **SHAPE,
     "num_hidden_layers": 4,
@@ -35,6 +36,8 @@ CASES = {
     "roberta": ("Roberta", {**SHAPE, "type_vocab_size": 1}),
     "electra": ("Electra", {**SHAPE, "embedding_size": 24}),
     "electra, embedding size = hidden size": ("Electra", {**SHAPE, "embedding_size": 32}),
+    "esm": ("Esm", {**SHAPE, **ESM}),
+    "esm, embedding norm": ("Esm", {**SHAPE, **ESM, "emb_layer_norm_before": True}),
     "distilbert": ("DistilBert", DISTILBERT),
     "distilbert, relu": ("DistilBert", {**DISTILBERT, "activation": "relu"}),
     "modernbert": ("ModernBert", MODERNBERT),

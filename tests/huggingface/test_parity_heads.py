@@ -14,6 +14,7 @@ import pytest
 import tokenizers as tokenizers_library
 
 import models
+from configs import decoder, encoder, encoder_decoder
 from data import tokenizer as tokenizers
 from huggingface import convert
 from huggingface.weights import open_weights
@@ -74,24 +75,42 @@ def test_a_classifier_is_imported_with_its_labels_and_exported_again(name, tmp_p
     parity.assert_close(logits, again.eval()(**arguments).logits, 1e-4)
 
 
+SHIPPED = {"encoder": encoder, "decoder": decoder, "encoder_decoder": encoder_decoder}
 TEXTS = [f"the cat number {i} sat on the mat and saw {i * 7} dogs run home" for i in range(200)]
 SMALL = {"num_layers": 2, "emb_dim": 32, "num_heads": 4, "mlp_dim": 48, "vocab_size": 0,
          "max_length": 32}  # fmt: skip
 
 
-def write_run(folder, preset, tokenizer_type, **changes):
+def write_run(folder, preset, tokenizer_type, classes=0, **changes):
     """Writes a run like one of train.py at step 0, with a trained tokenizer; returns the tokenizer and
     parity.NativeModel."""
     tokenizer = tokenizers.train(TEXTS, type=tokenizer_type, vocab_size=400)
-    fields = {**models.preset(preset), **SMALL, "init_std": 0.3, **changes}
+    file, _, arg = preset.partition(":")
+    shipped = file in SHIPPED
+    fields = SHIPPED[file].get_config(arg).model.to_dict() if shipped else models.preset(preset)
+    fields = {**fields, **SMALL, "init_std": 0.3, **changes}
     config = complete_config(ModelConfig(**fields), tokenizer.size, 32)
     row = models.make_inputs(jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), jnp.int32))
     rows = (row, row) if config.architecture == "encoder_decoder" else (row,)
     params = models.build(config).init(jax.random.key(0), *rows, method="init_all")["params"]
+    if classes:  # the default head of finetuning
+        head = Classification().head_module(classes, **dataclasses.asdict(Classification()))
+        head = head.init(jax.random.key(1), jnp.zeros((1, config.emb_dim)))["params"]
+        params = {**params, "heads": {"classification": head}}
+    # Zeros and ones, as biases and scales begin, would hide a mistake.
+    leaves, tree = jax.tree.flatten(params)
+    noise = np.random.default_rng(0)
+    leaves = [x + noise.normal(0, 0.1, x.shape).astype(np.float32) for x in leaves]
+    params = jax.tree.unflatten(tree, leaves)
     folder.mkdir()
     checkpoint.write_params(folder, 0, params)
     tokenizer.save(folder / "tokenizer.json")
-    run_directory.write_config(folder, {"seed": {}}, "pretrain", config)
+    kind, task = "pretrain", {}
+    if classes:
+        kind, task = "finetune", {"task": dataclasses.asdict(Classification())}
+        names = [f"class {i}" for i in range(classes)]
+        run_directory.write_manifest(folder, {"seed": {}}, {"labels": names})
+    run_directory.write_config(folder, {"seed": {}, **task}, kind, config)
     return tokenizer, parity.NativeModel(config, params, tokenizer.special_ids()["start"])
 
 
@@ -103,7 +122,9 @@ ENCODERS = {
     "electra-small-generator": ("wordpiece", {"embedding_size": 24}),
     "distilbert-base": ("wordpiece", {}),
     "modernbert-base": ("bpe", {"num_layers": 4, "sliding_window": 3}),
+    "encoder": ("bpe", {}),
 }
+CLASS = {"encoder": "EsmForMaskedLM"}  # where the name does not begin with it
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -112,7 +133,7 @@ def test_an_exported_encoder_fills_masks_in_a_pipeline(name, tmp_path):
     tokenizer, native = write_run(tmp_path / "run", name, tokenizer_type, **changes)
     directory = tmp_path / "hf"
     line = convert.to_hf(str(tmp_path / "run"), str(directory))
-    assert line.lower().startswith(name.partition("-")[0])
+    assert line.lower().startswith(CLASS.get(name, name.partition("-")[0]).lower())
     text = "the cat [MASK] on the mat"
     best = transformers.pipeline("fill-mask", model=str(directory))(text, top_k=3)
     ids = tokenizer.special_ids()
@@ -125,8 +146,9 @@ def test_an_exported_encoder_fills_masks_in_a_pipeline(name, tmp_path):
     assert [each["token"] for each in best] == order.tolist()
 
 
-def test_an_exported_decoder_continues_a_prompt_in_a_pipeline(tmp_path):
-    tokenizer, native = write_run(tmp_path / "run", "gpt2", "bpe")
+@pytest.mark.parametrize("name", ["gpt2", "decoder"])
+def test_an_exported_decoder_continues_a_prompt_in_a_pipeline(name, tmp_path):
+    tokenizer, native = write_run(tmp_path / "run", name, "bpe")
     directory = tmp_path / "hf"
     convert.to_hf(str(tmp_path / "run"), str(directory))
     text = "the cat number"
@@ -141,6 +163,10 @@ def test_an_exported_decoder_continues_a_prompt_in_a_pipeline(tmp_path):
 
 ENCODER_DECODERS = {
     "t5-v1.1-small": (
+        "unigram",
+        {"head_dim": 8, "relative_buckets": 8, "relative_max_distance": 16},
+    ),
+    "encoder_decoder:recipe=t5": (
         "unigram",
         {"head_dim": 8, "relative_buckets": 8, "relative_max_distance": 16},
     ),
@@ -199,6 +225,24 @@ def test_an_exported_decoder_without_padding_classifies_texts_of_different_lengt
         for each in (found, classify([text])[0]):
             scores = {label["label"]: label["score"] for label in each}
             np.testing.assert_allclose([scores["bad"], scores["good"]], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder", "bert-tiny", "gpt2"])
+def test_the_default_classifier_classifies_in_a_pipeline(name, tmp_path):
+    """It has no pooler, which encoders of transformers have, and a bias, which decoders lack."""
+    tokenizer, native = write_run(tmp_path / "run", name, "bpe", classes=3)
+    directory = tmp_path / "hf"
+    convert.to_hf(str(tmp_path / "run"), str(directory))
+    classify = transformers.pipeline("text-classification", model=str(directory), top_k=None)
+    encode = transformers.AutoTokenizer.from_pretrained(directory)
+    for text in TEXTS[3], TEXTS[4][:20]:
+        ids = np.array([encode(text)["input_ids"]], np.int32)
+        options = dataclasses.asdict(Classification())
+        logits = native.class_logits(ids, np.array([ids.shape[1]]), 3, options)
+        (found,) = classify([text])
+        found = {each["label"]: each["score"] for each in found}
+        expected = np.asarray(jax.nn.softmax(logits))[0]
+        np.testing.assert_allclose([found[f"class {i}"] for i in range(3)], expected, atol=1e-4)
 
 
 def test_a_model_that_no_class_expresses_is_refused_with_the_fields_that_prevent_it(tmp_path):

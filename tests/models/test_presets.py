@@ -114,7 +114,7 @@ def test_the_modern_recipe_has_as_many_parameters_as_the_classic_one(architectur
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_keeps_the_parameters_of_a_size(name, size):
     rest = {"vocab_size": 128, "max_length": 1}
-    for architecture in RECIPES[name][0]:
+    for architecture in RECIPES[name]:
         fields = {"architecture": architecture, **size_fields(size)}
         expected = models.ModelConfig(**fields, positions="rope", **rest)
         found = models.ModelConfig(**recipe(name, fields), **rest)

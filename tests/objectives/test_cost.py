@@ -8,7 +8,7 @@ from benchmarks.corruption import AIM, measure
 
 PAIRS = [
     (architecture, name)
-    for architecture, names in objectives.pairs_by_architecture().items()
+    for architecture, names in objectives.names_by_architecture().items()
     for name in names
 ]
 

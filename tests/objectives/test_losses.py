@@ -24,7 +24,7 @@ VOCABULARY = Vocabulary(
 LENGTH, ROWS = 24, 4
 PAIRS = [
     (a, name)
-    for a, names in objectives.pairs_by_architecture().items()
+    for a, names in objectives.names_by_architecture().items()
     for name in names
     if isinstance(objectives.loss_of(objectives.build(name)), LMLoss)  # others: in their own tests
 ]

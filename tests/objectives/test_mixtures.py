@@ -75,9 +75,9 @@ def test_components_that_differ_only_in_density_and_spans_are_one_program(archit
     texts = [text for _, text, mode in objectives.build("ul2").components if mode != "S"]
     components = tuple(objectives.parse(text) for text in texts)
     spec = ObjectiveSpec(architecture, VOCABULARY, 48)
-    assert len({component.program_key for component in components}) == 1
+    assert len({component.branch_key for component in components}) == 1
     geometric = [f"geometric_0.15_sentinel_spans:mean_noise_span_length={n}" for n in (3, 4)]
-    assert len({objectives.parse(text).program_key for text in (*geometric, texts[0])}) == 3
+    assert len({objectives.parse(text).branch_key for text in (*geometric, texts[0])}) == 3
 
     lengths = [component.lengths(spec).raw for component in components]
     row = np.random.default_rng(0).choice(REGULAR_TOKENS, max(lengths)).astype(np.int32)

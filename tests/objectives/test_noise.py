@@ -15,7 +15,7 @@ from scipy import stats
 import objectives
 from objectives.base import ObjectiveSpec, SequenceLengths
 from objectives.noise import choose, random_regular_tokens, slots
-from objectives.patterns import fixed_spans
+from objectives.patterns import fixed_number_of_spans
 from objectives.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(
@@ -39,7 +39,7 @@ def uniform_p(counts):
 @functools.cache
 def draw_spans(length):
     def draw(rng, noise, count):
-        return fixed_spans(rng, jnp.ones(length, bool), noise, count, length).mask
+        return fixed_number_of_spans(rng, jnp.ones(length, bool), noise, count, length).mask
 
     return jax.jit(jax.vmap(draw, (0, None, None)))
 
@@ -116,7 +116,9 @@ def test_spans_stay_within_runs_and_hit_each_run_in_proportion_to_its_length():
     eligible = np.ones(43, bool)
     eligible[[0, 11, 42]] = False
     draw = jax.vmap(
-        lambda rng: fixed_spans(rng, jnp.asarray(eligible), jnp.int32(3), jnp.int32(1), 1).mask
+        lambda rng: (
+            fixed_number_of_spans(rng, jnp.asarray(eligible), jnp.int32(3), jnp.int32(1), 1).mask
+        )
     )
     mask = np.asarray(jax.jit(draw)(rngs()))
     assert not mask[:, ~eligible].any()
@@ -127,7 +129,9 @@ def test_spans_stay_within_runs_and_hit_each_run_in_proportion_to_its_length():
 
 def test_spans_are_shorter_where_too_few_positions_are_eligible():
     eligible = jnp.asarray([0, 1, 0, 1, 1, 0, 1, 0], bool)
-    draw = jax.jit(jax.vmap(lambda rng, n: fixed_spans(rng, eligible, n, jnp.int32(9), 9).mask))
+    draw = jax.jit(
+        jax.vmap(lambda rng, n: fixed_number_of_spans(rng, eligible, n, jnp.int32(9), 9).mask)
+    )
     for noise in (0, 1, 2, 3, 4, 9):
         mask = np.asarray(draw(rngs(200), jnp.full(200, noise, jnp.int32)))
         np.testing.assert_array_equal(mask, mask & np.asarray(eligible))

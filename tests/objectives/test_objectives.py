@@ -22,7 +22,7 @@ from objectives.named import NAMED
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
 
-ALL = [(a, name) for a, names in objectives.pairs_by_architecture().items() for name in names]
+ALL = [(a, name) for a, names in objectives.names_by_architecture().items() for name in names]
 # Tests of the targets cover the objectives with the default loss; the others have their own tests.
 PAIRS = [
     (a, name) for a, name in ALL if isinstance(objectives.loss_of(objectives.build(name)), LMLoss)

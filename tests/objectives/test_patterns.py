@@ -72,7 +72,9 @@ def test_invariant_10_span_lengths_have_the_published_distribution(
     @jax.vmap
     def draw(rng):
         everywhere = jnp.ones(LENGTH, bool)
-        return patterns.random_spans(rng, everywhere, jnp.int32(budget), None, probs, 2 * budget)
+        return patterns.random_length_spans(
+            rng, everywhere, jnp.int32(budget), None, probs, 2 * budget
+        )
 
     noise = jax.tree.map(np.asarray, draw(rngs()))
     assert set(noise.mask.sum(1)) == {budget}  # exactly the budget

@@ -29,7 +29,9 @@ COUNTS[1] = 5e4  # [UNK] has a count but is never read
 COUNTS[39] = 0  # a word that does not occur
 SEQ_LEN, ROWS = 16, 6
 SPEC = ObjectiveSpec("embeddings", VOCABULARY, SEQ_LEN, Unigram(COUNTS))
-OBJECTIVE = SkipGram(window_size=3, num_negatives=4, num_noise_words=7, subsample_threshold=0.02)
+OBJECTIVE = SkipGram(
+    window_size=3, num_negatives=4, num_shared_negatives=7, subsample_threshold=0.02
+)
 
 
 @functools.cache
@@ -78,7 +80,7 @@ def reference(params, batch):
     table = np.asarray(params["embed"]["tokens"]["embedding"], np.float64)
     context = np.asarray(params["heads"]["context"]["embedding"], np.float64)
     d_table, d_context, loss, hits = np.zeros_like(table), np.zeros_like(context), 0.0, 0.0
-    share = OBJECTIVE.num_negatives / OBJECTIVE.num_noise_words
+    share = OBJECTIVE.num_negatives / OBJECTIVE.num_shared_negatives
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     for b in range(len(batch.targets)):
         for n in np.flatnonzero(batch.loss_weights[b]):
@@ -150,7 +152,7 @@ def test_invariant_10_pairs_stay_in_their_document_and_exclude_special_tokens():
 
 
 def test_subsampling_windows_and_negatives_are_distributed_as_published():
-    objective = dataclasses.replace(OBJECTIVE, num_noise_words=64)
+    objective = dataclasses.replace(OBJECTIVE, num_shared_negatives=64)
     count = 3000
     rows = make_rows(count, seed=5)
     # The row is longer than the kept text, so nothing is cut off and each word shows its own rate.

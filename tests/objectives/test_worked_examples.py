@@ -108,4 +108,4 @@ def test_the_new_objective_of_the_page_runs_unchanged(monkeypatch):
         assert targets == ends
         for batch in batches:
             assert objective.reconstruct(spec, batch).tolist() == row.tolist()
-    assert "backwards" in objectives.pairs_by_architecture()["decoder"]
+    assert "backwards" in objectives.names_by_architecture()["decoder"]
