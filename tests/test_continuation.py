@@ -245,3 +245,17 @@ def test_a_directory_of_another_program_is_not_taken(folder, tmp_path):
     with pytest.raises(ConfigError, match="not of a run of this project"):
         train.run(config(folder, 4), str(tmp_path))
     assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'
+
+
+def test_an_imported_model_is_not_taken_for_a_run_that_never_started(folder, constant):
+    """Conversions write checkpoint 0 with parameters alone."""
+    run = pathlib.Path(copy_of(constant, "imported"))
+    for step in (2, 4):
+        shutil.rmtree(run / "checkpoints" / str(step))
+    for item in ("opt_state", "state"):
+        shutil.rmtree(run / "checkpoints" / "0" / item)
+    (run / "metrics.jsonl").unlink()
+    before = sorted(path.relative_to(run) for path in run.rglob("*"))
+    with pytest.raises(ConfigError, match="holds a run of another config"):
+        train.run(config(folder, 4, model__emb_dim=16), str(run))
+    assert sorted(path.relative_to(run) for path in run.rglob("*")) == before

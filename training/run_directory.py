@@ -74,16 +74,19 @@ def open_run(workdir, kind):
 
 
 def is_started(folder):
-    """Whether the directory holds a run with an update: a checkpoint after step 0, or its metrics.
+    """Whether the directory holds something to keep: a checkpoint after step 0 or its metrics, or an
+    imported model, whose checkpoint 0 has no train state.
 
-    A run that stopped before has nothing to lose, and its config or its data may have been wrong: the
-    next command starts anew there, whatever its config."""
+    A run that stopped before its first update has nothing to lose, and its config or its data may have
+    been wrong: the next command starts anew there, whatever its config."""
     folder = paths.of(folder)
     saved, metrics = folder / "checkpoints", folder / "metrics.jsonl"
     names = (
         [path.name.removesuffix(".broken") for path in saved.iterdir()] if saved.is_dir() else []
     )
     if any(name.isdigit() and int(name) for name in names) or (folder / SET_ASIDE).exists():
+        return True
+    if "0" in names and not (saved / "0" / "state").exists():
         return True
     return metrics.exists() and bool(metric_writer.lines_up_to(metrics, math.inf, after=0))
 
