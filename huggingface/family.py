@@ -309,7 +309,7 @@ class Family:
 _SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",
           "num_decoder_layers", "embedding_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
           "gated_mlp", "relative_buckets", "use_bias",
-          "tie_word_embeddings")  # fmt: skip
+          "tie_word_embeddings", "embedding_norm")  # fmt: skip
 _FIELDS = {field.name: field for field in dataclasses.fields(ModelConfig)}
 
 

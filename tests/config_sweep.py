@@ -48,6 +48,10 @@ BASES = {
     "bert": ("BertForMaskedLM", WIDE),
     "roberta": ("RobertaForMaskedLM", WIDE),
     "electra": ("ElectraForMaskedLM", {**WIDE, "embedding_size": 16}),
+    "esm": (
+        "EsmForMaskedLM",
+        {**WIDE, **IDS, "position_embedding_type": "rotary", "mask_token_id": 1},
+    ),
     "distilbert": (
         "DistilBertForMaskedLM",
         {"dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 32, "max_position_embeddings": 32},
@@ -217,6 +221,8 @@ class Directory:
             return "refused" if named else f"refused without the key: {error}"
         try:
             expected = self.expected(tokens)
+        except AssertionError:
+            raise
         except Exception as error:  # noqa: BLE001  of any kind: what it cannot load we may refuse
             return f"transformers refuses: {type(error).__name__} {str(error)[:100]}"
         difference = np.abs(native_logits(contents, tokens) - expected).max()
@@ -234,8 +240,8 @@ class Directory:
         return self.known[key]
 
     def _expected(self, config, tokens):
-        # What from_pretrained ties depends on the tensors, and it renames those of GPT-NeoX.
-        if config.tie_word_embeddings != self.tied or config.model_type == "gpt_neox":
+        # What from_pretrained ties depends on the tensors, and it renames those of GPT-NeoX and ESM.
+        if config.tie_word_embeddings != self.tied or config.model_type in ("gpt_neox", "esm"):
             peer = self.peer_class.from_pretrained(self.folder, config=config).eval()
         else:
             with no_init_weights():

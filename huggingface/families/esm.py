@@ -49,7 +49,7 @@ ESM = Family(
         *dense("heads/classification/output", "classifier.out_proj"),
     ],
     config_keys=[
-        ConfigKey("vocab_size", "vocab_size", 0),
+        ConfigKey("vocab_size", "vocab_size", None),
         ConfigKey("max_position_embeddings", "max_length", 1026),
         ConfigKey("num_hidden_layers", "num_layers", 12),
         ConfigKey("hidden_size", "emb_dim", 768),
@@ -78,5 +78,6 @@ ESM = Family(
     # The head that predicts contacts of amino acids is not read, and is written as zeros.
     ignored=(r".*position_ids", r".*rotary_embeddings\.inv_freq", r".*contact_head\..*"),
     constants=_constants,
+    unused=dict.fromkeys(("esmfold_config", "vocab_list"), "of a model that folds proteins"),
     head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
 )  # fmt: skip
