@@ -164,9 +164,9 @@ class Family:
             return not any(re.search(rf"\b{name}\b", message) for name in key.fields)
 
         for key in sorted(self.config_keys, key=is_behind):
-            names = (key.hf,)
-            if isinstance(key.hf, tuple):
-                names = [name for name in key.hf if name in config]
+            names = key.hf if isinstance(key.hf, tuple) else (key.hf,)
+            if len(names) > 3:  # of RoPE: those that are there
+                names = [name for name in names if name in config]
             if any(name in _SIZES for name in key.fields) or not is_behind(key):
                 found += [f"{name}={str(config.get(name, 'absent'))[:12]}" for name in names]
         for alias in self.aliases:
