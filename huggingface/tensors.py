@@ -121,6 +121,11 @@ def check(
             problems.append(f"{tensor} is {list(leaf.shape)}, expected {list(expected[name])}")
         elif str(leaf.dtype) not in dtypes:
             problems.append(f"{tensor} is {leaf.dtype}, expected one of {', '.join(dtypes)}")
+    for name, array in family.constants(model).items():
+        if name.endswith("inv_freq") and name in stored:
+            found = weights.read(stored[name]).astype(float)
+            if found.shape != array.shape or not np.allclose(found, array, rtol=0.01):
+                problems.append(f"{stored[name]} differs from the frequencies of rope_theta")
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise ConfigError(

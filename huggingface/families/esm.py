@@ -9,12 +9,13 @@ from huggingface.families import bert
 from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
 
 LAYER, HF_LAYER = "encoder/layer_{i}", "esm.encoder.layer.{i}"
+ROTARY = "attention.self.rotary_embeddings.inv_freq"
 
 
 def _constants(model):
     size, total = model.resolved_head_dim, model.num_layers * model.num_heads
     frequencies = model.rope_theta ** -(np.arange(0, size, 2, dtype=np.float32) / size)
-    rotary = f"{HF_LAYER}.attention.self.rotary_embeddings.inv_freq"
+    rotary = f"{HF_LAYER}.{ROTARY}"
     return {
         "esm.contact_head.regression.weight": np.zeros((1, total), np.float32),
         "esm.contact_head.regression.bias": np.zeros(1, np.float32),
@@ -74,7 +75,10 @@ ESM = Family(
         "lm_head_bias": True,
     },
     tied={"lm_head.decoder.weight": "esm.embeddings.word_embeddings.weight"},
-    legacy_suffixes=bert.LEGACY_SUFFIXES,
+    legacy_suffixes=(
+        *bert.LEGACY_SUFFIXES,
+        (f".*.{ROTARY}", f".0.{ROTARY}"),  # as transformers 5 writes it
+    ),
     # The head that predicts contacts of amino acids is not read, and is written as zeros.
     ignored=(r".*position_ids", r".*rotary_embeddings\.inv_freq", r".*contact_head\..*"),
     constants=_constants,
