@@ -53,8 +53,8 @@ def expand(pattern: str, log=lambda line: None) -> list[str]:
     """The sorted files that match a pattern with `*`, `?`, `[...]`, `**` and `{a,b}`, without repeats.
 
     A path that exists is that file, whatever characters it has. `LEFTOVERS` that match a pattern are
-    left out and logged. Raises FileNotFoundError if no file matches, ValueError if a pattern matches a
-    file both plain and compressed.
+    left out and logged. Raises FileNotFoundError if no file matches, or none matches one choice of the
+    braces, ValueError if a pattern matches a file both plain and compressed.
     """
     pattern = os.path.expanduser(pattern)
     patterns = [pattern]
@@ -65,7 +65,8 @@ def expand(pattern: str, log=lambda line: None) -> list[str]:
             for choice in (_BRACES.search(p).group(1).split(",") if _BRACES.search(p) else ("",))
         ]
     files = {p for p in patterns if os.path.isfile(p)}
-    matched = {f for p in patterns for f in glob.glob(_literal_start(p), recursive=True)} - files
+    found = {p: glob.glob(_literal_start(p), recursive=True) for p in patterns}
+    matched = {f for names in found.values() for f in names} - files
     leftovers = sorted(f for f in matched if f.lower().endswith(LEFTOVERS))
     if leftovers:
         log(
@@ -88,6 +89,11 @@ def expand(pattern: str, log=lambda line: None) -> list[str]:
         raise FileNotFoundError(
             f"no file matches {pattern!r} (in {os.getcwd()}): {hint}and quote the pattern so that "
             "the shell does not expand it"
+        )
+    if missing := [p for p in patterns if not found[p]]:
+        raise FileNotFoundError(
+            f"no file matches {missing[0]!r}, one of the choices of {pattern!r}: correct the name, or take "
+            "it out of the braces"
         )
     return sorted(files)
 

@@ -243,7 +243,8 @@ def _write_hf(contents, target, architecture, dtype):
         target,
         architecture=model.architecture,
         head=head,
-        max_length=model.max_length,
+        max_length=task.get("max_seq_len", model.max_length),
+        trained_head=bool(task),
         token_types=model.num_token_types > 1,
     )
     if model.architecture != "encoder" and "lm" in heads or contents.origin.get("generation"):

@@ -9,7 +9,8 @@ from huggingface import param_shapes, reparametrize
 from huggingface.families import FAMILIES
 from huggingface.family import Family
 from huggingface.run_contents import RunContents
-from models.config import ModelConfig
+from models.config import ModelConfig, complete_config
+from models.presets import RECIPES
 from tasks import TASKS
 from training.config import ConfigError
 
@@ -77,7 +78,21 @@ def describe_export(model: ModelConfig, params: dict, task=None) -> str:
     if not problems:
         return f"Hugging Face export: {classes[0]} (python -m tools.convert to_hf)"
     nearest = f"; nearest is {classes[0]}" if classes else ""
-    return f"no Hugging Face export: {', '.join(problems[:7])}{nearest}"
+    return f"no Hugging Face export: {', '.join(problems[:7])}{nearest}{_exporting_recipes(model, problems)}"
+
+
+def _exporting_recipes(model, problems):
+    """The end of a message about fields of a model: the recipes that some class expresses."""
+    found = []
+    if not any(problem.startswith("model.") for problem in problems):
+        return ""
+    for name, recipe in RECIPES.items():
+        if model.architecture in recipe:
+            fields = {"architecture": model.architecture, **recipe[model.architecture]}
+            other = complete_config(ModelConfig(**fields), 128, 128)
+            if not export_classes(other, ("lm",))[1]:
+                found.append(f"recipe={name}")
+    return f"; of the shipped recipes {' and '.join(found)} can be exported" if found else ""
 
 
 def choose_class(
@@ -97,10 +112,14 @@ def choose_class(
         )
     fitting = [(family, config) for family, config, problems in found if not problems]
     if not fitting:
-        nearest = (f"for {f.model_type} {', '.join(problems[:7])}" for f, _, problems in found[:2])
+        family, _, problems = found[0]
+        remedy = "train with these values, or with preset=NAME"
+        if all(problem.startswith("task.") for problem in problems):
+            remedy = "finetune again with these values (--config.task...)"
         raise ConfigError(
-            f"no class of transformers can express {contents.name}: {'; '.join(nearest)}; train with "
-            "these values, or with preset=NAME"
+            f"no class of transformers can express {contents.name}; the nearest family, "
+            f"{family.model_type}, needs other values: {', '.join(problems[:7])}; "
+            f"{remedy}{_exporting_recipes(contents.model_config, problems)}"
         )
     fitting.sort(key=lambda each: each[0].model_type != origin.get("model_type"))
     run, (head, task) = contents, task_of(contents)

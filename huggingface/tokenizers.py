@@ -286,18 +286,21 @@ def write_tokenizer(
     head: str,
     max_length: int,
     token_types: bool,
+    trained_head: bool = False,
 ) -> None:
     """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json for AutoTokenizer.
 
-    A published tokenizer is written as it was read, except that a classifier gets a padding token. Any other
+    A published tokenizer is written as it was read, except that a classifier gets a padding token, and one
+    that was finetuned here the length that it was finetuned with. Any other
     tokenizer adds the special tokens that the model was trained with: its own template, or the
     default of the architecture, but none for a decoder that generates. Its prompts are padded on the left.
 
     Args:
       architecture: encoder, decoder or encoder_decoder.
       head: name of the model's task head, '' if it has none; a decoder with one does not generate.
-      max_length: maximum number of tokens of the model.
+      max_length: maximum number of tokens of an example, or of the model.
       token_types: whether the model has token type embeddings.
+      trained_head: whether the head was finetuned here.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -307,9 +310,11 @@ def write_tokenizer(
         for name, content in tokenizer.files.items():
             (directory / name).parent.mkdir(exist_ok=True)
             write_atomically(directory / name, content)
+        added = {"model_max_length": max_length} if trained_head else {}
         if head and ids["pad"] < 0:  # a batch of texts is padded
-            settings = json.loads(tokenizer.files.get(CONFIG_FILE, b"{}"))
-            settings = settings | {"pad_token": inner.id_to_token(pad)}
+            added["pad_token"] = inner.id_to_token(pad)
+        if added:
+            settings = json.loads(tokenizer.files.get(CONFIG_FILE, b"{}")) | added
             write_atomically(directory / CONFIG_FILE, _to_json(settings))
         return
     generates = architecture == "decoder" and not head

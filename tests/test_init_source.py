@@ -33,6 +33,11 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
 
 
+def as_json(config):
+    """The fields of a dataclass as a file has them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
 def models_of(run):
     """(model of the stored config, model that was built) of a run directory."""
     record = run_directory.read_config(run)
@@ -41,7 +46,7 @@ def models_of(run):
 
 def test_a_continued_run_stores_the_model_of_its_source_and_resumes_without_it(tmp_path):
     source = bert(tmp_path / "bert")
-    pretrained = dataclasses.asdict(init_from.read_model_config(as_run(str(source))))
+    pretrained = as_json(init_from.read_model_config(as_run(str(source))))
     config = tiny_configs.pretraining(
         tmp_path, "configs/encoder.py", init_from=str(source), model__dropout_rate=0.2
     )
@@ -67,7 +72,7 @@ def test_a_continued_run_stores_the_model_of_its_source_and_resumes_without_it(t
 
 def test_a_finetuned_run_stores_the_model_of_its_source_and_resumes_without_it(tmp_path):
     source = bert(tmp_path / "bert", classes=("wet", "dry"))
-    pretrained = dataclasses.asdict(init_from.read_model_config(as_run(str(source))))
+    pretrained = as_json(init_from.read_model_config(as_run(str(source))))
     config = tiny_configs.finetuning(
         tmp_path, source, task__pooler=True, task__group_by_length=2, training__duration="1 steps",
     )  # fmt: skip

@@ -6,6 +6,7 @@ interrupted, 1 error. Imports no JAX, so that --help and a wrong flag are answer
 
 import argparse
 import ast
+import dataclasses
 import difflib
 import errno
 import importlib
@@ -42,15 +43,18 @@ def main(program, argv=None, console=None):
     if "--debug" not in argv:
         _silence_threads()
     try:
-        program(argv)
+        with preemption.insistent_interrupts() as interrupted:
+            program(argv)
     except preemption.Preempted as stop:
         _exit(stop.code)
-    except KeyboardInterrupt:
-        _print_error("interrupted; run the same command again to resume from the last checkpoint")
-        _exit(130)
-    except Exception as error:  # noqa: BLE001  every error ends here, as one line
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  every error ends here, as one line
         if "--debug" in argv:
             traceback.print_exc()
+        if isinstance(error, KeyboardInterrupt) or interrupted.is_set():
+            _print_error(
+                "interrupted; run the same command again to resume from the last checkpoint"
+            )
+            _exit(130)
         _print_error(explain(error))
         _exit(1)
 
@@ -110,6 +114,11 @@ def run_entry_point(argv, description, schema, run):
     if given.verbose:
         logs.log.setLevel(logging.DEBUG)
     schema = _imported(schema)
+    program = "finetune.py" if "task" in config else "train.py" if "objective" in config else ""
+    if program and ("task" in config) != any(f.name == "task" for f in dataclasses.fields(schema)):
+        raise ConfigError(
+            f"{given.config} is a config of {program}: run python {program} --config=..."
+        )
     resolved = configs.resolve(schema, config)
     if given.print_config:
         print("\n".join(configs.describe(resolved, config)))
@@ -165,7 +174,7 @@ def parse_args(argv, description, extra=(), config="required", examples=""):
 
 
 def config_help():
-    """The end of --help: the config files, and the sizes and presets that their ARG may name."""
+    """The end of --help: the config files, and the sizes, recipes and presets that their ARG may name."""
     lines = [
         "--config.SECTION.KEY=VALUE sets a field of the config; --print_config lists all of them.",
         "",
@@ -177,10 +186,14 @@ def config_help():
             title = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
             lines.append(f"  {file.relative_to(ROOT).as_posix():<36}  {title}")
     presets = runpy.run_path(str(ROOT / "models" / "presets.py"))  # the package would import JAX
-    for title, table in (("size", "SIZES"), ("preset", "PRESETS")):
+    for title, table in (("size", "SIZES"), ("recipe", "RECIPES"), ("preset", "PRESETS")):
         names = textwrap.wrap(", ".join(presets[table]), 96, break_on_hyphens=False)
         lines += ["", f"{title}s (--config=configs/decoder.py:{title}=NAME):"]
         lines += [f"  {line}" for line in names]
+    lines += [
+        "",
+        "objectives (--config=configs/decoder.py:objective=NAME): docs/objective_matrix.md",
+    ]
     return "\n".join(lines)
 
 

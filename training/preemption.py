@@ -1,11 +1,15 @@
-"""SIGTERM and Ctrl-C ask the loop to stop after the current step, save, and exit.
-
-Used by the loop. A second signal ends the process at once.
+"""SIGTERM and Ctrl-C: the train loop stops after the current step, saves, and exits; outside of it Ctrl-C
+ends the program. Used by the loop and by training/cli.py.
 """
 
+import _thread
 import contextlib
+import os
 import signal
+import sys
 import threading
+
+_INSIST_SECONDS = 0.3
 
 
 class Preempted(SystemExit):
@@ -31,7 +35,8 @@ class Stop:
 
 @contextlib.contextmanager
 def watch():
-    """Yields a Stop and restores the handlers afterwards. Outside the main thread it is never set."""
+    """Yields a Stop and restores the handlers afterwards. Outside the main thread it is never set. A
+    second signal ends the process at once."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -42,6 +47,8 @@ def watch():
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         stop.requested, stop.signal = True, number
+        # Not by print, which a signal may have interrupted.
+        os.write(2, b"stopping after this step and a save; a second signal ends the run at once\n")
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -49,3 +56,34 @@ def watch():
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def insistent_interrupts():
+    """Ctrl-C raises KeyboardInterrupt again until it ends the block: an exception that is raised within a
+    finalizer or a callback of a library is dropped. Yields an Event that is set by the first Ctrl-C."""
+    interrupted, ended = threading.Event(), threading.Event()
+    main = threading.main_thread()
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # nohup ignores it
+        yield interrupted
+        return
+
+    def insist():
+        while not ended.wait(_INSIST_SECONDS):
+            found = sys._current_exceptions().get(main.ident)
+            found = found[1] if isinstance(found, tuple) else found  # Python 3.11
+            if not isinstance(found, KeyboardInterrupt):  # no `finally` is handling it
+                _thread.interrupt_main()
+
+    def handler(number, frame):
+        if not interrupted.is_set():
+            interrupted.set()
+            threading.Thread(target=insist, daemon=True).start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield interrupted
+    finally:
+        ended.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)

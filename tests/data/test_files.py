@@ -110,3 +110,9 @@ def test_what_is_not_text_is_refused_with_its_remedy(tmp_path, data, message):
     assert "\n" not in str(caught.value)
     with reading(str(path)) as (stream, _):  # bytes are bytes
         assert stream.read() == data
+
+
+def test_every_choice_of_braces_must_match_a_file(tmp_path):
+    (tmp_path / "train.tsv").write_text("x")
+    with pytest.raises(FileNotFoundError, match=r"tests.tsv', one of the choices of .*{train,tests}"):
+        expand(f"{tmp_path}/{{train,tests}}.tsv")

@@ -1,6 +1,7 @@
 """Configs and command lines: every wrong value is one line with the remedy, every right one is converted."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ from models import presets
 from training import cli, durations
 from training import config as configs
 from training.config import ConfigError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,3 +295,49 @@ def test_an_interrupt_is_one_line_and_status_130(capsys):
         cli.main(interrupted, [])
     assert stop.value.code == 130
     assert capsys.readouterr().err.count("\n") == 1
+
+
+DROPPED = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+from training import cli
+
+class Library:
+    def __del__(self):  # Python drops what is raised here
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+def program(argv):
+    Library()
+    print("went on", flush=True)
+    time.sleep(30)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.main(program, [])
+"""
+
+
+def test_an_interrupt_that_a_finalizer_drops_still_ends_the_program():
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED.format(root=str(ROOT))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "went on\n" and done.returncode == 130, done.stderr
+    assert done.stderr.startswith("error: interrupted")
+
+
+@pytest.mark.parametrize(
+    ("program", "file", "other"),
+    [
+        ("train.py", "configs/finetune/classification.py", "finetune.py"),
+        ("finetune.py", "configs/encoder.py", "train.py"),
+    ],
+)
+def test_a_config_of_the_other_program_is_named(program, file, other):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / program), f"--config={ROOT / file}", "--workdir=runs/x"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1 and f"is a config of {other}" in done.stderr
