@@ -76,7 +76,7 @@ def config(folder, **overrides):
     )  # fmt: skip
 
 
-def test_invariant_2_a_run_in_a_bucket_resumes_and_writes_the_same_as_a_local_run(
+def test_invariant_02_a_run_in_a_bucket_resumes_and_writes_the_same_as_a_local_run(
     bucket, folder, monkeypatch
 ):
     train.run(config(folder), str(folder / "local"))

@@ -156,7 +156,7 @@ OTHER_HEADS = {"head_dropout_rate": 0.2, "pooler": True, "pooler_activation": "g
 OTHER_MODELS = {"dropout_rate": 0.2, "attention_dropout_rate": 0.2, "dtype": "bfloat16"}
 
 
-def test_invariant_7_a_run_reads_every_config_field(tmp_path, restored_jax_config):
+def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_config):
     jax.clear_caches()  # what is compiled already is not traced again
     with Tracer(ALL) as tracer:
         pretraining = tiny_configs.pretraining(tmp_path)
@@ -181,7 +181,7 @@ def test_invariant_7_a_run_reads_every_config_field(tmp_path, restored_jax_confi
 
 
 @pytest.mark.parametrize("name", OTHER_HEADS)
-def test_invariant_7_an_option_of_the_head_changes_the_head(name):
+def test_invariant_07_an_option_of_the_head_changes_the_head(name):
     def head(**options):
         return Classification.head_module(2, **dataclasses.asdict(Classification(**options)))
 
@@ -189,7 +189,7 @@ def test_invariant_7_an_option_of_the_head_changes_the_head(name):
 
 
 @pytest.mark.parametrize("name", OTHER_MODELS)
-def test_invariant_7_a_model_override_changes_that_field_of_the_model(name):
+def test_invariant_07_a_model_override_changes_that_field_of_the_model(name):
     value, model = OTHER_MODELS[name], ModelConfig()
     expected = dataclasses.replace(model, **{name: value})
     assert ModelOverrides(**{name: value}).apply(model) == expected != model

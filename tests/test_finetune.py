@@ -162,7 +162,7 @@ def test_the_best_parameters_are_kept_and_scored_rather_than_the_last(peaked):
         assert predictions_of(whole, split) == predictions_of(short, split)
 
 
-def test_invariant_2_a_crashed_run_resumes_bit_for_bit_and_scores_the_same_parameters(peaked):
+def test_invariant_02_a_crashed_run_resumes_bit_for_bit_and_scores_the_same_parameters(peaked):
     whole, crashed, _ = peaked
     assert tiny_configs.metrics(crashed) == tiny_configs.metrics(whole)
     for step in (3, 6):

@@ -108,7 +108,7 @@ def uninterrupted(folder):
     ],
     ids=lambda signals: "-".join(number.name for number in signals),
 )
-def test_invariant_2_three_interruptions_change_nothing(folder, uninterrupted, signals):
+def test_invariant_02_three_interruptions_change_nothing(folder, uninterrupted, signals):
     run = folder / "-".join(number.name for number in signals)
     arguments = command(folder, run.name)
     for moment, number in zip(MOMENTS, signals, strict=True):
@@ -125,7 +125,7 @@ def test_invariant_2_three_interruptions_change_nothing(folder, uninterrupted, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["encoder", "encoder_decoder"])
-def test_invariant_2_holds_for_the_other_architectures(folder, architecture):
+def test_invariant_02_holds_for_the_other_architectures(folder, architecture):
     run_to_the_end(command(folder, f"{architecture}-whole", architecture))
     arguments = command(folder, f"{architecture}-killed", architecture)
     for moment in MOMENTS:
@@ -135,7 +135,7 @@ def test_invariant_2_holds_for_the_other_architectures(folder, architecture):
 
 
 @pytest.mark.slow  # tests/test_finetune.py crashes one inside its process
-def test_invariant_2_a_stopped_finetuning_run_resumes_as_if_nothing_had_happened(
+def test_invariant_02_a_stopped_finetuning_run_resumes_as_if_nothing_had_happened(
     folder, uninterrupted
 ):
     def arguments(name):

@@ -70,7 +70,7 @@ def test_a_skip_gram_run_has_two_tables_and_learns(folder):
     assert losses[0] == pytest.approx(6 * np.log(2), abs=1e-3) and losses[-1] < losses[0]
 
 
-def test_invariant_2_word_vectors_resume_bit_for_bit(folder, monkeypatch):
+def test_invariant_02_word_vectors_resume_bit_for_bit(folder, monkeypatch):
     train_loop = train.train_loop
 
     def crashing(*arguments, save, **keywords):

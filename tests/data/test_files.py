@@ -114,5 +114,7 @@ def test_what_is_not_text_is_refused_with_its_remedy(tmp_path, data, message):
 
 def test_every_choice_of_braces_must_match_a_file(tmp_path):
     (tmp_path / "train.tsv").write_text("x")
-    with pytest.raises(FileNotFoundError, match=r"tests.tsv', one of the choices of .*{train,tests}"):
+    with pytest.raises(
+        FileNotFoundError, match=r"tests.tsv', one of the choices of .*{train,tests}"
+    ):
         expand(f"{tmp_path}/{{train,tests}}.tsv")

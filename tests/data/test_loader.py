@@ -37,7 +37,7 @@ def take(rows, weights, steps, start=0, threads=4, prefetch=8, **settings):
 
 
 @pytest.mark.parametrize("sources", [1, 2])
-def test_a_batch_is_a_pure_function_of_seed_and_step(rows, sources):
+def test_invariant_01_a_batch_is_a_pure_function_of_seed_and_step(rows, sources):
     rows, weights = rows[:sources], (0.75, 0.25)[:sources]
     first = take(rows, weights, 8, threads=1, prefetch=1)
     again = take(rows, weights, 8, threads=7, prefetch=20)

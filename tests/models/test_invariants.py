@@ -88,7 +88,7 @@ def row(spans, architecture, length=None, attention=None, tokens=ROW):
 @pytest.mark.parametrize(
     ("architecture", "fields"), [pytest.param(a, f, id=i) for a, i, f in PACKED]
 )
-def test_invariant_3_packed_logits_equal_those_of_each_document_alone(architecture, fields):
+def test_invariant_03_packed_logits_equal_those_of_each_document_alone(architecture, fields):
     logits = logits_of(architecture, **fields)
     both = architecture == "encoder_decoder"
     spans, targets = [(0, 5), (5, 4)], [(6, 2), (8, 3)]
@@ -117,7 +117,7 @@ def test_invariant_3_packed_logits_equal_those_of_each_document_alone(architectu
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_invariant_8_a_token_never_changes_earlier_logits(kind):
+def test_invariant_08_a_token_never_changes_earlier_logits(kind):
     logits = logits_of("decoder", **KINDS[kind])
     before = logits(row([(0, 12)], "decoder"))
     for j in (1, 6, 11):
@@ -128,7 +128,7 @@ def test_invariant_8_a_token_never_changes_earlier_logits(kind):
 
 
 @pytest.mark.parametrize("fields", [KINDS["relative"], SHARED], ids=["separate", "shared"])
-def test_invariant_8_the_decoder_of_an_encoder_decoder_is_causal(fields):
+def test_invariant_08_the_decoder_of_an_encoder_decoder_is_causal(fields):
     logits = logits_of("encoder_decoder", **fields)
     inputs = row([(0, 12)], "encoder")
     before = logits(inputs, row([(2, 8)], "decoder"))
@@ -139,7 +139,7 @@ def test_invariant_8_the_decoder_of_an_encoder_decoder_is_causal(fields):
 
 
 @pytest.mark.parametrize("kind", ["learned", "relative"])
-def test_invariant_8_a_prefix_token_changes_earlier_logits_and_a_later_token_does_not(kind):
+def test_invariant_08_a_prefix_token_changes_earlier_logits_and_a_later_token_does_not(kind):
     logits = logits_of("decoder", **KINDS[kind])
 
     def inputs(tokens):

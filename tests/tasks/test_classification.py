@@ -239,7 +239,7 @@ def test_provenance_names_the_examples_of_a_step(folder):
     assert sorted(seen) == sorted([*task.examples, *task.examples])  # 12 rows: two epochs of 6
 
 
-def test_invariant_1_processes_read_consecutive_shares_of_the_same_batch(folder):
+def test_invariant_01_processes_read_consecutive_shares_of_the_same_batch(folder):
     splits = {"train": random_split(20), "validation": random_split(5)}
     whole = load(folder, "encoder", splits, batch=(8, 8), group_by_length=2)
     parts = [
@@ -254,7 +254,7 @@ def test_invariant_1_processes_read_consecutive_shares_of_the_same_batch(folder)
 
 
 @each_architecture
-def test_invariant_5_metrics_do_not_depend_on_the_batch_size(folder, architecture):
+def test_invariant_05_metrics_do_not_depend_on_the_batch_size(folder, architecture):
     params = trained_on(folder, architecture)[2]
     found = {}
     for size in (4, 16):

@@ -6,7 +6,7 @@ import pytest
 from tasks import example_order
 
 
-def test_invariant_1_each_epoch_is_a_permutation_and_a_function_of_the_seed():
+def test_invariant_01_each_epoch_is_a_permutation_and_a_function_of_the_seed():
     def epoch(number, seed):
         steps = range(number * 7, number * 7 + 7)
         batches = [example_order.shuffled_at(step, 3, 21, seed) for step in steps]
@@ -21,7 +21,7 @@ def test_invariant_1_each_epoch_is_a_permutation_and_a_function_of_the_seed():
     assert len(example_order.shuffled_at(2**31, 4, 3, 2**40)) == 4
 
 
-def test_invariant_1_batches_of_similar_length_read_the_same_examples_as_shuffled_ones():
+def test_invariant_01_batches_of_similar_length_read_the_same_examples_as_shuffled_ones():
     lengths = np.random.default_rng(0).integers(3, 60, 48)
 
     def window(number, seed, size=6):

@@ -214,7 +214,7 @@ def test_adamw_with_parameter_scale_multiplies_updates_by_each_tensors_rms():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_invariant_9_lr_mults_and_frozen_parameters_work_with_every_optimizer(name):
+def test_invariant_09_lr_mults_and_frozen_parameters_work_with_every_optimizer(name):
     """Half the learning rate is half the update; frozen parameters are in no part of the state."""
     kind = OPTIMIZERS[name]
     trainable = {path: leaf for path, leaf in arrays(0).items() if not path.startswith("heads")}
@@ -244,7 +244,7 @@ def test_the_printed_rules_name_the_algorithm_of_each_parameter():
     assert bias.split()[1:] == ["1", "x", "6", "lr", "1", "wd", "0", "adamw"]
 
 
-def test_invariant_7_an_option_of_another_optimizer_is_an_error():
+def test_invariant_07_an_option_of_another_optimizer_is_an_error():
     from training.schema import PretrainConfig
 
     section = {"name": "lion", "learning_rate": "3e-4", "beta2": "0.98"}

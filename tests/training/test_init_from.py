@@ -25,7 +25,7 @@ EXCEPTIONS = {
 }
 
 
-def test_invariant_6_pretrained_loads_the_trunk_and_reports_the_named_exceptions():
+def test_invariant_06_pretrained_loads_the_trunk_and_reports_the_named_exceptions():
     plan = plan_restore(TARGET, SOURCE, "pretrained", **EXCEPTIONS)
     assert plan.loaded == tuple(sorted(TRUNK))
     assert plan.fresh == ("heads/classification/output/kernel",)
@@ -54,7 +54,7 @@ def test_embeddings_loads_the_token_embedding_alone_and_random_loads_nothing():
         (None, "embed/tokens/embedding is missing"),
     ],
 )
-def test_invariant_6_another_shape_or_dtype_or_a_missing_name_is_an_error(init, wrong, message):
+def test_invariant_06_another_shape_or_dtype_or_a_missing_name_is_an_error(init, wrong, message):
     source = {**SOURCE, "embed/tokens/embedding": wrong}
     if wrong is None:
         del source["embed/tokens/embedding"]
@@ -63,7 +63,7 @@ def test_invariant_6_another_shape_or_dtype_or_a_missing_name_is_an_error(init, 
     assert "\n" not in str(error.value)
 
 
-def test_invariant_6_an_exception_that_the_config_does_not_name_is_an_error():
+def test_invariant_06_an_exception_that_the_config_does_not_name_is_an_error():
     allowed = EXCEPTIONS["allow_unexpected"]
     with pytest.raises(ConfigError, match="heads/classification/output/kernel is missing"):
         plan_restore(TARGET, SOURCE, "pretrained", allow_unexpected=allowed)

@@ -287,7 +287,7 @@ def test_the_log_names_the_fresh_the_dropped_and_the_copied_parameters():
          "embed/positions/embedding is float32.8, 16. there and float32.9, 16. here"),
     ],
 )  # fmt: skip
-def test_invariant_6_a_model_that_does_not_fit_is_an_error_of_one_line(changes, stacks, message):
+def test_invariant_06_a_model_that_does_not_fit_is_an_error_of_one_line(changes, stacks, message):
     target = make(**{"architecture": "decoder", **changes})
     with pytest.raises(ConfigError, match=message) as caught:
         transfer(make("decoder"), target, stacks)

@@ -103,13 +103,13 @@ def test_optimizers_are_equal_if_only_learning_rate_and_schedule_differ():
         assert dataclasses.replace(one, **changed) != one
 
 
-def test_invariant_9_rules_are_ordered_and_the_first_match_wins():
+def test_invariant_09_rules_are_ordered_and_the_first_match_wins():
     found = resolve_rules(((r".*/kernel", "k"), (r".*", "rest")), NAMES, "rules")
     assert found["encoder/layer_0/mlp/in/kernel"] == "k"
     assert found["encoder/layer_0/mlp/in/bias"] == "rest"
 
 
-def test_invariant_9_an_unmatched_parameter_and_an_unused_rule_are_errors():
+def test_invariant_09_an_unmatched_parameter_and_an_unused_rule_are_errors():
     with pytest.raises(ConfigError, match="no rule matches parameter 'embed/tokens/embedding'"):
         resolve_rules(((r"encoder/.*", 1.0),), NAMES, "config.optimizer.lr_mults")
     with pytest.raises(ConfigError, match="rule 'decoder/.*' matches no parameter"):
@@ -118,7 +118,7 @@ def test_invariant_9_an_unmatched_parameter_and_an_unused_rule_are_errors():
         frozen_paths(("decoder/.*",), NAMES)
 
 
-def test_invariant_9_frozen_parameters_have_no_optimizer_state():
+def test_invariant_09_frozen_parameters_have_no_optimizer_state():
     frozen = frozen_paths((r"encoder/.*",), NAMES)
     trainable, rest = split_params(PARAMS, frozen)
     assert set(flatten_params(rest)) == {n for n in NAMES if n.startswith("encoder/")}

@@ -100,7 +100,7 @@ def uninterrupted(name):
 
 
 @pytest.mark.parametrize("name", ["muon", "adafactor", *SLOW])
-def test_invariant_2_a_checkpoint_in_between_changes_no_bit(name, tmp_path):
+def test_invariant_02_a_checkpoint_in_between_changes_no_bit(name, tmp_path):
     stopped = Run(name).advance(4)
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(stopped.state)
@@ -151,7 +151,9 @@ def test_the_average_weighs_update_s_by_the_decay_to_the_power_of_its_age():
     np.testing.assert_array_equal(evaluated[path], found)
 
 
-def test_invariant_9_frozen_parameters_have_no_average_and_evaluation_uses_them_unchanged(tmp_path):
+def test_invariant_09_frozen_parameters_have_no_average_and_evaluation_uses_them_unchanged(
+    tmp_path,
+):
     run = Run("adamw", frozen=("embed/.*",))
     half = jax.tree.map(lambda x: x / 2, run.state.ema_params)
     run.state = run.state.replace(ema_params=half)

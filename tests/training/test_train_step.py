@@ -141,7 +141,7 @@ def assert_same_updates(architecture, name, **change):
 
 
 @pytest.mark.parametrize(("architecture", "name"), PAIRS)
-def test_invariant_4_k_microbatches_equal_one_batch(architecture, name):
+def test_invariant_04_k_microbatches_equal_one_batch(architecture, name):
     assert_same_updates(architecture, name, grad_accum_steps=4)
 
 
@@ -154,7 +154,7 @@ def test_invariant_11_sharded_parameters_and_microbatches_equal_one_device():
     assert_same_updates("decoder", "causal_lm", mesh=(1, 4, 1), grad_accum_steps=2)
 
 
-def test_invariant_4_with_dropout_microbatches_differ():
+def test_invariant_04_with_dropout_microbatches_differ():
     task, model, params = setup("decoder", "causal_lm", dropout_rate=0.5)
     # causal_lm draws nothing at random: equal rows are equal batches.
     batch = batch_of(task, np.repeat(rows_of(task)[:1], BATCH, 0))
@@ -167,7 +167,7 @@ def test_invariant_4_with_dropout_microbatches_differ():
     np.testing.assert_allclose(float(sums["lm"][0]), sum(parts), rtol=1e-5)
 
 
-def test_invariant_5_padding_rows_change_no_gradient():
+def test_invariant_05_padding_rows_change_no_gradient():
     task, model, params = setup("decoder", "causal_lm")
     rows = rows_of(task)
     padded = batch_of(task, np.concatenate([rows, np.zeros_like(rows)]))
@@ -176,7 +176,7 @@ def test_invariant_5_padding_rows_change_no_gradient():
     assert_gradients_equal(more, fewer)
 
 
-def test_invariant_9_frozen_parameters_stay_and_the_rest_moves():
+def test_invariant_09_frozen_parameters_stay_and_the_rest_moves():
     task, model, params = setup("decoder", "causal_lm")
     frozen = frozen_paths((r"embed/.*",), flatten_params(params))
     inputs, learning_rate = inputs_of(task), np.float32(1e-2)
@@ -238,7 +238,7 @@ def test_output_biases_start_at_the_log_frequencies_of_their_targets():
         np.testing.assert_allclose(found[name], expected, rtol=1e-6, err_msg=name)
 
 
-def test_invariant_1_the_key_of_an_example_depends_on_its_global_number_alone():
+def test_invariant_01_the_key_of_an_example_depends_on_its_global_number_alone():
     rng = rng_stream(3, "corruption")
     rows = jax.random.key_data(example_rngs(rng, example_ids(2**32 - 4, 8)))
     tail = jax.random.key_data(example_rngs(rng, example_ids(2**32, 4)))
