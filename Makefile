@@ -52,7 +52,7 @@ test-all: $(TEST)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not parity' $(PYTEST_FLAGS)
 
 test-parity: $(PARITY)
-	$(BIN)/python -m pytest -m parity $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m parity $(PYTEST_FLAGS)
 
 lint: $(TEST)
 	$(BIN)/ruff check .
