@@ -42,6 +42,11 @@ NOT_TEXT = (
     ("an HDF5 file", rb"\x89HDF", "export its text"),
     ("a NumPy file", rb"\x93NUMPY", "export its text"),
     ("a Python pickle", rb"\x80[\x02-\x05]", "export its text"),
+    ("an image, a sound or a video",
+     rb"(?s)\x89PNG|\xff\xd8\xff|GIF8|II\*\x00|MM\x00\*|RIFF.{4}(WAVE|WEBP|AVI )|ID3|OggS|fLaC|.{4}ftyp",
+     "leave it out"),
+    ("a program", rb"\x7fELF|MZ.\x00|\xca\xfe\xba\xbe|\xcf\xfa\xed\xfe|\x00asm", "leave it out"),
+    ("an RTF document", rb"\{\\rtf", "export it as text in UTF-8"),
     ("a Git LFS pointer, not the data", rb"version https://git-lfs", "run git lfs pull"),
     ("compressed twice", rb"\x1f\x8b|\xfd7zXZ\x00|BZh[1-9]1AY&SY|\x28\xb5\x2f\xfd",
      "decompress it once"),
@@ -111,14 +116,16 @@ def check_text(path: str, head: bytes) -> None:
             raise ValueError(f"{path} is {name}: {remedy}")
     even, odd = head[::2].count(0), head[1::2].count(0)
     one_sided = max(even, odd) >= 2 and min(even, odd) <= 0.1 * max(even, odd)
-    if one_sided and (max(even, odd) > len(head) / 8 or not _is_utf8(head)):
-        remedy = _ICONV.format(**names, encoding="utf-16le" if odd > even else "utf-16be")
+    encoding = "utf-16le" if odd > even else "utf-16be"
+    is_text = _is_utf8(head, encoding)
+    if one_sided and is_text and (max(even, odd) > len(head) / 8 or not _is_utf8(head)):
+        remedy = _ICONV.format(**names, encoding=encoding)
         raise ValueError(f"{path} is UTF-16 without a byte order mark: convert it: {remedy}")
 
 
-def _is_utf8(head):
+def _is_utf8(head, encoding="utf-8"):
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+        codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut
     except UnicodeDecodeError:
         return False
     return True

@@ -74,6 +74,11 @@ def expand(pattern: str, log=lambda line: None) -> list[str]:
             + (f" and {len(leftovers) - 3} more" if len(leftovers) > 3 else "")
         )
     matched = {f for f in matched - set(leftovers) if os.path.isfile(f)}
+    # A link to a folder leads to the same files again.
+    same = {(os.path.realpath(f), os.path.basename(f)): f for f in sorted(matched, reverse=True)}
+    if again := len(matched) - len(same):
+        log(f"not read again: {again:,} files of {pattern!r} that links lead to twice")
+    matched = set(same.values())
     for path in sorted(matched):
         plain = path.removesuffix(compression_of(path))
         if plain != path and plain in matched:
@@ -83,9 +88,13 @@ def expand(pattern: str, log=lambda line: None) -> list[str]:
             )
     files |= matched
     if not files:
-        hint = (
-            f"write {pattern.rstrip('/')}/** " if os.path.isdir(patterns[0]) else "check the path "
-        )
+        hint = "check the path "
+        if os.path.isdir(patterns[0]):
+            hint = f"write {pattern.rstrip('/')}/** "
+        elif "://" in pattern:
+            hint = "copy the files to a disk of this machine "
+        elif "," in pattern and "{" not in pattern:
+            hint = "write several names as {a,b} "
         raise FileNotFoundError(
             f"no file matches {pattern!r} (in {os.getcwd()}): {hint}and quote the pattern so that "
             "the shell does not expand it"

@@ -8,7 +8,10 @@ import re
 
 from data.files import line_at, utf8_error
 
-_ARRAY = re.compile(rb'\[\s*\{\s*"')
+_STRING = rb'"(?:[^"\\]|\\.)*"'
+_ARRAY = re.compile(rb'\[\s*(\{\s*"|%b\s*(,|\]\s*\Z))' % _STRING)
+# An object of several lines, such as a data set in one file.
+_INDENTED = re.compile(rb"\{\s*\n\s*%b\s*:" % _STRING)
 _NAME = re.compile(r".*\.(jsonl|ndjson)(\.\w+)?", re.IGNORECASE)
 
 
@@ -17,13 +20,16 @@ def has_name_of_json_lines(path: str) -> bool:
     return bool(_NAME.fullmatch(path))
 
 
-def is_json(lines: list[bytes]) -> bool:
-    """Whether the first lines of a file are JSON lines, or an array of objects."""
-    lines = [line.removeprefix(b"\xef\xbb\xbf").strip() for line in lines]
-    return bool(_ARRAY.match(b"".join(lines))) or all(map(_is_object, lines or [b""]))
+def is_json(head: bytes, may_be_one: bool = False) -> bool:
+    """Whether a file that starts so holds JSON lines or an array, or is one object, unless that may be."""
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _ARRAY.match(head) or (_INDENTED.match(head) and not may_be_one):
+        return True
+    return all(map(_is_object, head.rstrip().split(b"\n", 2)[:2]))
 
 
 def _is_object(line):
+    line = line.strip()
     try:
         return line.startswith(b"{") and isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
@@ -40,7 +46,7 @@ def text_of_row(path: str, offset: int, line: bytes, field: str) -> str:
         return ValueError(f"{path} line {line_at(path, offset)} {reason}")
 
     try:
-        text = line.decode("utf-8-sig" if not offset else "utf-8").strip()
+        text = line.decode().strip().lstrip("\ufeff")
     except UnicodeDecodeError as error:
         raise utf8_error(path, offset + error.start) from error
     if not text:
@@ -73,4 +79,6 @@ def text_of_row(path: str, offset: int, line: bytes, field: str) -> str:
             f"has an unpaired surrogate (\\u{ord(found[error.start]):04x}) in {field!r}: write it as the "
             "character, or remove it"
         ) from error
+    if "\0" in found:
+        raise wrong(f"has a NUL character in {field!r}: remove it")
     return found

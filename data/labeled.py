@@ -143,19 +143,20 @@ def _tables(source, columns, dialect, cache_dir, log) -> dict[str, list[Table]]:
 def split_of(path: str) -> str:
     """The split that a path names: a word of the file's name, otherwise the whole name of a folder.
 
-    train.tsv, sst2.dev.csv.gz, my_test-0.tsv, trainData.jsonl, train/part-0.tsv.
+    train.tsv, sst2.dev.csv.gz, my_test-0.tsv, trainData.jsonl, train/part-0.tsv, train.csv/part-0.csv.
     """
     name = os.path.basename(path)
     stem = os.path.splitext(name[: len(name) - len(compression_of(name))])[0]
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", stem)
     found = {SPLIT_WORDS[word.lower()] for word in words if word.lower() in SPLIT_WORDS}
-    folders = os.path.dirname(path).lower().split(os.sep)
+    folders = [os.path.splitext(each)[0] for each in os.path.dirname(path).lower().split(os.sep)]
     for folder in reversed(folders):
         found = found or {SPLIT_WORDS[folder]} if folder in SPLIT_WORDS else found
     if len(found) != 1:
         wrong = f"names the splits {' and '.join(sorted(found))}" if found else "names no split"
         raise ValueError(
-            f"{path} {wrong}: call it train, validation (or dev) or test, such as train.tsv"
+            f"{path} {wrong}: call it train, validation (or dev) or test, such as train.tsv, or write a "
+            "pattern without it, such as **/*.tsv"
         )
     return found.pop()
 
@@ -255,10 +256,17 @@ def _one(table, row, role, name, value):
 
 
 def _is_unlabeled(read, name, train_labels) -> bool:
-    """Whether a test split has no label at all, as in GLUE: no column, no value, or -1 everywhere."""
+    """Whether a test split has no label at all, as in GLUE: no column, no value, or -1, ?, ... everywhere."""
     values = [value for table in read for value in table.columns.get(name, [None])]
-    allowed = {None, "-1", "-1.0"} - set(train_labels)
-    return all(not isinstance(value, list) and value in allowed for value in values)
+    labels_there = {
+        value if value is None else labels.label_of(value)
+        for value in values
+        if not isinstance(value, list)
+    }
+    return not any(isinstance(value, list) for value in values) and all(
+        label is None or (label not in train_labels and labels.is_like_no_label(label))
+        for label in labels_there
+    )
 
 
 def _key(text: str) -> str:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from decimal import Context
 
 # What programs write for an absent value. Here it is a text or a class, and that is said.
-_LIKE_ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "-")
+_LIKE_ABSENT = ("nan", "nat", "null", "none", "na", "n/a", "#n/a", "<na>", "\\n", "?", "-")
 _SEPARATORS = ",;|/+& "  # of several labels in one value
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 _NUMBERS = Context(prec=60, traps=[])
@@ -21,11 +21,12 @@ MAX_REAL_CLASSES = 20
 def label_of(value: str) -> str:
     """The label in a value: without outer white space and invisible characters, in Unicode's NFC."""
     label = unicodedata.normalize("NFC", value)
-    invisible = "".join(filter(_is_invisible, label))
+    invisible = "".join(filter(is_invisible, label))
     return label.strip(invisible) if invisible else label
 
 
-def _is_invisible(char):
+def is_invisible(char: str) -> bool:
+    """Whether a character leaves no trace: white space, control and format characters."""
     return char.isspace() or unicodedata.category(char) in ("Cc", "Cf")
 
 
@@ -34,13 +35,18 @@ def similar(label: str) -> str:
     if _NUMBER.fullmatch(label):
         return str(_NUMBERS.create_decimal(label).normalize(_NUMBERS))
     words = re.split(r"[\s_-]+", unicodedata.normalize("NFKC", label).casefold())
-    visible = ("".join(c for c in word if not _is_invisible(c)) for word in words)
+    visible = ("".join(c for c in word if not is_invisible(c)) for word in words)
     return " ".join(filter(None, visible)).strip("\"'")
 
 
 def is_like_absent(value: str) -> bool:
     """Whether programs write this word for an absent value."""
     return value.strip().casefold() in _LIKE_ABSENT
+
+
+def is_like_no_label(label: str) -> bool:
+    """Whether a label means that there is none, in a split without any: -1 or a word for it."""
+    return label in ("-1", "-1.0") or is_like_absent(label)
 
 
 def check(counts: Counter, place: str) -> None:
@@ -98,10 +104,10 @@ def notes(counts: Counter) -> list[str]:
             f"{_shown(absent)} is a class here ({counts[absent[0]]:,} rows): leave the value empty if it "
             "means that there is no label"
         )
-    if quoted := [label for label in counts if len(label) > 1 and label[0] == label[-1] == '"']:
+    if quoted := [each for each in counts if re.fullmatch(r"([\"'`]).*\1", each, re.DOTALL)]:
         lines.append(
             f"the quotes are part of the label {_shown(quoted, 1)}: set task.quoting=minimal if "
-            "they enclose it"
+            "they enclose it, or remove them if they are single quotes"
         )
     if composed := _composed(counts):
         label, separator = composed

@@ -60,3 +60,24 @@ def _special_ids(encoding) -> list[tuple[int, ...]]:
             found.append(())
         inside = not special
     return found
+
+
+def unknown_token(inner: tokenizers.Tokenizer) -> str:
+    """The token of text outside the vocabulary; '' for a model that needs none.
+
+    Raises ValueError for a model that needs one and has none: every text outside fails."""
+    kind = type(inner.model).__name__
+    if kind == "Unigram":
+        model = json.loads(inner.model.__getstate__())
+        found = "" if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
+        needed = not model["byte_fallback"]
+    else:
+        token = inner.model.unk_token or ""
+        found = token if inner.model.token_to_id(token) is not None else ""
+        needed = kind != "BPE"
+    if needed and not found:
+        raise ValueError(
+            f"its {kind} model has no unknown token, so text outside the vocabulary is an error: "
+            "add one to the vocabulary, and set it as unk_token (unk_id) of the model"
+        )
+    return found

@@ -92,8 +92,12 @@ class TextSource:
                 yield from _rows(path, stream, raw, file_range, self.field)
                 return
             if not file_range.start:
-                lines = [stream.readline(_CHUNK_BYTES) for _ in range(2)]
-                self._refuse_json(path, is_json([line for line in lines if line]))
+                head = b""
+                while head.strip().count(b"\n") < 4 and len(head) < _CHUNK_BYTES:
+                    if not (line := stream.readline(_CHUNK_BYTES)):
+                        break
+                    head += line
+                self._refuse_json(path, is_json(head, self.separator == "file"))
                 stream.seek(0)
             yield from _documents(path, stream, raw, file_range, self.separator)
 
@@ -349,7 +353,7 @@ def _documents(path: str, stream, raw, file_range: FileRange, separator: str):
             text = body.decode()
         except UnicodeDecodeError as error:
             raise utf8_error(path, stop - len(data) + error.start) from error
-        if stop == len(data):  # at the start of the file: a byte order mark is not text
+        if not is_started:  # a byte order mark, also of a file that was joined to another
             text = text.removeprefix("\ufeff")
         pending, pending_bytes = ([data[len(data) - tail :]] if tail else []), tail
         now = raw.tell() if is_compressed else stop

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from data.file_kinds import COMPRESSIONS, identify
 from data.files import reading_text, utf8_error
+from data.labels import is_invisible, label_of
 
 # Format -> the character between its fields; '' for one JSON object per line.
 FORMATS = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}
@@ -24,6 +25,8 @@ FORMATS = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}
 _AUTO_QUOTING = {"\t": "none"}
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Byte order marks: one starts a file, and others are in joined files.
+_MARKS = re.compile("^\ufeff+", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def column_name(name: str) -> str:
 def value_of(value):
     """What a value is: a text, a list of texts, or None if it is absent.
 
-    null, NaN and texts of white space alone are absent; numbers and booleans are as in JSON. Raises
+    null, NaN and texts without a visible character are absent; numbers and booleans are as in JSON. Raises
     ValueError for bytes that are not UTF-8, half of a surrogate pair, a NUL and an object.
     """
     if isinstance(value, bytes):
@@ -122,7 +125,7 @@ def value_of(value):
             )
         if "\0" in value:
             raise ValueError("it has a NUL character; remove it")
-        return value if value.strip() else None
+        return None if all(map(is_invisible, value)) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, _Object):
@@ -140,13 +143,13 @@ def read(path: str, names, dialect: Dialect, log=lambda line: None) -> Table:
     with reading_text(path) as (stream, _):
         data = stream.read()
     try:
-        content = data.decode().removeprefix("\ufeff")
+        content = _MARKS.sub("", data.decode())
     except UnicodeDecodeError as error:
         raise utf8_error(path, error.start) from error
     form = identify(path).format
     if form not in FORMATS:
         hint = (
-            "write one object per line in a .jsonl file"
+            "write one object per line in a .jsonl file (rename it if it is so, or use jq -c '.[]')"
             if form == ".json"
             else "convert or rename it"
         )
@@ -164,7 +167,7 @@ def read(path: str, names, dialect: Dialect, log=lambda line: None) -> Table:
 def _separated(path, content, form, names, dialect, log) -> Table:
     delimiter, quoted = dialect.of(form)
     rows = _quoted_rows(path, content, delimiter) if quoted else _plain_rows(content, delimiter)
-    first = next(rows, None)
+    first = next((each for each in rows if dialect.columns or label_of("".join(each[1]))), None)
     if first is None:
         raise ValueError(f"{path} is empty: its first line must name the columns")
     header = [column_name(name) for name in dialect.columns or first[1]]
@@ -180,12 +183,17 @@ def _separated(path, content, form, names, dialect, log) -> Table:
     table = Table(path, header, {name: [] for name in places})
     if not places:  # an error, whatever the rows are
         table.hint = _header_hint(content.partition("\n")[0], delimiter, names, len(header))
+        for number, row in itertools.islice(rows, 20):
+            if {*map(column_name, names)} <= {*map(column_name, row)}:
+                table.hint = f"; or remove the lines before line {number}, which names them"
         return table
     if dialect.columns:
         rows = itertools.chain([first], rows)
     quotes = _Quotes() if dialect.quoting == "auto" and not quoted else None
     long_rows = []  # with a line end in a field
     for number, row in rows:
+        if len(row) == 1 < len(header) and not label_of(row[0]):
+            continue  # a blank line
         if len(row) != len(header):
             remedy = "correct the line, or set task.delimiter or task.quoting"
             if any("\r" in cell for cell in (*first[1], *row)):

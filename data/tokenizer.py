@@ -61,7 +61,8 @@ class Tokenizer:
         # A published file may list its special tokens in the vocabulary alone, or as ordinary ones.
         known = self._plain.get_vocab(with_added_tokens=True)
         names = [next((name for name in each if name in known), "") for each in _NAMES.values()]
-        names += [*self.special_tokens.values(), *MODES, *INFILL, *SENTINELS]
+        self._unknown = pretrained_tokenizer.unknown_token(self._plain)
+        names += [*self.special_tokens.values(), *MODES, *INFILL, *SENTINELS, self._unknown]
         marked = {t.content for t in self._plain.get_added_tokens_decoder().values() if t.special}
         self._plain.add_special_tokens(
             [name for name in dict.fromkeys(names) if name in known and name not in marked]
@@ -98,6 +99,8 @@ class Tokenizer:
         for field, token in self.special_tokens.items():
             if field in found:
                 found[field] = self._plain.token_to_id(token)
+        if found["unk"] < 0:
+            found["unk"] = special.get(self._unknown, -1)
         if found["pad"] in (found["eos"], found["sep"]):
             found["pad"] = -1  # the end of a document must differ from padding
         gaps = set(range(self.size)).difference(self._plain.get_vocab().values())

@@ -60,11 +60,13 @@ def from_hf(source: str, workdir: str) -> str:
 def _read_hf(source):
     """The RunContents of a Hugging Face directory, checked."""
     if not (source / "config.json").is_file():
-        raise ConfigError(
-            f"{str(source)!r} has no config.json; expected a Hugging Face directory with a model and its "
-            "tokenizer"
-        )
-    config = read_json(source / "config.json")
+        remedy = "expected a Hugging Face directory with a model and its tokenizer"
+        if (source / "adapter_config.json").exists():
+            remedy = (
+                "but a peft adapter; load it on its model, merge_and_unload() and save_pretrained"
+            )
+        raise ConfigError(f"{str(source)!r} has no config.json; {remedy}")
+    config = read_json(inside(source, "config.json"))
     family, name = _family_and_class(config, source)
     head = task_head(family.classes[name].split())
     model, ignored = family.read_config(config)

@@ -15,7 +15,8 @@ from training.config import ConfigError
 
 # Buffers of any family, which are computed from the config.
 BUFFERS = (
-    r"(.*\.)?position_ids", r"(.*\.)?version", r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)",
+    r"(.*\.)?position_ids", r"(.*embeddings\.)token_type_ids", r"(.*\.)?version",
+    r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)",
     r"(.*\.)?embed_positions\._float_tensor",
 )  # fmt: skip
 
@@ -101,13 +102,16 @@ def check(
     }
     bases = {name.partition(".")[0] for name in expected}
     copies = {a: b for a, b in family.tied.items() if a in stored and a not in expected}
+    output, table = output_names(family)
+    if output in copies and table in stored and not equal(weights, stored[output], stored[table]):
+        del copies[output]  # the output of a head that the class does not have
     expected |= {
         copy: expected[original] for copy, original in copies.items() if original in expected
     }
     problems = [
         f"missing {name}" for name in expected if name not in stored and name not in family.optional
     ]
-    left_out = []
+    left_out, remedy = [], "download the model again"
     for name, tensor in stored.items():
         leaf = weights.leaves[tensor]
         if name not in expected:
@@ -121,6 +125,7 @@ def check(
             problems.append(f"{tensor} is {list(leaf.shape)}, expected {list(expected[name])}")
         elif str(leaf.dtype) not in dtypes:
             problems.append(f"{tensor} is {leaf.dtype}, expected one of {', '.join(dtypes)}")
+            remedy = "load it with transformers in one of these and save_pretrained"
     for name, array in family.constants(model).items():
         if name.endswith("inv_freq") and name in stored:
             found = weights.read(stored[name]).astype(float)
@@ -130,7 +135,7 @@ def check(
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise ConfigError(
             f"the tensors in {source} do not fit its config.json: {problems[0]}{more} "
-            f"({sizes}); download the model again"
+            f"({sizes}); {remedy}"
         )
     differs = [
         f"{stored[copy]} differs from {stored[original]}, of which it should be a copy"

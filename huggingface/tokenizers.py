@@ -9,7 +9,7 @@ import pathlib
 import re
 
 import tokenizers
-from tokenizers import AddedToken, models, processors
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
 from data import word_boundaries
 from data.files import write_atomically
@@ -174,7 +174,14 @@ def _sentencepiece(files, name, settings):
     """A SentencePiece model. T5 adds its sentinels, the last one first."""
     count = settings.get("extra_ids", 100) if name == "T5Tokenizer" else 0
     sentinels = tuple(f"<extra_id_{number}>" for number in reversed(range(count)))
-    return read_spm(files[0].read_bytes(), sentinels)
+    inner = read_spm(files[0].read_bytes(), sentinels)
+    if name == GENERIC and not settings.get("legacy", True) and inner.normalizer is not None:
+        steps = list(inner.normalizer)
+        if [type(step) for step in steps] == [normalizers.Prepend, normalizers.Replace]:
+            # A text that starts with a blank gets no other one.
+            inner.normalizer = steps[1]
+            inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return inner
 
 
 # (files, class without a config.json, reader), and the classes that each reader supports.

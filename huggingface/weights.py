@@ -41,6 +41,9 @@ AUTO_CLASSES = {
 }  # fmt: skip
 
 
+_POINTER = b"version https://git-lfs"
+
+
 class Leaf(NamedTuple):
     """Dtype and shape of a tensor; bfloat16 is the dtype of ml_dtypes."""
 
@@ -76,7 +79,8 @@ def inside(directory: str | pathlib.Path, name: str) -> pathlib.Path | None:
     """The path of file `name` in a model directory, or None if it does not exist.
 
     Raises ConfigError for a name with path separators, for a link out of the directory (except the
-    links of a Hugging Face cache from snapshots/ to blobs/), and for anything but a regular file.
+    links of a Hugging Face cache from snapshots/ to blobs/), for anything but a regular file, and for
+    a pointer of Git LFS.
     """
     directory = pathlib.Path(directory)
     if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0"):
@@ -97,6 +101,9 @@ def inside(directory: str | pathlib.Path, name: str) -> pathlib.Path | None:
         )
     if not target.is_file():
         raise ConfigError(f"{path} is not a file; expected a regular file: download it again")
+    with open(path, "rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise ConfigError(f"{path} is a Git LFS pointer, not the file: run git lfs pull")
     return path
 
 

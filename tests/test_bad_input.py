@@ -98,6 +98,31 @@ def test_a_workdir_of_another_config_is_an_error_that_shows_the_difference(folde
     assert contents(folder / "good") == before
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "[]", "config.json is not readable JSON"),
+        ("config.json", '{"kind": "pretrain"}', "config.json has no 'config' or no 'model'"),
+        ("manifest.json", "{", "manifest.json is not readable JSON"),
+        ("manifest.json", "3", "manifest.json is not readable JSON"),
+    ],
+)
+def test_a_damaged_record_of_a_run_is_named(folder, tmp_path, file, content, message):
+    run = shutil.copytree(folder / "good", tmp_path / "run")
+    (run / file).write_text(content)
+    assert message in error_of(train.run, tiny_configs.pretraining(folder), str(run))
+
+
+def test_strange_files_in_a_run_are_no_part_of_it(folder, tmp_path):
+    run = shutil.copytree(folder / "good", tmp_path / "run")
+    (run / "checkpoints/0007").mkdir()
+    before = tiny_configs.metrics(run)
+    damaged = "\ufeffxx\n3\n\0\0\n" + (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(damaged)
+    assert train.run(tiny_configs.pretraining(folder), str(run)).step == 2
+    assert tiny_configs.metrics(run)[: len(before)] == before
+
+
 def test_text_that_changed_since_the_run_started_is_an_error_and_nothing_is_overwritten(
     folder, tmp_path
 ):

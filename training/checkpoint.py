@@ -224,7 +224,9 @@ def steps_of(run):
     return sorted(
         int(path.name)
         for path in (folder.iterdir() if folder.is_dir() else ())
-        if path.name.isdigit() and ocp.utils.is_checkpoint_finalized(epath.Path(path))
+        if path.name.isdecimal()
+        and path.name == str(int(path.name))
+        and ocp.utils.is_checkpoint_finalized(epath.Path(path))
     )
 
 

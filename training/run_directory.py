@@ -96,25 +96,35 @@ def read_config(run, missing_ok=False):
 
     Raises ConfigError if there is none or it is not readable JSON."""
     path = paths.of(run) / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if missing_ok:
-            return None
+    if missing_ok and not path.exists():
+        return None
+    if not path.exists():
         raise ConfigError(
             f"{str(run)!r} is not a run directory (no config.json); expected the --workdir of a "
             f"train.py or finetune.py run"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        )
+    found = _read_object(path)
+    if "kind" in found and not all(isinstance(found.get(key), dict) for key in ("config", "model")):
+        raise ConfigError(f"{path} has no 'config' or no 'model'; restore it or start a new run")
+    return found
+
+
+def _read_object(path):
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it is a {type(found).__name__}, expected an object")
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not readable JSON ({error}); restore it or start a new run"
         ) from error
+    return found
 
 
 def read_manifest(folder):
     """The manifest of a run, {} if it has none yet."""
     path = paths.of(folder) / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return _read_object(path) if path.exists() else {}
 
 
 def check_unchanged(folder, **identities):

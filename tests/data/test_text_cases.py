@@ -14,7 +14,7 @@ from corpora import documents, prepared, write
 from published import sentencepiece, unigram_pieces
 from tokenizers import models, pre_tokenizers
 
-from data.tokenizer import SPECIALS, train
+from data.tokenizer import SPECIALS, load, train
 from huggingface.tokenizers import read_tokenizer
 from training.schema import TokenizerConfig
 
@@ -213,6 +213,11 @@ def test_json_lines_are_not_plain_text(tmp_path, name):
         ("{not JSON}\nplain text\n", False),
         ("[1] a footnote\n", False),
         ("\n\nplain\n", False),
+        ('\n\n{"text": "a"}\n', True),
+        ('["a", "b"]\n', True),
+        ('["a"] is a list\n', False),
+        ('{\n "data": [\n  {"text": "a"}\n ]\n}\n', True),
+        ('"Quoted," she said.\n', False),
         ("[" * 9000 + "\n", False),
         ('{"a":' * 9000 + "\n", False),
     ],
@@ -234,6 +239,7 @@ WRONG = {
     "null": (b'{"text": "a"}\n\n{"text": null}\n', "line 3 has text=null, which is not a text"),
     "nested": (b'{"text": ' + b"[" * 200000 + b"\n", "line 1 is not JSON"),
     "a number": (b'{"text": 3}\n', "line 1 has text=3, which is not a text"),
+    "a NUL": (b'{"text": "a \\u0000"}\n', "line 1 has a NUL character in 'text'"),
     "a surrogate": (b'{"text": "a \\ud800"}\n', r"line 1 has an unpaired surrogate \(\\ud800\)"),
     "latin1": (b'{"text": "a"}\n{"text": "\xe9"}\n', "not UTF-8 at byte 24 .line 2"),
 }  # fmt: skip
@@ -249,9 +255,27 @@ def test_a_row_without_a_text_is_named(tmp_path, case):
 
 
 def test_a_byte_order_mark_is_not_text_of_a_row(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one two"}\n')
-    made = prepared(tmp_path, f"jsonl:{tmp_path}/a.jsonl", validation_fraction=0.0)
-    assert decoded(made) == ["one two"]
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one two"}\n' * 2)
+    (tmp_path / "loop").symlink_to(tmp_path)  # whose files are not read again
+    made = prepared(tmp_path, f"jsonl:{tmp_path}/**/a.jsonl", validation_fraction=0.0)
+    assert decoded(made) == ["one two"] * 2
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\n\n" * 2)
+    made = prepared(tmp_path, f"text:{tmp_path}/a.txt", validation_fraction=0.0)
+    assert decoded(made) == ["one"] * 2
+
+
+@pytest.mark.parametrize("model", [models.WordLevel, models.WordPiece])
+def test_the_unknown_token_is_that_of_the_model_whatever_its_name(tmp_path, model):
+    def written(unknown):
+        inner = tokenizers.Tokenizer(model({"[unk]": 0, "a": 1}, unk_token=unknown))
+        inner.pre_tokenizer = pre_tokenizers.Whitespace()
+        inner.save(str(tmp_path / "tokenizer.json"))
+        return load(tmp_path)
+
+    tokenizer = written("[unk]")
+    assert tokenizer.special_ids()["unk"] == 0 and tokenizer.encode("a b").tolist() == [1, 0]
+    with pytest.raises(ValueError, match="tokenizer.json .*has no unknown token.* add one"):
+        written("[UNK]")
 
 
 def test_a_document_longer_than_a_chunk_has_the_tokens_of_the_whole(tmp_path, monkeypatch):

@@ -73,6 +73,39 @@ def test_the_meaning_of_a_head_travels(classes, problem_type, meaning, tmp_path)
         assert back[key] == config[key]
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_file_that_was_not_fetched_is_named(name, tmp_path):
+    source = altered(tmp_path / "published", "bert")
+    (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+    with pytest.raises(ConfigError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
+        convert.from_hf(str(source), str(tmp_path / "run"))
+
+
+def test_an_adapter_is_no_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no config.json; but a peft adapter.*merge_and_unload"):
+        convert.from_hf(str(tmp_path), str(tmp_path / "run"))
+
+
+def test_the_output_of_a_head_that_the_class_lacks_is_left_out(tmp_path):
+    source = altered(
+        tmp_path / "published", "llama", drop=["architectures"]
+    )  # untied, without a class
+    line, origin, _, _ = there_and_back(tmp_path, source)
+    assert origin["class"] == "LlamaModel" and "other heads: lm_head.weight" in line
+
+
+def test_tensors_of_another_dtype_have_their_own_remedy(tmp_path):
+    table = "bert.embeddings.word_embeddings.weight"
+    buffer = {"bert.embeddings.token_type_ids": np.zeros((1, 16), np.int64)}  # of old versions
+    convert.from_hf(
+        str(altered(tmp_path / "buffer", "bert", tensors=buffer)), str(tmp_path / "with")
+    )
+    source = altered(tmp_path / "double", "bert", tensors={table: np.zeros((90, 16))})
+    with pytest.raises(ConfigError, match="is float64.*load it with transformers in one of these"):
+        convert.from_hf(str(source), str(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_labels_without_names_are_numbered_as_in_transformers(count, tmp_path):
     source = bert(tmp_path / "published", classes=tuple("abc"[:count]))

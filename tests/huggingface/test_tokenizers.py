@@ -141,6 +141,8 @@ def test_a_bpe_model_merges_by_score_and_falls_back_to_bytes(tmp_path):
     assert template_for("decoder", ids, made.template, documents=True) == SpecialTokenTemplate(
         (1,), (2,), (1,)
     )
+    (tmp_path / "tokenizer_config.json").write_text('{"legacy": false}')  # adds none before a space
+    assert tokens_of(read_tokenizer(tmp_path), " the") == ["▁the"]
     # A long text is split before a space, without any effect on its tokens.
     text = "the lower low " * 6000
     long = made.encode(text.strip())
