@@ -56,11 +56,10 @@ def introduces(cls, name):
 
 @functools.cache
 def attribute_at(code, offset):
-    """The attribute that the instruction at `offset` loads, '' for another instruction."""
-    for instruction in dis.get_instructions(code):
-        if instruction.offset == offset:
-            return str(instruction.argval) if instruction.opname == "LOAD_ATTR" else ""
-    return ""
+    """The attribute that the instruction at `offset` loads, '' for another instruction. From Python 3.12 on,
+    the offset of one that the interpreter has specialized is that of its inline cache."""
+    last = [each for each in dis.get_instructions(code) if each.offset <= offset][-1]
+    return str(last.argval) if last.opname == "LOAD_ATTR" else ""
 
 
 class Tracer:

@@ -119,6 +119,7 @@ def show(given, config):
         print("\n".join(configs.describe(resolved, config)))
         return
     cli.enable_compilation_cache()
+    jax.devices()  # fails before text is prepared
     view = load(resolved, given.step, run_dir)
     rows = choose_rows(given, len(view.provenance))
     if given.format == "json":

@@ -264,13 +264,17 @@ def test_workers_stop_with_their_parent_and_finished_items_are_kept(
 ):
     for number in range(4):
         write(tmp_path / f"{number}.txt", documents(3000, seed=number))
-    code = PATHS + (
-        "from pathlib import Path; from corpora import prepared\n"
-        "from data import prepare\n"
-        "from training.schema import TokenizerConfig\n"
-        "prepare._MIN_ITEM_BYTES, prepare._MIN_PARALLEL_BYTES = 6000, 0\n"
-        "tokenizer = TokenizerConfig(path=sys.argv[3] + '/tokenizer.json')\n"
-        "prepared(Path(sys.argv[3]), sys.argv[4], tokenizer=tokenizer, workers=2)\n"
+    code = (
+        PATHS
+        + (
+            "from pathlib import Path; from corpora import prepared\n"
+            "from data import prepare\n"
+            "from training.schema import TokenizerConfig\n"
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # nohup ignores it
+            "prepare._MIN_ITEM_BYTES, prepare._MIN_PARALLEL_BYTES = 6000, 0\n"
+            "tokenizer = TokenizerConfig(path=sys.argv[3] + '/tokenizer.json')\n"
+            "prepared(Path(sys.argv[3]), sys.argv[4], tokenizer=tokenizer, workers=2)\n"
+        )
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, *ARGUMENTS, str(tmp_path), corpus],
