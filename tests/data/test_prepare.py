@@ -41,15 +41,10 @@ def small_items(monkeypatch):
 
 
 def contents(store):
-    return (
-        store.fingerprint,
-        [store.document(i).tolist() for i in range(store.num_documents)],
-        [
-            (store.files[f], int(n))
-            for f, n in zip(store.index("files"), store.index("numbers"), strict=True)
-        ],
-        store.unigram_counts.tolist(),
-    )
+    documents = [store.document(i).tolist() for i in range(store.num_documents)]
+    places = zip(store.index("files"), store.index("numbers"), strict=True)
+    places = [(store.files[file], int(number)) for file, number in places]
+    return store.fingerprint, documents, places, store.unigram_counts.tolist()
 
 
 def test_the_store_is_the_same_in_one_process_and_in_several(
