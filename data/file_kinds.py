@@ -1,4 +1,4 @@
-"""What a file is: its compression and format, and whether it is text that can be read.
+"""Identifies a file: its compression, its format, and whether it is readable text.
 
 By its first bytes, then by its name. data/files.py opens every file through this.
 """
@@ -25,7 +25,7 @@ _LONGEST_HEAD = 1 << 26  # or so many, for a line end among them
 
 _PANDAS = "with pandas, {}(FILE).to_json('NEW.jsonl', orient='records', lines=True)"
 _ICONV = "iconv -f {encoding} -t utf-8 {path} > NEW"
-# What is not text: (name, pattern of the first bytes, remedy).
+# Files other than text: (name, pattern of the first bytes, remedy).
 NOT_TEXT = (
     ("UTF-32", rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "convert it: " + _ICONV),
     ("UTF-16", rb"\xff\xfe|\xfe\xff", "convert it: " + _ICONV),
@@ -64,7 +64,7 @@ class FileKind:
 
 
 def identify(path: str) -> FileKind:
-    """What a file is: the compression by its first bytes, otherwise by its name; the format by its name.
+    """Identifies the compression by the first bytes, otherwise by the name, and the format by the name.
 
     Raises OSError if it cannot be opened.
     """
@@ -108,7 +108,7 @@ def zstd():
 
 
 def check_text(path: str, head: bytes) -> None:
-    """Raises ValueError with the remedy if the first bytes (uncompressed) are not those of UTF-8 text."""
+    """Raises ValueError with the remedy if the first bytes (uncompressed) do not look like UTF-8 text."""
     names = {"path": shlex.quote(str(path))}
     for name, pattern, remedy in NOT_TEXT:
         if re.match(pattern, head):

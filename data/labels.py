@@ -1,4 +1,4 @@
-"""What a label is: its spelling, and labels that look like a mistake.
+"""Normalizes labels and reports those that look like a mistake.
 
 Used by data/labeled.py for every source.
 """

@@ -1,4 +1,4 @@
-"""Tables of rows in TSV, CSV and JSONL files: what a column is, and what a value in it is.
+"""Reads the requested columns of TSV, CSV and JSONL files.
 
 Between data/files.py, which opens a file, and data/labeled.py, which asks for columns.
 """
@@ -100,12 +100,12 @@ class Table:
 
 
 def column_name(name: str) -> str:
-    """What a column is called: its name in the file without outer white space, in Unicode's NFC."""
+    """Normalizes the name of a column: without outer white space, in Unicode's NFC."""
     return unicodedata.normalize("NFC", name.strip().strip("\ufeff").strip())
 
 
 def value_of(value):
-    """What a value is: a text, a list of texts, or None if it is absent.
+    """Converts a value to a text, to a list of texts, or to None if it is absent.
 
     null, NaN and texts without a visible character are absent; numbers and booleans are as in JSON. Raises
     ValueError for bytes that are not UTF-8, half of a surrogate pair, a NUL and an object.
@@ -286,7 +286,7 @@ def _header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str
 
 
 class _Quotes:
-    """Whether the quotes in the fields of a file are those of a CSV writer."""
+    """Detects whether a CSV writer made the quotes in the fields of a file."""
 
     def __init__(self):
         self.count = self._doubled = self._plain = self._others = 0
