@@ -192,7 +192,7 @@ class _Claim:
 def lines_up_to(path, step, after=-1):
     """The lines of steps after `after` up to `step` as one text, without lines that are incomplete."""
     kept = []
-    for line in path.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
+    for line in path.read_bytes().decode("utf-8-sig", errors="replace").split("\n"):
         try:
             if after < json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
