@@ -70,7 +70,7 @@ def _read_hf(source):
     family, name = _family_and_class(config, source)
     head = task_head(family.classes[name].split())
     model, ignored = family.read_config(config)
-    labels = published.labels_of(config, family) if head else []
+    labels = published.labels_of(config, family, head) if head else []
     weights = open_weights(source, name)
     family, stored = tensors.named(family, weights, source)
     tied = tensors.is_tied(family, model, weights, stored)
@@ -126,7 +126,11 @@ def _read_hf(source):
         "not_used": published.ignored_line(ignored, left_out),
     }
     if head:
-        origin |= {"head": head, "head_needs": needs, **published.head_origin(config, len(labels))}
+        origin |= {
+            "head": head,
+            "head_needs": needs,
+            **published.head_origin(config, len(labels), head),
+        }
     config = {"huggingface": str(source), "seed": {}}
     return RunContents(str(source), model, arrays, tokenizer, labels, origin, config)
 

@@ -35,6 +35,7 @@ from huggingface.param_map import (  # noqa: F401  for the families, beside Fami
     norm,
 )
 from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
+from tasks import TASKS
 from tasks.base import AUTO_POOLING
 from training.config import ConfigError
 
@@ -214,7 +215,7 @@ class Family:
 
         Raises ConfigError for an unsupported pooling in its config.json."""
         needs, (key, poolings) = self.head_needs.get(head, {}), self.pooling_key
-        if not needs or not poolings:
+        if not poolings or not hasattr(TASKS.get(head), "pooling"):
             return needs
         pooling = config.get(key, poolings[0])
         if pooling not in poolings:
@@ -227,18 +228,21 @@ class Family:
     def unmet_needs(self, head: str, task: dict[str, Any]) -> dict[str, Any]:
         """{task config field: value} that this family's head needs and a task config lacks."""
         needs, (_, poolings) = self.head_needs.get(head, {}), self.pooling_key
-        task = task | {"pooling": self._pooling(task)}
-        if needs and poolings and task["pooling"] not in poolings:
-            needs = needs | {"pooling": poolings[0]}
+        if "pooling" in task:
+            task = task | {"pooling": self._pooling(task)}
+            if needs and poolings and task["pooling"] not in poolings:
+                needs = needs | {"pooling": poolings[0]}
         return {name: value for name, value in needs.items() if task[name] != value}
 
     def pooling_config(self, task: dict[str, Any]) -> dict[str, str]:
         """The pooling of a task config as config.json stores it; {} in a family without the choice."""
         key, poolings = self.pooling_key
-        return {key: self._pooling(task)} if self._pooling(task) in poolings else {}
+        if "pooling" not in task or self._pooling(task) not in poolings:
+            return {}
+        return {key: self._pooling(task)}
 
     def _pooling(self, task):
-        pooling = task.get("pooling", "auto")
+        pooling = task["pooling"]
         return AUTO_POOLING[self.architecture] if pooling == "auto" else pooling
 
     # ---- tensors ---------------------------------------------------------------------------------

@@ -16,11 +16,14 @@ _WRITTEN = ("model_type", "architectures", "dtype", "torch_dtype", "transformers
             "_name_or_path", "name_or_path", *_HEAD_KEYS)  # fmt: skip
 
 
-def labels_of(config: dict, family: Family) -> list[str]:
-    """Label names in the order of their ids; LABEL_0, ... if config.json has none.
+def labels_of(config: dict, family: Family, head: str = "") -> list[str]:
+    """Label names in the order of their ids; LABEL_0, ... if config.json has none; the outputs of a head
+    without classes.
 
     Raises ConfigError, naming the key, for names that are no list of labels, and for a problem_type that
     does not fit them."""
+    if head and TASKS[head].output_names:
+        return list(TASKS[head].output_names)
     names, count = config.get("id2label"), config.get("num_labels")
     if names is None:
         count = family.num_labels if count is None else count
@@ -48,10 +51,12 @@ def labels_of(config: dict, family: Family) -> list[str]:
     return [str(names[str(i)]) for i in range(len(names))]
 
 
-def head_origin(config: dict, num_labels: int) -> dict[str, Any]:
+def head_origin(config: dict, num_labels: int, head: str) -> dict[str, Any]:
     """Entries of `origin` for a head: what it means, and its keys of config.json as they are."""
     one = PROBLEM_TYPES[2] if num_labels == 1 else PROBLEM_TYPES[0]
     keys = {key: config[key] for key in _HEAD_KEYS if key in config}
+    if TASKS[head].output_names:
+        return {"head_keys": keys}
     return {"problem_type": config.get("problem_type") or one, "head_keys": keys}
 
 
@@ -68,12 +73,13 @@ def head_keys(contents, family: Family, head: str, task: dict) -> dict[str, Any]
     pooling = family.pooling_config(task or origin.get("head_needs", {}))
     if not task and "head_keys" in origin:
         return origin["head_keys"] | pooling
-    labels = dict(enumerate(contents.labels))
-    found = {
-        "id2label": {str(i): label for i, label in labels.items()},
-        "label2id": {label: i for i, label in labels.items()},
-        "problem_type": TASKS[head].hf_problem_type,
-    }
+    labels, found = dict(enumerate(contents.labels)), {}
+    if not TASKS[head].output_names:
+        found = {
+            "id2label": {str(i): label for i, label in labels.items()},
+            "label2id": {label: i for i, label in labels.items()},
+            "problem_type": TASKS[head].hf_problem_type,
+        }
     if task and family.head_dropout_key:
         found[family.head_dropout_key] = task["head_dropout_rate"]
     return found | pooling

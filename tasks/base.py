@@ -34,6 +34,9 @@ class Task:
     """The options of a task: a frozen dataclass per type of task, which defines the section `task`."""
 
     name: ClassVar[str]  # also the name of its head in the parameter tree
+    # The outputs of its head, where they are not the labels of the data.
+    output_names: ClassVar[tuple[str, ...]] = ()
+    hf_problem_type: ClassVar[str | None] = None  # of its head in transformers
 
     special_tokens: tuple = option(
         (), "words of the texts that become tokens of their own, such as ('[E1]', '[/E1]')"

@@ -14,7 +14,7 @@ from data.tokenizer import describe_unknown
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A split as arrays, in the order of its examples."""
+    """A split as arrays, in the order of its examples: a row each, or several (`example`)."""
 
     tokens: np.ndarray  # int32[n, length] with special tokens, then padding
     lengths: np.ndarray  # int32[n] without the padding
@@ -23,14 +23,28 @@ class Encoded:
     num_truncated: int
     num_unknown: int = 0  # tokens of the texts that are the unknown token
     num_tokens: int = 0  # tokens of the texts
+    example: np.ndarray | None = (
+        None  # int32[n] the example of each row, ascending; None: row i is i
+    )
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @property
+    def num_examples(self) -> int:
+        """Examples, which may have several rows each."""
+        return len(self) if self.example is None else int(self.example[-1]) + 1
+
+    def rows_of(self, examples: np.ndarray) -> np.ndarray:
+        """int64[m]: the rows of the examples int64[n], which are ascending."""
+        if self.example is None:
+            return examples
+        return np.flatnonzero(np.isin(self.example, examples))
+
+    @property
     def strata(self) -> np.ndarray:
-        """int[n]: the class of each example, whose shares a label budget keeps; one class for labels of
-        another kind."""
+        """int[num_examples]: the class of each example, whose shares a label budget keeps; one class for
+        labels of another kind."""
         is_class = self.labels.ndim == 1 and self.labels.dtype.kind == "i"
         return self.labels if is_class else np.zeros(len(self), np.int32)
 

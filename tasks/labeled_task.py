@@ -72,7 +72,7 @@ class LabeledTask(Task):
           label_names: those of `read`.
           model_config: ModelConfig.
           encoded: {split: Encoded}.
-          examples: int64[n], the training examples in the label budget.
+          examples: int64[n], the rows of the training examples in the label budget.
         """
         raise NotImplementedError
 
@@ -118,6 +118,7 @@ class LabeledTask(Task):
             chosen = example_order.stratified_subset(
                 encoded["train"].strata, self.num_train_examples, config.seed.data
             )
+            chosen = encoded["train"].rows_of(chosen)
         return self.loaded_type(
             **self.loaded_fields(splits.label_names, model_config, encoded, chosen),
             model_config=model_config,

@@ -45,7 +45,7 @@ class LoadedLabeledTask(LoadedTask):
     label_names: tuple[str, ...] = host()
     texts: dict = host()  # {split: data.examples.Examples}
     encoded: dict[str, Encoded] = host()  # by split
-    examples: np.ndarray = host()  # int64[n] training examples in the label budget
+    examples: np.ndarray = host()  # int64[n] rows of the training examples in the label budget
     fingerprint: str = host()
     seed: int = host()
     eval_batch_size: int = host()
@@ -225,6 +225,8 @@ class LoadedLabeledTask(LoadedTask):
         return ((self.model_config, params, {self.name: 1}),)
 
     def provenance(self, step):
+        rows, example_of = self._indices(step), self.encoded["train"].example
+        examples = rows if example_of is None else example_of[rows]
         return [
             {
                 "number": step * self.batch_size + row,
@@ -232,7 +234,7 @@ class LoadedLabeledTask(LoadedTask):
                 "row": example,
                 "documents": [{"document": example, "file": "train", "number": example}],
             }
-            for row, example in enumerate(self._indices(step).tolist())
+            for row, example in enumerate(examples.tolist())
         ]
 
     def describe_labels(self) -> str:

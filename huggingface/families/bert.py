@@ -72,6 +72,7 @@ BERT = Family(
         "BertForMaskedLM": "lm pair?",
         "BertForNextSentencePrediction": "pair",
         "BertForSequenceClassification": "classification",
+        "BertForQuestionAnswering": "question_answering",
         "BertModel": "pair/pooler?",
     },
     params=[
@@ -83,6 +84,7 @@ BERT = Family(
         *dense("heads/pair/output", "cls.seq_relationship"),
         *dense("heads/classification/pooler", "bert.pooler.dense"),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=CONFIG_KEYS,
     fixed=FIXED,
@@ -93,5 +95,8 @@ BERT = Family(
     legacy_suffixes=LEGACY_SUFFIXES,
     ignored=IGNORED,
     head_dropout_key="classifier_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
+    head_needs={
+        "classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
+        "question_answering": {"pooler": False},
+    },
 )

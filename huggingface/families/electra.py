@@ -15,6 +15,7 @@ ELECTRA = Family(
         "ElectraForMaskedLM": "lm",
         "ElectraForPreTraining": "discriminator",
         "ElectraForSequenceClassification": "classification",
+        "ElectraForQuestionAnswering": "question_answering",
         "ElectraModel": "",
     },
     params=[
@@ -27,6 +28,7 @@ ELECTRA = Family(
         *dense("heads/discriminator/output", "discriminator_predictions.dense_prediction"),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -43,5 +45,8 @@ ELECTRA = Family(
         "summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"
     ),
     head_dropout_key="classifier_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"}},
+    head_needs={
+        "classification": {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
+        "question_answering": {"pooler": False},
+    },
 )

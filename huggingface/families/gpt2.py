@@ -30,6 +30,7 @@ GPT2 = Family(
     classes={
         "GPT2LMHeadModel": "lm",
         "GPT2ForSequenceClassification": "classification",
+        "GPT2ForQuestionAnswering": "question_answering",
         "GPT2Model": "",
     },
     params=[
@@ -44,6 +45,7 @@ GPT2 = Family(
         *norm("decoder/final_norm", "transformer.ln_f"),
         ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50257),
@@ -82,5 +84,8 @@ GPT2 = Family(
         **numerics("reorder_and_upcast_attn"),
         "n_ctx": "the older name of n_positions, which transformers no longer reads",
     },
-    head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+    head_needs={
+        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "question_answering": {"pooler": False},
+    },
 )

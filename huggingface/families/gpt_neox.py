@@ -27,6 +27,7 @@ GPT_NEOX = Family(
     classes={
         "GPTNeoXForCausalLM": "lm",
         "GPTNeoXForSequenceClassification": "classification",
+        "GPTNeoXForQuestionAnswering": "question_answering",
         "GPTNeoXModel": "",
     },
     params=[
@@ -44,6 +45,7 @@ GPT_NEOX = Family(
         *norm("decoder/final_norm", "gpt_neox.final_layer_norm"),
         ParamMap("heads/lm/kernel", "embed_out.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50432),
@@ -68,5 +70,8 @@ GPT_NEOX = Family(
     legacy_suffixes=(("lm_head.weight", "embed_out.weight"),),
     ignored=(r".*\.attention\.(masked_)?bias",),
     unused=training("classifier_dropout"),
-    head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+    head_needs={
+        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "question_answering": {"pooler": False},
+    },
 )  # fmt: skip

@@ -94,6 +94,7 @@ MODERNBERT = Family(
     classes={
         "ModernBertForMaskedLM": "lm",
         "ModernBertForSequenceClassification": "classification",
+        "ModernBertForQuestionAnswering": "question_answering",
         "ModernBertModel": "",
     },
     params=[
@@ -113,6 +114,9 @@ MODERNBERT = Family(
         *dense("heads/classification/pooler", "head.dense", activation="gelu"),
         *norm("heads/classification/pooler_norm", "head.norm", norm_epsilon=1e-5),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/question_answering/pooler", "head.dense", activation="gelu"),
+        *norm("heads/question_answering/pooler_norm", "head.norm", norm_epsilon=1e-5),
+        *dense("heads/question_answering/output", "classifier"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50368),
@@ -145,7 +149,8 @@ MODERNBERT = Family(
     },
     tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     head_needs={
-        "classification": {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True}
+        "classification": {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True},
+        "question_answering": {"pooler": True},
     },
     unused={
         **training("mlp_dropout", "initializer_cutoff_factor"),
