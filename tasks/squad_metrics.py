@@ -83,11 +83,12 @@ def scores_with_no_answer(predictions, answers, null_odds, threshold: float) -> 
 
 def _best_threshold(predictions, values, null_odds, has_answer) -> tuple[float, float]:
     """(the best mean of the values [n] over all thresholds, the threshold): at first no question is
-    answered, then one after another, in the order of the odds."""
+    answered, then one after another, in the order of the odds. If it is best to answer none, the script says
+    0.0, which is right for odds above 0 alone; otherwise it is below the lowest here."""
     order = np.argsort(np.asarray(null_odds), kind="stable")
     wrong = np.array([-1.0 if prediction else 0.0 for prediction in predictions])
     gains = np.where(has_answer, values, wrong)[order]
     totals = (~has_answer).sum() + np.concatenate([[0.0], np.cumsum(gains)])
     best = int(totals.argmax())  # the first of equals
-    threshold = float(null_odds[order[best - 1]]) if best else 0.0
+    threshold = float(null_odds[order[best - 1]]) if best else min(0.0, float(min(null_odds)) - 1)
     return float(totals[best] / len(values)), threshold

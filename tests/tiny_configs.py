@@ -54,6 +54,24 @@ def labeled(folder, rows=120, pairs=False):
     return f"files:{folder}/{{train,validation,test}}.tsv"
 
 
+def questions(folder, rows=24, splits=("train", "dev", "test")):
+    """Writes SQuAD files, {split}-v2.0.json, whose answer is the word after the question's; a fourth of the
+    questions has none. Returns the source."""
+    random = np.random.default_rng(2)
+    for split in splits:
+        paragraphs = []
+        for number in range(rows):
+            words = [WORDS[i] for i in random.permutation(len(WORDS))[: 12 + number % 20]]
+            at = int(random.integers(len(words) - 1))
+            answer = {"text": words[at + 1], "answer_start": len(" ".join(words[: at + 1])) + 1}
+            question = {"id": f"{split}{number}", "question": f"what follows {words[at]}?",
+                        "answers": [answer] if number % 4 else []}  # fmt: skip
+            paragraphs.append({"context": " ".join(words), "qas": [question]})
+        content = {"version": "v2.0", "data": [{"title": "x", "paragraphs": paragraphs}]}
+        (pathlib.Path(folder) / f"{split}-v2.0.json").write_text(json.dumps(content))
+    return f"files:{folder}/{{{','.join(splits)}}}-v2.0.json"
+
+
 # The fields that every tiny run shares.
 LOOP = {
     "training.duration": "2 steps", "training.batch_size": 8, "checkpoint.every": "1 steps",
@@ -83,14 +101,31 @@ def pretraining(folder, config="configs/decoder.py", **overrides):
 
 def finetuning(folder, run, config="configs/finetune/classification.py", **overrides):
     """A shipped finetuning config on `run`, with labels written to `folder`."""
+    data = DATA.get(pathlib.Path(config.partition(":")[0]).stem, classes)
+    tiny = {**LOOP, "init_from": str(run), "evaluation.every": "1 step", **data(folder)}
+    return _overridden(config, tiny, overrides)
+
+
+def classes(folder):
+    """The task's fields for the labels that `labeled` writes to `folder`."""
     if not (pathlib.Path(folder) / "train.tsv").exists():
         labeled(folder)
-    tiny = {
-        **LOOP, "init_from": str(run), "task.source": f"files:{folder}/{{train,validation,test}}.tsv",
-        "task.text_column": "sentence", "task.label_column": "label", "task.max_seq_len": 24,
-        "evaluation.every": "1 step",
+    return {
+        "task.source": f"files:{folder}/{{train,validation,test}}.tsv", "task.text_column": "sentence",
+        "task.label_column": "label", "task.max_seq_len": 24,
     }  # fmt: skip
-    return _overridden(config, tiny, overrides)
+
+
+def spans(folder):
+    """The task's fields for the questions that `questions` writes to `folder`."""
+    return {
+        "task.source": questions(folder), "task.no_answer": True, "task.max_seq_len": 32,
+        "task.max_query_len": 8, "task.stride": 8,
+    }  # fmt: skip
+
+
+# Config file of a task: the function that writes its data; by default `classes`.
+DATA = {"question_answering": spans}
 
 
 def _overridden(config, tiny, overrides):
