@@ -58,7 +58,7 @@ def load(folder, architecture, splits, batch=(4, 4), process=(0, 1), **options):
     })  # fmt: skip
     model = models.ModelConfig(
         architecture=architecture, num_layers=1, emb_dim=16, num_heads=2, mlp_dim=32, vocab_size=143,
-        positions="rope", init_std=0.3, dropout_rate=0.0, num_token_types=2 * (architecture == "encoder"),
+        max_length=400, positions="rope", init_std=0.3, dropout_rate=0.0, num_token_types=2 * (architecture == "encoder"),
     )  # fmt: skip
     return config.task.load(
         config, model, folder / "tokenizer.json", lambda line: None, process_index=process[0],
