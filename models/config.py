@@ -17,7 +17,8 @@ NON_STRUCTURAL_FIELDS = (
 
 def option(default, help, kw_only=False, **metadata):
     """A dataclass field with a default, one line of help, and optionally choices=, min=, max=, or
-    words=: texts that the field takes besides values of its type."""
+    words=: texts that the field takes besides values of its type, or axis=True: several values, as a tuple,
+    give a replica each (training/replicas.py)."""
     return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 

@@ -22,7 +22,7 @@ from training.schedules import SCHEDULES
 class OptimizerConfig:
     """The options that every optimizer has. Each optimizer is a subclass; `name` chooses it."""
 
-    learning_rate: float = option(1e-3, "peak learning rate", min=0.0)
+    learning_rate: float = option(1e-3, "peak learning rate", min=0.0, axis=True)
     schedule: str = option("cosine", "shape of the learning rate", choices=SCHEDULES)
     warmup: str = option("6 %", "duration of the linear warmup")
     cooldown: str = option("10 %", "duration of the final decay of wsd")
@@ -73,7 +73,9 @@ class Lion(OptimizerConfig):
     """
 
     name = "lion"
-    learning_rate: float = option(1e-4, "peak learning rate; 3 to 10 times below AdamW's", min=0.0)
+    learning_rate: float = option(
+        1e-4, "peak learning rate; 3 to 10 times below AdamW's", min=0.0, axis=True
+    )
     weight_decay: float = option(0.1, "decoupled; 3 to 10 times AdamW's", min=0.0)
     beta1: float = option(0.9, "weight of the moment in the direction", min=0.0, max=1.0)
     beta2: float = option(0.99, "decay of the moment", min=0.0, max=1.0)
@@ -162,7 +164,9 @@ class Adafactor(OptimizerConfig):
     """
 
     name = "adafactor"
-    learning_rate: float = option(1e-2, "peak, relative to each tensor's RMS", min=0.0)
+    learning_rate: float = option(
+        1e-2, "peak, relative to each tensor's RMS", min=0.0, axis=True
+    )
     schedule: str = option("relative_step", "shape of the learning rate", choices=SCHEDULES)
     warmup: str = option("never", "duration of the linear warmup")
     weight_decay: float = option(0.0, "decoupled: lr * weight_decay * parameter", min=0.0)
