@@ -1,6 +1,6 @@
 """Transformer: encoder, decoder or encoder-decoder, with its embeddings and LM head.
-A loss calls it for hidden states, then `lm_features` and `output_embedding`, which it multiplies to
-logits in chunks (objectives/loss.py), so that a large [B,T,V] never exists in training.
+A loss calls it for hidden states, then `lm_features` and `output_embedding`, whose product is the
+logits; objectives/loss.py computes it in chunks, so that a large [B,T,V] never exists.
 """
 
 import jax
@@ -87,8 +87,8 @@ class Embedder(nn.Module):
 
 
 class LMHead(nn.Module):
-    """hidden[...,D] -> features[...,E or D], and the output embedding: BERT's transform, T5's scale, an
-    output bias [V], an untied kernel.
+    """hidden[...,D] -> features[...,E or D], by BERT's transform and T5's scale if configured; also has
+    the output bias [V] and an untied output embedding, `kernel`.
 
     A tied output embedding has size E. If E is not D, the transform maps hidden states to E (ALBERT,
     ELECTRA), or, without a transform, a `projection` does.
@@ -187,7 +187,7 @@ class Transformer(nn.Module):
     def embed_inputs(
         self, inputs: ModelInputs, deterministic: bool = True, decoder: bool = False
     ) -> jax.Array:
-        """Input [B,T,D] of the first layer; decoder=True: of the decoder in an encoder-decoder."""
+        """Input [B,T,D] of a stack's first layer; decoder=True: the decoder of an encoder-decoder."""
         x = self.embed(inputs, deterministic, decoder)
         if self.config.has_factorized_embeddings:
             x = with_logical_constraint(self.projection(x), "BTD")
