@@ -37,10 +37,10 @@ class Classification(ClassLossOptions, LabeledTask):
 
     max_seq_len: int = option(128, "tokens of an example; longer ones are truncated", min=4)
     num_train_examples: int = option(
-        0, "training labels to use, a stratified subset; 0: all", min=0
+        0, "training examples to use, a stratified subset; 0: all", min=0
     )
     group_by_length: int = option(
-        0, "steps whose examples are sorted by length, so that batches are short; 0: off", min=0
+        0, "steps whose examples are sorted by length, then cut into batches; 0: off", min=0
     )
     metric: str = option("accuracy", "chooses the best checkpoint", choices=tuple(CLASS_METRICS))
     head_dropout_rate: float = option(0.1, "dropout before the classifier", min=0.0, max=0.99)
@@ -144,7 +144,7 @@ def _host():
 
 @dataclasses.dataclass(frozen=True)
 class LoadedClassification(LoadedTask):
-    """A labeled set, encoded. Inputs are a Batch of NumPy arrays already."""
+    """An encoded labeled dataset. `train_inputs` are a Batch of NumPy arrays, which `prepare` returns."""
 
     head: ClassificationHead
     pooling: str  # cls, last or mean
@@ -274,7 +274,7 @@ class LoadedClassification(LoadedTask):
         return self.examples[places]
 
     def _width(self, indices):
-        """Tokens that a batch is padded to: max_seq_len, or less where batches have similar lengths."""
+        """The length that a batch is padded to: max_seq_len, or less with group_by_length."""
         split = self.encoded["train"]
         if not self.task.group_by_length:
             return split.tokens.shape[1]

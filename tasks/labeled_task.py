@@ -1,4 +1,4 @@
-"""The options of every task on labeled examples: where they are from and what their columns mean.
+"""The options of every task on labeled examples: their source and the meaning of their columns.
 
 Read through data/labeled.py.
 """
@@ -12,7 +12,7 @@ from tasks.base import Task
 
 @dataclass(frozen=True)
 class LabeledTask(Task):
-    """A task on a labeled set."""
+    """A task on a labeled dataset."""
 
     source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
     text_column: str = option("text", "column of the text")
@@ -37,7 +37,7 @@ class LabeledTask(Task):
     )
 
     def read(self, log=lambda line: None) -> labeled.LabeledSplits:
-        """The labeled set, as text. Raises FileNotFoundError or ValueError of one line."""
+        """The labeled dataset, as text. Raises FileNotFoundError or ValueError, in one line."""
         if not (self.text_column and self.label_column):
             raise ValueError("task.text_column and task.label_column must name columns, not ''")
         return labeled.load(
