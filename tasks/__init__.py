@@ -1,4 +1,4 @@
-"""Tasks: what a run trains. `TASKS` is the registry; a new task is a file and a line here.
+"""Tasks: the data, losses and metrics of a run. A new task is a file, and a line in `TASKS`.
 
 Imports data/, models/ and objectives/; trained by train.py and finetune.py through tasks/base.py.
 """

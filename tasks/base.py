@@ -84,7 +84,8 @@ class LoadedTask:
       tokenizer: data.tokenizer.Tokenizer.
       batch_size: examples per step, over all processes.
       epoch_size: training examples in an epoch.
-      tokens_per_step: tokens that the model reads in a step, encoder and decoder together.
+      tokens_per_step: tokens in a step, for durations and throughput. Pretraining counts encoder and
+        decoder inputs, classification each text once.
       length_share: mean sequence length of training batches / maximum sequence length.
       fingerprint: digest of the data.
       identities: {name: value}; resuming is an error if one has changed.
