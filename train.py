@@ -93,7 +93,7 @@ def run(config, workdir):
     resolved = configs.to_dict(config)
     continuation.check_config(run_dir, config)
     check_without_data(TASKS["pretraining"](), source, run_dir, mesh)
-    log.info(source.name or "no init_from: a new run starts from random parameters")
+    log.info(source.name or "no init_from: the parameters of a new run are random")
 
     # ---- Task ------------------------------------------------------------------------------------
     logs.banner("Task")

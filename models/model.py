@@ -19,7 +19,8 @@ from models.transformer import TransformerStack
 class Embed(nn.Module):
     """ids int32[...] -> float32[...,E], rows of a parameter `embedding` [rows, E].
 
-    An id outside the table gives NaN, which a train step reports, instead of the nearest row.
+    An id of `rows` or more gives NaN, which a train step reports, not the last row. Ids are not negative
+    (jnp.take would count them from the end; see objectives.batch.without_negative_ids).
     """
 
     config: ModelConfig

@@ -1,6 +1,6 @@
 """Position encodings: sinusoids, RoPE, T5's relative buckets; functions without parameters.
 Used by Embedder (sinusoids), Attention (RoPE) and RelativeBias.
-Positions are float32, because bfloat16 cannot represent 257.
+Angles are computed in float32, because bfloat16 cannot represent position 257.
 """
 
 import jax

@@ -103,6 +103,7 @@ def random_length_spans(
     eligible = sizes > 0
     units = eligible.sum(dtype=jnp.int32)
     mean = float(np.arange(len(length_probs)) @ length_probs)
+    # The units in spans, if one unit follows each span and no other is outside.
     separable = (units.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
     # The budget in units (words may have several tokens), rounded up.
     needed = (budget * units + num_eligible - 1) // jnp.maximum(num_eligible, 1)
