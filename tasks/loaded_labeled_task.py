@@ -30,7 +30,7 @@ def host(**options):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedLabeledTask(LoadedTask):
-    """A labeled set, encoded. Inputs are a Batch of NumPy arrays already.
+    """An encoded labeled dataset. `train_inputs` are a Batch of NumPy arrays, which `prepare` returns.
 
     Subclasses define `name`, `batch`, `losses` and, on the host, `score` and `prediction_rows`.
     """
@@ -152,7 +152,7 @@ class LoadedLabeledTask(LoadedTask):
         return self.examples[places]
 
     def _width(self, indices):
-        """Tokens that a batch is padded to: max_seq_len, or less where batches have similar lengths."""
+        """The length that a batch is padded to: max_seq_len, or less with group_by_length."""
         split = self.encoded["train"]
         if not self.task.group_by_length:
             return split.tokens.shape[1]
