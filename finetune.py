@@ -34,22 +34,22 @@ from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
-from training.param_rules import flatten_params, frozen_paths
+from training.param_rules import flatten_params, frozen_paths, merge_params, split_params
 from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import FinetuneConfig
-from training.state import TrainState, abstract_state, eval_params
+from training.state import TrainState, eval_params
 from training.train_step import accumulate_gradients, check_batch, init_params, rng_streams
 
 log = logging.getLogger("triptych")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def train_step(task, model, state, rngs, inputs, learning_rate):
-    """(state after one more update, {name: (sum, weight)} of the batch)."""
+def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
+    """(state after one more update, {name: (sum, weight)} of the batch); frozen: other parameters."""
     batch = task.prepare(rngs["corruption"], inputs)
     dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
-    grads, sums = accumulate_gradients(task, model, state, batch, dropout_rng)
+    grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
     return state.apply_gradients(grads, sums, task.loss_weights(), learning_rate)
 
 
@@ -105,17 +105,17 @@ def run(config, workdir):
     rngs = rng_streams(config.seed)
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    frozen = frozen_paths(config.freeze, flatten_params(abstract_params))
+    fixed = frozen_paths(config.freeze, flatten_params(abstract_params))
     optimizer = Optimizer(
-        config.optimizer, frozen, config.training.ema_decay, config.training.grad_accum_steps
+        config.optimizer, config.training.ema_decay, config.training.grad_accum_steps
     )
-    param_rules = describe_param_rules(config.optimizer, abstract_params, frozen)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
     converter = StepConverter.of(config, task)
     intervals = Intervals.of(config, converter)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, task, learning_rates)
     step_flops = flops.flops_per_step(task, abstract_params)
-    for line in (flops.describe(abstract_params, frozen), *continued.describe()):
+    for line in (flops.describe(abstract_params, fixed), *continued.describe()):
         log.info(line)
     for line in (*param_rules, str(task.model_config)):
         log.debug(line)
@@ -134,20 +134,21 @@ def run(config, workdir):
     ):
         # ---- Train state: resume > init_from > random --------------------------------------------
         logs.banner("Train state")
-        state = continued.restore(checkpoints, mesh, abstract_params, optimizer)
+        state, frozen = continued.restore(checkpoints, mesh, abstract_params, fixed, optimizer)
         resumed = state is not None
         if resumed:
             log.info(f"resumed from checkpoint {int(state.step)} of this run")
         else:
             shardings = sharding.param_shardings(mesh, abstract_params)
             params = jax.device_put(init_params(task, model, rngs), shardings)
-            params, lines = init_from.load_for_finetuning(
+            params, lines, base = init_from.load_for_finetuning(
                 source, task, params, shardings, huggingface.as_run
             )
-            for line in lines:
-                log.info(line)
+            params, frozen = split_params(params, fixed)
             state = TrainState.create(params, optimizer)
             state = jax.device_put(state, sharding.state_shardings(mesh, state))
+            for line in (*lines, *checkpoints.save_frozen(frozen, base)):
+                log.info(line)
         start = int(state.step)
         run_directory.write_run(run_dir, resolved, "finetune", task, continued.record(start), {
             **task.manifest(), "init_from": source.name, "param_rules": param_rules,
@@ -160,7 +161,7 @@ def run(config, workdir):
         logs.banner("Train step")
 
         def step_fn(state, inputs, learning_rate):
-            return train_step(task, model, state, rngs, inputs, learning_rate)
+            return train_step(task, model, state, frozen, rngs, inputs, learning_rate)
 
         def evaluate_params(params, split):
             def predict(inputs):
@@ -169,7 +170,7 @@ def run(config, workdir):
             return evaluate(task, split, predict)
 
         def evaluate_at(step, state):
-            _, values = evaluate_params(eval_params(state), "validation")
+            _, values = evaluate_params(eval_params(state, frozen), "validation")
             metrics.write(step, "validation", values)
             log.info(f"step {step:>7,}  validation: {format_metrics(values, {})}")
             return values
@@ -198,11 +199,11 @@ def run(config, workdir):
 
         # ---- Final scores ------------------------------------------------------------------------
         logs.banner("Final scores")
-        params, scored_step, scores = eval_params(state), converter.total_steps, {}
+        params, scored_step, scores = eval_params(state, frozen), converter.total_steps, {}
         if select_best:
             scored_step = checkpoints.best_step()
-            abstract = abstract_state(mesh, abstract_params, optimizer)
-            params = checkpoints.restore_params(scored_step, abstract.params)
+            trainable, _ = split_params(sharding.placed(mesh, abstract_params), fixed)
+            params = merge_params(checkpoints.restore_params(scored_step, trainable), frozen)
         for split in ("validation", "test"):
             if task.has_split(split) and (split == "validation" or config.evaluation.test):
                 predictions, values = evaluate_params(params, split)

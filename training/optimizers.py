@@ -14,7 +14,7 @@ import optax
 
 from models.config import option
 from training.config import ConfigError
-from training.param_rules import flatten_params, resolve_rules, split_params, unflatten_params
+from training.param_rules import flatten_params, resolve_rules, unflatten_params
 from training.schedules import SCHEDULES
 
 
@@ -213,13 +213,11 @@ class Optimizer:
     Attributes:
       config: OptimizerConfig; learning rate and schedule are reset to their defaults, so that runs that
         differ in nothing else are equal.
-      frozen: paths of the parameters that are not trained.
       ema_decay: decay of the averaged parameters, 0.0 for none.
       grad_accum_steps: microbatches per step.
     """
 
     config: OptimizerConfig
-    frozen: frozenset = frozenset()
     ema_decay: float = 0.0
     grad_accum_steps: int = 1
 
@@ -230,13 +228,13 @@ class Optimizer:
         object.__setattr__(self, "config", dataclasses.replace(self.config, **reset))
 
     def transformation(self, params):
-        """Optax transformation for the trainable part of `params`, without the learning rate.
+        """Optax transformation for the trainable `params`, without the learning rate.
 
         Its updates are directions to subtract, in units of the learning rate (lr_mults included)."""
-        config, (trainable, _) = self.config, split_params(params, self.frozen)
-        wd_mults, lr_mults = _multipliers(config, flatten_params(trainable))
+        config = self.config
+        wd_mults, lr_mults = _multipliers(config, flatten_params(params))
         chain = [optax.clip_by_global_norm(config.grad_clip_norm)] if config.grad_clip_norm else []
-        chain.append(config.direction(trainable))
+        chain.append(config.direction(params))
         if config.weight_decay and any(wd_mults.values()):
             chain.append(_add_weight_decay(config.weight_decay, unflatten_params(wd_mults)))
         if any(multiplier != 1.0 for multiplier in lr_mults.values()):

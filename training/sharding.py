@@ -119,6 +119,15 @@ def param_shardings(mesh, params, rules=PARAM_SHARDING_RULES):
     )
 
 
+def placed(mesh, params):
+    """`params` as ShapeDtypeStructs with shardings, as a restore needs them."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        params,
+        param_shardings(mesh, params),
+    )
+
+
 def opt_state_shardings(mesh, opt_state, params, shardings):
     """Shardings of an optimizer state: moments like their parameter, everything else replicated.
 
