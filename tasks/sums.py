@@ -32,8 +32,7 @@ def _quotient(total, weight):
 def weighted_mean(sums, loss_weights: dict[str, float]) -> dict[str, float]:
     """{'loss': the minimized loss, name: sum / weight, ...}; a weight of zero gives 0."""
     values = {
-        name: _quotient(_float(total), _float(weight))
-        for name, (total, weight) in sums.items()
+        name: _quotient(_float(total), _float(weight)) for name, (total, weight) in sums.items()
     }
     loss = sum(coefficient * values[name] for name, coefficient in loss_weights.items())
     return {"loss": loss, **values}

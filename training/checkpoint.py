@@ -147,6 +147,10 @@ class Checkpoints:
             frozen.write(run, found)
         return lines
 
+    def steps(self):
+        """The steps of the checkpoints, as a set."""
+        return set(self._manager.all_steps())
+
     def best_step(self):
         """The step with the best metric, or the newest step if none has metrics."""
         best = self._manager.best_step()
@@ -230,6 +234,9 @@ def resolve_checkpoint(run, step=""):
         wanted = wanted or at
     folder = paths.of(path)
     if not (folder / "checkpoints").is_dir():
+        below = sorted(each.parent.name for each in folder.glob("*=*/checkpoints"))
+        if below:
+            raise ConfigError(f"{path!r} holds replicas; name one, such as {path}/{below[0]}")
         raise ConfigError(
             f"{path!r} is not a run directory (no checkpoints/ in it); expected the --workdir of a "
             f"train.py run, such as runs/enc or runs/enc@2000"

@@ -164,9 +164,7 @@ class Adafactor(OptimizerConfig):
     """
 
     name = "adafactor"
-    learning_rate: float = option(
-        1e-2, "peak, relative to each tensor's RMS", min=0.0, axis=True
-    )
+    learning_rate: float = option(1e-2, "peak, relative to each tensor's RMS", min=0.0, axis=True)
     schedule: str = option("relative_step", "shape of the learning rate", choices=SCHEDULES)
     warmup: str = option("never", "duration of the linear warmup")
     weight_decay: float = option(0.0, "decoupled: lr * weight_decay * parameter", min=0.0)

@@ -7,8 +7,8 @@ Each replica has a complete run directory below the workdir: that of the run mad
 A run without these axes is one replica whose arrays have no such axis (`Axes.size` 0).
 """
 
+import contextlib
 import dataclasses
-import functools
 import itertools
 import logging
 
@@ -17,7 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from training import config as configs
 from training import run_directory, sharding
+from training.checkpoint import Checkpoints
+from training.config import ConfigError
+from training.metric_writer import MetricWriter
 from training.sharding import REPLICA
 
 log = logging.getLogger("triptych")
@@ -40,18 +44,21 @@ class Replica:
             seeds = dataclasses.replace(config.seed, **dict.fromkeys(names, axes["seed"]))
             config = dataclasses.replace(config, seeds=(), seed=seeds)
         if "learning_rate" in axes:
-            optimizer = dataclasses.replace(
-                config.optimizer, learning_rate=axes["learning_rate"]
-            )
+            optimizer = dataclasses.replace(config.optimizer, learning_rate=axes["learning_rate"])
             config = dataclasses.replace(config, optimizer=optimizer)
-        folder = run_directory.open_run(workdir / name if name else workdir, "finetune")
+        folder = run_directory.open_run(f"{workdir}/{name}" if name else workdir, "finetune")
         return cls(name, config, folder)
+
+    def resolve(self, config):
+        """The replica with the config that an init source resolved for another one of its group."""
+        own = {"seed": self.config.seed, "optimizer": self.config.optimizer}
+        return dataclasses.replace(self, config=dataclasses.replace(config, **own))
 
 
 def expand(config, workdir) -> list[list[Replica]]:
     """The replicas of a resolved config, in groups that are trained together; [[the run]] without axes.
 
-    Replicas that have begun are one group, and those that were added to the config later another.
+    Replicas that have started are one group, and those that were added to the config later another.
     """
     rates, axes = config.optimizer.learning_rate, {}
     if isinstance(rates, tuple):
@@ -60,11 +67,18 @@ def expand(config, workdir) -> list[list[Replica]]:
         axes["seed"] = config.seeds
     if not axes:
         return [[Replica.of(config, workdir)]]
-    workdir = run_directory.open_run(workdir, "replicas")
+    folder = run_directory.open_run(workdir, "replicas")
+    if sharding.is_main_process():
+        record = {"kind": "replicas", "config": configs.to_dict(config)}
+        run_directory.write_json(
+            folder / "config.json", record | {"model": record["config"]["model"]}
+        )
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     replicas = [Replica.of(config, workdir, **point) for point in points]
-    begun = [run_directory.is_started(replica.folder) for replica in replicas]
-    groups = [[r for r, b in zip(replicas, begun, strict=True) if b is kind] for kind in (True, False)]
+    started = [run_directory.is_started(replica.folder) for replica in replicas]
+    groups = [
+        [r for r, b in zip(replicas, started, strict=True) if b is kind] for kind in (True, False)
+    ]
     return [group for group in groups if group]
 
 
@@ -121,6 +135,27 @@ class Axes:
         batch = sharding.batch_sharding(mesh)
         return jax.tree.map(lambda *x: _whole(np.stack(x), stacked(mesh, batch)), *inputs)
 
+    def columns(self, values):
+        """One value for all replicas, from one for each: {metric: [R]} of dicts, float32[total, R] of
+        learning rates."""
+        if not self.size:
+            return values[0]
+        if isinstance(values[0], dict):
+            return {name: np.array([each[name] for each in values]) for name in values[0]}
+        return np.stack(values, axis=-1)
+
+    def evaluate(self, task, split, predict):
+        """([the predictions of each replica], [its {metric: value}]) for a split.
+
+        predict: function of evaluation inputs that returns `LoadedTask.outputs` of all replicas.
+        """
+        outputs = jax.device_get([predict(inputs) for inputs in task.eval_inputs(split)])
+        own = [outputs]
+        if self.size:
+            own = [_index(outputs, number) for number in range(self.size)]
+        predictions = [task.collect(split, each) for each in own]
+        return predictions, [task.score(split, each) for each in predictions]
+
     def place_shared(self, mesh, inputs):
         """A global array [B, ...] that all replicas read."""
         if not self.size:
@@ -146,132 +181,155 @@ def _take(state, number):
     return sharding.constrain_state(jax.tree.map(one, state))
 
 
+def _index(tree, number):
+    return jax.tree.map(lambda x: x[number], tree)
+
+
 def _whole(x, place):
     return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
 
 
-class Metrics:
-    """The MetricWriters of the replicas as one: a value may be an array of one number per replica."""
+class Runs:
+    """The metrics and checkpoints of replicas, a context manager.
 
-    def __init__(self, writers):
-        self._writers = writers
+    Args:
+      group: [Replica].
+      converter: StepConverter.
+      best: '+metric' or '-metric' that the best checkpoint is chosen by, '' for none.
+    """
+
+    def __init__(self, group, converter, best):
+        config, self._opened = group[0].config, contextlib.ExitStack()
+        keep_period = converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period")
+        if (
+            len(group) > 1
+        ):  # one that is cut off in a save goes back to the checkpoint of the others
+            newest = max(2, config.checkpoint.max_to_keep)
+            config = dataclasses.replace(
+                config, checkpoint=dataclasses.replace(config.checkpoint, max_to_keep=newest)
+            )
+        with contextlib.ExitStack() as opened:
+            self._metrics = [
+                opened.enter_context(MetricWriter(each.folder, config.logging.tensorboard))
+                for each in group
+            ]
+            self._checkpoints = [
+                opened.enter_context(
+                    Checkpoints(each.folder / "checkpoints", config.checkpoint, keep_period, best)
+                )
+                for each in group
+            ]
+            self._opened = opened.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return self._opened.__exit__(*error)
 
     def open(self, step):
-        for writer in self._writers:
+        """Opens the metrics; see MetricWriter."""
+        for writer in self._metrics:
             writer.open(step)
 
     def write(self, step, split, values):
-        for number, writer in enumerate(self._writers):
-            writer.write(step, split, one_of(values, number))
+        """Writes metrics; a value may be an array of one number per replica."""
+        for number, writer in enumerate(self._metrics):
+            own = {
+                name: float(value[number]) if np.ndim(value) else value
+                for name, value in values.items()
+            }
+            writer.write(step, split, own)
 
     def flush(self):
-        for writer in self._writers:
+        """Puts the metrics on disk."""
+        for writer in self._metrics:
             writer.flush()
 
+    def save(self, axes, state, values):
+        """Saves a checkpoint of each replica; values: [{metric: value}] of its evaluation, or None."""
+        for number, checkpoints in enumerate(self._checkpoints):
+            checkpoints.save(axes.take(state, number), values and values[number])
 
-def one_of(values, number):
-    """{name: number} of one replica from {name: number or one number per replica}."""
-    return {
-        name: float(value[number]) if np.ndim(value) else value for name, value in values.items()
-    }
+    def wait(self):
+        """Blocks until all checkpoints are on disk."""
+        for checkpoints in self._checkpoints:
+            checkpoints.wait()
+
+    def best_params(self, target):
+        """([the step of each replica's best checkpoint], [its parameters, like the tree `target`])."""
+        steps = [checkpoints.best_step() for checkpoints in self._checkpoints]
+        pairs = zip(self._checkpoints, steps, strict=True)
+        return steps, [checkpoints.restore_params(step, target) for checkpoints, step in pairs]
+
+    def restore_or_initialize(self, restore, initialize):
+        """(whether the replicas were restored, their step, [(state, frozen) of each]).
+
+        All have the same step. A program that is killed while it saves leaves some replicas a checkpoint
+        ahead: it is removed, and its updates are made again.
+
+        Args:
+          restore, initialize: functions of (number, Checkpoints) that return (TrainState, frozen); the
+            state is None if there is nothing to restore.
+        """
+        numbered = list(enumerate(self._checkpoints))
+        while True:
+            common = max(
+                set.intersection(*(each.steps() for each in self._checkpoints)), default=-1
+            )
+            for each in self._checkpoints if len(numbered) > 1 else ():
+                ahead = sorted(step for step in each.steps() if step > max(common, 0))
+                if len(ahead) > 2:
+                    raise ConfigError(
+                        f"{each.directory.parent} has checkpoints {ahead} that other replicas lack: continue "
+                        f"it alone, with --workdir={each.directory.parent}, or move it away"
+                    )
+                each.move_after(common, None)
+            found = [restore(*pair) for pair in numbered]
+            steps = {-1 if state is None else int(state.step) for state, _ in found}
+            if len(steps) == 1:
+                break
+        if steps != {-1}:
+            return True, steps.pop(), found
+        return False, 0, [initialize(*pair) for pair in numbered]
 
 
-def restore(checkpoints, restore_one):
-    """The results of `restore_one(number)` for each replica, all of the same step.
-
-    A program that was killed while it saved leaves some replicas a checkpoint ahead: it is removed, and
-    its updates are made again. A corrupt checkpoint does the same to the others.
-
-    Args:
-      checkpoints: Checkpoints of each replica.
-      restore_one: function of a replica's number that returns (state or None, frozen).
-    """
-    while True:
-        common = set.intersection(*({*each.steps()} for each in checkpoints))
-        if len(checkpoints) > 1:
-            for each in checkpoints:
-                each.move_after(max(common, default=-1), None)
-        found = [restore_one(number) for number in range(len(checkpoints))]
-        steps = {-1 if state is None else int(state.step) for state, _ in found}
-        if len(steps) == 1:
-            return found
-
-
-def share(trees) -> tuple[list, bool]:
-    """(the trees, or the first alone if all are equal; whether they are)."""
-    equal = all(
+def join(found, size, mesh):
+    """(Axes, TrainState, frozen) of [(TrainState, frozen)]: arrays [size, ...], or as they are for 0."""
+    states, frozen = [state for state, _ in found], [fixed for _, fixed in found]
+    shares = all(
         np.array_equal(x, y)
-        for tree in trees[1:]
-        for x, y in zip(jax.tree.leaves(trees[0]), jax.tree.leaves(tree), strict=True)
+        for tree in frozen[1:]
+        for x, y in zip(jax.tree.leaves(frozen[0]), jax.tree.leaves(tree), strict=True)
     )
-    return (trees[:1] if equal else trees), equal
+    axes = Axes(size, shares)
+    placed = jax.tree.map(lambda x: x.sharding, states[0])
+    state = axes.stack(states, mesh, placed)
+    if shares:
+        return axes, state, frozen[0]
+    return axes, state, axes.stack(frozen, mesh, jax.tree.map(lambda x: x.sharding, frozen[0]))
 
 
-def summarize(scores: dict[str, dict], points: list[dict], metric: str, floor: dict) -> dict:
-    """The summary of finished replicas.
-
-    Args:
-      scores: {name of a replica: {'test/accuracy': value, ...}}.
-      points: {'seed': ..., 'learning_rate': ...} of each replica, in the same order.
-      metric: the validation metric that chooses the best learning rate, such as 'validation/accuracy'.
-      floor: {metric: score of the constant prediction}; a replica that is not above it has degenerated.
-
-    Returns:
-      {'replicas': {name: scores}, 'groups': [{'learning_rate': ..., 'seeds': n, metric: {'mean', 'sd',
-      'interval95', 'min', 'max'}, 'degenerate': {metric: n}}], 'best': index of the group}.
-    """
-    groups = {}
-    for point, (name, values) in zip(points, scores.items(), strict=True):
-        groups.setdefault(point.get("learning_rate"), []).append(values)
-    found = []
-    for rate, members in groups.items():
-        names = list(dict.fromkeys(key for values in members for key in values))
-        columns = {key: [values[key] for values in members if key in values] for key in names}
-        entry = {} if rate is None else {"learning_rate": rate}
-        entry |= {"replicas": len(members), **{k: statistics(v) for k, v in columns.items()}}
-        entry["degenerate"] = {
-            key: sum(value <= floor[key] for value in column)
-            for key, column in columns.items()
-            if key in floor
-        }
-        found.append(entry)
-    chosen = [entry[metric]["mean"] if metric in entry else -np.inf for entry in found]
-    return {"replicas": scores, "groups": found, "best": int(np.argmax(chosen))}
+def tasks_of(group, task) -> list:
+    """The LoadedTask of each replica: `task` with its seed. Raises ConfigError if their programs differ."""
+    tasks = [task.with_seed(replica.config.seed.data) for replica in group]
+    for replica, each in zip(group, tasks, strict=True):
+        if each != task or each.epoch_size != task.epoch_size:
+            raise ConfigError(
+                f"the label subset of {replica.name!r} gives other weights to the classes than that of "
+                f"{group[0].name!r}, and replicas share one program: set task.class_weights to numbers, or "
+                "run one seed at a time"
+            )
+    return tasks
 
 
-def statistics(values) -> dict:
-    """{'mean', 'sd', 'interval95': half of Student's 95 % interval of the mean, 'min', 'max'}.
-
-    sd and interval95 are 0 for one value.
-    """
-    from scipy import stats
-
-    count, sd = len(values), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    half = float(stats.t.ppf(0.975, count - 1)) * sd / count**0.5 if count > 1 else 0.0
-    return {
-        "mean": float(np.mean(values)), "sd": sd, "interval95": half,
-        "min": float(min(values)), "max": float(max(values)),
-    }  # fmt: skip
+def batches(tasks, start):
+    """Iterates over the training inputs of all tasks, a list for each step from `start` on."""
+    return zip(*(task.iterate(start) for task in tasks), strict=True)
 
 
-def describe(summary) -> list[str]:
-    """Lines about a summary for the log."""
-    lines = []
-    for number, group in enumerate(summary["groups"]):
-        rate = f"learning_rate {group['learning_rate']:g}: " if "learning_rate" in group else ""
-        for key, value in group.items():
-            if isinstance(value, dict) and "mean" in value:
-                lines.append(
-                    f"{rate}{key} {value['mean']:.4f} ± {value['interval95']:.4f} (95 %), s.d. "
-                    f"{value['sd']:.4f}, {value['min']:.4f} to {value['max']:.4f}, "
-                    f"{group['replicas']} replicas"
-                )
-        for key, count in group["degenerate"].items():
-            if count:
-                lines.append(
-                    f"{rate}{count} of {group['replicas']} replicas have degenerated: {key} is not above "
-                    "that of the most frequent label"
-                )
-        if number == summary["best"] and len(summary["groups"]) > 1:
-            lines.append(f"{rate}best on validation")
-    return lines
+def describe_group(group) -> str:
+    """The directories of replicas, for the log."""
+    if not group[0].name:
+        return str(group[0].folder)
+    return f"{group[0].folder.parent}, {len(group)} replicas: {', '.join(r.name for r in group)}"

@@ -65,8 +65,10 @@ def open_run(workdir, kind):
             f"--workdir={workdir!r} holds a config.json that is not of a run of this project; choose "
             f"another --workdir"
         )
-    if existing and existing["kind"] != kind and (
-        is_started(folder) or "replicas" in (existing["kind"], kind)
+    if (
+        existing
+        and existing["kind"] != kind
+        and (is_started(folder) or "replicas" in (existing["kind"], kind))
     ):
         raise ConfigError(
             f"--workdir={workdir!r} holds a {existing['kind']} run, expected a {kind} run; choose another "

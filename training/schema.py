@@ -290,11 +290,22 @@ class FinetuneConfig:
     )
 
     def __post_init__(self):
-        for name, values in (("seeds", self.seeds), ("learning_rate", self.optimizer.learning_rate)):
+        for name, values in (
+            ("seeds", self.seeds),
+            ("learning_rate", self.optimizer.learning_rate),
+        ):
             if isinstance(values, tuple) and len(set(values)) < len(values):
                 raise ValueError(f"{name}={values!r} has a value twice; name each once")
-        if any(not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in self.seeds):
-            raise ValueError(f"seeds={self.seeds!r}: expected integers of at least 0, such as (0, 1, 2)")
+        if any(
+            not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in self.seeds
+        ):
+            raise ValueError(
+                f"seeds={self.seeds!r}: expected integers of at least 0, such as (0, 1, 2)"
+            )
+        if self.optimizer.learning_rate == ():
+            raise ValueError("optimizer.learning_rate=() is empty; name at least one")
+        if self.seeds and self.seed != Seeds():
+            raise ValueError("seed and seeds are both set; leave one out")
         if not self.init_from:
             raise ValueError(
                 "init_from is empty; set --config.init_from=RUN, the --workdir of a train.py run (with "
