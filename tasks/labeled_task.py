@@ -20,7 +20,7 @@ from tasks.loaded_labeled_task import LoadedLabeledTask
 
 @dataclasses.dataclass(frozen=True)
 class LabeledTask(Task):
-    """A task on a labeled set. Subclasses define `loaded_type`, `read`, `encode` and `loaded_fields`."""
+    """A task on a labeled dataset. Subclasses define `loaded_type`, `read`, `encode` and `loaded_fields`."""
 
     loaded_type: ClassVar[type]  # a LoadedLabeledTask
 
@@ -44,10 +44,10 @@ class LabeledTask(Task):
     )
     max_seq_len: int = option(128, "tokens of an example; longer ones are truncated", min=4)
     num_train_examples: int = option(
-        0, "training labels to use, a stratified subset; 0: all", min=0
+        0, "training examples to use, a stratified subset; 0: all", min=0
     )
     group_by_length: int = option(
-        0, "steps whose examples are sorted by length, so that batches are short; 0: off", min=0
+        0, "steps whose examples are sorted by length, then cut into batches; 0: off", min=0
     )
 
     @property
@@ -56,7 +56,7 @@ class LabeledTask(Task):
         return Dialect(self.columns, self.delimiter, self.quoting)
 
     def read(self, log=lambda line: None) -> labeled.LabeledSplits:
-        """The labeled set, as text. Raises FileNotFoundError or ValueError of one line."""
+        """The labeled dataset, as text. Raises FileNotFoundError or ValueError, in one line."""
         raise NotImplementedError
 
     def encode(
@@ -115,10 +115,7 @@ class LabeledTask(Task):
         }
         chosen = np.zeros(0, np.int64)
         if "train" in encoded:
-            chosen = example_order.stratified_subset(
-                encoded["train"].strata, self.num_train_examples, config.seed.data
-            )
-            chosen = encoded["train"].rows_of(chosen)
+            chosen = self.choose_rows(encoded["train"], config.seed.data)
         return self.loaded_type(
             **self.loaded_fields(splits.label_names, model_config, encoded, chosen),
             model_config=model_config,
@@ -136,6 +133,12 @@ class LabeledTask(Task):
             eval_batch_size=-(-config.evaluation.batch_size // batch_divisor) * batch_divisor,
             process_index=process_index,
             process_count=process_count,
+        )
+
+    def choose_rows(self, train: Encoded, seed: int) -> np.ndarray:
+        """int64[n]: the rows of the training examples in the label budget."""
+        return train.rows_of(
+            example_order.stratified_subset(train.strata, self.num_train_examples, seed)
         )
 
     def check_model(self, model_config: ModelConfig) -> None:

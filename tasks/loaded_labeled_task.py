@@ -30,7 +30,7 @@ def host(**options):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedLabeledTask(LoadedTask):
-    """A labeled set, encoded. Inputs are a Batch of NumPy arrays already.
+    """An encoded labeled dataset. `train_inputs` are a Batch of NumPy arrays, which `prepare` returns.
 
     Subclasses define `name`, `batch`, `losses` and, on the host, `score` and `prediction_rows`.
     """
@@ -58,7 +58,11 @@ class LoadedLabeledTask(LoadedTask):
 
     @property
     def epoch_size(self) -> int:
-        return len(self.examples)
+        """Rows of the label budget. Where examples have several rows, it is the mean over all subsets, so
+        that runs of several seeds have the same number of steps."""
+        train = self.encoded["train"]
+        budget = self.task.num_train_examples or train.num_examples
+        return round(len(train) * budget / train.num_examples)
 
     @functools.cached_property
     def length_share(self) -> float:
@@ -137,6 +141,15 @@ class LoadedLabeledTask(LoadedTask):
         for indices in example_order.sequential(len(self.encoded[split]), self.eval_batch_size):
             yield self.batch(split, self._local(indices))
 
+    def with_seed(self, seed):
+        if seed == self.seed:
+            return self
+        examples = self.task.choose_rows(self.encoded["train"], seed)
+        fields = self.task.loaded_fields(
+            self.label_names, self.model_config, self.encoded, examples
+        )
+        return dataclasses.replace(self, seed=seed, examples=examples, **fields)
+
     def has_split(self, split):
         return split in self.encoded
 
@@ -152,7 +165,7 @@ class LoadedLabeledTask(LoadedTask):
         return self.examples[places]
 
     def _width(self, indices):
-        """Tokens that a batch is padded to: max_seq_len, or less where batches have similar lengths."""
+        """The length that a batch is padded to: max_seq_len, or less with group_by_length."""
         split = self.encoded["train"]
         if not self.task.group_by_length:
             return split.tokens.shape[1]

@@ -226,6 +226,13 @@ class LoadedQuestionAnswering(LoadedLabeledTask):
     def loss_denominators(self, batch):
         return {self.name: batch.loss_weights[:, 0].sum()}
 
+    def constant_scores(self, split):
+        """Of no answer, with `no_answer`."""
+        windows, answers = self.encoded[split], self.texts[split].get("answers")
+        if answers is None or not self.task.no_answer:
+            return {}
+        return {self.task.metric: float((~windows.has_answer).mean())}
+
     def flops_specs(self, params):
         return ((self.model_config, params, {self.name: self.task.max_seq_len}),)
 
@@ -299,7 +306,9 @@ class LoadedQuestionAnswering(LoadedLabeledTask):
                 questions = f"{chosen:,} of {split.num_examples:,}"
             lines += [
                 f"{questions} {name} questions in {len(split):,} windows of "
-                f"{self.task.max_seq_len} tokens; {(~split.has_answer).sum():,} have no answer",
+                f"{self.task.max_seq_len} tokens"
+                + f"; {(~split.has_answer).sum():,} have no answer"
+                * self.task.no_answer,
                 split.describe_unknown(name),
             ]
             if split.num_truncated:

@@ -167,7 +167,11 @@ def test_a_label_budget_counts_questions_and_keeps_the_share_without_an_answer(f
     windows = task.encoded["train"]
     chosen = np.unique(windows.example[task.examples])
     assert len(chosen) == 8 and windows.has_answer[chosen].sum() == 6
-    assert len(task.examples) == 8 * len(windows) / 16
+    assert len(task.examples) == 8 * len(windows) / 16 == task.epoch_size
+    other = task.with_seed(task.seed + 1)
+    assert other == task and other.epoch_size == task.epoch_size
+    assert set(np.unique(windows.example[other.examples])) != set(chosen)
+    assert task.constant_scores("train") == {"f1": 0.25}
     assert "8 of 16 train questions" in task.describe()[0]
     provenance = task.provenance(0)
     assert {each["row"] for each in provenance} <= set(chosen.tolist())
