@@ -14,7 +14,7 @@ from studies import objectives, three_ways
 from studies.config import ComparisonConfig, StudyConfig
 from training import config as configs
 from training.config import ConfigError
-from training.schema import PretrainConfig
+from training.schema import FinetuneConfig, PretrainConfig
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 HELPERS = {"__init__.py", "base.py"}
@@ -58,7 +58,7 @@ def test_invariant_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder,
     config = tiny_configs.finetuning(folder, run, str(target), **overrides)
     result = finetune.run(config, f"{run}-{target.stem}")
     assert result.step == 2
-    assert "test/accuracy" in result.metrics
+    assert f"test/{configs.resolve(FinetuneConfig, config).task.metric}" in result.metrics
 
 
 @pytest.mark.slow
