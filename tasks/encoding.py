@@ -14,7 +14,7 @@ from data.tokenizer import describe_unknown
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A split as arrays, in the order of its examples: a row each, or several (`example`)."""
+    """A split as arrays, in the order of its examples."""
 
     tokens: np.ndarray  # int32[n, length] with special tokens, then padding
     lengths: np.ndarray  # int32[n] without the padding
@@ -23,34 +23,42 @@ class Encoded:
     num_truncated: int
     num_unknown: int = 0  # tokens of the texts that are the unknown token
     num_tokens: int = 0  # tokens of the texts
-    example: np.ndarray | None = (
-        None  # int32[n] the example of each row, ascending; None: row i is i
-    )
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @property
     def num_examples(self) -> int:
-        """Examples, which may have several rows each."""
-        return len(self) if self.example is None else int(self.example[-1]) + 1
+        """Examples; each has at least one row."""
+        return len(self)
 
     def rows_of(self, examples: np.ndarray) -> np.ndarray:
-        """int64[m]: the rows of the examples int64[n], which are ascending."""
-        if self.example is None:
-            return examples
-        return np.flatnonzero(np.isin(self.example, examples))
+        """The rows int64[m] of the examples int64[n], in their order."""
+        return examples
+
+    def examples_of(self, rows: np.ndarray) -> np.ndarray:
+        """The example int64[n] of each of the rows int64[n]."""
+        return rows
 
     @property
     def strata(self) -> np.ndarray:
-        """int[num_examples]: the class of each example, whose shares a label budget keeps; one class for
-        labels of another kind."""
+        """int[n]: the class of each example, whose shares a label budget keeps; one class for labels of
+        another kind."""
         is_class = self.labels.ndim == 1 and self.labels.dtype.kind == "i"
         return self.labels if is_class else np.zeros(len(self), np.int32)
 
     def describe_unknown(self, name: str) -> str:
         """A line for the log, with the share of unknown tokens."""
         return describe_unknown(name, self.num_unknown, self.num_tokens)
+
+    def describe_truncated(self, name: str, task) -> list[str]:
+        """Lines for the log about the texts that `task` truncates; [] if there are none."""
+        if not self.num_truncated:
+            return []
+        return [
+            f"{self.num_truncated:,} of {len(self):,} {name} examples were truncated to "
+            f"{task.max_seq_len} tokens"
+        ]
 
 
 def encode(

@@ -72,7 +72,7 @@ class LabeledTask(Task):
           label_names: those of `read`.
           model_config: ModelConfig.
           encoded: {split: Encoded}.
-          examples: int64[n], the rows of the training examples in the label budget.
+          examples: int64[n], the training examples in the label budget.
         """
         raise NotImplementedError
 
@@ -115,7 +115,9 @@ class LabeledTask(Task):
         }
         chosen = np.zeros(0, np.int64)
         if "train" in encoded:
-            chosen = self.choose_rows(encoded["train"], config.seed.data)
+            chosen = example_order.stratified_subset(
+                encoded["train"].strata, self.num_train_examples, config.seed.data
+            )
         return self.loaded_type(
             **self.loaded_fields(splits.label_names, model_config, encoded, chosen),
             model_config=model_config,
@@ -133,12 +135,6 @@ class LabeledTask(Task):
             eval_batch_size=-(-config.evaluation.batch_size // batch_divisor) * batch_divisor,
             process_index=process_index,
             process_count=process_count,
-        )
-
-    def choose_rows(self, train: Encoded, seed: int) -> np.ndarray:
-        """int64[n]: the rows of the training examples in the label budget."""
-        return train.rows_of(
-            example_order.stratified_subset(train.strata, self.num_train_examples, seed)
         )
 
     def check_model(self, model_config: ModelConfig) -> None:

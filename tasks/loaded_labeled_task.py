@@ -45,7 +45,7 @@ class LoadedLabeledTask(LoadedTask):
     label_names: tuple[str, ...] = host()
     texts: dict = host()  # {split: data.examples.Examples}
     encoded: dict[str, Encoded] = host()  # by split
-    examples: np.ndarray = host()  # int64[n] rows of the training examples in the label budget
+    examples: np.ndarray = host()  # int64[n] training examples in the label budget
     fingerprint: str = host()
     seed: int = host()
     eval_batch_size: int = host()
@@ -56,13 +56,17 @@ class LoadedLabeledTask(LoadedTask):
     def best_metric(self) -> str:
         return f"+{self.task.metric}"
 
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """int64[m]: the training rows of `examples`."""
+        return self.encoded["train"].rows_of(self.examples)
+
     @property
     def epoch_size(self) -> int:
         """Rows of the label budget. Where examples have several rows, it is the mean over all subsets, so
         that runs of several seeds have the same number of steps."""
         train = self.encoded["train"]
-        budget = self.task.num_train_examples or train.num_examples
-        return round(len(train) * budget / train.num_examples)
+        return round(len(train) * len(self.examples) / train.num_examples)
 
     @functools.cached_property
     def length_share(self) -> float:
@@ -144,7 +148,9 @@ class LoadedLabeledTask(LoadedTask):
     def with_seed(self, seed):
         if seed == self.seed:
             return self
-        examples = self.task.choose_rows(self.encoded["train"], seed)
+        examples = example_order.stratified_subset(
+            self.encoded["train"].strata, self.task.num_train_examples, seed
+        )
         fields = self.task.loaded_fields(
             self.label_names, self.model_config, self.encoded, examples
         )
@@ -154,15 +160,15 @@ class LoadedLabeledTask(LoadedTask):
         return split in self.encoded
 
     def _indices(self, step):
-        """Indices int64[batch_size] of the training examples of a step, over all processes."""
+        """Indices int64[batch_size] of the training rows of a step, over all processes."""
         if self.task.group_by_length:
-            lengths = self.encoded["train"].lengths[self.examples]
+            lengths = self.encoded["train"].lengths[self.rows]
             places = example_order.grouped_at(
                 step, self.batch_size, lengths, self.task.group_by_length, self.seed
             )
         else:
-            places = example_order.shuffled_at(step, self.batch_size, len(self.examples), self.seed)
-        return self.examples[places]
+            places = example_order.shuffled_at(step, self.batch_size, len(self.rows), self.seed)
+        return self.rows[places]
 
     def _width(self, indices):
         """The length that a batch is padded to: max_seq_len, or less with group_by_length."""
@@ -238,8 +244,7 @@ class LoadedLabeledTask(LoadedTask):
         return ((self.model_config, params, {self.name: 1}),)
 
     def provenance(self, step):
-        rows, example_of = self._indices(step), self.encoded["train"].example
-        examples = rows if example_of is None else example_of[rows]
+        examples = self.encoded["train"].examples_of(self._indices(step))
         return [
             {
                 "number": step * self.batch_size + row,
@@ -256,17 +261,14 @@ class LoadedLabeledTask(LoadedTask):
 
     def describe(self):
         splits = ", ".join(
-            f"{len(split):,} {name}" for name, split in self.encoded.items() if name != "train"
+            f"{split.num_examples:,} {name}"
+            for name, split in self.encoded.items()
+            if name != "train"
         )
         lines = [
-            f"{self.describe_labels()}; {len(self.examples):,} of {len(self.encoded['train']):,} "
-            f"training examples, {splits}"
+            f"{self.describe_labels()}; {len(self.examples):,} of "
+            f"{self.encoded['train'].num_examples:,} training examples, {splits}"
         ]
         for name, split in self.encoded.items():
-            lines.append(split.describe_unknown(name))
-            if split.num_truncated:
-                lines.append(
-                    f"{split.num_truncated:,} of {len(split):,} {name} examples were truncated to "
-                    f"{self.task.max_seq_len} tokens"
-                )
+            lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
         return lines

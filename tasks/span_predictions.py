@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tasks.metrics import softmax
-from tasks.span_windows import Windows
+from tasks.span_windows import SpanWindows
 
 _CHUNK = 2048  # windows at a time
 
@@ -57,7 +57,7 @@ def probabilities(scores) -> list[float]:
 
 
 def best_spans(
-    windows: Windows, logits: np.ndarray, n_best: int, max_answer_len: int
+    windows: SpanWindows, logits: np.ndarray, n_best: int, max_answer_len: int
 ) -> SpanPredictions:
     """The n best spans of each question over all of its windows.
 
@@ -71,10 +71,10 @@ def best_spans(
         for i in range(0, len(windows), _CHUNK)
     ]  # fmt: skip
     rows, starts, ends, scores = (np.concatenate(each) for each in zip(*chunks, strict=True))
-    questions = windows.example[rows]
+    questions = windows.questions[rows]
     first = windows.characters[windows.base[rows] + starts, 0]
     last = windows.characters[windows.base[rows] + ends, 1]
-    # Windows overlap: a span that is in several has its best score.
+    # SpanWindows overlap: a span that is in several has its best score.
     order = np.lexsort((-scores, last, first, questions))
     keys = np.stack([questions, first, last])[:, order]
     is_new = np.ones(len(order), bool)
@@ -86,7 +86,7 @@ def best_spans(
     rank = np.arange(len(order)) - bounds[questions[order]]
     order = order[rank < n_best]
     null = logits[np.arange(len(windows)), windows.null].sum(-1)
-    first_rows = np.searchsorted(windows.example, np.arange(num_questions))
+    first_rows = np.searchsorted(windows.questions, np.arange(num_questions))
     return SpanPredictions(
         first=np.searchsorted(questions[order], np.arange(num_questions + 1)),
         characters=np.stack([first[order], last[order]], axis=1),

@@ -13,9 +13,10 @@ from tasks.encoding import Encoded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Windows(Encoded):
+class SpanWindows(Encoded):
     """The windows of a split, in the order of its questions. Positions are those of a row."""
 
+    questions: np.ndarray  # int32[n] the question of each window, ascending
     context: np.ndarray  # int32[n, 2] position of the window's first token, and its end
     null: np.ndarray  # int32[n] position that means: no answer in this window
     spans: np.ndarray  # int32[n, 2] positions of the answer's first and last token, or `null` twice
@@ -25,32 +26,63 @@ class Windows(Encoded):
     num_unreachable: int  # questions whose answer is in no window
 
     @property
+    def num_examples(self):
+        return len(self.has_answer)
+
+    @property
     def strata(self):
         return self.has_answer.astype(np.int32)
+
+    def rows_of(self, examples):
+        return np.flatnonzero(np.isin(self.questions, examples))
+
+    def examples_of(self, rows):
+        return self.questions[rows]
+
+    def describe_truncated(self, name, task):
+        """Lines about windows, truncated questions and answers that no window holds."""
+        lines = [
+            f"{name}: {len(self):,} windows of {task.max_seq_len} tokens"
+            + f"; {(~self.has_answer).sum():,} questions have no answer" * task.no_answer
+        ]
+        if self.num_truncated:
+            lines.append(
+                f"{self.num_truncated:,} {name} questions were truncated to {task.max_query_len} tokens "
+                "(task.max_query_len)"
+            )
+        if self.num_unreachable:
+            lines.append(
+                f"warning: {self.num_unreachable:,} {name} questions have an answer that is in no window "
+                "whole, or no token: they are trained as questions without an answer"
+            )
+        return lines
 
 
 def encode_windows(
     examples: Examples, tokenizer, template: SpecialTokenTemplate, *, length: int, max_query_len: int,
     stride: int, null_is_last: bool, pad: int,
-) -> Windows:  # fmt: skip
+) -> SpanWindows:  # fmt: skip
     """The windows of the questions of a split, with the special tokens of a pair of texts.
 
-    A context longer than a window is covered by windows that start `stride` tokens apart, or less where
-    they would skip a token (Devlin et al. 2019). The target is the first answer of a question.
+    A context longer than a window is covered by several that overlap. The target is the first answer of a
+    question.
 
     Args:
       examples: with 'question', 'context' and, unless unlabeled, 'answers': [(text, start)] of each.
       length: tokens of a row.
       max_query_len: a question keeps so many tokens; others are counted in `num_truncated`.
+      stride: tokens that two windows of a context share.
       null_is_last: whether the last token means "no answer", not the first.
 
-    Raises ValueError if no token of a context fits beside a question.
+    Raises ValueError if a window may be too short for new tokens beside a question and the overlap.
     """
     added = template.num_tokens + len(template.separator)
-    if length - added - max_query_len < 1:
+    shortest = length - added - max_query_len
+    if stride >= shortest:
         raise ValueError(
-            f"task.max_seq_len={length} leaves no token for the context beside {max_query_len} of the "
-            f"question (task.max_query_len) and {added} special ones: raise it, or lower max_query_len"
+            f"task.max_seq_len={length} leaves {max(0, shortest)} tokens of the context beside {added} "
+            f"special ones and max_query_len={max_query_len} of the question, and windows share "
+            f"stride={stride}: raise it, or lower task.max_query_len or task.stride"
         )
     questions = tokenizer.encode_batch(examples.get("question"))
     contexts = {text: number for number, text in enumerate(dict.fromkeys(examples.get("context")))}
@@ -95,7 +127,7 @@ def encode_windows(
     texts = [*questions, *(ids for ids, _ in encoded)]
     unknown = tokenizer.special_ids()["unk"]
     context, spans = np.stack([start, end], 1), np.stack([first, last], 1)
-    return Windows(
+    return SpanWindows(
         tokens=tokens,
         lengths=lengths,
         token_type_ids=in_second.astype(np.int32),
@@ -103,7 +135,7 @@ def encode_windows(
         num_truncated=sum(len(question) > max_query_len for question in questions),
         num_unknown=sum(int((ids == unknown).sum()) for ids in texts),
         num_tokens=sum(map(len, texts)),
-        example=example.astype(np.int32),
+        questions=example.astype(np.int32),
         context=context.astype(np.int32),
         null=null.astype(np.int32),
         spans=spans.astype(np.int32),
@@ -115,9 +147,9 @@ def encode_windows(
 
 
 def window_spans(num_tokens: int, size: int, stride: int) -> list[tuple[int, int]]:
-    """(start, end) of windows of at most `size` tokens, `stride` apart, that cover all tokens: at least
-    one window, and none that is inside another."""
-    step = min(stride, size)
+    """(start, end) of windows of at most `size` tokens that cover all tokens: two neighbors share `stride`
+    tokens. There is at least one window, and none is inside another."""
+    step = size - stride
     count = 1 + max(0, -(-(num_tokens - size) // step))
     return [(i * step, min(i * step + size, num_tokens)) for i in range(count)]
 

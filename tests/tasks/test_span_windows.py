@@ -15,7 +15,7 @@ PAD, CLS, SEP = 0, 2, 3
 def test_windows_cover_every_token_and_none_is_inside_another():
     for num_tokens in range(40):
         for size in (1, 3, 8):
-            for stride in (1, 3, 8, 20):
+            for stride in range(size):
                 spans = window_spans(num_tokens, size, stride)
                 starts, ends = zip(*spans, strict=True)
                 covered = {i for a, b in spans for i in range(a, b)}
@@ -23,9 +23,9 @@ def test_windows_cover_every_token_and_none_is_inside_another():
                     covered == set(range(num_tokens)) and starts[0] == 0 and ends[-1] == num_tokens
                 )
                 assert all(b - a <= size for a, b in spans)
-                assert all(np.diff(starts) == min(stride, size)) and all(np.diff(ends) > 0)
-    assert window_spans(10, 6, 4) == [(0, 6), (4, 10)]
-    assert window_spans(11, 6, 4) == [(0, 6), (4, 10), (8, 11)]
+                assert all(np.diff(starts) == size - stride) and all(np.diff(ends) > 0)
+    assert window_spans(10, 6, 2) == [(0, 6), (4, 10)]
+    assert window_spans(11, 6, 2) == [(0, 6), (4, 10), (8, 11)]
 
 
 def test_a_span_has_no_outer_space_and_the_combining_characters_after_it():
