@@ -68,6 +68,7 @@ def _read_hf(source):
         raise ConfigError(f"{str(source)!r} has no config.json; {remedy}")
     config = read_json(inside(source, "config.json"))
     family, name = _family_and_class(config, source)
+    family = family.with_prefix(family.class_prefixes.get(name, family.prefix))
     head = task_head(family.classes[name].split())
     model, ignored = family.read_config(config)
     labels = published.labels_of(config, family, head) if head else []

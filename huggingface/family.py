@@ -39,6 +39,10 @@ from tasks import TASKS
 from tasks.base import AUTO_POOLING
 from training.config import ConfigError
 
+# What the heads of most families for tokens are: a dense layer.
+TOKEN_HEAD = {"pooler": False, "head_bias": True}
+
+
 # ---- both tables ---------------------------------------------------------------------------------
 
 
@@ -63,6 +67,7 @@ class Family:
       ties_by_tensors: whether the output is tied is seen from the tensors alone, whatever the config
         has (T5).
       optional: tensors that may be missing, and are then zeros.
+      class_prefixes: {class: the prefix of its tensors}, where it is another one.
       bare_classes: classes whose directories omit the prefix; empty: the base model alone.
       tied: {tensor that a directory may store as a copy: its original}.
       legacy_suffixes: (old, new) suffixes of tensor names.
@@ -85,6 +90,7 @@ class Family:
     head_dropout_key: str = ""
     ties_by_tensors: bool = False
     optional: tuple[str, ...] = ()
+    class_prefixes: dict[str, str] = field(default_factory=dict)
     bare_classes: tuple[str, ...] = ()
     tied: dict[str, str] = field(default_factory=dict)
     legacy_suffixes: tuple[tuple[str, str], ...] = ()
@@ -215,7 +221,7 @@ class Family:
 
         Raises ConfigError for an unsupported pooling in its config.json."""
         needs, (key, poolings) = self.head_needs.get(head, {}), self.pooling_key
-        if not poolings or not hasattr(TASKS.get(head), "pooling"):
+        if not needs or not poolings or not _is_pooled(head):
             return needs
         pooling = config.get(key, poolings[0])
         if pooling not in poolings:
@@ -228,10 +234,10 @@ class Family:
     def unmet_needs(self, head: str, task: dict[str, Any]) -> dict[str, Any]:
         """{task config field: value} that this family's head needs and a task config lacks."""
         needs, (_, poolings) = self.head_needs.get(head, {}), self.pooling_key
-        if "pooling" in task:
-            task = task | {"pooling": self._pooling(task)}
-            if needs and poolings and task["pooling"] not in poolings:
-                needs = needs | {"pooling": poolings[0]}
+        poolings = poolings if _is_pooled(head) else ()
+        task = task | {"pooling": self._pooling(task)}
+        if needs and poolings and task["pooling"] not in poolings:
+            needs = needs | {"pooling": poolings[0]}
         return {name: value for name, value in needs.items() if task[name] != value}
 
     def pooling_config(self, task: dict[str, Any]) -> dict[str, str]:
@@ -242,7 +248,7 @@ class Family:
         return {key: self._pooling(task)}
 
     def _pooling(self, task):
-        pooling = task["pooling"]
+        pooling = task.get("pooling", "auto")
         return AUTO_POOLING[self.architecture] if pooling == "auto" else pooling
 
     # ---- tensors ---------------------------------------------------------------------------------
@@ -282,21 +288,23 @@ class Family:
     def for_class(self, name: str) -> "Family":
         """The family with the tensor names of a directory of class `name`."""
         bare = self.bare_classes or (self.base_class,)
-        return self.without_prefix() if name in bare else self
+        return self.with_prefix("" if name in bare else self.class_prefixes.get(name, self.prefix))
 
-    def without_prefix(self) -> "Family":
-        """The family with the tensor names of a directory that omits the prefix."""
+    def with_prefix(self, prefix: str) -> "Family":
+        """The family with the tensor names of a directory with another prefix, '' for none."""
 
-        def cut(name):
-            return name.removeprefix(self.prefix)
+        def renamed(name):
+            own = name.removeprefix(self.prefix)
+            return name if own == name else prefix + own
 
         return dataclasses.replace(
             self,
-            params=[each._replace(hf=cut(each.hf)) for each in self.params],
+            prefix=prefix,
+            params=[each._replace(hf=renamed(each.hf)) for each in self.params],
             constants=lambda model: {
-                cut(name): array for name, array in self.constants(model).items()
+                renamed(name): array for name, array in self.constants(model).items()
             },
-            tied={cut(copy): cut(original) for copy, original in self.tied.items()},
+            tied={renamed(copy): renamed(original) for copy, original in self.tied.items()},
         )
 
     def current_name(self, name: str) -> str:
@@ -308,6 +316,10 @@ class Family:
 
     def is_ignored(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+
+def _is_pooled(head):
+    return any(field.name == "pooling" for field in dataclasses.fields(TASKS[head]))
 
 
 _SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",

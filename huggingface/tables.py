@@ -10,7 +10,6 @@ from huggingface.config_mapping import GENERAL_KEYS, REFUSED_KEYS, FixedKey
 from huggingface.families import FAMILIES
 from huggingface.family import Family
 from huggingface.rope import SCALINGS
-from tasks import TASKS
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "huggingface.md"
 
@@ -28,20 +27,20 @@ def _table(head, rows) -> str:
 
 
 def families() -> str:
-    """model_type, classes, heads and what a finetuned head needs."""
+    """model_type, classes, heads and what a classifier needs."""
     rows = []
     for family in FAMILIES.values():
         heads = [head.rstrip("?") for each in family.classes.values() for head in each.split()]
         heads = [head for head in dict.fromkeys(heads) if "/" not in head]
         options = []
         for head, needs in family.head_needs.items():
-            given = dict(needs)
-            if family.pooling_key[0] and hasattr(TASKS[head], "pooling"):
-                given["pooling"] = " or ".join(family.pooling_key[1])
-            options.append(f"{head}: " + " ".join(f"`{k}={v}`" for k, v in given.items()))
+            named = " ".join(f"`{name}={value}`" for name, value in needs.items())
+            if family.pooling_key[0] and "pooling" in family.head_needs_in({}, head):
+                named += f" `pooling={' or '.join(family.pooling_key[1])}`"
+            options.append(f"{head}: {named}")
         options = "; ".join(options)
         rows.append([f"`{family.model_type}`", _code(family.classes), ", ".join(heads), options])
-    head = ("`model_type`", "classes", "heads", "options of a finetuned head (`config.task.*`)")
+    head = ("`model_type`", "classes", "heads", "options of a task head (`config.task.*`)")
     return _table(head, rows)
 
 

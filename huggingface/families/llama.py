@@ -22,6 +22,7 @@ PARAMS = [
     *norm("decoder/final_norm", "model.norm"),
     ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
     *dense("heads/classification/output", "score"),
+    *dense("heads/question_answering/output", "qa_outputs"),
 ]
 
 
@@ -54,8 +55,11 @@ def _family(
         classes={
             f"{name}ForCausalLM": "lm",
             f"{name}ForSequenceClassification": "classification",
+            f"{name}ForQuestionAnswering": "question_answering",
             f"{name}Model": "",
         },
+        # transformers keeps an older name there, but for Mistral.
+        class_prefixes={} if name == "Mistral" else {f"{name}ForQuestionAnswering": "transformer."},
         params=PARAMS,
         config_keys=[
             ConfigKey("vocab_size", "vocab_size", vocab_size),
@@ -78,7 +82,10 @@ def _family(
         tied={"lm_head.weight": "model.embed_tokens.weight"},
         ignored=(r".*\.rotary_emb\.inv_freq",),
         unused=unused or {},
-        head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+        head_needs={
+            "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+            "question_answering": {"pooler": False},
+        },
     )
 
 

@@ -39,6 +39,7 @@ BART = {
     "decoder_ffn_dim": 48,
     "max_position_embeddings": 16,
 }
+LLAMA = {**ENCODER, "num_key_value_heads": 2, "pad_token_id": 0}
 T5 = {"d_model": 32, "num_layers": 1, "num_heads": 4, "d_kv": 8, "d_ff": 48}
 CASES = {
     "Bert": ENCODER,
@@ -52,6 +53,10 @@ CASES = {
     "MT5": {**T5, "decoder_start_token_id": 0},
     "GPT2": {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 16},
     "GPTNeoX": ENCODER,
+    "Llama": LLAMA,
+    "Mistral": LLAMA,
+    "Qwen2": LLAMA,
+    "Qwen3": {**LLAMA, "head_dim": 8},
 }
 
 
