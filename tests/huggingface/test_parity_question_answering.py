@@ -99,7 +99,7 @@ RUNS = {  # architecture: (config file, its overrides, options of the task that 
 
 
 @pytest.mark.parametrize("architecture", RUNS)
-def test_a_finetuned_run_is_exported_and_gives_the_same_answers(architecture, tmp_path):
+def test_a_finetuned_run_is_exported_and_gives_the_same_answers(architecture, tmp_path, caplog):
     """A start and an end logit for every token, and so the same best span, from the text on."""
     file, fields, options = RUNS[architecture]
     train.run(tiny_configs.pretraining(tmp_path, file, **fields), str(tmp_path / "source"))
@@ -133,6 +133,11 @@ def test_a_finetuned_run_is_exported_and_gives_the_same_answers(architecture, tm
         assert text == next(each["text"] for each in row["nbest"] if each["text"])
         np.testing.assert_allclose(null_odds, row["null_odds"], atol=1e-3)
         assert row["prediction"] == ("" if null_odds > 0 else text)
+    if architecture == "encoder":
+        config.init_from, caplog.records[:] = str(tmp_path / "hf"), []
+        with caplog.at_level("INFO", "triptych"):
+            finetune.run(config, str(tmp_path / "again"))
+        assert "the published head is kept: its labels are those of the task" in caplog.text
 
 
 def _paragraphs(file):
