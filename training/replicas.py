@@ -81,8 +81,8 @@ def expand(config, workdir) -> list[list[Replica]]:
     replicas = [replica for replica in replicas if replica.name not in failed]
     if failed:
         log.warning(
-            f"left out, since an update was not finite: {', '.join(failed)}; remove their directories to train "
-            "them again"
+            f"left out, since an update was not finite: {', '.join(failed)}; remove a directory to train it "
+            "again"
         )
     if not replicas:
         raise ConfigError(f"every replica in {folder} has failed; lower the learning rate")
@@ -277,7 +277,7 @@ class Runs:
                 checkpoints.save(axes.take(state, number), values and values[number])
 
     def leave_out(self, number, update):
-        """Records that an update of a replica was not finite; the others go on without it."""
+        """Records that an update of a replica was not finite; the others continue without it."""
         if number in self.left_out:
             return
         self.left_out.add(number)
