@@ -18,6 +18,11 @@ class LabeledTask(Task):
     text_column: str = option("text", "column of the text")
     text_pair_column: str = option("", "column of the second text of a pair; '': single texts")
     label_column: str = option("label", "column of the label")
+    splits: tuple = option(
+        (),
+        "splits of a TFDS data set by their own names: ('validation=validation_mismatched',); those "
+        "left out are found by their names",
+    )
     columns: tuple = option((), "names of the columns of TSV and CSV files without a header")
     delimiter: str = option("", "between the fields, such as ';'; '': tab for TSV, comma for CSV")
     quoting: str = option(
@@ -43,5 +48,5 @@ class LabeledTask(Task):
         return labeled.load(
             self.source, self.text_column, self.text_pair_column, self.label_column,
             dialect=labeled.Dialect(self.columns, self.delimiter, self.quoting),
-            missing=self.missing, validation_fraction=self.validation_fraction, log=log,
+            splits=self.splits, missing=self.missing, validation_fraction=self.validation_fraction, log=log,
         )  # fmt: skip

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 from data import labeled, labels  # noqa: E402
 from data.file_kinds import COMPRESSIONS, NOT_TEXT  # noqa: E402
 from data.files import LEFTOVERS  # noqa: E402
-from data.labeled import SPLIT_WORDS, SPLITS  # noqa: E402
+from data.splits import SPLIT_WORDS, SPLITS  # noqa: E402
 from data.tables import FORMATS, Dialect, Table, json_object  # noqa: E402
 from tasks.labeled_task import LabeledTask  # noqa: E402
 
