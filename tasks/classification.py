@@ -18,7 +18,7 @@ from models.config import ModelConfig, option
 from models.inputs import ModelInputs
 from objectives.batch import Batch
 from tasks import example_order, predictions
-from tasks.base import LoadedTask, resolve_pooling
+from tasks.base import LoadedTask, check_memory, resolve_pooling
 from tasks.class_loss import ClassLossOptions, cross_entropy, example_weights
 from tasks.encoding import Encoded, encode
 from tasks.heads import ClassificationHead, pool_states
@@ -136,6 +136,7 @@ class Classification(ClassLossOptions, LabeledTask):
                 f"task.max_seq_len={self.max_seq_len}, but the pretrained model has "
                 f"{model_config.max_length} learned positions: set it to at most that"
             )
+        check_memory("task.max_seq_len", self.max_seq_len, config.training.batch_size, model_config)
 
 
 def _host():
