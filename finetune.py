@@ -10,8 +10,8 @@ from training import cli
 
 
 def main(argv):
-    """Runs the command line: `cli` imports this file again for `run`. It precedes the imports of JAX, so
-    that --help needs none."""
+    """Runs the command line; `cli` imports this file again and calls `run`. Defined before the imports of
+    JAX, so that --help does not load them."""
     cli.run_entry_point(argv, __doc__, "training.schema:FinetuneConfig", "finetune:run")
 
 

@@ -9,8 +9,8 @@ from training import cli
 
 
 def main(argv):
-    """Runs the command line: `cli` imports this file again for `run`. It precedes the imports of JAX, so
-    that --help needs none."""
+    """Runs the command line; `cli` imports this file again and calls `run`. Defined before the imports of
+    JAX, so that --help does not load them."""
     cli.run_entry_point(argv, __doc__, "training.schema:PretrainConfig", "train:run")
 
 
@@ -93,7 +93,7 @@ def run(config, workdir):
     resolved = configs.to_dict(config)
     continuation.check_config(run_dir, config)
     check_without_data(TASKS["pretraining"](), source, run_dir, mesh)
-    log.info(source.name or "no init_from: a new run starts from random parameters")
+    log.info(source.name or "no init_from: the parameters of a new run are random")
 
     # ---- Task ------------------------------------------------------------------------------------
     logs.banner("Task")
@@ -163,7 +163,7 @@ def run(config, workdir):
             entropy = unigram_entropy(counts, task.loss_weights())
             log.info(f"unigram entropy of the targets ({num_batches:,} batches): "
                      f"{format_metrics(entropy, task.loss_weights())} nats; a model with this loss has "
-                     f"learned only token frequencies")  # fmt: skip
+                     f"learned only their frequencies")  # fmt: skip
             if source.run is None and config.model.lm_head_bias_init == "unigram":
                 params = init_output_bias(params, counts)
             state = TrainState.create(params, optimizer)

@@ -1,52 +1,27 @@
-"""Labeled data sets: a text or a pair of texts and a label, from TFDS, files or `python_docs`.
+"""Labeled texts: a text or a pair of texts with a class, checked.
 
-Between data/tables.py (or TFDS), which reads columns, and tasks/, which encodes the examples. A labeled
-set fits in memory.
+Between data/examples.py, which reads the columns, and the tasks. What holds for the splits of every
+labeled set is here too: the validation split that is taken from train, and copies in two splits.
 """
 
 import hashlib
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
+from data import labels
+from data.examples import Column, Examples, as_label, place_of, read
+from data.files import digest
+from data.splits import SPLITS
+from data.tables import Dialect
 
-from data import labels, python_docs, tables
-from data.files import digest, expand
-from data.sources import tfds_builder
-from data.splits import SPLITS, choose_splits, split_of
-from data.tables import Dialect, Table
-
-_OPTIONS = {"text": "text_column", "text_pair": "text_pair_column", "label": "label_column"}
 SMALL = 30  # examples: fewer give a validation score that says little
 
 
-@dataclass(frozen=True)
-class LabeledSplit:
-    """One split. `text_pair` is None for single texts; `label` is empty if the split has none."""
-
-    text: list[str]
-    text_pair: list[str] | None
-    label: list[str]
-
-    def __len__(self) -> int:
-        return len(self.text)
-
-    def take(self, indices) -> "LabeledSplit":
-        """The examples int[n], in that order."""
-
-        def pick(values):
-            return [values[int(i)] for i in indices]
-
-        pairs = None if self.text_pair is None else pick(self.text_pair)
-        return LabeledSplit(pick(self.text), pairs, pick(self.label) if self.label else [])
-
-
 class LabeledSplits(dict):
-    """{split: LabeledSplit} with the fingerprint of the set and the sorted labels of `train`."""
+    """{split: Examples} with the fingerprint of the set and the sorted labels of `train`."""
 
-    def __init__(self, splits: dict[str, LabeledSplit], fingerprint: str, label_names: tuple):
+    def __init__(self, splits: dict[str, Examples], fingerprint: str, label_names: tuple):
         super().__init__(splits)
         self.fingerprint = fingerprint
         self.label_names = label_names
@@ -60,191 +35,68 @@ def load(
     cache_dir: str = "",
     *,
     dialect: Dialect | None = None,
-    splits: tuple[str, ...] = (),
     missing: str = "error",
     validation_fraction: float = 0.1,
     log: Callable[[str], None] = lambda line: None,
 ) -> LabeledSplits:
-    """Reads a labeled set: `python_docs`, `tfds:NAME` or `files:PATTERN`.
+    """Reads texts, or pairs of texts, with a class each; see `examples.read`.
 
-    A word of a file's path says its split. Without a validation split, `validation_fraction` of each
-    label's rows in train is used for it, by hash of the text. label_column='' reads the texts alone, of
-    the splits that there are.
+    Without a validation split, `validation_fraction` of each label's rows in train is used for it, by
+    hash of the text. label_column='' reads the texts alone, of the splits that there are.
 
     Args:
       dialect: how TSV and CSV files are written.
-      splits: 'SPLIT=NAME' of splits of a TFDS data set that are not those of `choose_splits`.
       missing: what to do with a row that has no text or no label: 'error' or 'drop'.
       log: receives a line about each split that is absent or made, rows that are dropped, labels that
         look alike and texts that are in two splits.
 
     Raises FileNotFoundError or ValueError of one line.
     """
-    dialect = dialect or Dialect()
-    dialect.check()
-    names = {"text": text_column, "text_pair": text_pair_column, "label": label_column}
-    names = {role: name for role, name in names.items() if name}
-    columns = tuple(dict.fromkeys(names.values()))
-    read = _tables(source, columns, dialect, splits, cache_dir, log)
-    if "train" not in read:
-        raise ValueError(
-            f"{source} has no train split, but {', '.join(read)}: name a file train.tsv (or .csv, .jsonl)"
-        )
-    splits, counts = {}, Counter()
-    for split in (split for split in SPLITS if split in read):
-        splits[split], origins = _examples(split, read[split], names, missing, counts, log)
-        if split == "train" and "label" in names:
-            counts = Counter(splits["train"].label)
-            labels.check(counts, _places(read["train"]))
-        for label, (table, row) in zip(splits[split].label, origins, strict=False):
-            if label not in counts:
-                raise labels.unknown_error(table.at(row), label, sorted(counts))
-    if "label" in names:
-        if "validation" not in splits:
-            _split_validation(splits, validation_fraction)
-            log(
-                f"{source} has no validation split: {len(splits['validation'])} examples of train are used "
-                f"for it, by hash of the text; {len(splits['train'])} remain"
-            )
-        if "test" not in splits:
-            log(f"{source} has no test split: only validation scores are reported")
+    columns = text_columns(text_column, text_pair_column)
+    if label_column:
+        columns["label"] = Column(label_column, "label_column", as_label, is_label=True)
+    splits = read(source, columns, dialect or Dialect(), missing, cache_dir, log)
+    counts = Counter(splits["train"].label)
+    if label_column:
+        labels.check(counts, _files(splits["train"]))
+        for examples in splits.values():
+            for label, place in zip(examples.label, examples.places, strict=False):
+                if label not in counts:
+                    raise labels.unknown_error(str(place), label, sorted(counts))
+        make_validation(source, splits, validation_fraction, log)
         for line in (*labels.notes(counts), *_notes(splits, counts)):
             log(f"warning: {line}")
-        log(_overlap(splits))
+        log(overlap(splits))
     contents = {s: [v.text, v.text_pair, v.label] for s, v in splits.items()}
-    ordered = {split: splits[split] for split in SPLITS if split in splits}
-    return LabeledSplits(ordered, digest(contents), tuple(sorted(counts)))
+    return LabeledSplits(splits, digest(contents), tuple(sorted(counts)))
 
 
-def _tables(source, columns, dialect, chosen, cache_dir, log) -> dict[str, list[Table]]:
-    scheme, _, rest = source.partition(":")
-    if chosen and scheme != "tfds":
-        raise ValueError(
-            f"task.splits={chosen!r} names splits of a TFDS data set, but task.source is {source!r}: leave "
-            "it out; a word of a file's path says its split"
-        )
-    if scheme == "python_docs":
-        directory, _ = python_docs.prepare(rest, cache_dir, log)
-        return _tfds(str(python_docs.directory_of(directory, "labeled")), columns)
-    if scheme == "tfds" and rest:
-        return _tfds(rest, columns, chosen, log)
-    if scheme == "files" and rest:
-        found = defaultdict(list)
-        paths = expand(rest, log)
-        for split, path in [(split_of(path), path) for path in paths]:
-            found[split].append(tables.read(path, columns, dialect, log))
-        return found
-    raise ValueError(
-        f"task.source {source!r} is not a labeled set: choose python_docs, tfds:NAME or "
-        "files:/path/{train,validation}.tsv"
-    )
+def text_columns(text_column: str, text_pair_column: str) -> dict[str, Column]:
+    """{role: Column} of a text, or of a pair."""
+    columns = {"text": Column(text_column, "text_column")}
+    if text_pair_column:
+        columns["text_pair"] = Column(text_pair_column, "text_pair_column")
+    return columns
 
 
-def _tfds(
-    name: str, columns, chosen: tuple[str, ...] = (), log=lambda line: None
-) -> dict[str, list[Table]]:
-    """The splits of a TFDS dataset. Class labels become their names, -1 an absent value."""
-    builder = tfds_builder(name)
-    features = builder.info.features
-    there = [column for column in columns if column in features]
-    found = defaultdict(list)
-    for split, name_there in choose_splits(f"tfds:{name}", list(builder.info.splits), chosen, log):
-        table = Table(
-            f"tfds:{name}, split {name_there},",
-            list(features),
-            {c: [] for c in there},
-            unit="record",
-        )
-        data = builder.as_data_source(name_there)
-        for start in range(0, len(data), 1024):
-            numbers = list(range(start, min(start + 1024, len(data))))
-            for number, record in zip(numbers, data.__getitems__(numbers), strict=True):
-                table.add(number, {c: _tfds_value(record[c], features[c]) for c in there})
-        found[split].append(table)
-    return found
-
-
-def _tfds_value(value, feature):
-    if hasattr(feature, "int2str"):
-        return feature.int2str(int(value)) if int(value) >= 0 else None
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic) and not isinstance(value, bytes):
-        return None if value != value else str(value)  # NaN differs from itself
-    return value
-
-
-def _places(read: list[Table]) -> str:
+def _files(examples: Examples) -> str:
     """The files of a split, for an error."""
-    return read[0].place + (f" and {len(read) - 1} more" if len(read) > 1 else "")
+    return place_of(list({id(place.table): place.table for place in examples.places}.values()))
 
 
-def _examples(split, read, names, missing, train_labels, log):
-    """(LabeledSplit, [(Table, row) of each example]) of the tables of a split."""
-    if split == "test" and "label" in names and _is_unlabeled(read, names["label"], train_labels):
-        names = {role: name for role, name in names.items() if role != "label"}
-    for table in read:
-        for role, name in names.items():
-            if name not in table.columns:
-                raise table.missing_column(name, f"task.{_OPTIONS[role]}")
-    found, origins, dropped = {role: [] for role in names}, [], 0
-    for table in read:
-        for row in range(len(table.numbers)):
-            values = {role: table.columns[name][row] for role, name in names.items()}
-            for role, value in values.items():
-                values[role] = _one(table, row, role, names[role], value)
-            absent = [names[role] for role, value in values.items() if value is None]
-            if absent and missing == "error":
-                raise ValueError(
-                    f"{table.at(row)} has no value in column {absent[0]!r}: add it, or set "
-                    "task.missing=drop to leave such rows out"
-                )
-            if absent:
-                dropped += 1
-                continue
-            origins.append((table, row))
-            for role, value in values.items():
-                found[role].append(value)
-    if dropped:
+def make_validation(source: str, splits: dict[str, Examples], fraction: float, log) -> None:
+    """Adds a validation split where there is none: a share of train, by hash of the text.
+
+    Logs that, and a missing test split.
+    """
+    if "validation" not in splits:
+        _split_validation(splits, fraction)
         log(
-            f"{dropped:,} of {dropped + len(origins):,} {split} rows have no text or label and are "
-            "dropped: ids in predictions count the others"
+            f"{source} has no validation split: {len(splits['validation'])} examples of train are used "
+            f"for it, by hash of the text; {len(splits['train'])} remain"
         )
-    if not origins:
-        why = f"all {dropped:,} rows were dropped" if dropped else "it has no row"
-        raise ValueError(
-            f"{_places(read)}: the {split} split is empty, {why}: add rows, or leave it out"
-        )
-    examples = LabeledSplit(found["text"], found.get("text_pair"), found.get("label", []))
-    return examples, origins
-
-
-def _one(table, row, role, name, value):
-    """The text or label of a row; None if it is absent."""
-    if isinstance(value, list):
-        if role == "label":
-            raise labels.multiple_error(table.at(row), value)
-        raise ValueError(
-            f"{table.at(row)} has a list in column {name!r}, expected a text: choose another column, or "
-            "join it"
-        )
-    if role == "label" and value is not None:
-        return labels.label_of(value) or None
-    return value
-
-
-def _is_unlabeled(read, name, train_labels) -> bool:
-    """Whether a test split has no label at all, as in GLUE: no column, no value, or -1, ?, ... everywhere."""
-    values = [value for table in read for value in table.columns.get(name, [None])]
-    labels_there = {
-        value if value is None else labels.label_of(value)
-        for value in values
-        if not isinstance(value, list)
-    }
-    return not any(isinstance(value, list) for value in values) and all(
-        label is None or (label not in train_labels and labels.is_like_no_label(label))
-        for label in labels_there
-    )
+    if "test" not in splits:
+        log(f"{source} has no test split: only validation scores are reported")
 
 
 def _key(text: str) -> str:
@@ -252,23 +104,26 @@ def _key(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _split_validation(splits: dict[str, LabeledSplit], fraction: float) -> None:
+def _split_validation(splits: dict[str, Examples], fraction: float) -> None:
     """Moves that share of each label's rows from train to validation, by hash of the text.
 
     Copies stay together, and every label keeps a row in train.
     """
     train = splits["train"]
+    classes = train.label or [""] * len(train)
+    if not all(
+        isinstance(label, str) for label in classes
+    ):  # values, or several labels: one stratum
+        classes = [""] * len(train)
     groups = defaultdict(list)
-    for row, text in enumerate(train.text):
+    for row, text in enumerate(_texts(train)):
         groups[hashlib.sha256(_key(text).encode()).digest()].append(row)
     if len(groups) < 2:
         raise ValueError(
             "train has one distinct text, which cannot be split into train and validation: add examples"
         )
-    sizes, chosen = Counter(train.label), set()
-    ordered = [
-        (rows, Counter(train.label[row] for row in rows)) for _, rows in sorted(groups.items())
-    ]
+    sizes, chosen = Counter(classes), set()
+    ordered = [(rows, Counter(classes[row] for row in rows)) for _, rows in sorted(groups.items())]
     left = {label: min(int(fraction * size + 0.5), size - 1) for label, size in sizes.items()}
     for rows, wanted in ordered:
         if all(count <= left[label] for label, count in wanted.items()):
@@ -284,10 +139,18 @@ def _split_validation(splits: dict[str, LabeledSplit], fraction: float) -> None:
             "validation: add examples or a validation file"
         )
     rest = [row for row in range(len(train)) if row not in chosen]
+    test = {"test": splits.pop("test")} if "test" in splits else {}
     splits["train"], splits["validation"] = train.take(rest), train.take(sorted(chosen))
+    splits |= test  # in the order of SPLITS
 
 
-def _notes(splits: dict[str, LabeledSplit], counts: Counter) -> list[str]:
+def _texts(examples: Examples) -> list[str]:
+    """The first text of each example, by which copies are found."""
+    first = next(iter(examples.columns.values()))
+    return [value if isinstance(value, str) else " ".join(map(str, value)) for value in first]
+
+
+def _notes(splits: dict[str, Examples], counts: Counter) -> list[str]:
     """Lines about splits whose scores say little."""
     lines, train, validation = [], splits["train"], splits["validation"]
     absent = sorted(set(counts) - set(validation.label))
@@ -315,12 +178,13 @@ def _notes(splits: dict[str, LabeledSplit], counts: Counter) -> list[str]:
     return lines
 
 
-def _overlap(splits: dict[str, LabeledSplit]) -> str:
+def overlap(splits: dict[str, Examples]) -> str:
     """A line about the examples of a split whose texts are also in an earlier one."""
     keys = {}
     for split in (split for split in SPLITS if split in splits):
-        pairs = splits[split].text_pair or [""] * len(splits[split])
-        keys[split] = [(_key(a), _key(b)) for a, b in zip(splits[split].text, pairs, strict=True)]
+        texts = _texts(splits[split])
+        pairs = splits[split].text_pair or [""] * len(texts)
+        keys[split] = [(_key(a), _key(b)) for a, b in zip(texts, pairs, strict=True)]
     repeated = len(keys["train"]) - len(set(keys["train"]))
     found, copies = [f"{repeated:,} of {len(keys['train']):,} train examples repeat another"], 0
     for first, second in itertools.combinations(keys, 2):

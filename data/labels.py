@@ -76,11 +76,11 @@ def check(counts: Counter, place: str) -> None:
         )
 
 
-def multiple_error(place: str, values: list) -> ValueError:
-    """The error for a list of labels."""
-    return ValueError(
-        f"{place} has a list of {len(values)} labels, and a row has one label here: write "
-        "one label, or one row or one data set for each"
+def multiple(values: list) -> str:
+    """Why a list of labels is none, for an error."""
+    return (
+        f"it is a list of {len(values)} labels, and a row has one label here; write one label, or choose "
+        "task.name=multi_label"
     )
 
 

@@ -1,6 +1,6 @@
 """The names of splits: which of train, validation and test a file or a split of TFDS is.
 
-Used by data/labeled.py.
+Used by data/examples.py.
 """
 
 import os

@@ -31,11 +31,13 @@ _MARKS = re.compile("^\ufeff+", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How TSV and CSV files are written: `task.columns`, `task.delimiter` and `task.quoting`."""
+    """How a source is written: `task.columns`, `task.delimiter` and `task.quoting` of TSV and CSV files, and
+    `task.splits` of TFDS."""
 
     columns: tuple = ()  # names, for files without a header
     delimiter: str = ""  # '': by the format
     quoting: str = "auto"  # auto, none or minimal
+    splits: tuple = ()  # 'SPLIT=NAME', see splits.choose_splits
 
     def check(self) -> None:
         """Raises ValueError for values that no file can have."""
@@ -84,7 +86,7 @@ class Table:
                 raise ValueError(f"{self.at(-1)}, column {name!r}: {error}") from error
 
     def at(self, row: int) -> str:
-        """Where a row is, for an error."""
+        """The place of a row, for an error message."""
         return f"{self.place} at {self.unit} {self.numbers[row]}"
 
     def missing_column(self, name: str, option: str) -> ValueError:
@@ -269,7 +271,7 @@ def _holds_rows(row: list[str], delimiter: str, known: dict[int, set]) -> bool:
 
 
 def _header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str:
-    """What else the first line may be, for the error of a missing column."""
+    """Hints about a first line that lacks a requested column, for the error message."""
     hints = []
     other = [each for each in ("\t", ";", ",", "|") if each != delimiter and each in first_line]
     if delimiter not in first_line and other:

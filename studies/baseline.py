@@ -14,7 +14,7 @@ INVERSE_REGULARIZATION = (10.0, 100.0, 1000.0)  # C of LogisticRegression, chose
 
 
 def load(task):
-    """{split: LabeledSplit} of a resolved section `task` of a finetuning config.
+    """{split: Examples} of a resolved section `task` of a finetuning config.
 
     Raises ConfigError for another task than classification, and without a labeled test split.
     """
@@ -87,7 +87,7 @@ def fit(train, validation, test):
 
 
 def texts(split):
-    """The texts of a LabeledSplit; a pair of texts is joined by a newline."""
+    """The texts of a split; a pair of texts is joined by a newline."""
     if split.text_pair is None:
         return split.text
     return list(map("\n".join, zip(split.text, split.text_pair, strict=True)))

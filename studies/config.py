@@ -16,7 +16,7 @@ CONDITIONS = ("random", "embeddings", "pretrained")
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-    """What every study has: finetuning runs with label budgets, paired seeds and tuned learning rates.
+    """The options of every study: finetuning runs with label budgets, paired seeds and tuned learning rates.
 
     An override is 'key=value' as on the command line, without '--config.'. 'encoder: key=value' applies
     to the runs of one architecture (of one candidate in a comparison).

@@ -169,7 +169,7 @@ class Runner:
 
 
 class Progress:
-    """How far a study is, and the time left by the durations of its finished runs.
+    """The progress of a study, and the time left, estimated from the durations of its finished runs.
 
     Args:
       **runs: {kind: [record, or None for each run that has not finished]}.

@@ -26,7 +26,7 @@ def run(study, workdir, entry_points=None, load_labels=baseline.load):
       study: StudyConfig, or a mapping of its fields.
       workdir: directory of the study.
       entry_points: as for runner.Runner.
-      load_labels: function (resolved section `task`) -> {split: LabeledSplit}.
+      load_labels: function (resolved section `task`) -> {split: Examples}.
 
     Returns:
       The content of results.json.

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from data.labeled import LabeledSplit
+from data.examples import Examples
 from data.special_tokens import SpecialTokenTemplate, encode_example
 from data.tokenizer import describe_unknown
 
@@ -27,13 +27,20 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def strata(self) -> np.ndarray:
+        """int[n]: the class of each example, whose shares a label budget keeps; one class for labels of
+        another kind."""
+        is_class = self.labels.ndim == 1 and self.labels.dtype.kind == "i"
+        return self.labels if is_class else np.zeros(len(self), np.int32)
+
     def describe_unknown(self, name: str) -> str:
         """A line for the log, with the share of unknown tokens."""
         return describe_unknown(name, self.num_unknown, self.num_tokens)
 
 
 def encode(
-    examples: LabeledSplit, tokenizer, template: SpecialTokenTemplate, length: int, label_names,
+    examples: Examples, tokenizer, template: SpecialTokenTemplate, length: int, label_names,
     pad: int,
 ) -> Encoded:  # fmt: skip
     """The examples of a split as token ids, with the special tokens of the architecture.

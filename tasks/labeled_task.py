@@ -1,23 +1,30 @@
-"""The options of every task on labeled examples: where they are from and what their columns mean.
+"""What all tasks on labeled examples share: their options, and the way from text to arrays.
 
-Read through data/labeled.py.
+Between data/examples.py and a file per task, which adds the columns, the head, the loss and the metrics.
 """
 
-from dataclasses import dataclass
+import dataclasses
+from typing import Any, ClassVar
 
-from data import labeled
-from models.config import option
-from tasks.base import Task
+import numpy as np
+
+from data import labeled, vectors
+from data.special_tokens import SpecialTokenTemplate, template_for
+from data.tables import Dialect
+from models.config import ModelConfig, option
+from tasks import example_order
+from tasks.base import Task, check_memory
+from tasks.encoding import Encoded
+from tasks.loaded_labeled_task import LoadedLabeledTask
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LabeledTask(Task):
-    """A task on a labeled set."""
+    """A task on a labeled dataset. Subclasses define `loaded_type`, `read`, `encode` and `loaded_fields`."""
+
+    loaded_type: ClassVar[type]  # a LoadedLabeledTask
 
     source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
-    text_column: str = option("text", "column of the text")
-    text_pair_column: str = option("", "column of the second text of a pair; '': single texts")
-    label_column: str = option("label", "column of the label")
     splits: tuple = option(
         (),
         "splits of a TFDS data set by their own names: ('validation=validation_mismatched',); those "
@@ -40,13 +47,109 @@ class LabeledTask(Task):
         min=0.001,
         max=0.9,
     )
+    max_seq_len: int = option(128, "tokens of an example; longer ones are truncated", min=4)
+    num_train_examples: int = option(
+        0, "training examples to use, a stratified subset; 0: all", min=0
+    )
+    group_by_length: int = option(
+        0, "steps whose examples are sorted by length, then cut into batches; 0: off", min=0
+    )
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the source is written."""
+        return Dialect(self.columns, self.delimiter, self.quoting, self.splits)
 
     def read(self, log=lambda line: None) -> labeled.LabeledSplits:
-        """The labeled set, as text. Raises FileNotFoundError or ValueError of one line."""
-        if not (self.text_column and self.label_column):
-            raise ValueError("task.text_column and task.label_column must name columns, not ''")
-        return labeled.load(
-            self.source, self.text_column, self.text_pair_column, self.label_column,
-            dialect=labeled.Dialect(self.columns, self.delimiter, self.quoting),
-            splits=self.splits, missing=self.missing, validation_fraction=self.validation_fraction, log=log,
-        )  # fmt: skip
+        """The labeled dataset, as text. Raises FileNotFoundError or ValueError, in one line."""
+        raise NotImplementedError
+
+    def encode(
+        self, examples, tokenizer, template: SpecialTokenTemplate, label_names, architecture: str
+    ) -> Encoded:
+        """The examples of a split as arrays. Raises ValueError of one line."""
+        raise NotImplementedError
+
+    def loaded_fields(self, label_names, model_config, encoded: dict, examples) -> dict[str, Any]:
+        """The fields that `loaded_type` adds to LoadedLabeledTask.
+
+        Args:
+          label_names: those of `read`.
+          model_config: ModelConfig.
+          encoded: {split: Encoded}.
+          examples: int64[n], the training examples in the label budget.
+        """
+        raise NotImplementedError
+
+    def load(
+        self, config, model_config, tokenizer_file, log, *, process_index=0, process_count=1,
+        batch_divisor=1,
+    ) -> LoadedLabeledTask:  # fmt: skip
+        self.check_model(model_config)
+        splits = self.read(log)
+        return self.assemble(
+            splits,
+            config,
+            model_config,
+            tokenizer_file,
+            log,
+            process_index=process_index,
+            process_count=process_count,
+            batch_divisor=batch_divisor,
+        )
+
+    def assemble(
+        self, splits: labeled.LabeledSplits, config, model_config, tokenizer_file, log, *,
+        process_index=0, process_count=1, batch_divisor=1,
+    ) -> LoadedLabeledTask:  # fmt: skip
+        """The loaded task of examples that have been read. Splits may be any, such as one of new texts
+        without labels for which a finetuned model predicts. Arguments as in `load`."""
+        tokenizer, model_config = self.open_tokenizer(tokenizer_file, model_config)
+        if tokenizer.is_word_level and "train" in splits:
+            texts = [text for column in splits["train"].columns.values() for text in column]
+            texts = [text for text in texts if isinstance(text, str)]
+            log(
+                f"vocabulary coverage of the training examples: {vectors.coverage(tokenizer, texts)}"
+            )
+        special_ids = tokenizer.special_ids()
+        architecture = model_config.architecture
+        template = template_for(architecture, special_ids, tokenizer.template)
+        encoded = {
+            split: self.encode(examples, tokenizer, template, splits.label_names, architecture)
+            for split, examples in splits.items()
+        }
+        chosen = np.zeros(0, np.int64)
+        if "train" in encoded:
+            chosen = example_order.stratified_subset(
+                encoded["train"].strata, self.num_train_examples, config.seed.data
+            )
+        return self.loaded_type(
+            **self.loaded_fields(splits.label_names, model_config, encoded, chosen),
+            model_config=model_config,
+            pad=max(special_ids["pad"], 0),
+            start=special_ids["start"],
+            batch_size=config.training.batch_size,
+            task=self,
+            tokenizer=tokenizer,
+            label_names=tuple(splits.label_names),
+            texts=dict(splits),
+            encoded=encoded,
+            examples=chosen,
+            fingerprint=splits.fingerprint,
+            seed=config.seed.data,
+            eval_batch_size=-(-config.evaluation.batch_size // batch_divisor) * batch_divisor,
+            process_index=process_index,
+            process_count=process_count,
+        )
+
+    def check_model(self, model_config: ModelConfig) -> None:
+        """Raises ValueError if the options do not fit the model."""
+        if model_config.positions == "learned" and self.max_seq_len > model_config.max_length:
+            raise ValueError(
+                f"task.max_seq_len={self.max_seq_len}, but the pretrained model has "
+                f"{model_config.max_length} learned positions: set it to at most that"
+            )
+
+    def outline(self, config, model_config, tokenizer_file):
+        self.check_model(model_config)
+        check_memory("task.max_seq_len", self.max_seq_len, config.training.batch_size, model_config)

@@ -15,7 +15,7 @@ from data.files import write_atomically
 from tasks.metrics import softmax
 
 
-def rows(label_names: Sequence[str], labels, logits, ids=None) -> Iterator[dict]:
+def class_rows(label_names: Sequence[str], labels, logits, ids=None) -> Iterator[dict]:
     """{id, label, prediction, probabilities: {name: p}} of each example, in order.
 
     labels int[n], -1 without a label (written as ''); logits [n, C]; ids: by default 0..n-1.
@@ -33,14 +33,17 @@ def rows(label_names: Sequence[str], labels, logits, ids=None) -> Iterator[dict]
         }
 
 
-def write(path, label_names: Sequence[str], labels, logits, ids=None) -> None:
-    """Writes the rows; the file is complete or absent. Raises ValueError unless it is .tsv or .jsonl."""
+def write(path, rows) -> None:
+    """Writes dicts, one per example; the file is complete or absent.
+
+    In a .tsv file a value that is a dict has a column for each key, `p(key)`, and a list is JSON; a .jsonl
+    file keeps them. Raises ValueError for another kind of file.
+    """
     path = epath.Path(path)
-    examples = rows(label_names, labels, logits, ids)
     if path.suffix == ".jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in examples)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     elif path.suffix == ".tsv":
-        text = _tsv(label_names, examples)
+        text = _tsv(rows)
     else:
         raise ValueError(
             f"cannot write predictions to {path.name!r}: expected a .tsv or .jsonl file"
@@ -48,11 +51,19 @@ def write(path, label_names: Sequence[str], labels, logits, ids=None) -> None:
     write_atomically(path, text.encode())
 
 
-def _tsv(label_names, examples):
-    buffer = io.StringIO()
+def _tsv(rows):
+    buffer, header = io.StringIO(), None
     table = csv.writer(buffer, delimiter="\t", lineterminator="\n")
-    table.writerow(["id", "label", "prediction", *(f"p({name})" for name in label_names)])
-    for row in examples:
-        p = row["probabilities"].values()
-        table.writerow([row["id"], row["label"], row["prediction"], *p])
+    for row in rows:
+        cells = {}
+        for name, value in row.items():
+            if isinstance(value, dict):
+                cells |= {f"p({key})": each for key, each in value.items()}
+            else:
+                is_list = isinstance(value, list)
+                cells[name] = json.dumps(value, ensure_ascii=False) if is_list else value
+        if header is None:
+            header = list(cells)
+            table.writerow(header)
+        table.writerow(list(cells.values()))
     return buffer.getvalue()

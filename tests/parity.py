@@ -132,7 +132,7 @@ class NativeModel:
             pooling=AUTO_POOLING[architecture] if task.pooling == "auto" else task.pooling,
             decoder_input=task.decoder_input, model_config=self.config, pad=pad, start=start,
             label_smoothing=0.0, class_weights=(),
-            batch_size=count, task=task, tokenizer=None, label_names=(), encoded={"test": encoded},
+            batch_size=count, task=task, tokenizer=None, label_names=(), texts={}, encoded={"test": encoded},
             examples=np.arange(0), fingerprint="", seed=0, eval_batch_size=count, process_index=0,
             process_count=1,
         )  # fmt: skip

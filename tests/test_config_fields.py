@@ -174,7 +174,7 @@ def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_conf
             trace_step(tmp_path, DECODER, **overrides)
         for file, overrides in CHOICES:
             trace_step(tmp_path, file, **overrides)
-    changing = {f"Classification.{name}" for name in OTHER_HEADS}
+    changing = {f"PooledTask.{name}" for name in OTHER_HEADS}
     changing |= {f"ModelOverrides.{name}" for name in OTHER_MODELS}
     assert tracer.unread() == changing
 

@@ -69,7 +69,7 @@ def test_predictions_on_a_full_disk_are_absent_and_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(os_error(errno.ENOSPC)))
     path = tmp_path / "predictions_test.tsv"
     with pytest.raises(OSError, match=r"predictions_test.tsv \(No space left.*: free some space"):
-        predictions.write(path, ("a", "b"), [0], [[0.0, 1.0]])
+        predictions.write(path, [{"id": 0, "prediction": "a"}])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -30,7 +30,7 @@ SCHEDULE = ("training.duration", "optimizer.learning_rate", "optimizer.schedule"
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
-    """What a start does with the run directory.
+    """The plan for a command in its run directory: a new run, a resume, or a return to a checkpoint.
 
     Attributes:
       folder: the run directory.
@@ -177,7 +177,7 @@ def plan(folder, config, task, learning_rates) -> Continuation:
 
 
 def _num_equal(old, new, held):
-    """How many of the first `held` learning rates are the same in both schedules, up to the first change."""
+    """The number of learning rates before the first difference of both schedules, at most `held`."""
     shorter = min(held, len(old), len(new))
     different = np.flatnonzero(old[:shorter] != new[:shorter])
     return int(different[0]) if len(different) else shorter

@@ -23,7 +23,7 @@ PRETRAINING_HEADS = (r"heads/.*", r"generator/.*")  # finetuning drops them
 
 @dataclasses.dataclass(frozen=True)
 class InitSource:
-    """What a run starts from.
+    """The source of a run's initial parameters, and the config that results from it.
 
     Attributes:
       config: the one resolved config, with the model and tokenizer that the source brings: it is
@@ -147,8 +147,8 @@ def read_model_config(run) -> ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RestorePlan:
-    """What a restore does, as parameter paths: loaded from the checkpoint, freshly initialized, and
-    dropped (in the checkpoint, unused)."""
+    """The parameter paths of a restore: loaded from the checkpoint, freshly initialized, and dropped
+    (in the checkpoint, unused)."""
 
     loaded: tuple
     fresh: tuple

@@ -36,7 +36,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "toke
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `train.run` and `finetune.run` return.
+    """The result of `train.run` and `finetune.run`.
 
     Attributes:
       step: updates that the run holds.

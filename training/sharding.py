@@ -58,7 +58,7 @@ def describe(mesh):
 
 
 def process_args(mesh):
-    """What a task needs to know about the processes, as keyword arguments of `Task.load`."""
+    """The process and mesh arguments of `Task.load`, by keyword."""
     return {
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),

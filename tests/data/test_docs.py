@@ -18,6 +18,7 @@ from data.files import LEFTOVERS  # noqa: E402
 from data.splits import SPLIT_WORDS, SPLITS  # noqa: E402
 from data.tables import FORMATS, Dialect, Table, json_object  # noqa: E402
 from tasks.labeled_task import LabeledTask  # noqa: E402
+from tasks.pooled_task import TextColumns  # noqa: E402
 
 PAGE = ROOT / "docs" / "data.md"
 VALUES = ['"a text"', '" spaces around "', '"null"', '""', '"  "', "null", "NaN", "3", "1.0", "true",
@@ -34,7 +35,8 @@ def not_text():
 
 
 def options():
-    own = (f for f in dataclasses.fields(LabeledTask) if f.name in LabeledTask.__annotations__)
+    own = [f for f in dataclasses.fields(LabeledTask) if f.name in LabeledTask.__annotations__]
+    own = [*dataclasses.fields(TextColumns), *own]
     for field in own:
         yield row(f"`task.{field.name}`", f"`{field.default!r}`", field.metadata["help"])
 

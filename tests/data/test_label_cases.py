@@ -179,7 +179,7 @@ CASES = {
                              {"train": 40, "labels": ("neg", "😀")}),
     "an object": ({"train.jsonl": lines([{"text": {"en": "x"}, "label": "a"}])}, {},
                   "'text': it is an object"),
-    "a list": ({"train.jsonl": lines([{"text": ["x"], "label": "a"}])}, {}, "has a list in column 'text'"),
+    "a list": ({"train.jsonl": lines([{"text": ["x"], "label": "a"}])}, {}, "'text': it is a list"),
     "deep": ({"train.jsonl": "[" * 100_000 + "\n"}, {}, "is not JSON at line 1"),
     "a long number": ({"train.jsonl": '{"text": ' + "1" * 5000 + "}\n"}, {}, "is not JSON at line 1"),
     # What a label is.
@@ -204,7 +204,7 @@ CASES = {
                                 "dev.tsv": table([("c", "pos,neg")])}, {},
                                "'pos,neg' .several labels in one row"),
     "multi in json": ({"train.jsonl": lines([{"text": "x", "label": ["a", "b"]}])}, {},
-                      "train.jsonl at line 1 has a list of 2 labels"),
+                      "train.jsonl at line 1, column 'label': it is a list of 2 labels"),
     "long labels": ({**TRAIN, "dev.tsv": table([("x", "word " * 99)]), "train.tsv": table(
         [(text, f"{i % 20} " * 99) for i, (text, _) in enumerate(ROWS)])}, {}, "has the label 'word word"),
     "numbers beyond all": ({"train.tsv": table(labeled(pos="1e999999999999999999999", neg="12e999999"))}, {},

@@ -12,6 +12,7 @@ import pytest
 from data.file_kinds import compression_of, open_compressed
 from data.labeled import load
 from data.splits import choose_splits
+from data.tables import Dialect
 
 ROWS = [(f'text "{i}', f"pair {i}", "ab"[i % 2]) for i in range(40)]
 
@@ -210,7 +211,9 @@ def test_tfds_labels_become_their_names(tmp_path):
     assert found["train"].text == [f"train {i} é" for i in range(6)]
     assert found["train"].label == ["no", "yes"] * 3 and found.label_names == ("no", "yes")
     assert len(found["test"]) == 6 and found["test"].label == []
-    other = load(source, missing="drop", splits=("test=validation_other",), **columns)
+    other = load(
+        source, missing="drop", dialect=Dialect(splits=("test=validation_other",)), **columns
+    )
     assert other["validation"].text == found["validation"].text
     assert other["test"].text == [f"validation_other {i} é" for i in range(6)]
     assert other["test"].label == ["no", "yes"] * 3
@@ -261,4 +264,4 @@ def test_splits_of_tfds_that_are_ambiguous_or_not_there_are_an_error(names, chos
 def test_splits_are_chosen_for_tfds_alone(tmp_path):
     (tmp_path / "train.tsv").write_text("text\tlabel\na\t0\nb\t1\n")
     with pytest.raises(ValueError, match="task.splits=.* names splits of a TFDS data set, but"):
-        load(f"files:{tmp_path}/train.tsv", splits=("test=validation",))
+        load(f"files:{tmp_path}/train.tsv", dialect=Dialect(splits=("test=validation",)))

@@ -22,7 +22,7 @@ from published import (
 from tokenizers import AddedToken, Tokenizer
 
 from data import tokenizer as tokenizer_module
-from data.labeled import LabeledSplit
+from data.examples import Examples
 from data.special_tokens import SpecialTokenTemplate, template_for
 from huggingface import older_tokenizers, tokenizer_classes
 from huggingface.tokenizer_classes import CLASSES, GENERIC
@@ -40,7 +40,14 @@ def tokens_of(tokenizer, text):
 def encode_pair(tokenizer, architecture, first, second):
     """(ids, token type ids) of a pair as finetuning encodes it."""
     template = template_for(architecture, tokenizer.special_ids(), tokenizer.template)
-    found = encode(LabeledSplit([first], [second], []), tokenizer, template, 60, (), 0)
+    found = encode(
+        Examples({"text": [first]} | ({"text_pair": [second]} if second else {})),
+        tokenizer,
+        template,
+        60,
+        (),
+        0,
+    )
     count = found.lengths[0]
     return found.tokens[0, :count].tolist(), found.token_type_ids[0, :count].tolist()
 

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from data.labeled import LabeledSplit
+from data.examples import Examples
 from studies.config import StudyConfig
 from training.run_directory import Result
 
@@ -136,6 +136,6 @@ def labeled():
     def split(count):
         labels = [classes[i] for i in rng.integers(0, len(classes), count)]
         texts = [" ".join([*rng.choice(filler, 6), label]) for label in labels]
-        return LabeledSplit(texts, None, labels)
+        return Examples({"text": texts, "label": labels})
 
     return {"train": split(300), "validation": split(100), "test": split(200)}

@@ -16,10 +16,11 @@ import pytest
 
 import models
 from data import tokenizer as tokenizers
-from data.labeled import LabeledSplit
+from data.examples import Examples
 from data.special_tokens import SpecialTokenTemplate
 from tasks import evaluate
-from tasks.classification import Classification, encode
+from tasks.classification import Classification
+from tasks.encoding import encode
 from training import config as configs
 from training.schema import FinetuneConfig
 
@@ -181,7 +182,7 @@ def test_pairs_are_joined_by_sep_and_the_longer_text_is_truncated_first(folder):
 
 def test_the_second_text_starts_after_a_separator_of_several_tokens():
     template = SpecialTokenTemplate((CLS,), (SEP,), (SEP, SEP))
-    split = LabeledSplit(["w1 w2"], ["w3"], [])
+    split = Examples({"text": ["w1 w2"], "text_pair": ["w3"]})
     data = encode(split, tokenizers.of_words(WORDS), template, LENGTH, (), PAD)
     expected = [CLS, *ids("w1 w2"), SEP, SEP, *ids("w3"), SEP]
     assert data.tokens[0, : data.lengths[0]].tolist() == expected
@@ -190,7 +191,7 @@ def test_the_second_text_starts_after_a_separator_of_several_tokens():
 
 
 def test_an_unknown_label_is_an_error_of_one_line():
-    split = LabeledSplit(["w1", "w2"], None, ["good", "ugly"])
+    split = Examples({"text": ["w1", "w2"], "label": ["good", "ugly"]})
     template = SpecialTokenTemplate((CLS,), (SEP,), (SEP,))
     with pytest.raises(ValueError, match="'ugly'.*bad, good") as error:
         encode(split, tokenizers.of_words(WORDS), template, LENGTH, ("bad", "good"), PAD)

@@ -46,11 +46,12 @@ def test_metrics_of_nothing_or_of_an_unknown_name_are_errors(arguments, message)
 def test_predictions_are_written_whole_in_both_formats(tmp_path):
     logits = np.log([[0.75, 0.25], [0.5, 0.5], [0.1, 0.9]])
     arguments = (["no\tway", "yes"], np.array([0, 1, -1]), logits)
-    predictions.write(tmp_path / "test.tsv", *arguments)
+    predictions.write(tmp_path / "test.tsv", predictions.class_rows(*arguments))
     lines = (tmp_path / "test.tsv").read_text().splitlines()
     assert lines[0].split("\t")[:3] == ["id", "label", "prediction"] and len(lines) == 4
     assert lines[3] == "2\t\tyes\t0.1\t0.9"
-    predictions.write(tmp_path / "test.jsonl", *arguments, ids=["a", "b", "c"])
+    rows = predictions.class_rows(*arguments, ids=["a", "b", "c"])
+    predictions.write(tmp_path / "test.jsonl", rows)
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     assert rows[0] == {
         "id": "a", "label": "no\tway", "prediction": "no\tway",
@@ -58,7 +59,7 @@ def test_predictions_are_written_whole_in_both_formats(tmp_path):
     }  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["test.jsonl", "test.tsv"]
     with pytest.raises(ValueError, match="expected a .tsv or .jsonl file"):
-        predictions.write(tmp_path / "test.csv", *arguments)
+        predictions.write(tmp_path / "test.csv", predictions.class_rows(*arguments))
 
 
 @pytest.mark.parametrize("task", FINETUNE_TASKS.values(), ids=FINETUNE_TASKS)

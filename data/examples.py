@@ -1,0 +1,265 @@
+"""Examples of a labeled task: the values of its columns, from TFDS, files or `python_docs`.
+
+Between data/tables.py (or TFDS), which reads columns, and tasks/, which encodes the examples. A labeled
+set fits in memory.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from data import labels, python_docs, tables
+from data.files import expand
+from data.sources import tfds_builder
+from data.splits import SPLITS, choose_splits, split_of
+from data.tables import Dialect, Table
+
+
+def as_text(value):
+    """A text. Raises ValueError for a list."""
+    if isinstance(value, list):
+        raise ValueError("it is a list, expected a text; choose another column, or join it")
+    return value
+
+
+def as_label(value):
+    """A class, None if it is absent. Raises ValueError for a list."""
+    if isinstance(value, list):
+        raise ValueError(labels.multiple(value))
+    return None if value is None else labels.label_of(value) or None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a task reads.
+
+    Attributes:
+      name: of the column.
+      option: field of the task that names it, for errors.
+      convert: function of a value of data/tables.py (text, list of texts or None) that returns the value
+        the task reads, None if it is absent; raises ValueError with the reason and the remedy.
+      is_label: a test split may lack it.
+      is_optional: its values may be absent, and the column too.
+    """
+
+    name: str
+    option: str
+    convert: Callable[[Any], Any] = as_text
+    is_label: bool = False
+    is_optional: bool = False
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of a split: {role: values}, without the labels if the split has none.
+
+    `places` says where each example is from ('FILE at line 3'), for errors.
+    """
+
+    columns: dict[str, list]
+    places: list = field(default_factory=list, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def get(self, role: str) -> list | None:
+        """The values of a role, None if the split has none."""
+        return self.columns.get(role)
+
+    @property
+    def text(self) -> list[str]:
+        return self.columns["text"]
+
+    @property
+    def text_pair(self) -> list[str] | None:
+        return self.columns.get("text_pair")
+
+    @property
+    def label(self) -> list:
+        """[] without labels."""
+        return self.columns.get("label", [])
+
+    def take(self, indices) -> "Examples":
+        """The examples int[n], in that order."""
+        numbers = [int(i) for i in indices]
+        columns = {role: [values[i] for i in numbers] for role, values in self.columns.items()}
+        return Examples(columns, [self.places[i] for i in numbers] if self.places else [])
+
+
+def read(
+    source: str,
+    columns: dict[str, Column],
+    dialect: Dialect,
+    missing: str = "error",
+    cache_dir: str = "",
+    log: Callable[[str], None] = lambda line: None,
+) -> dict[str, Examples]:
+    """{split: Examples} of `python_docs`, `tfds:NAME` or `files:PATTERN`, in the order of SPLITS.
+
+    Args:
+      source: a word of a file's path says its split.
+      columns: {role: Column}.
+      dialect: how TSV and CSV files are written.
+      missing: what to do with a row that lacks a value: 'error' or 'drop'.
+      log: receives a line about rows that are dropped.
+
+    Raises FileNotFoundError or ValueError of one line, also if there is no train split.
+    """
+    dialect.check()
+    names = tuple(dict.fromkeys(column.name for column in columns.values()))
+    found = _tables(source, names, dialect, cache_dir, log)
+    if "train" not in found:
+        raise ValueError(
+            f"{source} has no train split, but {', '.join(found)}: name a file train.tsv (or .csv, .jsonl)"
+        )
+    splits = {}
+    for split in (split for split in SPLITS if split in found):
+        there = columns
+        if split == "test" and _is_unlabeled(found[split], columns, splits["train"]):
+            there = {role: column for role, column in columns.items() if not column.is_label}
+        splits[split] = examples_of(split, found[split], there, missing, log)
+    return splits
+
+
+def _tables(source, columns, dialect, cache_dir, log) -> dict[str, list[Table]]:
+    scheme, _, rest = source.partition(":")
+    if dialect.splits and scheme != "tfds":
+        raise ValueError(
+            f"task.splits={dialect.splits!r} names splits of a TFDS data set, but task.source is {source!r}: "
+            "leave it out; a word of a file's path says its split"
+        )
+    if scheme == "python_docs":
+        directory, _ = python_docs.prepare(rest, cache_dir, log)
+        return _tfds(str(python_docs.directory_of(directory, "labeled")), columns)
+    if scheme == "tfds" and rest:
+        return _tfds(rest, columns, dialect.splits, log)
+    if scheme == "files" and rest:
+        found = defaultdict(list)
+        paths = expand(rest, log)
+        for split, path in [(split_of(path), path) for path in paths]:
+            found[split].append(tables.read(path, columns, dialect, log))
+        return found
+    raise ValueError(
+        f"task.source {source!r} is not a labeled set: choose python_docs, tfds:NAME or "
+        "files:/path/{train,validation}.tsv"
+    )
+
+
+def _tfds(name, columns, chosen=(), log=lambda line: None) -> dict[str, list[Table]]:
+    """The splits of a TFDS dataset. Class labels become their names, -1 an absent value."""
+    builder = tfds_builder(name)
+    features = builder.info.features
+    there = [column for column in columns if column in features]
+    found = defaultdict(list)
+    for split, name_there in choose_splits(f"tfds:{name}", list(builder.info.splits), chosen, log):
+        table = Table(
+            f"tfds:{name}, split {name_there},",
+            list(features),
+            {c: [] for c in there},
+            unit="record",
+        )
+        data = builder.as_data_source(name_there)
+        for start in range(0, len(data), 1024):
+            numbers = list(range(start, min(start + 1024, len(data))))
+            for number, record in zip(numbers, data.__getitems__(numbers), strict=True):
+                table.add(number, {c: _tfds_value(record[c], features[c]) for c in there})
+        found[split].append(table)
+    return found
+
+
+def _tfds_value(value, feature):
+    if hasattr(feature, "int2str"):
+        return feature.int2str(int(value)) if int(value) >= 0 else None
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic) and not isinstance(value, bytes):
+        return None if value != value else str(value)  # NaN differs from itself
+    return value
+
+
+def examples_of(split, found: list[Table], columns: dict[str, Column], missing, log) -> Examples:
+    """The examples of the tables of a split; as in `read`."""
+    for table in found:
+        for column in columns.values():
+            if column.name not in table.columns and not column.is_optional:
+                raise table.missing_column(column.name, f"task.{column.option}")
+    values, places, dropped = {role: [] for role in columns}, [], 0
+    for table in found:
+        for row in range(len(table.numbers)):
+            converted = {role: _value(table, row, column) for role, column in columns.items()}
+            absent = [
+                columns[role].name
+                for role, value in converted.items()
+                if value is None and not columns[role].is_optional
+            ]
+            if absent and missing == "error":
+                raise ValueError(
+                    f"{table.at(row)} has no value in column {absent[0]!r}: add it, or set "
+                    "task.missing=drop to leave such rows out"
+                )
+            if absent:
+                dropped += 1
+                continue
+            places.append(Place(table, row))
+            for role, value in converted.items():
+                values[role].append(value)
+    if dropped:
+        log(
+            f"{dropped:,} of {dropped + len(places):,} {split} rows have no text or label and are "
+            "dropped: ids in predictions count the others"
+        )
+    if not places:
+        why = f"all {dropped:,} rows were dropped" if dropped else "it has no row"
+        raise ValueError(
+            f"{place_of(found)}: the {split} split is empty, {why}: add rows, or leave it out"
+        )
+    return Examples(values, places)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an example is from; its text is 'FILE at line 3'."""
+
+    table: Table
+    row: int
+
+    def __str__(self) -> str:
+        return self.table.at(self.row)
+
+    @property
+    def number(self) -> int:
+        """Line of the file, or number of the record."""
+        return self.table.numbers[self.row]
+
+
+def place_of(found: list[Table]) -> str:
+    """The files of a split, for an error."""
+    return found[0].place + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+
+
+def _value(table, row, column):
+    values = table.columns.get(column.name)
+    try:
+        return None if values is None else column.convert(values[row])
+    except ValueError as error:
+        raise ValueError(f"{table.at(row)}, column {column.name!r}: {error}") from error
+
+
+def _is_unlabeled(found, columns, train) -> bool:
+    """Whether a test split has no label at all, as in GLUE: no column, no value, or -1, ?, ... everywhere."""
+    for role, column in columns.items():
+        if not column.is_label:
+            continue
+        known = {label for label in train.get(role) if isinstance(label, str)}
+        for table in found:
+            for value in table.columns.get(column.name, [None]):
+                label = labels.label_of(value) if isinstance(value, str) else value
+                is_absent = label is None or (
+                    isinstance(label, str) and label not in known and labels.is_like_no_label(label)
+                )
+                if not is_absent:
+                    return False
+    return any(column.is_label for column in columns.values())
