@@ -16,8 +16,9 @@ NON_STRUCTURAL_FIELDS = (
 
 
 def option(default, help, kw_only=False, **metadata):
-    """A dataclass field with a default, one line of help, and optionally choices=, min=, max=, or
-    words=: strings that the field accepts besides values of its type."""
+    """A dataclass field with a default, one line of help, and optionally choices=, min=, max=,
+    words=: strings that the field accepts besides values of its type, or axis=True: a tuple of values
+    gives one replica each (training/replicas.py)."""
     return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 

@@ -184,6 +184,14 @@ class LoadedTask:
         """{metric: value} of the predictions; {} for a split without labels."""
         raise NotImplementedError
 
+    def with_seed(self, seed: int) -> "LoadedTask":
+        """The task with another data seed: another order of the examples, another label subset."""
+        raise NotImplementedError
+
+    def constant_scores(self, split: str) -> dict[str, float]:
+        """{metric: score} of the best prediction that is the same for all examples; {} for unknown."""
+        return {}
+
     def write_predictions(self, folder, split: str, predictions: Any) -> None:
         """Writes the predictions of a split into the run directory; the default writes nothing."""
 

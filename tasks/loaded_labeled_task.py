@@ -137,6 +137,17 @@ class LoadedLabeledTask(LoadedTask):
         for indices in example_order.sequential(len(self.encoded[split]), self.eval_batch_size):
             yield self.batch(split, self._local(indices))
 
+    def with_seed(self, seed):
+        if seed == self.seed:
+            return self
+        examples = example_order.stratified_subset(
+            self.encoded["train"].strata, self.task.num_train_examples, seed
+        )
+        fields = self.task.loaded_fields(
+            self.label_names, self.model_config, self.encoded, examples
+        )
+        return dataclasses.replace(self, seed=seed, examples=examples, **fields)
+
     def has_split(self, split):
         return split in self.encoded
 
