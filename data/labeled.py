@@ -57,7 +57,7 @@ def load(
     splits = read(source, columns, dialect or Dialect(), missing, cache_dir, log)
     counts = Counter(splits["train"].label)
     if label_column:
-        labels.check(counts, _files(splits["train"]))
+        labels.check(counts, files_of(splits["train"]))
         for examples in splits.values():
             for label, place in zip(examples.label, examples.places, strict=False):
                 if label not in counts:
@@ -78,9 +78,21 @@ def text_columns(text_column: str, text_pair_column: str) -> dict[str, Column]:
     return columns
 
 
-def _files(examples: Examples) -> str:
+def files_of(examples: Examples) -> str:
     """The files of a split, for an error."""
     return place_of(list({id(place.table): place.table for place in examples.places}.values()))
+
+
+def complete(
+    source: str, splits: dict[str, Examples], label_names, fraction: float, log,
+    roles=("text", "text_pair"),
+) -> LabeledSplits:  # fmt: skip
+    """The labeled set of splits that have been read and checked, with a validation split; logs what is
+    made, absent, or in two splits. Arguments as in `load` and `overlap`."""
+    make_validation(source, splits, fraction, log)
+    log(overlap(splits, roles))
+    contents = {split: examples.columns for split, examples in splits.items()}
+    return LabeledSplits(splits, digest(contents), tuple(label_names))
 
 
 def make_validation(source: str, splits: dict[str, Examples], fraction: float, log) -> None:
@@ -145,8 +157,11 @@ def _split_validation(splits: dict[str, Examples], fraction: float) -> None:
 
 def _texts(examples: Examples) -> list[str]:
     """The first text of each example, by which copies are found."""
-    first = next(iter(examples.columns.values()))
-    return [value if isinstance(value, str) else " ".join(map(str, value)) for value in first]
+    return _joined(next(iter(examples.columns.values())))
+
+
+def _joined(values) -> list[str]:
+    return [value if isinstance(value, str) else " ".join(map(str, value)) for value in values]
 
 
 def _notes(splits: dict[str, Examples], counts: Counter) -> list[str]:
@@ -177,13 +192,12 @@ def _notes(splits: dict[str, Examples], counts: Counter) -> list[str]:
     return lines
 
 
-def overlap(splits: dict[str, Examples]) -> str:
-    """A line about the examples of a split whose texts are also in an earlier one."""
+def overlap(splits: dict[str, Examples], roles=("text", "text_pair")) -> str:
+    """A line about the examples of a split whose texts, the columns `roles`, are also in an earlier one."""
     keys = {}
     for split in (split for split in SPLITS if split in splits):
-        texts = _texts(splits[split])
-        pairs = splits[split].text_pair or [""] * len(texts)
-        keys[split] = [(_key(a), _key(b)) for a, b in zip(texts, pairs, strict=True)]
+        there = [_joined(v) for role in roles if (v := splits[split].get(role)) is not None]
+        keys[split] = [tuple(map(_key, row)) for row in zip(*there, strict=True)]
     repeated = len(keys["train"]) - len(set(keys["train"]))
     found, copies = [f"{repeated:,} of {len(keys['train']):,} train examples repeat another"], 0
     for first, second in itertools.combinations(keys, 2):

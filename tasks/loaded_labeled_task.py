@@ -86,6 +86,7 @@ class LoadedLabeledTask(LoadedTask):
 
     def init(self, rngs, model):
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract_batch)
+        batch = self.rows_of(batch)
         params = model.init(rngs["init"], batch.inputs, batch.decoder_inputs)["params"]
         states = jnp.zeros((1, self.model_config.emb_dim), jnp.float32)
         head = self.head.init(rngs["head"], states)["params"]
@@ -101,8 +102,13 @@ class LoadedLabeledTask(LoadedTask):
         """The states [B, ..., D] that the head reads, of the last hidden states [B, T, D]."""
         raise NotImplementedError
 
+    def rows_of(self, batch: Batch) -> Batch:
+        """The batch with inputs [B, T], as the model reads them."""
+        return batch
+
     def outputs(self, model, params, batch, dropout_rng=None):
         """The head's float32[B, ...] of every row, including padding rows."""
+        batch = self.rows_of(batch)
         rngs = [{}, {}]
         if dropout_rng is not None:
             rngs = [{"dropout": rng} for rng in jax.random.split(dropout_rng)]
@@ -171,7 +177,10 @@ class LoadedLabeledTask(LoadedTask):
 
     def model_inputs(self, split, indices, width=None) -> tuple[ModelInputs, np.ndarray]:
         """(the token ids of the examples int[B], padded to `width`; int32[B] their lengths)."""
-        encoded = self.encoded[split]
+        return self.inputs_of(self.encoded[split], indices, width)
+
+    def inputs_of(self, encoded: Encoded, indices, width=None) -> tuple[ModelInputs, np.ndarray]:
+        """As `model_inputs`, of the rows int[B] of any encoded texts."""
         chosen, real = self.real(indices)
         lengths = np.where(real, encoded.lengths[chosen], 0).astype(np.int32)
         tokens = encoded.tokens[chosen][:, :width]
@@ -250,8 +259,5 @@ class LoadedLabeledTask(LoadedTask):
         for name, split in self.encoded.items():
             lines.append(split.describe_unknown(name))
             if split.num_truncated:
-                lines.append(
-                    f"{split.num_truncated:,} of {len(split):,} {name} examples were truncated to "
-                    f"{self.task.max_seq_len} tokens"
-                )
+                lines.append(split.describe_truncated(name, self.task.max_seq_len))
         return lines

@@ -31,8 +31,8 @@ class TextColumns:
 
 
 @dataclasses.dataclass(frozen=True)
-class PooledTask(TextColumns, LabeledTask):
-    """A task whose head reads one state per text, or per pair of texts."""
+class PooledTask(LabeledTask):
+    """A task whose head reads one state per text, per pair of texts, or per choice."""
 
     head_dropout_rate: float = option(0.1, "dropout before the classifier", min=0.0, max=0.99)
     pooler: bool = option(False, "dense layer and activation before the classifier")
