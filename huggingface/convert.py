@@ -19,6 +19,7 @@ from huggingface.run_contents import RunContents, load_run, save_run
 from huggingface.tokenizers import padding, read_tokenizer, write_tokenizer
 from huggingface.weights import Leaf, inside, open_weights, read_json, write_weights
 from huggingface.whole import written_whole
+from tasks import TASKS
 from training import checkpoint, paths, run_directory
 from training.config import ConfigError
 
@@ -68,9 +69,12 @@ def _read_hf(source):
         raise ConfigError(f"{str(source)!r} has no config.json; {remedy}")
     config = read_json(inside(source, "config.json"))
     family, name = _family_and_class(config, source)
-    head = task_head(family.classes[name].split())
+    head, labels = task_head(family.classes[name].split()), []
     model, ignored = family.read_config(config)
-    labels = published.labels_of(config, family) if head else []
+    if head and TASKS[head].hf_problem_type:
+        labels = published.labels_of(config, family)
+        head = published.head_of(config, head, len(labels))
+    family = family.for_head(head)
     weights = open_weights(source, name)
     family, stored = tensors.named(family, weights, source)
     tied = tensors.is_tied(family, model, weights, stored)
@@ -126,7 +130,7 @@ def _read_hf(source):
         "not_used": published.ignored_line(ignored, left_out),
     }
     if head:
-        origin |= {"head": head, "head_needs": needs, **published.head_origin(config, len(labels))}
+        origin |= {"head_needs": needs, **published.head_origin(config, head)}
     config = {"huggingface": str(source), "seed": {}}
     return RunContents(str(source), model, arrays, tokenizer, labels, origin, config)
 

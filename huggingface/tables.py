@@ -32,7 +32,7 @@ def families() -> str:
     for family in FAMILIES.values():
         heads = [head.rstrip("?") for each in family.classes.values() for head in each.split()]
         heads = [head for head in dict.fromkeys(heads) if "/" not in head]
-        needs = [each for needs in family.head_needs.values() for each in needs.items()]
+        needs = dict.fromkeys(e for needs in family.head_needs.values() for e in needs.items())
         options = " ".join(f"`{name}={value}`" for name, value in needs)
         if family.pooling_key[0]:
             options += f" `pooling={' or '.join(family.pooling_key[1])}`"

@@ -310,14 +310,16 @@ def _published_head(run, task):
     """(for each label of the task its index in a published head, or [] if the head is dropped; notes)."""
     manifest = run_directory.read_manifest(run)
     origin, labels = manifest.get("huggingface", {}), manifest.get("labels", [])
-    if not labels or origin.get("head") != task.name:
+    if not origin.get("head"):
         return [], []
-    kind = origin.get("problem_type", task.task.hf_problem_type)
-    if kind != task.task.hf_problem_type:
-        return [], [
-            f"the published head is dropped: its problem_type is {kind}, which this task is not"
-        ]
-    if sorted(labels) != sorted(task.label_names):
+    if origin["head"] != task.name:
+        return [], [f"the published head is dropped: it is of config.task.name={origin['head']}"]
+    if not task.task.hf_problem_type.endswith("classification") and len(labels) < 2:
+        order, kept = [0], "the published head is kept"  # one output, whose name says nothing
+    elif sorted(labels) == sorted(task.label_names):
+        order = [labels.index(label) for label in task.label_names]
+        kept = "the published head is kept: its labels are those of the task"
+    else:
         return [], [
             f"the published head is dropped: its labels are {', '.join(labels[:6])}, those of the task "
             f"{', '.join(task.label_names[:6])}"
@@ -330,9 +332,7 @@ def _published_head(run, task):
     ]
     if wrong:
         return [], [f"the published head is dropped; {' '.join(wrong)} would keep it"]
-    return [labels.index(label) for label in task.label_names], [
-        "the published head is kept: its labels are those of the task"
-    ]
+    return order, [kept]
 
 
 def _reorder_classes(params, shardings, head, order):

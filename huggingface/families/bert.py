@@ -72,6 +72,7 @@ BERT = Family(
         "BertForMaskedLM": "lm pair?",
         "BertForNextSentencePrediction": "pair",
         "BertForSequenceClassification": "classification",
+        "BertForMultipleChoice": "multiple_choice",
         "BertModel": "pair/pooler?",
     },
     params=[
@@ -83,6 +84,8 @@ BERT = Family(
         *dense("heads/pair/output", "cls.seq_relationship"),
         *dense("heads/classification/pooler", "bert.pooler.dense"),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/multiple_choice/pooler", "bert.pooler.dense"),
+        *dense("heads/multiple_choice/output", "classifier"),
     ],
     config_keys=CONFIG_KEYS,
     fixed=FIXED,
@@ -93,5 +96,8 @@ BERT = Family(
     legacy_suffixes=LEGACY_SUFFIXES,
     ignored=IGNORED,
     head_dropout_key="classifier_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
+    head_needs=dict.fromkeys(
+        ("classification", "multiple_choice"),
+        {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
+    ),
 )

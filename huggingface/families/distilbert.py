@@ -14,6 +14,7 @@ DISTILBERT = Family(
     classes={
         "DistilBertForMaskedLM": "lm",
         "DistilBertForSequenceClassification": "classification",
+        "DistilBertForMultipleChoice": "multiple_choice",
         "DistilBertModel": "",
     },
     params=[
@@ -30,6 +31,8 @@ DISTILBERT = Family(
         ParamMap("heads/lm/bias", "vocab_projector.bias", VOCAB),
         *dense("heads/classification/pooler", "pre_classifier"),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/multiple_choice/pooler", "pre_classifier"),
+        *dense("heads/multiple_choice/output", "classifier"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 30522),
@@ -57,5 +60,8 @@ DISTILBERT = Family(
         **training("qa_dropout"),
     },
     head_dropout_key="seq_classif_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "relu", "pooling": "cls"}},
+    head_needs=dict.fromkeys(
+        ("classification", "multiple_choice"),
+        {"pooler": True, "pooler_activation": "relu", "pooling": "cls"},
+    ),
 )

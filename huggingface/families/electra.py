@@ -15,6 +15,7 @@ ELECTRA = Family(
         "ElectraForMaskedLM": "lm",
         "ElectraForPreTraining": "discriminator",
         "ElectraForSequenceClassification": "classification",
+        "ElectraForMultipleChoice": "multiple_choice",
         "ElectraModel": "",
     },
     params=[
@@ -27,6 +28,8 @@ ELECTRA = Family(
         *dense("heads/discriminator/output", "discriminator_predictions.dense_prediction"),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
+        *dense("heads/multiple_choice/pooler", "sequence_summary.summary"),
+        *dense("heads/multiple_choice/output", "classifier"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -43,5 +46,15 @@ ELECTRA = Family(
         "summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"
     ),
     head_dropout_key="classifier_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"}},
+    head_keys={
+        "multiple_choice": {
+            "summary_type": "first",
+            "summary_use_proj": True,
+            "summary_activation": "gelu",
+        }
+    },
+    head_needs=dict.fromkeys(
+        ("classification", "multiple_choice"),
+        {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
+    ),
 )

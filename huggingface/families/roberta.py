@@ -34,6 +34,7 @@ def _classes(name):
     return {
         f"{name}ForMaskedLM": "lm pair/pooler?",
         f"{name}ForSequenceClassification": "classification",
+        f"{name}ForMultipleChoice": "multiple_choice",
         f"{name}Model": "pair/pooler?",
     }
 
@@ -50,6 +51,8 @@ ROBERTA = Family(
         *dense("heads/pair/pooler", "roberta.pooler.dense"),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
+        *dense("heads/multiple_choice/pooler", "roberta.pooler.dense"),
+        *dense("heads/multiple_choice/output", "classifier"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -69,7 +72,10 @@ ROBERTA = Family(
     },
     ignored=bert.IGNORED,
     head_dropout_key="classifier_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
+    head_needs=dict.fromkeys(
+        ("classification", "multiple_choice"),
+        {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
+    ),
 )
 XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", classes=_classes("XLMRoberta"))
 XLM_ROBERTA = dataclasses.replace(
