@@ -74,6 +74,7 @@ def _read_hf(source):
     if head and TASKS[head].hf_problem_type:
         labels = published.labels_of(config, family)
         head = published.head_of(config, head, len(labels))
+        labels = labels if head != "regression" or len(labels) > 1 else []
     family = family.for_head(head)
     weights = open_weights(source, name)
     family, stored = tensors.named(family, weights, source)

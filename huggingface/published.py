@@ -78,7 +78,7 @@ def head_keys(contents, family: Family, head: str, task: dict) -> dict[str, Any]
         return origin["head_keys"] | pooling
     found = {}
     if problem := TASKS[head].hf_problem_type:
-        labels = dict(enumerate(contents.labels))
+        labels = dict(enumerate(contents.labels or ["LABEL_0"]))  # as transformers names one output
         found = {
             "id2label": {str(i): label for i, label in labels.items()},
             "label2id": {label: i for i, label in labels.items()},

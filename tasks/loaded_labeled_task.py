@@ -86,7 +86,7 @@ class LoadedLabeledTask(LoadedTask):
 
     def init(self, rngs, model):
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract_batch)
-        batch = self.rows_of(batch)
+        batch = self.model_batch(batch)
         params = model.init(rngs["init"], batch.inputs, batch.decoder_inputs)["params"]
         states = jnp.zeros((1, self.model_config.emb_dim), jnp.float32)
         head = self.head.init(rngs["head"], states)["params"]
@@ -102,13 +102,13 @@ class LoadedLabeledTask(LoadedTask):
         """The states [B, ..., D] that the head reads, of the last hidden states [B, T, D]."""
         raise NotImplementedError
 
-    def rows_of(self, batch: Batch) -> Batch:
+    def model_batch(self, batch: Batch) -> Batch:
         """The batch with inputs [B, T], as the model reads them."""
         return batch
 
     def outputs(self, model, params, batch, dropout_rng=None):
         """The head's float32[B, ...] of every row, including padding rows."""
-        batch = self.rows_of(batch)
+        batch = self.model_batch(batch)
         rngs = [{}, {}]
         if dropout_rng is not None:
             rngs = [{"dropout": rng} for rng in jax.random.split(dropout_rng)]
@@ -257,7 +257,5 @@ class LoadedLabeledTask(LoadedTask):
             f"training examples, {splits}"
         ]
         for name, split in self.encoded.items():
-            lines.append(split.describe_unknown(name))
-            if split.num_truncated:
-                lines.append(split.describe_truncated(name, self.task.max_seq_len))
+            lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
         return lines

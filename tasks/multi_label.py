@@ -53,7 +53,7 @@ class MultiLabel(TextColumns, PooledTask):
         if len({*names}) < len(names) or not all(n and isinstance(n, str) for n in names):
             raise ValueError(f"label_columns={names!r}: expected different names of columns")
 
-    def read(self, log=lambda line: None):
+    def example_columns(self):
         self.check_columns()
         columns = labeled.text_columns(self.text_column, self.text_pair_column)
         if self.label_columns:
@@ -68,7 +68,10 @@ class MultiLabel(TextColumns, PooledTask):
                 targets.as_labels(self.label_separator),
                 is_label=True,
             )
-        splits = read(self.source, columns, self.dialect, self.missing, log=log)
+        return columns
+
+    def read(self, log=lambda line: None):
+        splits = read(self.source, self.example_columns(), self.dialect, self.missing, log=log)
         splits = {split: self._with_label_lists(examples) for split, examples in splits.items()}
         train = splits["train"]
         place = labeled.files_of(train)

@@ -49,7 +49,7 @@ class MultipleChoice(PooledTask):
         choices=("auto", *targets.ANSWER_FORMS),
     )
 
-    def read(self, log=lambda line: None):
+    def example_columns(self):
         columns = {"text": Column(self.text_column, "text_column")}
         if (
             self.context_column
@@ -64,8 +64,11 @@ class MultipleChoice(PooledTask):
         else:
             columns["choices"] = Column(self.choices_column, "choices_column", targets.as_choices)
         columns["label"] = Column(self.label_column, "label_column", as_label, is_label=True)
-        found = read(self.source, columns, self.dialect, self.missing, log=log)
-        splits = {split: self._with_choices(examples) for split, examples in found.items()}
+        return columns
+
+    def read(self, log=lambda line: None):
+        found = read(self.source, self.example_columns(), self.dialect, self.missing, log=log)
+        splits = {split: self.with_choices(examples) for split, examples in found.items()}
         known = [examples for examples in splits.values() if examples.label]
         answers = iter(targets.answers(
             [label for each in known for label in each.label],
@@ -90,9 +93,11 @@ class MultipleChoice(PooledTask):
                 f"task.choice_columns={names!r}: expected the names of at least two different columns"
             )
 
-    def _with_choices(self, examples: Examples) -> Examples:
+    def with_choices(self, examples: Examples) -> Examples:
         """The examples with the choices of their columns as lists; a row may lack the last ones."""
         columns = dict(examples.columns)
+        if "choices" in columns:
+            return examples
         each = [columns.pop(f"choice {n}") for n in range(len(self.choice_columns))]
         for row, choices in enumerate(zip(*each, strict=True)):
             there = [choice for choice in choices if choice is not None]
@@ -106,7 +111,7 @@ class MultipleChoice(PooledTask):
         return Examples(columns, examples.places)
 
     def encode(self, examples, tokenizer, template, label_names, architecture):
-        choices = examples.get("choices")
+        choices = self.with_choices(examples).get("choices")
         counts = np.array([len(each) for each in choices], np.int32)
         first, second = [], []
         contexts = examples.get("context") or [None] * len(examples)
@@ -141,11 +146,13 @@ class EncodedChoices(Encoded):
     starts: np.ndarray | None = None  # int[n]
     counts: np.ndarray | None = None  # int32[n] choices of each question
 
-    def describe_truncated(self, name, length):
-        return (
-            f"{self.num_truncated:,} of {len(self.rows):,} {name} choices were truncated to {length} tokens, "
-            "with their texts"
-        )
+    def describe_truncated(self, name, task):
+        if not self.num_truncated:
+            return []
+        return [
+            f"{self.num_truncated:,} of {len(self.rows):,} {name} choices with their texts were truncated to "
+            f"{task.max_seq_len} tokens"
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +168,7 @@ class LoadedMultipleChoice(LoadedPooledTask):
     def tokens_per_step(self):
         return super().tokens_per_step * self.num_choices
 
-    def rows_of(self, batch):
+    def model_batch(self, batch):
         def rows(tree):
             return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
@@ -220,7 +227,7 @@ class LoadedMultipleChoice(LoadedPooledTask):
         return choice_scores(answers, predictions) if (answers >= 0).all() else {}
 
     def prediction_rows(self, split, outputs):
-        choices = self.texts[split].get("choices")
+        choices = self.task.with_choices(self.texts[split]).get("choices")
         return predictions.choice_rows(choices, self.encoded[split].labels, outputs)
 
     def describe_labels(self):

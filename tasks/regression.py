@@ -34,17 +34,17 @@ class Regression(TextColumns, PooledTask):
         "the head learns (value - mean) / standard deviation of the train split; predictions are values",
     )
 
-    def read(self, log=lambda line: None):
+    def example_columns(self):
         self.check_columns()
         columns = labeled.text_columns(self.text_column, self.text_pair_column)
-        columns["value"] = Column(
-            self.label_column, "label_column", targets.as_value, is_label=True
-        )
-        splits = read(self.source, columns, self.dialect, self.missing, log=log)
+        value = Column(self.label_column, "label_column", targets.as_value, is_label=True)
+        return columns | {"value": value}
+
+    def read(self, log=lambda line: None):
+        splits = read(self.source, self.example_columns(), self.dialect, self.missing, log=log)
         train = splits["train"]
         targets.check_values(train.get("value"), labeled.files_of(train))
-        names = (self.label_column,)  # of the one output
-        return labeled.complete(self.source, splits, names, self.validation_fraction, log)
+        return labeled.complete(self.source, splits, (), self.validation_fraction, log)
 
     def encode(self, examples, tokenizer, template, label_names, architecture):
         encoded = super().encode(examples, tokenizer, template, label_names, architecture)
