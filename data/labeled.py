@@ -177,12 +177,17 @@ def _notes(splits: dict[str, Examples], counts: Counter) -> list[str]:
     return lines
 
 
-def overlap(splits: dict[str, Examples]) -> str:
-    """A line about the examples of a split whose texts are also in an earlier one."""
+def overlap(splits: dict[str, Examples], second: str = "text_pair") -> str:
+    """A line about the examples of a split whose texts are also in an earlier one.
+
+    Args:
+      splits: {split: Examples}.
+      second: role of the text that makes a pair with the first one, where a split has it.
+    """
     keys = {}
     for split in (split for split in SPLITS if split in splits):
         texts = _texts(splits[split])
-        pairs = splits[split].text_pair or [""] * len(texts)
+        pairs = splits[split].get(second) or [""] * len(texts)
         keys[split] = [(_key(a), _key(b)) for a, b in zip(texts, pairs, strict=True)]
     repeated = len(keys["train"]) - len(set(keys["train"]))
     found, copies = [f"{repeated:,} of {len(keys['train']):,} train examples repeat another"], 0

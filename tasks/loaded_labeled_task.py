@@ -35,7 +35,7 @@ class LoadedLabeledTask(LoadedTask):
     Subclasses define `name`, `batch`, `losses` and, on the host, `score` and `prediction_rows`.
     """
 
-    head: nn.Module
+    head: nn.Module | None  # None: the model's own LM head
     model_config: ModelConfig
     pad: int
     start: int  # first token of an encoder-decoder's decoder
@@ -248,10 +248,5 @@ class LoadedLabeledTask(LoadedTask):
             f"training examples, {splits}"
         ]
         for name, split in self.encoded.items():
-            lines.append(split.describe_unknown(name))
-            if split.num_truncated:
-                lines.append(
-                    f"{split.num_truncated:,} of {len(split):,} {name} examples were truncated to "
-                    f"{self.task.max_seq_len} tokens"
-                )
+            lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
         return lines
