@@ -180,7 +180,7 @@ def _tfds(name: str, columns) -> dict[str, list[Table]]:
     there = [column for column in columns if column in features]
     found = defaultdict(list)
     for name_there in builder.info.splits:
-        split = SPLIT_WORDS.get(name_there)
+        split = SPLIT_WORDS.get(name_there.removesuffix("_matched"))  # of MultiNLI
         if split is None:
             continue
         table = Table(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from objectives.base import Objective
 from objectives.batch import Batch
-from objectives.loss import chunked_cross_entropy
+from objectives.loss import chunked_cross_entropy, token_losses
 
 
 @runtime_checkable
@@ -75,15 +75,38 @@ def loss_of(objective: Objective) -> TrainingLoss:
     return objective if isinstance(objective, TrainingLoss) else LMLoss(objective.z_loss)
 
 
-def lm_scores(model, params, hidden: jax.Array, batch: Batch, z_loss: float = 0.0) -> dict:
+def lm_scores(
+    model,
+    params,
+    hidden: jax.Array,
+    batch: Batch,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> dict:
     """{'lm': (sum, weight), 'accuracy': (sum, weight)} of the targets, from the hidden states [B,N,D]
     that predict them."""
-    features = model.apply({"params": params}, hidden, method="lm_features")
-    table, bias = model.apply({"params": params}, method="output_embedding")
     total, weight, correct = chunked_cross_entropy(
-        features, table, bias, batch.targets, batch.loss_weights, model.config.vocab_size, z_loss
+        *_lm_head(model, params, hidden),
+        batch.targets,
+        batch.loss_weights,
+        model.config.vocab_size,
+        z_loss,
+        label_smoothing,
     )
     return {"lm": (total, weight), "accuracy": (correct, weight)}
+
+
+def lm_token_losses(model, params, hidden: jax.Array, targets) -> tuple[jax.Array, jax.Array]:
+    """(-log p(target), 1 for a correct prediction) float32[B,N] of targets int32[B,N], from the hidden
+    states [B,N,D] that predict them; no gradient."""
+    head = _lm_head(model, params, hidden)
+    return token_losses(*head, targets, model.config.vocab_size)
+
+
+def _lm_head(model, params, hidden):
+    """(features [B,N,E], output embedding [V,E], bias [V] or None): logits are their product."""
+    features = model.apply({"params": params}, hidden, method="lm_features")
+    return features, *model.apply({"params": params}, method="output_embedding")
 
 
 def hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) -> jax.Array:

@@ -9,10 +9,11 @@ from tasks.multi_label import MultiLabel
 from tasks.multiple_choice import MultipleChoice
 from tasks.pretraining import Pretraining
 from tasks.regression import Regression
+from tasks.seq2seq import Seq2seq
 
 TASKS = {
     task.name: task
-    for task in (Pretraining, Classification, Regression, MultiLabel, MultipleChoice)
+    for task in (Pretraining, Classification, Regression, MultiLabel, MultipleChoice, Seq2seq)
 }
 # Those that finetune.py trains: variants of the config section `task`.
 FINETUNE_TASKS = {name: task for name, task in TASKS.items() if task is not Pretraining}

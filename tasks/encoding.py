@@ -47,6 +47,15 @@ class Encoded:
         """A line for the log, with the share of unknown tokens."""
         return describe_unknown(name, self.num_unknown, self.num_tokens)
 
+    def describe_truncated(self, name: str, task) -> list[str]:
+        """Lines for the log about the texts that `task` truncates; [] if there are none."""
+        if not self.num_truncated:
+            return []
+        return [
+            f"{self.num_truncated:,} of {len(self):,} {name} examples were truncated to "
+            f"{task.max_seq_len} tokens"
+        ]
+
 
 def encode(
     examples: Examples, tokenizer, template: SpecialTokenTemplate, length: int, label_names,

@@ -23,6 +23,7 @@ class LabeledTask(Task):
     """A task on a labeled set. Subclasses define `loaded_type`, `read`, `encode` and `loaded_fields`."""
 
     loaded_type: ClassVar[type]  # a LoadedLabeledTask
+    length_options: ClassVar[tuple[str, ...]] = ("max_seq_len",)  # those that decide `longest`
 
     source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
     columns: tuple = option((), "names of the columns of TSV and CSV files without a header")
@@ -139,11 +140,21 @@ class LabeledTask(Task):
 
     def check_model(self, model_config: ModelConfig) -> None:
         """Raises ValueError if the options do not fit the model."""
-        if model_config.positions == "learned" and self.max_seq_len > model_config.max_length:
-            raise ValueError(
-                f"task.max_seq_len={self.max_seq_len}, but the pretrained model has "
-                f"{model_config.max_length} learned positions: set it to at most that"
+        length = self.longest(model_config.architecture)
+        if model_config.positions == "learned" and length > model_config.max_length:
+            given = " and ".join(
+                f"task.{name}={getattr(self, name)}" for name in self.length_options
             )
+            raise ValueError(
+                f"{given}, but the pretrained model has {model_config.max_length} learned positions: "
+                "set it to at most that"
+                + f", both together if they share a row ({length} tokens)"
+                * (length > self.max_seq_len)
+            )
+
+    def longest(self, architecture: str) -> int:
+        """Tokens of the longest sequence that a model reads."""
+        return self.max_seq_len
 
     def outline(self, config, model_config, tokenizer_file):
         self.check_model(model_config)

@@ -35,7 +35,7 @@ class LoadedLabeledTask(LoadedTask):
     Subclasses define `name`, `batch`, `losses` and, on the host, `score` and `prediction_rows`.
     """
 
-    head: nn.Module
+    head: nn.Module | None  # None: the model's own LM head
     model_config: ModelConfig
     pad: int
     start: int  # first token of an encoder-decoder's decoder

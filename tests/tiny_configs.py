@@ -81,14 +81,22 @@ def pretraining(folder, config="configs/decoder.py", **overrides):
     return _overridden(config, tiny, overrides)
 
 
+# Config file of a task -> its fields for the files of `labeled`.
+TASK_FIELDS = {
+    "classification": {"task.text_column": "sentence", "task.label_column": "label"},
+    "seq2seq": {"task.source_column": "sentence", "task.target_column": "label",
+                "task.max_target_len": 8},
+}  # fmt: skip
+
+
 def finetuning(folder, run, config="configs/finetune/classification.py", **overrides):
     """A shipped finetuning config on `run`, with labels written to `folder`."""
     if not (pathlib.Path(folder) / "train.tsv").exists():
         labeled(folder)
     tiny = {
         **LOOP, "init_from": str(run), "task.source": f"files:{folder}/{{train,validation,test}}.tsv",
-        "task.text_column": "sentence", "task.label_column": "label", "task.max_seq_len": 24,
-        "evaluation.every": "1 step",
+        "task.max_seq_len": 24, "evaluation.every": "1 step",
+        **TASK_FIELDS.get(pathlib.Path(config.partition(":")[0]).stem, TASK_FIELDS["classification"]),
     }  # fmt: skip
     return _overridden(config, tiny, overrides)
 

@@ -1,11 +1,11 @@
-"""A number for each text or pair of texts (similarity, quality, price), from any pretrained run.
+"""Any number of labels for each text or pair of texts (topics, emotions), from any pretrained run.
 
-    python finetune.py --config=configs/finetune/regression.py --workdir=runs/enc-stsb \\
-                       --config.init_from=runs/encoder --config.task.source=files:/path/{train,dev,test}.tsv
-    ... --config.task.text_column=sentence1 --config.task.text_pair_column=sentence2 \\
-        --config.task.label_column=score
+    python finetune.py --config=configs/finetune/multi_label.py --workdir=runs/enc-topics \\
+                       --config.init_from=runs/encoder --config.task.source=files:/path/{train,dev,test}.jsonl
+    ... --config.task.label_separator=,                                # 'sports,finance' in a column
+    ... --config.task.label_columns="('toxic', 'obscene', 'insult')"   # a column of 0 and 1 for each label
 
-The published reference on STS-B's test set is 85.8 Spearman (BERT-base; Devlin et al. 2019, table 1).
+The published reference on GoEmotions is 0.46 macro F1 (BERT-base; Demszky et al. 2020, table 4).
 """
 
 import ml_collections

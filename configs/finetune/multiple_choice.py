@@ -1,11 +1,14 @@
-"""A number for each text or pair of texts (similarity, quality, price), from any pretrained run.
+"""The right one of several choices (SWAG, RACE, COPA, PIQA), from any pretrained run.
 
-    python finetune.py --config=configs/finetune/regression.py --workdir=runs/enc-stsb \\
-                       --config.init_from=runs/encoder --config.task.source=files:/path/{train,dev,test}.tsv
-    ... --config.task.text_column=sentence1 --config.task.text_pair_column=sentence2 \\
-        --config.task.label_column=score
+    python finetune.py --config=configs/finetune/multiple_choice.py --workdir=runs/enc-swag \\
+                       --config.init_from=runs/encoder --config.task.source=files:/path/{train,dev}.jsonl
+    SWAG  --config.task.context_column=sent1 --config.task.text_column=sent2 \\
+          --config.task.choice_columns="('ending0', 'ending1', 'ending2', 'ending3')"
+    RACE  --config.task.context_column=article --config.task.text_column=question \\
+          --config.task.choices_column=options --config.task.label_column=answer --config.task.max_seq_len=512
+    PIQA  --config.task.text_column=goal --config.task.choice_columns="('sol1', 'sol2')"
 
-The published reference on STS-B's test set is 85.8 Spearman (BERT-base; Devlin et al. 2019, table 1).
+The published reference on SWAG is a test accuracy of 86.3 (BERT-large; Devlin et al. 2019, table 4).
 """
 
 import ml_collections
