@@ -103,6 +103,15 @@ class LoadedClassification(LoadedPooledTask):
             return {}
         return classification_scores(labels, predictions, self.positive)
 
+    def constant_scores(self, split):
+        """Of the most frequent label in train."""
+        labels, train = self.encoded[split].labels, self.encoded["train"].labels
+        if not (labels >= 0).all():
+            return {}
+        most = np.full_like(labels, np.bincount(train).argmax())
+        scores = classification_scores(labels, np.eye(len(self.label_names))[most], self.positive)
+        return {self.task.metric: scores[self.task.metric]}
+
     def prediction_rows(self, split, outputs):
         return predictions.class_rows(self.label_names, self.encoded[split].labels, outputs)
 

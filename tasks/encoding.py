@@ -34,15 +34,6 @@ class Encoded:
         is_class = self.labels.ndim == 1 and self.labels.dtype.kind == "i"
         return self.labels if is_class else np.zeros(len(self), np.int32)
 
-    def describe_truncated(self, name: str, task) -> list[str]:
-        """Lines for the log about the texts that `task` truncates; [] if there are none."""
-        if not self.num_truncated:
-            return []
-        return [
-            f"{self.num_truncated:,} of {len(self):,} {name} examples were truncated to "
-            f"{task.max_seq_len} tokens"
-        ]
-
     def describe_unknown(self, name: str) -> str:
         """A line for the log, with the share of unknown tokens."""
         return describe_unknown(name, self.num_unknown, self.num_tokens)
