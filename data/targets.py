@@ -93,8 +93,8 @@ def check_label_lists(found: Sequence[list[str]], place: str, names=()) -> list[
     lines = labels.notes(counts)
     if all(len(each) == 1 for each in found):
         lines.append(
-            "every train example has one label: task.name=classification learns one per text, and "
-            "task.label_separator is what divides several in a text"
+            "every train example has one label: set task.label_separator if several are in one text, or "
+            "choose the task of one label per text"
         )
     return lines
 

@@ -35,13 +35,17 @@ from huggingface.param_map import (  # noqa: F401  for the families, beside Fami
     norm,
 )
 from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
+from tasks import FINETUNE_TASKS
 from tasks.base import AUTO_POOLING
+from tasks.classification import Classification
 from training.config import ConfigError
 
 # Task heads that a directory stores as a sequence classifier; which one, its problem_type says. {head: the
 # task config's fields that it needs beside those of a classifier}.
-CLASSIFIER = "classification"
-CLASSIFIER_HEADS = {CLASSIFIER: {}, "regression": {"standardize": False}, "multi_label": {}}
+CLASSIFIER = Classification.name
+CLASSIFIER_HEADS = {
+    name: task.hf_head_needs for name, task in FINETUNE_TASKS.items() if task.hf_problem_type
+}
 
 # ---- both tables ---------------------------------------------------------------------------------
 

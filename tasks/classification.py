@@ -7,32 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import labeled
-from models.config import option
 from tasks import predictions
-from tasks.class_loss import ClassLossOptions, cross_entropy, example_weights
+from tasks.class_loss import ClassLossOptions, ClassMetricOptions, cross_entropy, example_weights
 from tasks.loaded_labeled_task import host
-from tasks.metrics import CLASS_METRICS, classification_scores
+from tasks.metrics import classification_scores
 from tasks.pooled_task import LoadedPooledTask, PooledTask, TextColumns
-
-# Labels that mean yes, as data sets of two classes write them.
-POSITIVE = ("1", "true", "yes", "positive", "pos", "equivalent", "duplicate")
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(ClassLossOptions, TextColumns, PooledTask):
+class Classification(ClassMetricOptions, ClassLossOptions, TextColumns, PooledTask):
     """One label per text, or per pair of texts."""
 
     name: ClassVar[str] = "classification"
     hf_problem_type: ClassVar[str] = "single_label_classification"
-
-    metric: str = option(
-        "accuracy",
-        "chooses the best checkpoint; f1 is that of one class, positive_label",
-        choices=(*CLASS_METRICS, "f1"),
-    )
-    positive_label: str = option(
-        "", f"of two labels, the one whose F1 is scored; '': the one among {', '.join(POSITIVE)}"
-    )
 
     def read(self, log=lambda line: None):
         self.check_columns()
@@ -49,21 +36,6 @@ class Classification(ClassLossOptions, TextColumns, PooledTask):
             "class_weights": self.weight_of_classes(labels, label_names),
             "positive": self.index_of_positive(label_names),
         }
-
-    def index_of_positive(self, label_names) -> int:
-        """The index of the label whose F1 is scored, -1 for none. Raises ValueError for a label that train
-        does not have, and for metric=f1 without one."""
-        if self.positive_label in label_names:
-            return label_names.index(self.positive_label)
-        found = [n for n, label in enumerate(label_names) if label.casefold() in POSITIVE]
-        if not self.positive_label and len(label_names) == 2 and len(found) == 1:
-            return found[0]
-        if self.positive_label or self.metric == "f1":
-            raise ValueError(
-                f"task.positive_label={self.positive_label!r} is none of the labels: set it to the one "
-                f"whose F1 is scored, of {', '.join(map(repr, label_names))[:160]}"
-            )
-        return -1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,9 @@ class LabeledTask(Task):
     """A task on a labeled dataset. Subclasses define `loaded_type`, `read`, `encode` and `loaded_fields`."""
 
     loaded_type: ClassVar[type]  # a LoadedLabeledTask
+    # Of a sequence classifier of transformers with this head; '': it is none.
+    hf_problem_type: ClassVar[str] = ""
+    hf_head_needs: ClassVar[dict] = {}  # {option: value}, which the head there needs
     length_options: ClassVar[tuple[str, ...]] = ("max_seq_len",)  # those that decide `longest`
 
     source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")

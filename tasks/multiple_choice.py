@@ -29,7 +29,6 @@ class MultipleChoice(PooledTask):
     """The right one of several choices."""
 
     name: ClassVar[str] = "multiple_choice"
-    hf_problem_type: ClassVar[str] = ""  # config.json has none
 
     metric: str = option("accuracy", "chooses the best checkpoint", choices=("accuracy",))
     text_column: str = option("question", "column of the question, or of a sentence to complete")
@@ -225,6 +224,15 @@ class LoadedMultipleChoice(LoadedPooledTask):
     def score(self, split, predictions):
         answers = self.encoded[split].labels
         return choice_scores(answers, predictions) if (answers >= 0).all() else {}
+
+    def constant_scores(self, split):
+        """Of the most frequent index in train."""
+        answers = self.encoded["train"].labels
+        most = np.eye(self.num_choices)[
+            np.full(len(self.encoded[split]), np.bincount(answers).argmax())
+        ]
+        scores = self.score(split, most)
+        return {name: value for name, value in scores.items() if name == self.task.metric}
 
     def prediction_rows(self, split, outputs):
         choices = self.task.with_choices(self.texts[split]).get("choices")

@@ -22,6 +22,7 @@ class Regression(TextColumns, PooledTask):
 
     name: ClassVar[str] = "regression"
     hf_problem_type: ClassVar[str] = "regression"
+    hf_head_needs: ClassVar[dict] = {"standardize": False}
 
     metric: str = option("pearson", "chooses the best checkpoint", choices=tuple(VALUE_METRICS))
     loss: str = option(
@@ -121,6 +122,12 @@ class LoadedRegression(LoadedPooledTask):
         if not np.isfinite(values).all():
             return {}
         return scores(VALUE_METRICS, values, predictions)
+
+    def constant_scores(self, split):
+        """Of the mean in train."""
+        mean = self.encoded["train"].labels.mean()
+        scores = self.score(split, np.full(len(self.encoded[split]), mean))
+        return {name: value for name, value in scores.items() if name == self.task.metric}
 
     def prediction_rows(self, split, outputs):
         return predictions.value_rows(self.encoded[split].labels, outputs)

@@ -152,6 +152,7 @@ def load_task(folder, file):
     params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
     losses = functools.partial(task.losses, model, dropout_rng=None)
     jax.eval_shape(losses, params, task.train_inputs(0))
+    assert task.best_metric[0] in "+-"
 
 
 @pytest.fixture
@@ -181,7 +182,9 @@ def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_conf
         finetuning = tiny_configs.finetuning(tmp_path, tmp_path / "source")
         finetune.main(["--config=configs/finetune/classification.py",
                        f"--workdir={tmp_path}/task", *tiny_configs.flags(finetuning)])  # fmt: skip
-        load_task(tmp_path, "configs/finetune/seq2seq.py")
+        for name in ("regression", "multi_label", "multiple_choice", "seq2seq", "text_to_text"):
+            load_task(tmp_path, f"configs/finetune/{name}.py")
+        TASKS["multiple_choice"]().example_columns()  # of a list in a column
         for name, objective in OBJECTIVES.items():
             architecture = objective().architectures[0]
             trace_step(tmp_path, FILES[architecture], **{"objective.name": name})

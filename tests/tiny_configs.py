@@ -36,10 +36,16 @@ def corpus(folder, documents=300, seed=0):
 
 
 def labeled(folder, rows=120, pairs=False):
-    """Writes {train,validation,test}.tsv whose label is the presence of a word; returns the source."""
+    """Writes {train,validation,test}.tsv whose label is the presence of a word; returns the source.
+
+    Without pairs there are columns for other tasks too: a value, several labels, and two choices."""
     random = np.random.default_rng(1)
     for split in ("train", "validation", "test"):
-        lines = ["sentence\tother\tlabel"] if pairs else ["sentence\tlabel"]
+        lines = (
+            ["sentence\tother\tlabel"]
+            if pairs
+            else ["sentence\tlabel\tvalue\tlabels\tfirst\tsecond\tchoice"]
+        )
         for _ in range(rows):
             words = [WORDS[i] for i in random.integers(0, len(WORDS), 12)]
             label = bool(random.integers(2))
@@ -47,8 +53,14 @@ def labeled(folder, rows=120, pairs=False):
             random.shuffle(words)
             label = "wet" if label else "dry"
             half = len(words) // 2
-            cells = [" ".join(words[:half]), " ".join(words[half:])] if pairs else [" ".join(words)]
-            lines.append("\t".join([*cells, label]))
+            if pairs:
+                cells = [" ".join(words[:half]), " ".join(words[half:]), label]
+            else:
+                length = len(words[0])
+                several = f"{label},long" if length > 4 else label
+                cells = [" ".join(words), label, f"{length / 2}", several, "dry", "wet"]
+                cells.append(str(int(label == "wet")))
+            lines.append("\t".join(cells))
         text = "\n".join(lines) + "\n"
         (pathlib.Path(folder) / f"{split}.tsv").write_text(text, encoding="utf-8")
     return f"files:{folder}/{{train,validation,test}}.tsv"
@@ -84,6 +96,14 @@ def pretraining(folder, config="configs/decoder.py", **overrides):
 # Config file of a task -> its fields for the files of `labeled`.
 TASK_FIELDS = {
     "classification": {"task.text_column": "sentence", "task.label_column": "label"},
+    "ag_news": {"task.text_column": "sentence", "task.text_pair_column": "label"},
+    "imdb": {"task.text_column": "sentence"},
+    "regression": {"task.text_column": "sentence", "task.label_column": "value"},
+    "multi_label": {"task.text_column": "sentence", "task.label_column": "labels",
+                    "task.label_separator": ","},
+    "multiple_choice": {"task.text_column": "sentence", "task.choice_columns": "('first', 'second')",
+                        "task.label_column": "choice"},
+    "text_to_text": {"task.text_column": "sentence", "task.label_column": "label"},
     "seq2seq": {"task.source_column": "sentence", "task.target_column": "label",
                 "task.max_target_len": 8},
 }  # fmt: skip

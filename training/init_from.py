@@ -271,8 +271,8 @@ def _published_head(run, task):
         return [], []
     if origin["head"] != task.name:
         return [], [f"the published head is dropped: it is of config.task.name={origin['head']}"]
-    if not task.task.hf_problem_type.endswith("classification") and len(labels) < 2:
-        order, kept = [0], "the published head is kept"  # one output, whose name says nothing
+    if not labels and not task.label_names:
+        order, kept = [0], "the published head is kept"  # one output, without a name
     elif sorted(labels) == sorted(task.label_names):
         order = [labels.index(label) for label in task.label_names]
         kept = "the published head is kept: its labels are those of the task"

@@ -159,7 +159,7 @@ def test_single_labels_and_joined_labels_are_said(tmp_path):
     splits = {"train": rows("label", ["a", "b", "a,b"]), "validation": rows("label", ["a"])}
     _, said = read(tmp_path, "multi_label", splits)
     assert any("label_separator=','" in line for line in said)
-    assert any("every train example has one label: task.name=classification" in s for s in said)
+    assert any("every train example has one label: set task.label_separator" in s for s in said)
 
 
 # ---- Choices ---------------------------------------------------------------------------------------
