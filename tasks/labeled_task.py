@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data import labeled, vectors
+from data.examples import Column, Examples
 from data.special_tokens import SpecialTokenTemplate, template_for
 from data.tables import Dialect
 from models.config import ModelConfig, option
@@ -58,6 +59,16 @@ class LabeledTask(Task):
     def dialect(self) -> Dialect:
         """How TSV and CSV files of the source are written."""
         return Dialect(self.columns, self.delimiter, self.quoting)
+
+    def example_columns(self) -> dict[str, Column]:
+        """{role: Column} of an example, labels included: what `read` reads, and tools.predict without the
+        labels. Raises ValueError for options that name no columns."""
+        raise NotImplementedError
+
+    def complete_examples(self, splits: dict[str, Examples], log) -> dict[str, Examples]:
+        """{split: Examples} as the task needs them, of those of the columns, with labels or without; `read`
+        and tools.predict call it. Raises ValueError of one line."""
+        return splits
 
     def read(self, log=lambda line: None) -> labeled.LabeledSplits:
         """The labeled dataset, as text. Raises FileNotFoundError or ValueError, in one line."""

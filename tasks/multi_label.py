@@ -72,7 +72,7 @@ class MultiLabel(TextColumns, PooledTask):
 
     def read(self, log=lambda line: None):
         splits = read(self.source, self.example_columns(), self.dialect, self.missing, log=log)
-        splits = {split: self._with_label_lists(examples) for split, examples in splits.items()}
+        splits = self.complete_examples(splits, log)
         train = splits["train"]
         place = labeled.files_of(train)
         for line in targets.check_label_lists(train.get("labels"), place, self.label_columns):
@@ -86,16 +86,19 @@ class MultiLabel(TextColumns, PooledTask):
                         raise labels.unknown_error(str(place), label, names)
         return labeled.complete(self.source, splits, names, self.validation_fraction, log)
 
+    def complete_examples(self, splits, log):
+        """With the column `labels`, a list."""
+        return {split: self._with_label_lists(examples) for split, examples in splits.items()}
+
     def _with_label_lists(self, examples: Examples) -> Examples:
-        """The examples with the labels of their columns as lists."""
-        columns = dict(examples.columns)
-        flags = [columns.pop(f"label {name}", None) for name in self.label_columns]
-        if flags and None not in flags:
-            columns["labels"] = [
-                [name for name, has in zip(self.label_columns, row, strict=True) if has]
-                for row in zip(*flags, strict=True)
-            ]
-        return Examples(columns, examples.places)
+        flags = [examples.get(f"label {name}") for name in self.label_columns]
+        if not flags or None in flags:
+            return examples
+        found = [
+            [name for name, has in zip(self.label_columns, row, strict=True) if has]
+            for row in zip(*flags, strict=True)
+        ]
+        return dataclasses.replace(examples, columns=examples.columns | {"labels": found})
 
     def encode(self, examples, tokenizer, template, label_names, architecture):
         encoded = super().encode(examples, tokenizer, template, label_names, architecture)

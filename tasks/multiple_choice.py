@@ -67,7 +67,14 @@ class MultipleChoice(PooledTask):
 
     def read(self, log=lambda line: None):
         found = read(self.source, self.example_columns(), self.dialect, self.missing, log=log)
-        splits = {split: self.with_choices(examples) for split, examples in found.items()}
+        splits = self.complete_examples(found, log)
+        return labeled.complete(
+            self.source, splits, (), self.validation_fraction, log, ("context", "text", "choices")
+        )
+
+    def complete_examples(self, splits, log):
+        """With the columns `choices`, lists, and `answer`, the index of the right one."""
+        splits = {split: self._with_choices(examples) for split, examples in splits.items()}
         known = [examples for examples in splits.values() if examples.label]
         answers = iter(targets.answers(
             [label for each in known for label in each.label],
@@ -76,12 +83,9 @@ class MultipleChoice(PooledTask):
             self.choice_columns, self.label_form,
         ))  # fmt: skip
         for examples in known:
-            count = len(examples)
-            examples.columns["answer"] = [next(answers) for _ in range(count)]
+            examples.columns["answer"] = [next(answers) for _ in range(len(examples))]
             del examples.columns["label"]
-        return labeled.complete(
-            self.source, splits, (), self.validation_fraction, log, ("context", "text", "choices")
-        )
+        return splits
 
     def _check_choice_columns(self):
         names = self.choice_columns
@@ -92,12 +96,10 @@ class MultipleChoice(PooledTask):
                 f"task.choice_columns={names!r}: expected the names of at least two different columns"
             )
 
-    def with_choices(self, examples: Examples) -> Examples:
+    def _with_choices(self, examples: Examples) -> Examples:
         """The examples with the choices of their columns as lists; a row may lack the last ones."""
-        columns = dict(examples.columns)
-        if "choices" in columns:
-            return examples
-        each = [columns.pop(f"choice {n}") for n in range(len(self.choice_columns))]
+        found = examples.get("choices") or []
+        each = [examples.columns[f"choice {n}"] for n in range(len(self.choice_columns))]
         for row, choices in enumerate(zip(*each, strict=True)):
             there = [choice for choice in choices if choice is not None]
             if None in choices[: len(there)]:
@@ -106,11 +108,11 @@ class MultipleChoice(PooledTask):
                     f"{examples.places[row]} has no choice in column {missing!r}, and one in a later column: "
                     "a row may lack the last choices alone; correct it"
                 )
-            columns.setdefault("choices", []).append(there)
-        return Examples(columns, examples.places)
+            found.append(there)
+        return dataclasses.replace(examples, columns=examples.columns | {"choices": found})
 
     def encode(self, examples, tokenizer, template, label_names, architecture):
-        choices = self.with_choices(examples).get("choices")
+        choices = examples.get("choices")
         counts = np.array([len(each) for each in choices], np.int32)
         first, second = [], []
         contexts = examples.get("context") or [None] * len(examples)
@@ -235,7 +237,7 @@ class LoadedMultipleChoice(LoadedPooledTask):
         return {name: value for name, value in scores.items() if name == self.task.metric}
 
     def prediction_rows(self, split, outputs):
-        choices = self.task.with_choices(self.texts[split]).get("choices")
+        choices = self.texts[split].get("choices")
         return predictions.choice_rows(choices, self.encoded[split].labels, outputs)
 
     def describe_labels(self):

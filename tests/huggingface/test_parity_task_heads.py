@@ -3,13 +3,18 @@
 import csv
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
 
 import finetune
+import models
+from data import tokenizer as tokenizers
 from huggingface import convert
-from training import run_directory
+from models.config import ModelConfig, complete_config
+from training import checkpoint, run_directory
 
 torch, transformers = parity.peers()
 
@@ -58,13 +63,25 @@ TARGETS = {
 }  # fmt: skip
 
 
-def peer_config(architecture):
+def write_source(folder, architecture):
+    """A BERT of transformers, or a run of ours that is a GPT-2."""
     if architecture == "encoder":
-        return transformers.BertConfig(**SIZES)
-    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 16}
-    return transformers.GPT2Config(
-        **sizes, vocab_size=parity.VOCAB_SIZE, pad_token_id=0, eos_token_id=4, bos_token_id=4
-    )
+        peer = transformers.AutoModel.from_config(transformers.BertConfig(**SIZES))
+        parity.randomize(peer, 0.2).save_pretrained(folder)
+        parity.write_tokenizer(folder)
+        return
+    tokenizer = tokenizers.train(TEXTS, type="bpe", vocab_size=400)
+    fields = models.preset("gpt2") | {"num_layers": 1, "emb_dim": 32, "num_heads": 4, "mlp_dim": 48}
+    fields |= {"vocab_size": 0, "max_length": 32, "init_std": 0.3}
+    config = complete_config(ModelConfig(**fields), tokenizer.size, 32)
+    row = models.make_inputs(jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), jnp.int32))
+    params = models.build(config).init(jax.random.key(0), row, method="init_all")["params"]
+    folder.mkdir()
+    checkpoint.write_params(folder, 0, params)
+    tokenizer.save(folder / "tokenizer.json")
+    run_directory.write_config(folder, {"seed": {}}, "pretrain", config)
+    identity = {"tokenizer": tokenizer.fingerprint}
+    run_directory.write_manifest(folder, {"seed": {}}, identity)
 
 
 @pytest.mark.parametrize(
@@ -73,17 +90,16 @@ def peer_config(architecture):
 )
 def test_a_pipeline_gives_the_predictions_of_a_finetuned_run(task, architecture, tmp_path):
     """The mean 1000 and the standard deviation of the values are folded into the exported head."""
-    peer = transformers.AutoModel.from_config(peer_config(architecture))
-    parity.randomize(peer, 0.2).save_pretrained(tmp_path / "source")
-    parity.write_tokenizer(tmp_path / "source")
+    write_source(tmp_path / "source", architecture)
     options, target = TARGETS[task]
+    length = 32 if architecture == "decoder" else 12
     for split, texts in (("train", TEXTS), ("validation", TEXTS[:6])):
         rows = [{"text": text, "label": target(int(text.split()[0][1:]))} for text in texts]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{split}.jsonl").write_text(lines)
     config = {
         "init_from": str(tmp_path / "source"), "evaluation": {"every": "4 steps"},
-        "task": {"name": task, "source": f"files:{tmp_path}/*.jsonl", "max_seq_len": 12},
+        "task": {"name": task, "source": f"files:{tmp_path}/*.jsonl", "max_seq_len": length},
         "training": {"duration": "4 steps", "batch_size": 8}, "checkpoint": {"every": "4 steps"},
         "optimizer": {"learning_rate": 1e-2, "warmup": "1 steps"}, "logging": {"tensorboard": False},
     }  # fmt: skip
