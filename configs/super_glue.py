@@ -1,14 +1,18 @@
-"""The tasks of SuperGLUE (Wang et al. 2019) that read texts, pairs or choices, from any pretrained run.
+"""Seven of SuperGLUE's eight tasks (Wang et al. 2019), from any pretrained run.
 
     python finetune.py --config=configs/super_glue.py:task=boolq --workdir=runs/boolq --config.init_from=PATH
     ... --config.task.source=files:/path/{train,val}.jsonl      # instead of tfds:super_glue/boolq
 
-`task` is one of boolq, cb, copa and rte. Published test scores of BERT-large (Wang et al. 2019, table 3):
+`task` is one of these; the published test scores are those of BERT-large (Wang et al. 2019, table 3):
 
-    boolq  accuracy            77.4       copa  accuracy  70.6
-    cb     macro F1, accuracy  75.7, 83.6 rte   accuracy  71.7
+    boolq    accuracy            77.4         wic   accuracy  69.6
+    cb       macro F1, accuracy  75.7, 83.6   wsc   accuracy  64.4
+    copa     accuracy            70.6         rte   accuracy  71.7
+    multirc  F1 of the answers   70.0
 
-wic, wsc, multirc and record need more columns than a text and a pair; axb and axg have no train split.
+wic, wsc and multirc have more columns than a text and a pair: they are prompts for a decoder or an
+encoder-decoder, which generates the label. record is span question answering with several right answers,
+which no task here is; axb and axg have no train split.
 """
 
 from configs.base import parse
@@ -25,6 +29,20 @@ TASKS = {
         "choice_columns": ("choice1", "choice2"),
     },
     "rte": NLI,
+    "wic": {
+        "name": "text_to_text",
+        "prompt": "wic word: {word} sentence1: {sentence1} sentence2: {sentence2}",
+    },
+    "wsc": {
+        "name": "text_to_text",
+        "prompt": "wsc noun: {span1_text} pronoun: {span2_text} text: {text}",
+    },
+    "multirc": {
+        "name": "text_to_text",
+        "prompt": "multirc question: {question} answer: {answer} paragraph: {paragraph}",
+        "metric": "f1",
+        "max_seq_len": 512,
+    },
 }
 
 
@@ -33,5 +51,5 @@ def get_config(arg="task=boolq"):
     task = parse(arg, task="boolq")["task"]
     if task not in TASKS:
         raise ValueError(f"task={task}: expected one of {', '.join(TASKS)}")
-    epochs = "10 epochs" if task in ("cb", "copa") else "3 epochs"
+    epochs = "10 epochs" if task in ("cb", "copa", "wsc") else "3 epochs"
     return recipe({"source": f"tfds:super_glue/{task}", **TASKS[task]}, duration=epochs)

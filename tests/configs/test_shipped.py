@@ -23,9 +23,10 @@ BENCHMARKS = {"glue.py", "super_glue.py"}  # configs of finetune.py with an argu
 FROM_WORD_VECTORS = {"init": "embeddings", "model__num_layers": 1, "model__emb_dim": 32,
                      "model__num_heads": 2, "model__mlp_dim": 64}  # fmt: skip
 
-GENERATES = ("seq2seq",)  # tasks that an encoder cannot do
-# Finetuning configs that run on every pretraining config; the others run on that of an encoder.
-EVERYWHERE = ("classification", *GENERATES)
+GENERATES = ("seq2seq", "text_to_text")  # tasks that an encoder cannot do
+# Finetuning configs that run on every pretraining config; the others run on that of an encoder, or on this.
+EVERYWHERE = ("classification", "seq2seq")
+ONLY = {"text_to_text": "decoder"}
 
 
 def shipped(folder):
@@ -57,8 +58,8 @@ def test_every_folder_of_configs_is_tested():
 )
 @pytest.mark.parametrize("target", shipped("finetune"), ids=lambda p: p.stem)
 def test_invariant_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path, target):
-    if target.stem not in EVERYWHERE and path.stem != "encoder":
-        pytest.skip("with the encoder alone")
+    if target.stem not in EVERYWHERE and path.stem != ONLY.get(target.stem, "encoder"):
+        pytest.skip("with one architecture alone")
     run = folder / path.stem
     config = tiny_configs.pretraining(folder, str(path), model__num_layers=1)
     assert train.run(config, str(run)).step == 2
@@ -88,6 +89,7 @@ def test_a_benchmark_reads_the_columns_of_its_task_and_has_its_metric(tmp_path, 
     """The labels are those of its files; TFDS has names in their place."""
     columns = [value for name, value in fields.items() if name.endswith("_column")]
     columns += fields.get("choice_columns", ())
+    columns += re.findall(r"{(\w+)}", fields.get("prompt", ""))
     labels = ["3.5", "1.25"] if fields.get("name") == "regression" else ["0", "1"]
     for split in ("train", "dev"):
         lines = ["\t".join([*columns, "label"])]
