@@ -82,6 +82,7 @@ class LoadedTask:
     Attributes:
       model_config: ModelConfig with every zero filled in.
       tokenizer: data.tokenizer.Tokenizer.
+      num_shapes: how many shapes batches may have, each of which is compiled.
       batch_size: examples per step, over all processes.
       epoch_size: training examples in an epoch.
       tokens_per_step: tokens in a step, for durations and throughput. Pretraining counts encoder and
@@ -94,6 +95,7 @@ class LoadedTask:
     """
 
     length_share = 1.0
+    num_shapes = 1
 
     # Traced by jit: pure JAX.
 
@@ -135,6 +137,15 @@ class LoadedTask:
         while True:
             yield self.train_inputs(start)
             start += 1
+
+    def iterate_together(self, tasks: list, start: int):
+        """Iterates over [the `train_inputs` of each of these tasks], in equal shapes, from step `start` on.
+        The tasks differ in their seed (`with_seed`); this one is one of them."""
+        return map(list, zip(*(task.iterate(start) for task in tasks), strict=True))
+
+    def describe_shape(self, inputs: Any) -> str:
+        """The shape of `train_inputs` or `eval_inputs` in a few words, where there are several."""
+        return ""
 
     def eval_inputs(self, split: str):
         """Iterates over the evaluation batches of a split, as NumPy arrays of this process's rows."""

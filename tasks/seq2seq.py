@@ -229,19 +229,36 @@ class LoadedSeq2seq(LoadedLabeledTask):
 
     # ---- On the host -----------------------------------------------------------------------------
 
-    def batch(self, split, indices, width=None):
-        sources, lengths = self.model_inputs(split, indices)
+    @property
+    def full_shape(self):
+        return (self.task.longest(self.model_config.architecture), self.task.max_target_len)
+
+    def lengths(self, split):
+        encoded = self.encoded[split]
+        if self.model_config.architecture == "decoder":
+            both = encoded.lengths + np.maximum(encoded.target_lengths - 1, 0)
+            return np.stack([both, encoded.target_lengths], 1)
+        return np.stack([encoded.lengths, encoded.target_lengths], 1)
+
+    def tokens_read(self, shape):
+        return shape[0] if self.model_config.architecture == "decoder" else sum(shape)
+
+    def batch(self, split, indices, width=None, target_width=None):
+        sources, lengths = self.model_inputs(split, indices, width)
         encoded = self.encoded[split]
         chosen, real = self.real(indices)
         target_lengths = np.where(real, encoded.target_lengths[chosen], 0).astype(np.int32)
-        return self.pair_batch(sources, lengths, encoded.target_tokens[chosen], target_lengths)
+        targets = encoded.target_tokens[chosen][:, :target_width]
+        return self.pair_batch(sources, lengths, targets, target_lengths, width)
 
-    def pair_batch(self, sources: ModelInputs, lengths, targets, target_lengths) -> Batch:
+    def pair_batch(
+        self, sources: ModelInputs, lengths, targets, target_lengths, width: int | None = None
+    ) -> Batch:
         """The Batch that generates targets int32[B, U], of target_lengths int32[B], after the sources
         [B, S] of lengths int32[B].
 
         An encoder-decoder reads the source, and the target shifted right. A decoder reads both in one
-        row [B, S + U], in which the last token of the target, which is only predicted, is not read.
+        row [B, width], by default S + U; it does not read the last token, which is only predicted.
         """
         slots = np.arange(targets.shape[1], dtype=np.int32)[None]
         is_target = slots < target_lengths[:, None]
@@ -260,12 +277,13 @@ class LoadedSeq2seq(LoadedLabeledTask):
                 loss_weights=weights,
             )
         num_sources, num_targets = sources.tokens.shape[1], targets.shape[1]
-        places = np.arange(num_sources + num_targets, dtype=np.int32)[None]
+        width = width or num_sources + num_targets
+        places = np.arange(width, dtype=np.int32)[None]
         from_target = np.clip(places - lengths[:, None], 0, num_targets - 1)
         in_source = places < lengths[:, None]
         tokens = np.where(
             in_source,
-            np.pad(sources.tokens, ((0, 0), (0, num_targets))),
+            np.pad(sources.tokens, ((0, 0), (0, width - num_sources))),
             np.take_along_axis(targets, from_target, axis=1),
         )
         is_read = places < (lengths + np.maximum(target_lengths - 1, 0))[:, None]
@@ -283,10 +301,6 @@ class LoadedSeq2seq(LoadedLabeledTask):
             loss_weights=weights,
             target_positions=positions.astype(np.int32),
         )
-
-    @property
-    def tokens_per_step(self):
-        return self.batch_size * (self.task.max_seq_len + self.task.max_target_len)
 
     def score(self, split, predictions):
         encoded = self.encoded[split]

@@ -325,7 +325,9 @@ def tasks_of(group, task) -> list:
 
 def batches(tasks, start):
     """Iterates over the training inputs of all tasks, a list for each step from `start` on."""
-    return zip(*(task.iterate(start) for task in tasks), strict=True)
+    if len(tasks) == 1:
+        return ([inputs] for inputs in tasks[0].iterate(start))
+    return tasks[0].iterate_together(tasks, start)
 
 
 def describe_group(group) -> str:

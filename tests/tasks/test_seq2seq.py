@@ -57,7 +57,7 @@ def load(folder, kind, splits, batch=(4, 4), model_fields=(), process=(0, 1), lo
     })  # fmt: skip
     model = models.ModelConfig(**{
         "architecture": architecture, "num_layers": 1, "emb_dim": 16, "num_heads": 2, "mlp_dim": 32,
-        "vocab_size": 143, "max_length": 14, "dropout_rate": 0.1, "init_std": 0.3,
+        "vocab_size": 143, "max_length": 32, "dropout_rate": 0.1, "init_std": 0.3,
         "lm_head_bias": True, **dict(model_fields),
     })  # fmt: skip
     config.task.outline(config, model, "")
@@ -319,7 +319,7 @@ BAD = {
     "an empty source": ("causal", (["", "w2"], ["w1", "w1"]), {}, "1 has no value in column 'source'"),
     "lists": ("causal", ([["w1"], ["w2"]], ["w1", "w2"]), {}, "line 1, column 'source': it is a list"),
     "a model with too few positions": (
-        "causal", PAIRS, {"max_target_len": 7},
+        "causal", PAIRS, {"max_target_len": 7, "model_fields": (("max_length", 14),)},
         "max_seq_len=8 and task.max_target_len=7, but .* 14 learned .*15 tokens"),
     "one row and no validation split": ("causal", (["w1"], ["w2"]), {}, "one distinct text"),
 }  # fmt: skip
@@ -343,3 +343,51 @@ def test_long_and_odd_texts_are_pairs_like_any_other(folder):
     assert len(task.encoded["train"]) == 3 and any("1 of 4 train rows" in line for line in lines)
     assert task.encoded["train"].target_lengths.tolist() == [2, 2, 2]
     assert "1 of 3 train examples were truncated to 8 tokens" in task.describe()
+
+
+@functools.cache
+def grouped(folder, kind):
+    """(a task of pairs of 1 to 14 words, the same with batches of similar length)."""
+    random = np.random.default_rng(2)
+    texts = [" ".join(random.choice(WORDS, random.integers(1, 15))) for _ in range(75)]
+    splits = {"train": (texts[:64], texts[11:]), "validation": (texts[64:], texts[:11])}
+    options = {"batch": (16, 3), "max_seq_len": 16, "max_target_len": 16}
+    return [load(folder, kind, splits, group_by_length=n, **options) for n in (0, 4)]
+
+
+@each_model
+def test_grouped_batches_are_short_and_scores_stay_in_the_order_of_the_examples(folder, kind):
+    """The same examples in shorter rows; predictions differ by rounding alone."""
+    task, short = grouped(folder, kind)
+    _, model, params = trained_on(folder, kind)
+    assert 1 < len(short.shapes) <= 5 and short.num_shapes == len(short.shapes)
+    assert task.shapes == (task.full_shape,)
+    for step in range(4):
+        batch = short.train_inputs(step)
+        rows = [row["row"] for row in short.provenance(step)]
+        whole = task.batch("train", np.array(rows))
+        for cut, full in zip(jax.tree.leaves(batch), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_array_equal(cut, full[:, : cut.shape[1]])
+            assert not full[:, cut.shape[1] :].any()
+    step = jax.jit(lambda batch: task.outputs(model, params, batch))
+    found = [evaluate(each, "validation", step) for each in (task, short)]
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+    lengths = short.lengths("validation")[short._eval_order("validation")]
+    assert (np.diff(-(-lengths[:, 0] // 8)) >= 0).all()
+
+
+def test_replicas_with_grouped_batches_share_the_shape_of_the_longest(folder):
+    task = grouped(folder, "encoder_decoder")[1]
+    tasks = [task.with_seed(seed) for seed in range(3)]
+    assert len({each.shapes for each in tasks}) == 1
+    alone = [each.iterate(5) for each in tasks]
+    for _, together, *others in zip(
+        range(4), task.iterate_together(tasks, 5), *alone, strict=False
+    ):
+        sizes = {tuple(x.shape for x in jax.tree.leaves(batch)) for batch in together}
+        assert len(sizes) == 1
+        for batch, other in zip(together, others, strict=True):
+            for long, short in zip(jax.tree.leaves(batch), jax.tree.leaves(other), strict=True):
+                np.testing.assert_array_equal(long[:, : short.shape[1]], short)
+                assert not long[:, short.shape[1] :].any()
