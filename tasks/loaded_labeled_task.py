@@ -183,7 +183,11 @@ class LoadedLabeledTask(LoadedTask):
             is_real = places != example_order.PADDING
             indices = np.where(is_real, order[places], example_order.PADDING)
             shape = self._shape(split, indices[is_real])
-            yield self.batch(split, self._local(indices), *shape)
+            yield self.eval_batch(split, self._local(indices), *shape)
+
+    def eval_batch(self, split: str, indices, *widths) -> Batch:
+        """As `batch`, for evaluation."""
+        return self.batch(split, indices, *widths)
 
     def _eval_order(self, split):
         """int[n]: the examples of a split in the order in which they are evaluated."""

@@ -165,9 +165,8 @@ class LoadedMultipleChoice(LoadedPooledTask):
 
     name = MultipleChoice.name
 
-    @property
-    def tokens_per_step(self):
-        return super().tokens_per_step * self.num_choices
+    def tokens_read(self, shape):
+        return super().tokens_read(shape) * self.num_choices
 
     def model_batch(self, batch):
         def rows(tree):

@@ -19,7 +19,7 @@ from data.examples import Column, Examples, as_label, read
 from data.files import digest
 from models.config import option
 from objectives.lm_loss import hidden_states, lm_token_losses
-from tasks import example_order, predictions
+from tasks import predictions
 from tasks.class_loss import ClassMetricOptions
 from tasks.encoding import label_ids
 from tasks.labeled_task import LabeledTask
@@ -164,7 +164,7 @@ class TextToText(ClassMetricOptions, TextColumns, LabeledTask):
 
     def encode(self, examples, tokenizer, template, label_names, architecture):
         words, pairs = self.words_of(label_names), self.pairs
-        self.encode_words(tokenizer, label_names, architecture)
+        longest = self.encode_words(tokenizer, label_names, architecture)[0].shape[1]
         columns = {name: examples.get(name) for name in self.placeholders}
         prompts = [
             self.render(dict(zip(columns, row, strict=True)))[0]
@@ -175,10 +175,11 @@ class TextToText(ClassMetricOptions, TextColumns, LabeledTask):
         if examples.label:
             found["target"] = [words[label] for label in ids]
         encoded = pairs.encode(Examples(found), tokenizer, template, (), architecture)
-        return dataclasses.replace(encoded, labels=ids)
+        target_tokens = encoded.target_tokens[:, :longest]
+        return dataclasses.replace(encoded, labels=ids, target_tokens=target_tokens)
 
     def encode_words(self, tokenizer, label_names, architecture) -> tuple[np.ndarray, np.ndarray]:
-        """(int32[C, max_target_len] the tokens of the words of each label, int32[C] how many they are).
+        """(int32[C, U] the tokens of the words of each label, int32[C] how many they are).
 
         Raises ValueError for words that are too long, or that the tokenizer does not tell apart.
         """
@@ -204,7 +205,8 @@ class TextToText(ClassMetricOptions, TextColumns, LabeledTask):
                     f"the labels {other[:40]!r} and {label[:40]!r} have the same tokens, as with unknown "
                     "words: give them other words in task.verbalizers"
                 )
-        return found.target_tokens, found.target_lengths
+        longest = int(found.target_lengths.max())
+        return found.target_tokens[:, :longest], found.target_lengths
 
     def loaded_fields(self, label_names, model_config, encoded, examples):
         return {
@@ -257,26 +259,35 @@ class LoadedTextToText(LoadedSeq2seq):
 
     # ---- On the host -----------------------------------------------------------------------------
 
-    def eval_inputs(self, split):
-        for indices in example_order.sequential(len(self.encoded[split]), self.eval_batch_size):
-            yield self.candidates(split, self._local(indices))
-
     @functools.cached_property
     def words(self) -> tuple[np.ndarray, np.ndarray]:
         """(tokens [C, U] of the words of each label, their lengths [C])."""
         architecture = self.model_config.architecture
         return self.task.encode_words(self.tokenizer, self.label_names, architecture)
 
-    def candidates(self, split, indices):
+    @property
+    def full_shape(self):
+        longest = int(self.words[1].max())
+        shared = longest - 1 if self.model_config.architecture == "decoder" else 0
+        return (self.task.max_seq_len + shared, longest)
+
+    def lengths(self, split):
+        """Those with the longest words."""
+        encoded, longest = self.encoded[split], self.full_shape[1]
+        shared = self.full_shape[0] - self.task.max_seq_len
+        return np.stack([encoded.lengths + shared, np.full(len(encoded), longest)], 1)
+
+    def eval_batch(self, split, indices, width=None, target_width=None):
         """The prompts int[B] of a split with the words of every label: arrays [B, C, ...]."""
-        (tokens, token_counts), (_, real) = self.words, self.real(indices)
-        count, shape = len(tokens), (len(indices), len(tokens))
-        sources, lengths = self.model_inputs(split, indices)
+        (tokens, counts), (_, real) = self.words, self.real(indices)
+        shape = (len(indices), len(tokens))
+        sources, lengths = self.model_inputs(split, indices, width)
         batch = self.pair_batch(
-            jax.tree.map(lambda x: np.repeat(x, count, axis=0), sources),
-            np.repeat(lengths, count),
-            np.tile(tokens, (len(indices), 1)),
-            (real[:, None] * token_counts[None]).reshape(-1).astype(np.int32),
+            jax.tree.map(lambda x: np.repeat(x, len(tokens), axis=0), sources),
+            np.repeat(lengths, len(tokens)),
+            np.tile(tokens[:, :target_width], (len(indices), 1)),
+            (real[:, None] * counts[None]).reshape(-1).astype(np.int32),
+            width,
         )
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
 

@@ -28,7 +28,7 @@ def random_texts(count, seed=0, longest=6):
 
 def model_config(architecture, **fields):
     sizes = {"num_layers": 1, "emb_dim": 16, "num_heads": 2, "mlp_dim": 32, "vocab_size": 143,
-             "max_length": 2 * LENGTH, "dropout_rate": 0.1, "init_std": 0.3}  # fmt: skip
+             "max_length": 8 * LENGTH, "dropout_rate": 0.1, "init_std": 0.3}  # fmt: skip
     return models.ModelConfig(architecture=architecture, **{**sizes, **fields})
 
 

@@ -135,3 +135,15 @@ def test_the_head_learns_which_choice_is_right(folder):
         _, params, state = step(params, state, task.train_inputs(number), jax.random.key(number))
     _, scores = evaluate(task, "train", lambda batch: jnp.asarray(compute(params, batch)[1]))
     assert scores["accuracy"] > 0.8
+
+
+def test_batches_of_similar_length_hold_the_same_choices(folder):
+    rows = [{"question": " ".join(["w1"] * n), "choices": ["w2", "w3 w4"], "label": n % 2}
+            for n in (1, 2, 3, 20, 21, 22)]  # fmt: skip
+    splits = {"train": rows, "validation": rows}
+    task = labeled_tasks.load(
+        folder, NAME, "encoder", splits, (2, 2), max_seq_len=32, group_by_length=3
+    )
+    batches = list(task.eval_inputs("validation"))
+    assert [batch.inputs.tokens.shape[-1] for batch in batches] == [8, 32, 32]
+    assert task.tokens_read((8,)) == 2 * 8

@@ -34,13 +34,13 @@ def load(folder, architecture="encoder_decoder", splits=SPLITS, batch=(2, 2), **
 def test_training_reads_the_words_of_the_label_and_evaluation_those_of_each(folder):
     task = load(folder)
     batch = task.batch("train", np.array([0, 1]))
-    np.testing.assert_array_equal(batch.targets[0], [*ids("w10"), EOS, 0, 0])
-    np.testing.assert_array_equal(batch.targets[1], [*ids("w11 w12"), EOS, 0])
+    np.testing.assert_array_equal(batch.targets[0], [*ids("w10"), EOS, 0])
+    np.testing.assert_array_equal(batch.targets[1], [*ids("w11 w12"), EOS])
     first, second = task.eval_inputs("validation")
-    assert first.targets.shape == (2, 2, 4)
+    assert first.targets.shape == (2, 2, 3)
     np.testing.assert_array_equal(first.targets[0], first.targets[1])
     np.testing.assert_array_equal(first.targets[0], batch.targets)
-    np.testing.assert_array_equal(first.decoder_inputs.tokens[0, 1], [START, *ids("w11 w12"), 0])
+    np.testing.assert_array_equal(first.decoder_inputs.tokens[0, 1], [START, *ids("w11 w12")])
     np.testing.assert_array_equal(first.inputs.tokens[0, 0], first.inputs.tokens[0, 1])
     assert not second.loss_weights[1].any() and second.loss_weights[0].any()
     decoder = load(folder, "decoder").batch("train", np.array([1]))
@@ -74,6 +74,21 @@ def test_a_prediction_is_the_label_whose_words_are_likeliest(folder, architectur
         (batch, *_) = by_token.eval_inputs("validation")
         means = by_token.outputs(model, params, batch)
         np.testing.assert_allclose(means, found[:2] / np.array([2, 3]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", GENERATING)
+def test_batches_of_similar_length_hold_the_same_prompts(folder, architecture):
+    rows = [{"text": " ".join(["w1"] * n), "label": "ny"[n % 2]} for n in (1, 2, 3, 20, 21, 22)]
+    splits = {"train": rows, "validation": rows}
+    words = {"verbalizers": (("n", "w10"), ("y", "w11 w12")), "max_seq_len": 32}
+    whole = load(folder, architecture, splits, **words)
+    short = load(folder, architecture, splits, **words, group_by_length=3)
+    batches = list(short.eval_inputs("validation"))
+    widths = [batch.inputs.tokens.shape[-1] for batch in batches]
+    assert widths[0] < widths[-1] <= whole.full_shape[0]
+    texts = [task.collect("validation", [b.inputs.segment_ids.sum((1, 2)) for b in task.eval_inputs(
+        "validation")]) for task in (whole, short)]  # fmt: skip
+    np.testing.assert_array_equal(*texts)
 
 
 def test_a_prompt_names_columns_and_what_follows_the_last_one_is_never_cut(folder):
