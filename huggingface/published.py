@@ -60,7 +60,9 @@ def head_of(config: dict, head: str, num_labels: int) -> str:
 def head_origin(config: dict, head: str) -> dict[str, Any]:
     """Entries of `origin` for a head: what it means, and its keys of config.json as they are."""
     keys = {key: config[key] for key in _HEAD_KEYS if key in config}
-    return {"head": head, "problem_type": TASKS[head].hf_problem_type, "head_keys": keys}
+    if not head:
+        return {"head_keys": keys} if keys else {}
+    return {"problem_type": TASKS[head].hf_problem_type, "head_keys": keys}
 
 
 def other_keys(config: dict, family: Family, written: dict) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def lm_scores(
         batch.loss_weights,
         model.config.vocab_size,
         z_loss,
+        model.config.final_logit_softcap,
         label_smoothing,
     )
     return {"lm": (total, weight), "accuracy": (correct, weight)}
@@ -100,7 +101,8 @@ def lm_token_losses(model, params, hidden: jax.Array, targets) -> tuple[jax.Arra
     """(-log p(target), 1 for a correct prediction) float32[B,N] of targets int32[B,N], from the hidden
     states [B,N,D] that predict them; no gradient."""
     head = _lm_head(model, params, hidden)
-    return token_losses(*head, targets, model.config.vocab_size)
+    config = model.config
+    return token_losses(*head, targets, config.vocab_size, config.final_logit_softcap)
 
 
 def _lm_head(model, params, hidden):

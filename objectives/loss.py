@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from models.layers import lm_logits
 from objectives.document_ids import in_ranges
 
 MASKED = -1e30  # the logit of an excluded id: finite, so that 0 * logit is 0
@@ -25,6 +26,7 @@ def chunked_cross_entropy(
     weights: jax.Array,
     vocab_size: int,
     z_loss: float = 0.0,
+    softcap: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """-> float32[] each: (sum of weight * (-log p(target) + z_loss * log(Z)^2), sum of weights, sum of
@@ -36,6 +38,7 @@ def chunked_cross_entropy(
     logits. z_loss is static and keeps log Z near 0 (Chowdhery et al. 2022, PaLM, section 5: 1e-4).
     label_smoothing is static: -log p(target) becomes -sum_v q_v log p_v with q = (1 - label_smoothing)
     onehot(target) + label_smoothing / vocab_size (Szegedy et al. 2016, section 7).
+    softcap is static: the model's final_logit_softcap.
 
     One pass over chunks of positions computes value and gradient: each chunk's logits give its part
     of the sum and of the gradients of features and table, which the backward pass only scales. No
@@ -52,7 +55,7 @@ def chunked_cross_entropy(
         features, targets, weights = features[None], targets[None], weights[None]
     _check(features, table, targets, weights, vocab_size)
     chunks = number_of_chunks(*targets.shape, table.shape[0])
-    static = (vocab_size, chunks, z_loss, label_smoothing)
+    static = (vocab_size, chunks, z_loss, softcap, label_smoothing)
     return _cross_entropy(features, table, bias, targets, weights, static)
 
 
@@ -62,6 +65,7 @@ def token_losses(
     bias: jax.Array | None,
     targets: jax.Array,
     vocab_size: int,
+    softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """(-log p(target), 1 for a correct prediction), float32[B,N] each; no gradient. Arguments as in
     chunked_cross_entropy."""
@@ -70,7 +74,7 @@ def token_losses(
     _check(features, table, targets, ones, vocab_size)
 
     def step(carry, chunk):
-        _, _, per_token, _ = _score_chunk(table, bias, (vocab_size, 0, 0.0, 0.0), *chunk)
+        _, _, per_token, _ = _score_chunk(table, bias, (vocab_size, 0, 0.0, softcap, 0.0), *chunk)
         return carry, per_token
 
     chunks = number_of_chunks(*targets.shape, table.shape[0])
@@ -159,14 +163,11 @@ _cross_entropy.defvjp(_forward, _backward)
 
 def _score_chunk(table, bias, static, features, targets, weights):
     """-> (sum of weighted losses, sum of weighted hits, [losses, hits] float32[B,n] each, function that
-    returns the gradient of the logits float32[B,n,V]). A hit is 1 for a correct prediction."""
-    vocab_size, _, z_loss, smoothing = static
-    logits = jnp.einsum(
-        "BNE,VE->BNV", features, table.astype(features.dtype), preferred_element_type=jnp.float32
-    )
+    returns the gradient of the logits before the cap, float32[B,n,V]). A hit is 1 for a correct
+    prediction."""
+    vocab_size, _, z_loss, softcap, smoothing = static
+    logits = capped = lm_logits(features, table, bias, softcap)
     token = jnp.arange(table.shape[0], dtype=jnp.int32)[None, None]
-    if bias is not None:
-        logits = logits + bias.astype(jnp.float32)[None, None]
     if vocab_size < table.shape[0]:
         logits = jnp.where(token < vocab_size, logits, jnp.float32(MASKED))
     highest = logits.max(-1, keepdims=True)
@@ -188,10 +189,15 @@ def _score_chunk(table, bias, static, features, targets, weights):
         by_log_z = weights * (1 + 2 * z_loss * log_z) if z_loss else weights
         scaled = exponentials * (by_log_z[..., None] / normalizer)
         at_target = jnp.where(token == targets[..., None], weights[..., None], jnp.float32(0))
-        if not smoothing:
-            return scaled - at_target
-        others = jnp.where(token < vocab_size, jnp.float32(smoothing / vocab_size), jnp.float32(0))
-        return scaled - (1 - smoothing) * at_target - others * weights[..., None]
+        if smoothing:
+            others = jnp.where(
+                token < vocab_size, jnp.float32(smoothing / vocab_size), jnp.float32(0)
+            )
+            at_target = (1 - smoothing) * at_target + others * weights[..., None]
+        d_logits = scaled - at_target
+        if softcap:  # the derivative of c tanh(x / c) is 1 - tanh^2
+            d_logits = d_logits * (1 - jnp.square(capped / softcap))
+        return d_logits
 
     return (losses * weights).sum(), (hits * weights).sum(), [losses, hits], gradient
 
@@ -226,24 +232,22 @@ def sample_tokens(
     bias: jax.Array | None,
     uniforms: jax.Array,
     ranges: tuple[tuple[int, int], ...],
+    softcap: float = 0.0,
 ) -> jax.Array:
     """int32[B,N]: one sample per position from the softmax over the ids in `ranges`; no gradient.
 
-    features [B,N,E], table and bias as in chunked_cross_entropy; uniforms float32[B,N] in [0, 1);
+    features [B,N,E], table, bias and softcap as in chunked_cross_entropy; uniforms float32[B,N] in [0, 1);
     ranges: half-open ranges of ids. A sample is the id at which the cumulative probability exceeds its
     uniform number, which needs one random number (Gumbel noise: V numbers). The search finds a block of
     128 ids, then an id in it. The result does not depend on the chunks or on other rows.
     """
     features, table, bias = jax.lax.stop_gradient((features, table, bias))
-    kernel = table.astype(features.dtype)
     allowed = in_ranges(jnp.arange(table.shape[0], dtype=jnp.int32), ranges)[None, None]
     lanes = 128 if table.shape[0] % 128 == 0 else table.shape[0]
 
     def step(carry, chunk):
         features, uniforms = chunk
-        logits = jnp.einsum("BNE,VE->BNV", features, kernel, preferred_element_type=jnp.float32)
-        if bias is not None:
-            logits = logits + bias.astype(jnp.float32)[None, None]
+        logits = lm_logits(features, table, bias, softcap)
         logits = jnp.where(allowed, logits, jnp.float32(MASKED))
         p = jnp.exp(logits - logits.max(-1, keepdims=True))
         p = p.reshape(*uniforms.shape, -1, lanes)
