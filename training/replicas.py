@@ -153,7 +153,7 @@ class Axes:
         own = [outputs]
         if self.size:
             own = [_index(outputs, number) for number in range(self.size)]
-        predictions = [task.collect(split, each) for each in own]
+        predictions = [task.collect(split, task.in_order(split, each)) for each in own]
         return predictions, [task.score(split, each) for each in predictions]
 
     def place_shared(self, mesh, inputs):
