@@ -187,6 +187,11 @@ class LoadedTask:
         """Whether the data has this split."""
         raise NotImplementedError
 
+    def in_order(self, split: str, outputs: list) -> list:
+        """The `outputs` of the batches of `eval_inputs`, fetched to the host, in the order of the examples
+        of the split."""
+        return outputs
+
     def collect(self, split: str, outputs: list) -> Any:
         """The predictions of a split from the `outputs` of its batches, fetched to the host."""
         raise NotImplementedError
@@ -227,5 +232,5 @@ class LoadedTask:
 def evaluate(task: LoadedTask, split: str, predict) -> tuple[Any, dict[str, float]]:
     """(predictions, {metric: value}) of a split; predict(inputs) returns `LoadedTask.outputs`."""
     outputs = [predict(inputs) for inputs in task.eval_inputs(split)]
-    predictions = task.collect(split, jax.device_get(outputs))
+    predictions = task.collect(split, task.in_order(split, jax.device_get(outputs)))
     return predictions, task.score(split, predictions)

@@ -4,6 +4,7 @@ The head reads the state of [CLS], of the last token, or the mean of all states.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class TextColumns:
 @dataclasses.dataclass(frozen=True)
 class PooledTask(LabeledTask):
     """A task whose head reads one state per text, per pair of texts, or per choice."""
+
+    can_pack: ClassVar[bool] = True
 
     head_dropout_rate: float = option(0.1, "dropout before the classifier", min=0.0, max=0.99)
     pooler: bool = option(False, "dense layer and activation before the classifier")
