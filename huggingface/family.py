@@ -35,8 +35,13 @@ from huggingface.param_map import (  # noqa: F401  for the families, beside Fami
     norm,
 )
 from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
+from tasks import TASKS
 from tasks.base import AUTO_POOLING
 from training.config import ConfigError
+
+# What the heads of most families for tokens are: a dense layer.
+TOKEN_HEAD = {"pooler": False, "head_bias": True}
+
 
 # ---- both tables ---------------------------------------------------------------------------------
 
@@ -214,7 +219,7 @@ class Family:
 
         Raises ConfigError for an unsupported pooling in its config.json."""
         needs, (key, poolings) = self.head_needs.get(head, {}), self.pooling_key
-        if not needs or not poolings:
+        if not needs or not poolings or not _is_pooled(head):
             return needs
         pooling = config.get(key, poolings[0])
         if pooling not in poolings:
@@ -227,6 +232,7 @@ class Family:
     def unmet_needs(self, head: str, task: dict[str, Any]) -> dict[str, Any]:
         """{task config field: value} that this family's head needs and a task config lacks."""
         needs, (_, poolings) = self.head_needs.get(head, {}), self.pooling_key
+        poolings = poolings if _is_pooled(head) else ()
         task = task | {"pooling": self._pooling(task)}
         if needs and poolings and task["pooling"] not in poolings:
             needs = needs | {"pooling": poolings[0]}
@@ -304,6 +310,10 @@ class Family:
 
     def is_ignored(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+
+def _is_pooled(head):
+    return any(field.name == "pooling" for field in dataclasses.fields(TASKS[head]))
 
 
 _SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",

@@ -6,8 +6,9 @@ Imports data/, models/ and objectives/; trained by train.py and finetune.py thro
 from tasks.base import LoadedTask, Task, evaluate
 from tasks.classification import Classification
 from tasks.pretraining import Pretraining
+from tasks.tagging import Tagging
 
-TASKS = {task.name: task for task in (Pretraining, Classification)}
+TASKS = {task.name: task for task in (Pretraining, Classification, Tagging)}
 # Those that finetune.py trains: variants of the config section `task`.
 FINETUNE_TASKS = {name: task for name, task in TASKS.items() if task is not Pretraining}
 

@@ -28,6 +28,15 @@ class Encoded:
         return len(self.lengths)
 
     @property
+    def num_examples(self) -> int:
+        """Examples; each has at least one row."""
+        return len(self)
+
+    def rows_of(self, examples: np.ndarray) -> np.ndarray:
+        """The rows int64[m] of the examples int64[n], in their order."""
+        return examples
+
+    @property
     def strata(self) -> np.ndarray:
         """int[n]: the class of each example, whose shares a label budget keeps; one class for labels of
         another kind."""
@@ -37,6 +46,15 @@ class Encoded:
     def describe_unknown(self, name: str) -> str:
         """A line for the log, with the share of unknown tokens."""
         return describe_unknown(name, self.num_unknown, self.num_tokens)
+
+    def describe_truncated(self, name: str, task) -> list[str]:
+        """Lines for the log about the texts that `task` truncates; [] if there are none."""
+        if not self.num_truncated:
+            return []
+        return [
+            f"{self.num_truncated:,} of {len(self):,} {name} examples were truncated to "
+            f"{task.max_seq_len} tokens"
+        ]
 
 
 def encode(

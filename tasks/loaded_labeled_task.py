@@ -56,9 +56,14 @@ class LoadedLabeledTask(LoadedTask):
     def best_metric(self) -> str:
         return f"+{self.task.metric}"
 
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """int64[m]: the training rows of `examples`."""
+        return self.encoded["train"].rows_of(self.examples)
+
     @property
     def epoch_size(self) -> int:
-        return len(self.examples)
+        return len(self.rows)
 
     @functools.cached_property
     def length_share(self) -> float:
@@ -97,6 +102,10 @@ class LoadedLabeledTask(LoadedTask):
     def loss_weights(self):
         return {self.name: 1.0}
 
+    def hidden_states(self, apply, batch: Batch, deterministic: bool) -> jax.Array:
+        """The last hidden states [B, T, D]; apply(inputs, ...) calls the model."""
+        return apply(batch.inputs, batch.decoder_inputs, deterministic=deterministic)
+
     def head_inputs(self, hidden: jax.Array, batch: Batch) -> jax.Array:
         """The states [B, ..., D] that the head reads, of the last hidden states [B, T, D]."""
         raise NotImplementedError
@@ -106,12 +115,10 @@ class LoadedLabeledTask(LoadedTask):
         rngs = [{}, {}]
         if dropout_rng is not None:
             rngs = [{"dropout": rng} for rng in jax.random.split(dropout_rng)]
-        hidden = model.apply(
-            {"params": params},
-            batch.inputs,
-            batch.decoder_inputs,
+        hidden = self.hidden_states(
+            functools.partial(model.apply, {"params": params}, rngs=rngs[0]),
+            batch,
             deterministic=dropout_rng is None,
-            rngs=rngs[0],
         )
         states = self.head_inputs(hidden, batch)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -141,15 +148,15 @@ class LoadedLabeledTask(LoadedTask):
         return split in self.encoded
 
     def _indices(self, step):
-        """Indices int64[batch_size] of the training examples of a step, over all processes."""
+        """Indices int64[batch_size] of the training rows of a step, over all processes."""
         if self.task.group_by_length:
-            lengths = self.encoded["train"].lengths[self.examples]
+            lengths = self.encoded["train"].lengths[self.rows]
             places = example_order.grouped_at(
                 step, self.batch_size, lengths, self.task.group_by_length, self.seed
             )
         else:
-            places = example_order.shuffled_at(step, self.batch_size, len(self.examples), self.seed)
-        return self.examples[places]
+            places = example_order.shuffled_at(step, self.batch_size, len(self.rows), self.seed)
+        return self.rows[places]
 
     def _width(self, indices):
         """Tokens that a batch is padded to: max_seq_len, or less where batches have similar lengths."""
@@ -207,8 +214,9 @@ class LoadedLabeledTask(LoadedTask):
         )
 
     def collect(self, split, outputs):
-        """The outputs float32[n, ...] of a split."""
-        return np.concatenate(outputs)[: len(self.encoded[split])]
+        """The outputs of the rows of a split: arrays [n, ...]."""
+        count = len(self.encoded[split])
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
 
     def prediction_rows(self, split, outputs):
         """Iterates over a dict for each example of a split, in order: what `predictions.write` writes."""
@@ -241,17 +249,14 @@ class LoadedLabeledTask(LoadedTask):
 
     def describe(self):
         splits = ", ".join(
-            f"{len(split):,} {name}" for name, split in self.encoded.items() if name != "train"
+            f"{split.num_examples:,} {name}"
+            for name, split in self.encoded.items()
+            if name != "train"
         )
         lines = [
-            f"{self.describe_labels()}; {len(self.examples):,} of {len(self.encoded['train']):,} "
-            f"training examples, {splits}"
+            f"{self.describe_labels()}; {len(self.examples):,} of "
+            f"{self.encoded['train'].num_examples:,} training examples, {splits}"
         ]
         for name, split in self.encoded.items():
-            lines.append(split.describe_unknown(name))
-            if split.num_truncated:
-                lines.append(
-                    f"{split.num_truncated:,} of {len(split):,} {name} examples were truncated to "
-                    f"{self.task.max_seq_len} tokens"
-                )
+            lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
         return lines

@@ -2,7 +2,7 @@
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, training
 from huggingface.families import bert
-from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, attention, dense, norm
 
 LAYER = "encoder/layer_{i}"
 QKVO = ("q_lin", "k_lin", "v_lin", "out_lin")
@@ -14,6 +14,7 @@ DISTILBERT = Family(
     classes={
         "DistilBertForMaskedLM": "lm",
         "DistilBertForSequenceClassification": "classification",
+        "DistilBertForTokenClassification": "tagging",
         "DistilBertModel": "",
     },
     params=[
@@ -30,6 +31,7 @@ DISTILBERT = Family(
         ParamMap("heads/lm/bias", "vocab_projector.bias", VOCAB),
         *dense("heads/classification/pooler", "pre_classifier"),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/tagging/output", "classifier"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 30522),
@@ -57,5 +59,8 @@ DISTILBERT = Family(
         **training("qa_dropout"),
     },
     head_dropout_key="seq_classif_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "relu", "pooling": "cls"}},
+    head_needs={
+        "classification": {"pooler": True, "pooler_activation": "relu", "pooling": "cls"},
+        "tagging": TOKEN_HEAD,
+    },
 )

@@ -4,7 +4,7 @@ language model; the discriminator predicts for each token whether it was replace
 
 from huggingface.config_mapping import ConfigKey, of_other_classes
 from huggingface.families import bert
-from huggingface.family import VOCAB, Family, ParamMap, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, dense, norm
 
 _OWN = (("activation",), ("emb_dim",), ("num_heads",), ("mlp_dim",))  # other values or defaults
 
@@ -15,6 +15,7 @@ ELECTRA = Family(
         "ElectraForMaskedLM": "lm",
         "ElectraForPreTraining": "discriminator",
         "ElectraForSequenceClassification": "classification",
+        "ElectraForTokenClassification": "tagging",
         "ElectraModel": "",
     },
     params=[
@@ -27,6 +28,7 @@ ELECTRA = Family(
         *dense("heads/discriminator/output", "discriminator_predictions.dense_prediction"),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
+        *dense("heads/tagging/output", "classifier"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -43,5 +45,8 @@ ELECTRA = Family(
         "summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"
     ),
     head_dropout_key="classifier_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"}},
+    head_needs={
+        "classification": {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
+        "tagging": TOKEN_HEAD,
+    },
 )

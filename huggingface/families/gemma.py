@@ -4,7 +4,7 @@ norm scales of 1 + w; Gemma 3 also normalizes each sublayer's output, and altern
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey, disagreement
 from huggingface.families import llama
-from huggingface.family import Family, norm
+from huggingface.family import TOKEN_HEAD, Family, norm
 from huggingface.rope import TWO_ROPES_FIELDS, read_two_ropes, rope_key, write_two_ropes
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"  # layer types
@@ -113,6 +113,7 @@ GEMMA = Family(
     classes={
         "GemmaForCausalLM": "lm",
         "GemmaForSequenceClassification": "classification",
+        "GemmaForTokenClassification": "tagging",
         "GemmaModel": "",
     },
     params=llama.PARAMS,
@@ -125,7 +126,7 @@ GEMMA = Family(
     fixed=_FIXED,
     tied={"lm_head.weight": "model.embed_tokens.weight"},
     unused={"hidden_activation": "of older files, which transformers no longer reads"},
-    head_needs=_HEAD,
+    head_needs={**_HEAD, "tagging": TOKEN_HEAD},
 )
 
 GEMMA3 = Family(

@@ -94,6 +94,7 @@ MODERNBERT = Family(
     classes={
         "ModernBertForMaskedLM": "lm",
         "ModernBertForSequenceClassification": "classification",
+        "ModernBertForTokenClassification": "tagging",
         "ModernBertModel": "",
     },
     params=[
@@ -113,6 +114,9 @@ MODERNBERT = Family(
         *dense("heads/classification/pooler", "head.dense", activation="gelu"),
         *norm("heads/classification/pooler_norm", "head.norm", norm_epsilon=1e-5),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/tagging/pooler", "head.dense", activation="gelu"),
+        *norm("heads/tagging/pooler_norm", "head.norm", norm_epsilon=1e-5),
+        *dense("heads/tagging/output", "classifier"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50368),
@@ -144,9 +148,10 @@ MODERNBERT = Family(
         "lm_head_transform": True,
     },
     tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    head_needs={
-        "classification": {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True}
-    },
+    head_needs=dict.fromkeys(
+        ("classification", "tagging"),
+        {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True},
+    ),
     unused={
         **training("mlp_dropout", "initializer_cutoff_factor"),
         **numerics("deterministic_flash_attn", "reference_compile"),
