@@ -23,14 +23,11 @@ def scheme_of(tags, asked: str = "auto") -> str:
     found = {tag: _TAG.fullmatch(tag) for tag in tags if tag != OUTSIDE}
     others = sorted(tag for tag, match in found.items() if match is None)
     letters = {match[1] for match in found.values() if match}
-    scheme = "bioes" if letters - {"B", "I"} else "bio"
-    if others or not found:
-        scheme = "none"
-    if asked == "auto" or asked == scheme or (asked == "bioes" and scheme == "bio"):
-        return asked if asked != "auto" else scheme
-    wrong = (
-        others or sorted(tag for tag, match in found.items() if match[1] not in "BI") or [OUTSIDE]
-    )
+    if asked == "auto":
+        return "none" if others or not found else "bioes" if letters - {"B", "I"} else "bio"
+    wrong = others or sorted(tag for tag, match in found.items() if match[1] not in "BI")
+    if not others and (asked == "bioes" or not wrong):
+        return asked
     raise ValueError(
         f"task.scheme={asked!r}, but there is the tag {wrong[0]!r}: expected O and "
         f"{'B-, I-' if asked == 'bio' else 'B-, I-, E-, S-'} with a type; set task.scheme=auto or none"

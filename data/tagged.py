@@ -185,15 +185,18 @@ def load(
     splits = read(source, columns, dialect or Dialect(), missing, "", log)
     for split, examples in splits.items():
         splits[split] = _checked(examples)
-    labeled.make_validation(source, splits, validation_fraction, log)
-    splits = {split: splits[split] for split in SPLITS if split in splits}
-    counts = {
-        split: Counter(tag for tags in examples.get("tags") or () for tag in tags)
-        for split, examples in splits.items()
-    }
-    scheme = tag_schemes.scheme_of(counts["train"], scheme)
     place = place_of([each.table for each in splits["train"].places][:1])
-    for line in (*_notes(counts, place, splits), *_unknown(counts, scheme)):
+    for line in _notes(_count(splits["train"]), place):
+        log(f"warning: {line}")
+    labeled.make_validation(source, splits, validation_fraction, log)
+    counts = {split: _count(splits[split]) for split in SPLITS if split in splits}
+    scheme = tag_schemes.scheme_of(counts["train"], scheme)
+    if len(splits["validation"]) < labeled.SMALL:
+        log(
+            f"warning: validation has {len(splits['validation']):,} sentences: its scores say little; "
+            "raise task.validation_fraction, or add sentences"
+        )
+    for line in _unknown(counts, scheme):
         log(f"warning: {line}")
     log(tag_schemes.describe(splits["train"].get("tags"), scheme))
     log(labeled.overlap(splits))
@@ -243,9 +246,13 @@ def _checked(examples):
     )
 
 
-def _notes(counts, place, splits):
+def _count(examples) -> Counter:
+    return Counter(tag for tags in examples.get("tags") or () for tag in tags)
+
+
+def _notes(train, place):
     """Lines about tags that may not mean what they say. Raises ValueError for tags that none can learn."""
-    train, words = counts["train"], counts["train"].total()
+    words = train.total()
     if len(train) < 2:
         raise ValueError(
             f"{place} has one tag alone, {next(iter(train))!r}, and a tagger needs two: check "
@@ -266,11 +273,6 @@ def _notes(counts, place, splits):
         yield (
             "the tags are numbers: write their names, such as B-PER, into the files for the scores of "
             "entities"
-        )
-    if len(splits["validation"]) < labeled.SMALL:
-        yield (
-            f"validation has {len(splits['validation']):,} sentences: its scores say little; raise "
-            "task.validation_fraction, or add sentences"
         )
 
 
