@@ -205,10 +205,8 @@ def _tfds(name: str, columns, objects=()) -> dict[str, list[Table]]:
 def _tfds_value(value, feature):
     if isinstance(value, dict):  # of a sequence of features
         return {name: _tfds_value(each, None) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_tfds_value(each, None) for each in value]
     inner = getattr(feature, "feature", None)  # of a sequence
-    if hasattr(inner, "int2str"):
+    if isinstance(value, list) or hasattr(inner, "int2str"):
         return [_tfds_value(each, inner) for each in value]
     if hasattr(feature, "int2str"):
         return feature.int2str(int(value)) if int(value) >= 0 else None

@@ -26,6 +26,7 @@ class Windows(Encoded):
     first_words: np.ndarray = dataclasses.field(
         kw_only=True
     )  # int64[s + 1] of each sentence, and w
+    is_long: np.ndarray = dataclasses.field(kw_only=True)  # bool[s] has more tokens than a row
     capacity: int = dataclasses.field(kw_only=True)  # tokens of a row without the special ones
     num_without: int = dataclasses.field(kw_only=True)  # words that no token of the text belongs to
 
@@ -44,10 +45,10 @@ class Windows(Encoded):
         """Lines about windows, and about words without a token: nothing is truncated."""
         rows = np.bincount(self.sentences, minlength=self.num_examples)
         lines = [f"{name}: every sentence fits into {self.capacity} tokens"]
-        if (rows > 1).any():
+        if self.is_long.any():
             lines = [
-                f"{name}: {(rows > 1).sum():,} of {self.num_examples:,} sentences are longer than "
-                f"{self.capacity} tokens and are read in {rows[rows > 1].sum():,} windows with overlap"
+                f"{name}: {self.is_long.sum():,} of {self.num_examples:,} sentences are longer than "
+                f"{self.capacity} tokens and are read in {rows[self.is_long].sum():,} windows with overlap"
             ]
         if self.num_without:
             lines.append(
@@ -145,9 +146,11 @@ def encode(
     if classes:
         labels = np.concatenate([np.asarray(each, np.int32) for each in classes])
     rows, sentence_of, num_without = [], [], 0
+    is_long = np.zeros(len(sentences), bool)
     for number, ((ids, offsets), words) in enumerate(zip(encoded, sentences, strict=True)):
         ids, owners, without = tokens_of_words(ids, offsets, words, placeholder)
         num_without += without
+        is_long[number] = len(ids) > capacity
         owned = np.flatnonzero(owners >= 0)
         first = owned[np.unique(owners[owned], return_index=True)[1]]
         last = owned[::-1][np.unique(owners[owned][::-1], return_index=True)[1]]
@@ -175,7 +178,7 @@ def encode(
         **_padded(rows, template, length, max(special["pad"], 0)), labels=labels, num_truncated=0,
         num_unknown=sum(int((ids == special["unk"]).sum()) for ids, _ in encoded),
         num_tokens=sum(len(ids) for ids, _ in encoded), sentences=np.array(sentence_of, np.int32),
-        first_words=first_words, capacity=capacity, num_without=num_without,
+        first_words=first_words, is_long=is_long, capacity=capacity, num_without=num_without,
     )  # fmt: skip
 
 

@@ -104,11 +104,12 @@ def test_a_test_split_without_tags_is_read(tmp_path):
     words = [{"tokens": ["x", "y"]}]
     splits = load(tmp_path, {"train": TRAIN, "validation": TRAIN, "test": words})
     assert splits["test"].columns == {"words": [["x", "y"]]}
-    blind = "1 _\n2 _\n"
+    blind = "x _\ny _\n"
+    (tmp_path / "blind").mkdir()
     splits = load(
-        tmp_path, {"train": "a B-X\nb O\n\nc O\n", "validation": "a B-X\n", "test": blind}
+        tmp_path / "blind", {"train": "a B-X\nb O\n\nc O\n", "validation": "a B-X\n", "test": blind}
     )
-    assert splits["test"].get("tags") is None and splits["test"].get("words") == [["1", "2"]]
+    assert splits["test"].get("tags") is None and splits["test"].get("words") == [["x", "y"]]
 
 
 @pytest.mark.parametrize(
