@@ -79,6 +79,7 @@ def tokens_of_words(ids, offsets, words, placeholder: int) -> tuple[np.ndarray, 
     inside = np.minimum(first, len(words) - 1)
     owned = (first < len(words)) & (starts[inside] < offsets[:, 1])
     owners = np.where(owned, inside, NONE).astype(np.int32)
+    owners[owned] = np.maximum.accumulate(owners[owned])  # in order, whatever the offsets are
     missing = np.setdiff1d(np.arange(len(words), dtype=np.int32), owners)
     if missing.size:
         places = np.searchsorted(np.maximum.accumulate(owners), missing) if len(owners) else 0
@@ -100,16 +101,17 @@ def window_of_words(first, last, read, starts, capacity: int, causal: bool) -> n
     """The window int64[w] that predicts each word: the one with the most tokens on the shorter side of
     the word, or, if `causal`, before it.
 
-    first, last, read: int[w], the first and last token of each word, and the one that is read.
+    first, last, read: int[w], the first and last token of each word, and the one that is read, ascending.
     """
     best = np.full(len(read), np.iinfo(np.int64).min)
     chosen = np.zeros(len(read), np.int64)
     for number, start in enumerate(starts):
-        context = first - start
+        here = slice(*np.searchsorted(read, (start, start + capacity)))
+        context = first[here] - start
         if not causal:
-            context = np.minimum(context, start + capacity - 1 - last)
-        better = (read >= start) & (read < start + capacity) & (context > best)
-        best[better], chosen[better] = context[better], number
+            context = np.minimum(context, start + capacity - 1 - last[here])
+        better = here.start + np.flatnonzero(context > best[here])
+        best[better], chosen[better] = context[better - here.start], number
     return chosen
 
 
