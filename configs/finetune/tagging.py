@@ -4,7 +4,11 @@
                        --config.init_from=runs/encoder \\
                        --config.task.source='files:conll2003/{train,validation,test}.conll'
     ... --config=configs/finetune/tagging.py:data=ud --config.task.source='files:UD_English-EWT/*.conllu'
+    ... --config.task.spans_column=entities --config.task.source='files:/path/{train,dev,test}.jsonl'
 
+Published: CoNLL-2003 test, entity F1 92.4 with BERT-base and 92.8 with BERT-large (Devlin et al. 2019, table
+7; cased, with document context). UD English EWT test, UPOS 95.4 from raw text (Stanza; Qi et al. 2020,
+table 2); tokens are given here, so scores are higher.
 """
 
 import ml_collections

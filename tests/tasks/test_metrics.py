@@ -64,4 +64,4 @@ def test_predictions_are_written_whole_in_both_formats(tmp_path):
 
 @pytest.mark.parametrize("task", FINETUNE_TASKS.values(), ids=FINETUNE_TASKS)
 def test_the_default_metric_of_a_task_exists(task):
-    assert task().metric in metrics.CLASS_METRICS | metrics.VALUE_METRICS
+    assert task().metric in {*metrics.CLASS_METRICS, *metrics.VALUE_METRICS, "auto"}

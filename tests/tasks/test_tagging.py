@@ -19,7 +19,6 @@ from data import tokenizer as tokenizers
 from data.examples import Examples
 from data.labeled import LabeledSplits
 from tasks import evaluate
-from tasks.tagging import Tagging
 from training import config as configs
 from training.schema import FinetuneConfig
 
@@ -263,34 +262,6 @@ def test_the_head_learns_the_tags_of_words(folder, architecture):
     scores = scores_of(folder, task, params, "train")[2]
     assert set(scores) == {"f1", "precision", "recall", "accuracy", "loss"}
     assert scores["accuracy"] > 0.9 and scores["f1"] > 0.8
-
-
-def test_which_token_of_a_word_is_read_and_what_the_others_learn():
-    class Letters:
-        """Every character is a token."""
-
-        def special_ids(self):
-            return {"pad": PAD, "unk": 1, "cls": CLS, "sep": SEP, "eos": EOS}
-
-        def encode_with_offsets(self, texts):
-            offsets = [[i, i + 1] for i in range(len(texts[0]))]
-            return [(np.array([ord(c) for c in texts[0]]), np.array(offsets))]
-
-    template = tokenizers.SpecialTokenTemplate((CLS,), (SEP,), (SEP,))
-    sentence = Examples({"words": [["ab", "c", "def"]], "tags": [["B-X", "O", "I-X"]]})
-
-    def encode(architecture="encoder", **options):
-        task = Tagging(max_seq_len=12, **options)
-        data = task.encode(sentence, Letters(), template, TAGS, architecture)
-        return data.words[0, 1:9].tolist(), data.targets[0, 1:9].tolist()
-
-    first = [0, -1, -1, 1, -1, 2, -1, -1], [0, -1, -1, 2, -1, 1, -1, -1]
-    last = [-1, 0, -1, 1, -1, -1, -1, 2], [-1, 0, -1, 2, -1, -1, -1, 1]
-    assert encode() == encode("encoder_decoder") == encode("decoder", subword="first") == first
-    assert encode("decoder") == encode(subword="last") == last
-    assert encode(label_all_subwords=True)[1] == [0, 1, -1, 2, -1, 1, 1, 1]
-    assert encode("decoder", label_all_subwords=True)[1] == [0, 0, -1, 2, -1, 1, 1, 1]
-    assert encode(label_all_subwords=True)[0] == first[0]
 
 
 def predictions_of(task, split, tags):

@@ -9,8 +9,10 @@ import tokenizers as library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from data import tokenizer as tokenizers
+from data.examples import Examples
 from data.special_tokens import SpecialTokenTemplate
 from tasks import windows
+from tasks.tagging import Tagging
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[EOS]", "[MASK]", "[BOS]"]
 TEXTS = [
@@ -239,3 +241,30 @@ def test_a_stride_that_does_not_fit_is_named():
     ):
         encode([["w1"]], stride=6)
     assert json.dumps(encode([["w1"]], stride=5).capacity) == "6"
+
+
+def test_which_token_of_a_word_is_read_and_what_the_others_learn():
+    class Letters:
+        """Every character is a token."""
+
+        def special_ids(self):
+            return {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "eos": 4}
+
+        def encode_with_offsets(self, texts):
+            offsets = [[i, i + 1] for i in range(len(texts[0]))]
+            return [(np.array([ord(c) for c in texts[0]]), np.array(offsets))]
+
+    sentence = Examples({"words": [["ab", "c", "def"]], "tags": [["B-X", "O", "I-X"]]})
+
+    def encode(architecture="encoder", **options):
+        task = Tagging(max_seq_len=12, **options)
+        data = task.encode(sentence, Letters(), TEMPLATE, ("B-X", "I-X", "O"), architecture)
+        return data.words[0, 1:9].tolist(), data.targets[0, 1:9].tolist()
+
+    first = [0, -1, -1, 1, -1, 2, -1, -1], [0, -1, -1, 2, -1, 1, -1, -1]
+    last = [-1, 0, -1, 1, -1, -1, -1, 2], [-1, 0, -1, 2, -1, -1, -1, 1]
+    assert encode() == encode("encoder_decoder") == encode("decoder", subword="first") == first
+    assert encode("decoder") == encode(subword="last") == last
+    assert encode(label_all_subwords=True)[1] == [0, 1, -1, 2, -1, 1, 1, 1]
+    assert encode("decoder", label_all_subwords=True)[1] == [0, 0, -1, 2, -1, 1, 1, 1]
+    assert encode(label_all_subwords=True)[0] == first[0]
