@@ -35,7 +35,7 @@ from huggingface.param_map import (  # noqa: F401  for the families, beside Fami
     norm,
 )
 from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
-from tasks import FINETUNE_TASKS
+from tasks import FINETUNE_TASKS, TASKS
 from tasks.base import AUTO_POOLING
 from tasks.classification import Classification
 from training.config import ConfigError
@@ -46,6 +46,9 @@ CLASSIFIER = Classification.name
 CLASSIFIER_HEADS = {
     name: task.hf_head_needs for name, task in FINETUNE_TASKS.items() if task.hf_problem_type
 }
+# What the heads of most families for tokens are: a dense layer.
+TOKEN_HEAD = {"pooler": False, "head_bias": True}
+
 
 # ---- both tables ---------------------------------------------------------------------------------
 
@@ -231,7 +234,7 @@ class Family:
                     f"config.json of model_type={self.model_type!r} has {name}={config[name]!r}; expected "
                     f"{expected!r}; choose another model"
                 )
-        if not needs or not poolings:
+        if not needs or not poolings or not _is_pooled(head):
             return needs
         pooling = config.get(key, poolings[0])
         if pooling not in poolings:
@@ -244,6 +247,7 @@ class Family:
     def unmet_needs(self, head: str, task: dict[str, Any]) -> dict[str, Any]:
         """{task config field: value} that this family's head needs and a task config lacks."""
         needs, (_, poolings) = self.head_needs.get(head, {}), self.pooling_key
+        poolings = poolings if _is_pooled(head) else ()
         task = task | {"pooling": self._pooling(task)}
         if needs and poolings and task["pooling"] not in poolings:
             needs = needs | {"pooling": poolings[0]}
@@ -344,6 +348,10 @@ class Family:
 
     def is_ignored(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+
+def _is_pooled(head):
+    return any(field.name == "pooling" for field in dataclasses.fields(TASKS[head]))
 
 
 _SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",

@@ -28,6 +28,15 @@ class Encoded:
         return len(self.lengths)
 
     @property
+    def num_examples(self) -> int:
+        """Examples; each has at least one row."""
+        return len(self)
+
+    def rows_of(self, examples: np.ndarray) -> np.ndarray:
+        """The rows int64[m] of the examples int64[n], in their order."""
+        return examples
+
+    @property
     def strata(self) -> np.ndarray:
         """int[n]: the class of each example, whose shares a label budget keeps; one class for labels of
         another kind."""

@@ -177,15 +177,15 @@ class LabeledBatches(LoadedTask):
         return np.argsort(batch_shapes.length_keys(lengths), kind="stable")
 
     def _indices(self, step):
-        """Indices int64[batch_size] of the training examples of a step, over all processes."""
+        """Indices int64[batch_size] of the training rows of a step, over all processes."""
         if self.task.group_by_length:
-            keys = batch_shapes.length_keys(self.lengths("train")[self.examples])
+            keys = batch_shapes.length_keys(self.lengths("train")[self.rows])
             places = example_order.grouped_at(
                 step, self.batch_size, keys, self.task.group_by_length, self.seed
             )
         else:
-            places = example_order.shuffled_at(step, self.batch_size, len(self.examples), self.seed)
-        return self.examples[places]
+            places = example_order.shuffled_at(step, self.batch_size, len(self.rows), self.seed)
+        return self.rows[places]
 
     def _train_shape(self, indices):
         """The shape of a training batch of examples int[B], over all processes."""

@@ -58,9 +58,14 @@ class LoadedLabeledTask(LabeledBatches):
     def best_metric(self) -> str:
         return f"+{self.task.metric}"
 
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """int64[m]: the training rows of `examples`."""
+        return self.encoded["train"].rows_of(self.examples)
+
     @property
     def epoch_size(self) -> int:
-        return len(self.examples)
+        return len(self.rows)
 
     @property
     def identities(self) -> dict:
@@ -95,6 +100,10 @@ class LoadedLabeledTask(LabeledBatches):
     def loss_weights(self):
         return {self.name: 1.0}
 
+    def hidden_states(self, apply, batch: Batch, deterministic: bool) -> jax.Array:
+        """The last hidden states [B, T, D]; apply(inputs, ...) calls the model."""
+        return apply_packed(functools.partial(apply, deterministic=deterministic), batch)
+
     def head_inputs(self, hidden: jax.Array, batch: Batch) -> jax.Array:
         """The states [B, ..., D] that the head reads, of the last hidden states [B, T, D]."""
         raise NotImplementedError
@@ -109,10 +118,9 @@ class LoadedLabeledTask(LabeledBatches):
         rngs = [{}, {}]
         if dropout_rng is not None:
             rngs = [{"dropout": rng} for rng in jax.random.split(dropout_rng)]
-        apply = functools.partial(
-            model.apply, {"params": params}, deterministic=dropout_rng is None, rngs=rngs[0]
-        )
-        hidden = apply_packed(apply, batch)
+        deterministic = dropout_rng is None
+        apply = functools.partial(model.apply, {"params": params}, rngs=rngs[0])
+        hidden = self.hidden_states(apply, batch, deterministic)
         states = self.head_inputs(hidden, batch)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return self.head.apply(
@@ -189,8 +197,9 @@ class LoadedLabeledTask(LabeledBatches):
         )
 
     def collect(self, split, outputs):
-        """The outputs float32[n, ...] of a split."""
-        return np.concatenate(outputs)[: len(self.encoded[split])]
+        """The outputs of the rows of a split: arrays [n, ...]."""
+        count = len(self.encoded[split])
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
 
     def prediction_rows(self, split, outputs):
         """Iterates over a dict for each example of a split, in order: what `predictions.write` writes."""
@@ -223,11 +232,13 @@ class LoadedLabeledTask(LabeledBatches):
 
     def describe(self):
         splits = ", ".join(
-            f"{len(split):,} {name}" for name, split in self.encoded.items() if name != "train"
+            f"{split.num_examples:,} {name}"
+            for name, split in self.encoded.items()
+            if name != "train"
         )
         lines = [
-            f"{self.describe_labels()}; {len(self.examples):,} of {len(self.encoded['train']):,} "
-            f"training examples, {splits}"
+            f"{self.describe_labels()}; {len(self.examples):,} of "
+            f"{self.encoded['train'].num_examples:,} training examples, {splits}"
         ]
         for name, split in self.encoded.items():
             lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]

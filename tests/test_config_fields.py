@@ -185,6 +185,7 @@ def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_conf
         for name in ("regression", "multi_label", "multiple_choice", "seq2seq", "text_to_text"):
             load_task(tmp_path, f"configs/finetune/{name}.py")
         TASKS["multiple_choice"]().example_columns()  # of a list in a column
+        load_task(tmp_path, "configs/finetune/tagging.py")
         for name, objective in OBJECTIVES.items():
             architecture = objective().architectures[0]
             trace_step(tmp_path, FILES[architecture], **{"objective.name": name})
@@ -193,7 +194,7 @@ def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_conf
             trace_step(tmp_path, DECODER, **overrides)
         for file, overrides in CHOICES:
             trace_step(tmp_path, file, **overrides)
-    changing = {f"PooledTask.{name}" for name in OTHER_HEADS}
+    changing = {f"HeadOptions.{name}" for name in OTHER_HEADS}
     changing |= {f"ModelOverrides.{name}" for name in OTHER_MODELS}
     assert tracer.unread() == changing
 

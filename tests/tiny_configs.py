@@ -66,6 +66,18 @@ def labeled(folder, rows=120, pairs=False):
     return f"files:{folder}/{{train,validation,test}}.tsv"
 
 
+def tagged(folder, rows=60):
+    """Writes {train,validation,test}.conll whose tags follow from the words; returns the source."""
+    random = np.random.default_rng(3)
+    for split in ("train", "validation", "test"):
+        lines = []
+        for _ in range(rows):
+            words = [WORDS[i] for i in random.integers(0, len(WORDS), random.integers(3, 30))]
+            lines += [f"{word} {'B-LONG' if len(word) > 4 else 'O'}" for word in words] + [""]
+        (pathlib.Path(folder) / f"{split}.conll").write_text("\n".join(lines), encoding="utf-8")
+    return f"files:{folder}/{{train,validation,test}}.conll"
+
+
 # The fields that every tiny run shares.
 LOOP = {
     "training.duration": "2 steps", "training.batch_size": 8, "checkpoint.every": "1 steps",
@@ -106,6 +118,7 @@ TASK_FIELDS = {
     "text_to_text": {"task.text_column": "sentence", "task.label_column": "label"},
     "seq2seq": {"task.source_column": "sentence", "task.target_column": "label",
                 "task.max_target_len": 8},
+    "tagging": {},
 }  # fmt: skip
 
 
@@ -118,6 +131,8 @@ def finetuning(folder, run, config="configs/finetune/classification.py", **overr
         "task.max_seq_len": 24, "evaluation.every": "1 step",
         **TASK_FIELDS.get(pathlib.Path(config.partition(":")[0]).stem, TASK_FIELDS["classification"]),
     }  # fmt: skip
+    if "tagging" in config:
+        tiny["task.source"] = tagged(folder)
     return _overridden(config, tiny, overrides)
 
 

@@ -4,6 +4,7 @@ in a part of each head. Query, key and value are one tensor, head by head. model
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, training
 from huggingface.family import (
+    TOKEN_HEAD,
     VOCAB,
     VOCAB_TRANSPOSE,
     ArrayTransform,
@@ -27,6 +28,7 @@ GPT_NEOX = Family(
     classes={
         "GPTNeoXForCausalLM": "lm",
         "GPTNeoXForSequenceClassification": "classification",
+        "GPTNeoXForTokenClassification": "tagging",
         "GPTNeoXModel": "",
     },
     params=[
@@ -44,6 +46,7 @@ GPT_NEOX = Family(
         *norm("decoder/final_norm", "gpt_neox.final_layer_norm"),
         ParamMap("heads/lm/kernel", "embed_out.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
+        *dense("heads/tagging/output", "classifier"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50432),
@@ -68,5 +71,8 @@ GPT_NEOX = Family(
     legacy_suffixes=(("lm_head.weight", "embed_out.weight"),),
     ignored=(r".*\.attention\.(masked_)?bias",),
     unused=training("classifier_dropout"),
-    head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+    head_needs={
+        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "tagging": TOKEN_HEAD,
+    },
 )  # fmt: skip

@@ -95,6 +95,7 @@ MODERNBERT = Family(
         "ModernBertForMaskedLM": "lm",
         "ModernBertForSequenceClassification": "classification",
         "ModernBertForMultipleChoice": "multiple_choice",
+        "ModernBertForTokenClassification": "tagging",
         "ModernBertModel": "",
     },
     params=[
@@ -117,6 +118,9 @@ MODERNBERT = Family(
         *dense("heads/multiple_choice/pooler", "head.dense", activation="gelu"),
         *norm("heads/multiple_choice/pooler_norm", "head.norm", norm_epsilon=1e-5),
         *dense("heads/multiple_choice/output", "classifier"),
+        *dense("heads/tagging/pooler", "head.dense", activation="gelu"),
+        *norm("heads/tagging/pooler_norm", "head.norm", norm_epsilon=1e-5),
+        *dense("heads/tagging/output", "classifier"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50368),
@@ -149,7 +153,7 @@ MODERNBERT = Family(
     },
     tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     head_needs=dict.fromkeys(
-        ("classification", "multiple_choice"),
+        ("classification", "multiple_choice", "tagging"),
         {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True},
     ),
     unused={
