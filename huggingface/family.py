@@ -74,6 +74,7 @@ class Family:
       ties_by_tensors: whether the output is tied is seen from the tensors alone, whatever the config
         has (T5).
       optional: tensors that may be missing, and are then zeros.
+      class_prefixes: {class: the prefix of its tensors}, where it is another one.
       bare_classes: classes whose directories omit the prefix; empty: the base model alone.
       tied: {tensor that a directory may store as a copy: its original}.
       legacy_suffixes: (old, new) suffixes of tensor names.
@@ -97,6 +98,7 @@ class Family:
     head_dropout_key: str = ""
     ties_by_tensors: bool = False
     optional: tuple[str, ...] = ()
+    class_prefixes: dict[str, str] = field(default_factory=dict)
     bare_classes: tuple[str, ...] = ()
     tied: dict[str, str] = field(default_factory=dict)
     legacy_suffixes: tuple[tuple[str, str], ...] = ()
@@ -256,7 +258,9 @@ class Family:
     def pooling_config(self, task: dict[str, Any]) -> dict[str, str]:
         """The pooling of a task config as config.json stores it; {} in a family without the choice."""
         key, poolings = self.pooling_key
-        return {key: self._pooling(task)} if self._pooling(task) in poolings else {}
+        if "pooling" not in task or self._pooling(task) not in poolings:
+            return {}
+        return {key: self._pooling(task)}
 
     def _pooling(self, task):
         pooling = task.get("pooling", "auto")
@@ -322,21 +326,23 @@ class Family:
     def for_class(self, name: str) -> "Family":
         """The family with the tensor names of a directory of class `name`."""
         bare = self.bare_classes or (self.base_class,)
-        return self.without_prefix() if name in bare else self
+        return self.with_prefix("" if name in bare else self.class_prefixes.get(name, self.prefix))
 
-    def without_prefix(self) -> "Family":
-        """The family with the tensor names of a directory that omits the prefix."""
+    def with_prefix(self, prefix: str) -> "Family":
+        """The family with the tensor names of a directory with another prefix, '' for none."""
 
-        def cut(name):
-            return name.removeprefix(self.prefix)
+        def renamed(name):
+            own = name.removeprefix(self.prefix)
+            return name if own == name else prefix + own
 
         return dataclasses.replace(
             self,
-            params=[each._replace(hf=cut(each.hf)) for each in self.params],
+            prefix=prefix,
+            params=[each._replace(hf=renamed(each.hf)) for each in self.params],
             constants=lambda model: {
-                cut(name): array for name, array in self.constants(model).items()
+                renamed(name): array for name, array in self.constants(model).items()
             },
-            tied={cut(copy): cut(original) for copy, original in self.tied.items()},
+            tied={renamed(copy): renamed(original) for copy, original in self.tied.items()},
         )
 
     def current_name(self, name: str) -> str:

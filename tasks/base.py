@@ -66,6 +66,9 @@ class Task:
     """The options of a task: a frozen dataclass per type of task, which defines the section `task`."""
 
     name: ClassVar[str]  # also the name of its head in the parameter tree
+    # The outputs of its head, where they are not the labels of the data.
+    output_names: ClassVar[tuple[str, ...]] = ()
+    has_label_names: ClassVar[bool] = False  # of the outputs, beside those of a classifier
 
     special_tokens: tuple = option(
         (), "strings in the texts that become single tokens, such as ('[E1]', '[/E1]')"

@@ -36,6 +36,10 @@ class Encoded:
         """The rows int64[m] of the examples int64[n], in their order."""
         return examples
 
+    def examples_of(self, rows: np.ndarray) -> np.ndarray:
+        """The example int64[n] of each of the rows int64[n]."""
+        return rows
+
     @property
     def strata(self) -> np.ndarray:
         """int[n]: the class of each example, whose shares a label budget keeps; one class for labels of

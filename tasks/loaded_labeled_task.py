@@ -65,7 +65,10 @@ class LoadedLabeledTask(LabeledBatches):
 
     @property
     def epoch_size(self) -> int:
-        return len(self.rows)
+        """Rows of the label budget. Where examples have several rows, it is the mean over all subsets, so
+        that runs of several seeds have the same number of steps."""
+        train = self.encoded["train"]
+        return round(len(train) * len(self.examples) / train.num_examples)
 
     @property
     def identities(self) -> dict:
@@ -216,6 +219,7 @@ class LoadedLabeledTask(LabeledBatches):
         return ((self.model_config, params, {self.name: 1}),)
 
     def provenance(self, step):
+        examples = self.encoded["train"].examples_of(self._indices(step))
         return [
             {
                 "number": step * self.batch_size + row,
@@ -223,7 +227,7 @@ class LoadedLabeledTask(LabeledBatches):
                 "row": example,
                 "documents": [{"document": example, "file": "train", "number": example}],
             }
-            for row, example in enumerate(self._indices(step).tolist())
+            for row, example in enumerate(examples.tolist())
         ]
 
     def describe_labels(self) -> str:

@@ -74,6 +74,7 @@ BERT = Family(
         "BertForSequenceClassification": "classification",
         "BertForMultipleChoice": "multiple_choice",
         "BertForTokenClassification": "tagging",
+        "BertForQuestionAnswering": "question_answering",
         "BertModel": "pair/pooler?",
     },
     params=[
@@ -88,6 +89,7 @@ BERT = Family(
         *dense("heads/multiple_choice/pooler", "bert.pooler.dense"),
         *dense("heads/multiple_choice/output", "classifier"),
         *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=CONFIG_KEYS,
     fixed=FIXED,
@@ -104,5 +106,6 @@ BERT = Family(
             {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
         ),
         "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
     },
 )

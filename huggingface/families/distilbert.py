@@ -16,6 +16,7 @@ DISTILBERT = Family(
         "DistilBertForSequenceClassification": "classification",
         "DistilBertForMultipleChoice": "multiple_choice",
         "DistilBertForTokenClassification": "tagging",
+        "DistilBertForQuestionAnswering": "question_answering",
         "DistilBertModel": "",
     },
     params=[
@@ -35,6 +36,7 @@ DISTILBERT = Family(
         *dense("heads/multiple_choice/pooler", "pre_classifier"),
         *dense("heads/multiple_choice/output", "classifier"),
         *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 30522),
@@ -68,5 +70,6 @@ DISTILBERT = Family(
             {"pooler": True, "pooler_activation": "relu", "pooling": "cls"},
         ),
         "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
     },
 )

@@ -17,6 +17,7 @@ ELECTRA = Family(
         "ElectraForSequenceClassification": "classification",
         "ElectraForMultipleChoice": "multiple_choice",
         "ElectraForTokenClassification": "tagging",
+        "ElectraForQuestionAnswering": "question_answering",
         "ElectraModel": "",
     },
     params=[
@@ -32,6 +33,7 @@ ELECTRA = Family(
         *dense("heads/multiple_choice/pooler", "sequence_summary.summary"),
         *dense("heads/multiple_choice/output", "classifier"),
         *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -61,5 +63,6 @@ ELECTRA = Family(
             {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
         ),
         "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
     },
 )

@@ -36,6 +36,7 @@ def _classes(name):
         f"{name}ForSequenceClassification": "classification",
         f"{name}ForMultipleChoice": "multiple_choice",
         f"{name}ForTokenClassification": "tagging",
+        f"{name}ForQuestionAnswering": "question_answering",
         f"{name}Model": "pair/pooler?",
     }
 
@@ -55,6 +56,7 @@ ROBERTA = Family(
         *dense("heads/multiple_choice/pooler", "roberta.pooler.dense"),
         *dense("heads/multiple_choice/output", "classifier"),
         *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -80,6 +82,7 @@ ROBERTA = Family(
             {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
         ),
         "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
     },
 )
 XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", classes=_classes("XLMRoberta"))
