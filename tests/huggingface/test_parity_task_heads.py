@@ -126,8 +126,19 @@ def test_a_pipeline_gives_the_predictions_of_a_finetuned_run(task, architecture,
     if task == "regression":
         assert np.ptp([float(mine["prediction"]) for mine in ours]) > 0.3
 
-    # The export is a run again, whose head gives values itself.
+    # Another run starts from the export: the head there gives values itself, and is kept.
     convert.from_hf(str(tmp_path / "hf"), str(tmp_path / "again"))
     origin = run_directory.read_manifest(tmp_path / "again")["huggingface"]
     assert origin["head"] == task
     assert origin["head_needs"].get("standardize", False) is False
+    config |= {"init_from": str(tmp_path / "again"), "task": config["task"] | origin["head_needs"]}
+    config["training"] = {"duration": "1 step", "batch_size": 8}
+    config["optimizer"] = {"learning_rate": 1e-12, "warmup": "0 steps"}
+    config |= {"evaluation": {"every": "1 step"}, "checkpoint": {"every": "1 step"}}
+    finetune.run(config, str(tmp_path / "kept"))
+    with open(tmp_path / "kept" / "predictions_validation.tsv", newline="") as stream:
+        kept = list(csv.DictReader(stream, delimiter="\t"))
+    names = ["prediction"] if task == "regression" else ["p(big)", "p(odd)"]
+    for mine, found in zip(ours, kept, strict=True):
+        for name in names:
+            assert float(found[name]) == pytest.approx(float(mine[name]), rel=1e-4, abs=1e-4)
