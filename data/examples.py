@@ -177,8 +177,9 @@ def _tfds(name, columns, chosen=(), log=lambda line: None, objects=()) -> dict[s
 def _tfds_value(value, feature):
     if isinstance(value, dict):  # of a sequence of features
         return {name: _tfds_value(each, None) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_tfds_value(each, None) for each in value]
+    inner = getattr(feature, "feature", None)  # of a sequence
+    if isinstance(value, list) or hasattr(inner, "int2str"):
+        return [_tfds_value(each, inner) for each in value]
     if hasattr(feature, "int2str"):
         return feature.int2str(int(value)) if int(value) >= 0 else None
     if isinstance(value, np.ndarray):
@@ -256,10 +257,13 @@ def _value(table, row, column):
         raise ValueError(f"{table.at(row)}, column {column.name!r}: {error}") from error
 
 
-def _is_empty(value) -> bool:
-    """Whether nothing is in a value: no text, an empty list, or an object of such values."""
-    values = value.values() if isinstance(value, dict) else ()
-    return value is None or value == [] or (isinstance(value, dict) and all(map(_is_empty, values)))
+def _is_absent(value, known) -> bool:
+    """Whether nothing is in a value: no text, no element, or a label that means so and is not `known`."""
+    if isinstance(value, str):
+        label = labels.label_of(value)
+        return not label or (label not in known and labels.is_like_no_label(label))
+    values = value.values() if isinstance(value, dict) else value or ()
+    return all(_is_absent(each, known) for each in values)
 
 
 def _is_unlabeled(found, columns, train) -> bool:
@@ -267,13 +271,10 @@ def _is_unlabeled(found, columns, train) -> bool:
     for role, column in columns.items():
         if not column.is_label:
             continue
-        known = {label for label in train.get(role) if isinstance(label, str)}
+        values = (value if isinstance(value, list) else [value] for value in train.get(role))
+        known = {each for value in values for each in value if isinstance(each, str)}
         for table in found:
             for value in table.columns.get(column.name, [None]):
-                label = labels.label_of(value) if isinstance(value, str) else value
-                is_absent = _is_empty(label) or (
-                    isinstance(label, str) and label not in known and labels.is_like_no_label(label)
-                )
-                if not is_absent:
+                if not _is_absent(value, known):
                     return False
     return any(column.is_label for column in columns.values())

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from data import squad
+from data import conll, squad
 from data.file_kinds import COMPRESSIONS, identify
 from data.files import reading_text, utf8_error
 from data.labels import is_invisible, label_of
@@ -112,8 +112,9 @@ def column_name(name: str) -> str:
 def value_of(value, objects=False):
     """Converts a value to a text, to a list of texts, or to None if it is absent.
 
-    null, NaN and texts without a visible character are absent; numbers and booleans are as in JSON. Raises
-    ValueError for bytes that are not UTF-8, half of a surrogate pair, a NUL and, unless `objects`, an object.
+    null, NaN and texts without a visible character are absent; numbers and booleans are as in JSON. With
+    `objects`, a value may be one, and lists keep texts without a visible character. Raises ValueError
+    for bytes that are not UTF-8, half of a surrogate pair, a NUL and another object.
     """
     if isinstance(value, bytes):
         try:
@@ -138,12 +139,20 @@ def value_of(value, objects=False):
             raise ValueError("it is an object {...}, expected a text; choose another column")
         return {key: value_of(each, objects) for key, each in dict(value).items()}
     if isinstance(value, list):
-        return [value_of(each, objects) for each in value]
+        return [_element(each, objects) for each in value]
     return json.dumps(value)
 
 
+def _element(value, objects):
+    """A value in a list; a text without a visible character is kept if `objects`."""
+    found = value_of(value, objects)
+    if found is None and objects and isinstance(value, str | bytes):
+        return value if isinstance(value, str) else value.decode()
+    return found
+
+
 def read(path: str, names, dialect: Dialect, log=lambda line: None, objects=()) -> Table:
-    """The columns `names` of a TSV, CSV, JSONL or SQuAD file, those that it has.
+    """The columns `names` of a TSV, CSV, JSONL, CoNLL, CoNLL-U or SQuAD file, those that it has.
 
     Values of the columns `objects` may be objects.
     Raises ValueError or OSError of one line that names the file, the line and the remedy.
@@ -155,6 +164,8 @@ def read(path: str, names, dialect: Dialect, log=lambda line: None, objects=()) 
     except UnicodeDecodeError as error:
         raise utf8_error(path, error.start) from error
     form = identify(path).format
+    if form in conll.FORMATS:
+        return Table(path, *conll.read(path, content, names, dialect.columns, dialect.delimiter))
     if form == ".json" and squad.is_squad(parsed := squad.parse(path, content)):
         check_json_dialect(path, dialect)
         return _squad(path, parsed, names, objects)
@@ -164,9 +175,8 @@ def read(path: str, names, dialect: Dialect, log=lambda line: None, objects=()) 
             if form == ".json"
             else "convert or rename it"
         )
-        raise ValueError(
-            f"{path} is none of {', '.join(FORMATS)} (plain or {', '.join(COMPRESSIONS)}): {hint}"
-        )
+        known = ", ".join((*FORMATS, *conll.FORMATS))
+        raise ValueError(f"{path} is none of {known} (plain or {', '.join(COMPRESSIONS)}): {hint}")
     if FORMATS[form]:
         return _separated(path, content, form, names, dialect, log)
     check_json_dialect(path, dialect)

@@ -35,6 +35,7 @@ def _candidates(model, head, given, architecture=""):
     nearest first. Problems are the fields of the model, or of a task, that it cannot express."""
     found = []
     for family in FAMILIES.values():
+        family = family.for_head(head)
         if not architecture or architecture in family.classes:
             config, problems = family.hf_config(reparametrize.expressible_model(model))
             task = reparametrize.expressible_task(model, given, family.head_needs.get(head, {}))

@@ -35,10 +35,17 @@ from huggingface.param_map import (  # noqa: F401  for the families, beside Fami
     norm,
 )
 from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
-from tasks import TASKS
+from tasks import FINETUNE_TASKS, TASKS
 from tasks.base import AUTO_POOLING
+from tasks.classification import Classification
 from training.config import ConfigError
 
+# Task heads that a directory stores as a sequence classifier; which one, its problem_type says. {head: the
+# task config's fields that it needs beside those of a classifier}.
+CLASSIFIER = Classification.name
+CLASSIFIER_HEADS = {
+    name: task.hf_head_needs for name, task in FINETUNE_TASKS.items() if task.hf_problem_type
+}
 # What the heads of most families for tokens are: a dense layer.
 TOKEN_HEAD = {"pooler": False, "head_bias": True}
 
@@ -74,6 +81,7 @@ class Family:
       ignored: regexes of tensors that are not parameters.
       constants: ModelConfig -> {tensor: array} of what a directory has and is no parameter here.
       head_needs: {task head: {task config field: value}}, required for the head to compute the same.
+      head_keys: {task head: {key of config.json: the one value that is supported}}.
       pooling_key: (key of config.json, its values), in a family with a choice of pooling.
     """
 
@@ -97,6 +105,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     constants: Callable[[ModelConfig], dict[str, np.ndarray]] = lambda model: {}
     head_needs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    head_keys: dict[str, dict[str, Any]] = field(default_factory=dict)
     pooling_key: tuple[str, tuple[str, ...]] = ("", ())
 
     @property
@@ -219,8 +228,14 @@ class Family:
     def head_needs_in(self, config: dict, head: str) -> dict[str, Any]:
         """{task config field: value} with which the task head of a directory computes the same here.
 
-        Raises ConfigError for an unsupported pooling in its config.json."""
+        Raises ConfigError for an unsupported pooling or another value of `head_keys` in its config.json."""
         needs, (key, poolings) = self.head_needs.get(head, {}), self.pooling_key
+        for name, expected in self.head_keys.get(head, {}).items():
+            if config.get(name, expected) != expected:
+                raise ConfigError(
+                    f"config.json of model_type={self.model_type!r} has {name}={config[name]!r}; expected "
+                    f"{expected!r}; choose another model"
+                )
         if not needs or not poolings or not _is_pooled(head):
             return needs
         pooling = config.get(key, poolings[0])
@@ -250,6 +265,29 @@ class Family:
     def _pooling(self, task):
         pooling = task.get("pooling", "auto")
         return AUTO_POOLING[self.architecture] if pooling == "auto" else pooling
+
+    def for_head(self, head: str) -> "Family":
+        """The family whose sequence classifier is the head of another task, one of CLASSIFIER_HEADS."""
+        if head not in CLASSIFIER_HEADS or CLASSIFIER not in self.head_needs:
+            return self
+        old, new = f"heads/{CLASSIFIER}/", f"heads/{head}/"
+
+        def renamed(native):
+            if isinstance(native, tuple):
+                return tuple(map(renamed, native))
+            return native.replace(old, new)
+
+        needs = dict(self.head_needs)
+        needs = {head: needs.pop(CLASSIFIER) | CLASSIFIER_HEADS[head]} | needs
+        return dataclasses.replace(
+            self,
+            classes={
+                name: " ".join(head if each == CLASSIFIER else each for each in heads.split())
+                for name, heads in self.classes.items()
+            },
+            params=[each._replace(native=renamed(each.native)) for each in self.params],
+            head_needs=needs,
+        )
 
     # ---- tensors ---------------------------------------------------------------------------------
 

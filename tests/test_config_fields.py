@@ -24,7 +24,7 @@ from objectives import OBJECTIVES
 from tasks import TASKS, evaluate
 from tasks.classification import Classification
 from training import config as configs
-from training import run_directory, schedules, sharding
+from training import init_from, run_directory, schedules, sharding
 from training.durations import StepConverter
 from training.optimizers import OPTIMIZERS, Optimizer
 from training.schema import FinetuneConfig, ModelOverrides, PretrainConfig
@@ -139,6 +139,22 @@ def trace_step(folder, file, **overrides):
     jax.eval_shape(step, state, {}, rngs, task.train_inputs(0), np.float32(0))
 
 
+def load_task(folder, file):
+    """Loads the task of a finetuning config, and scores an untrained model with a batch of it."""
+    config = tiny_configs.finetuning(folder, folder / "source", file)
+    source = init_from.finetune_source(
+        configs.resolve(FinetuneConfig, config), folder / "none", lambda path: path
+    )
+    config = source.config
+    config.task.outline(config, config.model, source.tokenizer_file)
+    task = config.task.load(config, config.model, source.tokenizer_file, lambda line: None)
+    model, rngs = models.build(task.model_config), rng_streams(config.seed)
+    params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
+    losses = functools.partial(task.losses, model, dropout_rng=None)
+    jax.eval_shape(losses, params, task.train_inputs(0))
+    assert task.best_metric[0] in "+-"
+
+
 # The finetuning tasks besides the one that the run below trains: (config file, options).
 TASK_CHOICES = [("configs/finetune/question_answering.py:squad_v2", {})]
 
@@ -186,6 +202,10 @@ def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_conf
         finetuning = tiny_configs.finetuning(tmp_path, tmp_path / "source")
         finetune.main(["--config=configs/finetune/classification.py",
                        f"--workdir={tmp_path}/task", *tiny_configs.flags(finetuning)])  # fmt: skip
+        for name in ("regression", "multi_label", "multiple_choice", "seq2seq", "text_to_text"):
+            load_task(tmp_path, f"configs/finetune/{name}.py")
+        TASKS["multiple_choice"]().example_columns()  # of a list in a column
+        load_task(tmp_path, "configs/finetune/tagging.py")
         for file, options in TASK_CHOICES:
             trace_task(tmp_path, file, **options)
         for name, objective in OBJECTIVES.items():
@@ -196,7 +216,7 @@ def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_conf
             trace_step(tmp_path, DECODER, **overrides)
         for file, overrides in CHOICES:
             trace_step(tmp_path, file, **overrides)
-    changing = {f"PooledTask.{name}" for name in OTHER_HEADS}
+    changing = {f"HeadOptions.{name}" for name in OTHER_HEADS}
     changing |= {f"ModelOverrides.{name}" for name in OTHER_MODELS}
     assert tracer.unread() == changing
 

@@ -36,10 +36,16 @@ def corpus(folder, documents=300, seed=0):
 
 
 def labeled(folder, rows=120, pairs=False):
-    """Writes {train,validation,test}.tsv whose label is the presence of a word; returns the source."""
+    """Writes {train,validation,test}.tsv whose label is the presence of a word; returns the source.
+
+    Without pairs there are columns for other tasks too: a value, several labels, and two choices."""
     random = np.random.default_rng(1)
     for split in ("train", "validation", "test"):
-        lines = ["sentence\tother\tlabel"] if pairs else ["sentence\tlabel"]
+        lines = (
+            ["sentence\tother\tlabel"]
+            if pairs
+            else ["sentence\tlabel\tvalue\tlabels\tfirst\tsecond\tchoice"]
+        )
         for _ in range(rows):
             words = [WORDS[i] for i in random.integers(0, len(WORDS), 12)]
             label = bool(random.integers(2))
@@ -47,11 +53,29 @@ def labeled(folder, rows=120, pairs=False):
             random.shuffle(words)
             label = "wet" if label else "dry"
             half = len(words) // 2
-            cells = [" ".join(words[:half]), " ".join(words[half:])] if pairs else [" ".join(words)]
-            lines.append("\t".join([*cells, label]))
+            if pairs:
+                cells = [" ".join(words[:half]), " ".join(words[half:]), label]
+            else:
+                length = len(words[0])
+                several = f"{label},long" if length > 4 else label
+                cells = [" ".join(words), label, f"{length / 2}", several, "dry", "wet"]
+                cells.append(str(int(label == "wet")))
+            lines.append("\t".join(cells))
         text = "\n".join(lines) + "\n"
         (pathlib.Path(folder) / f"{split}.tsv").write_text(text, encoding="utf-8")
     return f"files:{folder}/{{train,validation,test}}.tsv"
+
+
+def tagged(folder, rows=60):
+    """Writes {train,validation,test}.conll whose tags follow from the words; returns the source."""
+    random = np.random.default_rng(3)
+    for split in ("train", "validation", "test"):
+        lines = []
+        for _ in range(rows):
+            words = [WORDS[i] for i in random.integers(0, len(WORDS), random.integers(3, 30))]
+            lines += [f"{word} {'B-LONG' if len(word) > 4 else 'O'}" for word in words] + [""]
+        (pathlib.Path(folder) / f"{split}.conll").write_text("\n".join(lines), encoding="utf-8")
+    return f"files:{folder}/{{train,validation,test}}.conll"
 
 
 def questions(folder, rows=24, splits=("train", "dev", "test")):
@@ -99,21 +123,44 @@ def pretraining(folder, config="configs/decoder.py", **overrides):
     return _overridden(config, tiny, overrides)
 
 
+# Config file of a task -> its fields for the files of `labeled`.
+TASK_FIELDS = {
+    "classification": {"task.text_column": "sentence", "task.label_column": "label"},
+    "ag_news": {"task.text_column": "sentence", "task.text_pair_column": "label"},
+    "imdb": {"task.text_column": "sentence"},
+    "regression": {"task.text_column": "sentence", "task.label_column": "value"},
+    "multi_label": {"task.text_column": "sentence", "task.label_column": "labels",
+                    "task.label_separator": ","},
+    "multiple_choice": {"task.text_column": "sentence", "task.choice_columns": "('first', 'second')",
+                        "task.label_column": "choice"},
+    "text_to_text": {"task.text_column": "sentence", "task.label_column": "label"},
+    "seq2seq": {"task.source_column": "sentence", "task.target_column": "label",
+                "task.max_target_len": 8},
+}  # fmt: skip
+
+
 def finetuning(folder, run, config="configs/finetune/classification.py", **overrides):
     """A shipped finetuning config on `run`, with labels written to `folder`."""
-    data = DATA.get(pathlib.Path(config.partition(":")[0]).stem, classes)
-    tiny = {**LOOP, "init_from": str(run), "evaluation.every": "1 step", **data(folder)}
+    name = pathlib.Path(config.partition(":")[0]).stem
+    data = DATA.get(name, classes)(folder)
+    if name not in DATA:
+        data |= TASK_FIELDS.get(name, TASK_FIELDS["classification"])
+    tiny = {**LOOP, "init_from": str(run), "evaluation.every": "1 step", **data}
     return _overridden(config, tiny, overrides)
 
 
 def classes(folder):
-    """The task's fields for the labels that `labeled` writes to `folder`."""
+    """The task's fields for the files that `labeled` writes to `folder`, without the columns."""
     if not (pathlib.Path(folder) / "train.tsv").exists():
         labeled(folder)
     return {
-        "task.source": f"files:{folder}/{{train,validation,test}}.tsv", "task.text_column": "sentence",
-        "task.label_column": "label", "task.max_seq_len": 24,
+        "task.source": f"files:{folder}/{{train,validation,test}}.tsv", "task.max_seq_len": 24
     }  # fmt: skip
+
+
+def tags(folder):
+    """The task's fields for the sentences that `tagged` writes to `folder`."""
+    return {"task.source": tagged(folder), "task.max_seq_len": 24}
 
 
 def spans(folder):
@@ -125,7 +172,7 @@ def spans(folder):
 
 
 # Config file of a task: the function that writes its data; by default `classes`.
-DATA = {"question_answering": spans}
+DATA = {"question_answering": spans, "tagging": tags}
 
 
 def _overridden(config, tiny, overrides):

@@ -10,7 +10,7 @@ from huggingface.config_mapping import (
     numerics,
     of_other_classes,
 )
-from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, dense, norm
 
 LAYER, HF_LAYER = "decoder/layer_{i}", "transformer.h.{i}"
 ATTENTION = f"{LAYER}/self_attention"
@@ -30,6 +30,7 @@ GPT2 = Family(
     classes={
         "GPT2LMHeadModel": "lm",
         "GPT2ForSequenceClassification": "classification",
+        "GPT2ForTokenClassification": "tagging",
         "GPT2ForQuestionAnswering": "question_answering",
         "GPT2Model": "",
     },
@@ -45,6 +46,7 @@ GPT2 = Family(
         *norm("decoder/final_norm", "transformer.ln_f"),
         ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
+        *dense("heads/tagging/output", "classifier"),
         *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
@@ -86,6 +88,7 @@ GPT2 = Family(
     },
     head_needs={
         "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "tagging": TOKEN_HEAD,
         "question_answering": {"pooler": False},
     },
 )

@@ -4,6 +4,7 @@ in a part of each head. Query, key and value are one tensor, head by head. model
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, training
 from huggingface.family import (
+    TOKEN_HEAD,
     VOCAB,
     VOCAB_TRANSPOSE,
     ArrayTransform,
@@ -27,6 +28,7 @@ GPT_NEOX = Family(
     classes={
         "GPTNeoXForCausalLM": "lm",
         "GPTNeoXForSequenceClassification": "classification",
+        "GPTNeoXForTokenClassification": "tagging",
         "GPTNeoXForQuestionAnswering": "question_answering",
         "GPTNeoXModel": "",
     },
@@ -45,6 +47,7 @@ GPT_NEOX = Family(
         *norm("decoder/final_norm", "gpt_neox.final_layer_norm"),
         ParamMap("heads/lm/kernel", "embed_out.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
+        *dense("heads/tagging/output", "classifier"),
         *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
@@ -72,6 +75,7 @@ GPT_NEOX = Family(
     unused=training("classifier_dropout"),
     head_needs={
         "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "tagging": TOKEN_HEAD,
         "question_answering": {"pooler": False},
     },
 )  # fmt: skip

@@ -3,7 +3,16 @@ of query, key and value), Qwen3 (normalized queries and keys). One table of tens
 """
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey
-from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, attention, dense, norm
+from huggingface.family import (
+    TOKEN_HEAD,
+    VOCAB,
+    VOCAB_TRANSPOSE,
+    Family,
+    ParamMap,
+    attention,
+    dense,
+    norm,
+)
 from huggingface.rope import rope_key
 
 LAYER, HF_LAYER = "decoder/layer_{i}", "model.layers.{i}"
@@ -22,6 +31,7 @@ PARAMS = [
     *norm("decoder/final_norm", "model.norm"),
     ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
     *dense("heads/classification/output", "score"),
+    *dense("heads/tagging/output", "score"),
     *dense("heads/question_answering/output", "qa_outputs"),
 ]
 
@@ -55,6 +65,7 @@ def _family(
         classes={
             f"{name}ForCausalLM": "lm",
             f"{name}ForSequenceClassification": "classification",
+            f"{name}ForTokenClassification": "tagging",
             f"{name}ForQuestionAnswering": "question_answering",
             f"{name}Model": "",
         },
@@ -84,6 +95,7 @@ def _family(
         unused=unused or {},
         head_needs={
             "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+            "tagging": TOKEN_HEAD,
             "question_answering": {"pooler": False},
         },
     )
