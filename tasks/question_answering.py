@@ -34,6 +34,7 @@ class QuestionAnswering(LabeledTask):
 
     name: ClassVar[str] = "question_answering"
     output_names: ClassVar[tuple[str, ...]] = ("start", "end")
+    can_pack: ClassVar[bool] = True
 
     question_column: str = option("question", "column of the question")
     context_column: str = option("context", "column of the text that holds the answer")
@@ -196,6 +197,7 @@ class LoadedQuestionAnswering(LoadedLabeledTask):
     """Questions, with their contexts as windows."""
 
     name = QuestionAnswering.name
+    outputs_follow_width = True
 
     def head_inputs(self, hidden, batch):
         return hidden
