@@ -164,6 +164,7 @@ class LoadedMultipleChoice(LoadedPooledTask):
     num_choices: int = 2  # C, of the question with most
 
     name = MultipleChoice.name
+    name_of_target = str
 
     def tokens_read(self, shape):
         return super().tokens_read(shape) * self.num_choices
