@@ -13,9 +13,10 @@ import tokenizers
 
 from data import labeled, labels, tag_schemes
 from data.conll import FORMATS as CONLL
-from data.examples import SPLITS, Column, Examples, place_of, read
+from data.examples import Column, Examples, place_of, read
 from data.file_kinds import identify
 from data.files import digest, expand
+from data.splits import SPLITS
 from data.tables import Dialect
 
 # Scripts that write no space between words: each letter, with its marks, is a word.
