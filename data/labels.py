@@ -50,8 +50,8 @@ def is_like_absent(value: str) -> bool:
 
 
 def is_like_no_label(label: str) -> bool:
-    """Whether a label means that there is none, in a split without any: -1 or a word for it."""
-    return label in ("-1", "-1.0") or is_like_absent(label)
+    """Whether a label means that there is none, in a split without any: -1, _ (CoNLL-U) or a word for it."""
+    return label in ("-1", "-1.0", "_") or is_like_absent(label)
 
 
 def check(counts: Counter, place: str) -> None:

@@ -1,4 +1,4 @@
-"""Reads the requested columns of TSV, CSV and JSONL files.
+"""Reads the requested columns of TSV, CSV, JSONL and SQuAD files.
 
 Between data/files.py, which opens a file, and data/labeled.py, which asks for columns.
 """
@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from data import conll, squad
 from data.file_kinds import COMPRESSIONS, identify
 from data.files import reading_text, utf8_error
 from data.labels import is_invisible, label_of
@@ -66,7 +67,8 @@ class Dialect:
 class Table:
     """The rows of one file or TFDS split: requested columns alone.
 
-    columns: {name: values}; a value is a text, None if it is absent, or a list of texts.
+    columns: {name: values}; a value is a text, None if it is absent, or a list of texts; in the columns
+    `objects`, a dict of values too.
     """
 
     place: str  # the file's path, or the name of the TFDS split
@@ -75,13 +77,14 @@ class Table:
     numbers: list[int] = field(default_factory=list)  # line, or number of the record
     unit: str = "line"
     hint: str = ""  # what else may be wrong if a column is missing
+    objects: tuple = ()  # names of the columns whose values may be objects
 
     def add(self, number: int, values: dict) -> None:
         """Adds the row of a line with its values by column. Raises ValueError that names both."""
         self.numbers.append(number)
         for name, value in values.items():
             try:
-                self.columns[name].append(value_of(value))
+                self.columns[name].append(value_of(value, name in self.objects))
             except ValueError as error:
                 raise ValueError(f"{self.at(-1)}, column {name!r}: {error}") from error
 
@@ -106,11 +109,12 @@ def column_name(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip().strip("\ufeff").strip())
 
 
-def value_of(value):
+def value_of(value, objects=False):
     """Converts a value to a text, to a list of texts, or to None if it is absent.
 
-    null, NaN and texts without a visible character are absent; numbers and booleans are as in JSON. Raises
-    ValueError for bytes that are not UTF-8, half of a surrogate pair, a NUL and an object.
+    null, NaN and texts without a visible character are absent; numbers and booleans are as in JSON. With
+    `objects`, a value may be one, and lists keep texts without a visible character. Raises ValueError
+    for bytes that are not UTF-8, half of a surrogate pair, a NUL and another object.
     """
     if isinstance(value, bytes):
         try:
@@ -130,16 +134,27 @@ def value_of(value):
         return None if all(map(is_invisible, value)) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, _Object):
-        raise ValueError("it is an object {...}, expected a text; choose another column")
+    if isinstance(value, _Object | dict):
+        if not objects:
+            raise ValueError("it is an object {...}, expected a text; choose another column")
+        return {key: value_of(each, objects) for key, each in dict(value).items()}
     if isinstance(value, list):
-        return [value_of(each) for each in value]
+        return [_element(each, objects) for each in value]
     return json.dumps(value)
 
 
-def read(path: str, names, dialect: Dialect, log=lambda line: None) -> Table:
-    """The columns `names` of a TSV, CSV or JSONL file, those that it has.
+def _element(value, objects):
+    """A value in a list; a text without a visible character is kept if `objects`."""
+    found = value_of(value, objects)
+    if found is None and objects and isinstance(value, str | bytes):
+        return value if isinstance(value, str) else value.decode()
+    return found
 
+
+def read(path: str, names, dialect: Dialect, log=lambda line: None, objects=()) -> Table:
+    """The columns `names` of a TSV, CSV, JSONL, CoNLL, CoNLL-U or SQuAD file, those that it has.
+
+    Values of the columns `objects` may be objects.
     Raises ValueError or OSError of one line that names the file, the line and the remedy.
     """
     with reading_text(path) as (stream, _):
@@ -149,21 +164,30 @@ def read(path: str, names, dialect: Dialect, log=lambda line: None) -> Table:
     except UnicodeDecodeError as error:
         raise utf8_error(path, error.start) from error
     form = identify(path).format
+    if form in conll.FORMATS:
+        return Table(path, *conll.read(path, content, names, dialect.columns, dialect.delimiter))
+    if form == ".json" and squad.is_squad(parsed := squad.parse(path, content)):
+        check_json_dialect(path, dialect)
+        return _squad(path, parsed, names, objects)
     if form not in FORMATS:
         hint = (
             "write one object per line in a .jsonl file (rename it if it is so, or use jq -c '.[]')"
             if form == ".json"
             else "convert or rename it"
         )
-        raise ValueError(
-            f"{path} is none of {', '.join(FORMATS)} (plain or {', '.join(COMPRESSIONS)}): {hint}"
-        )
+        known = ", ".join((*FORMATS, *conll.FORMATS))
+        raise ValueError(f"{path} is none of {known} (plain or {', '.join(COMPRESSIONS)}): {hint}")
     if FORMATS[form]:
         return _separated(path, content, form, names, dialect, log)
+    check_json_dialect(path, dialect)
+    return _jsonl(path, content, names, objects)
+
+
+def check_json_dialect(path: str, dialect: Dialect) -> None:
+    """Raises ValueError for options of TSV and CSV files."""
     if dialect.delimiter or dialect.columns:
         name = "delimiter" if dialect.delimiter else "columns"
         raise ValueError(f"task.{name} is of TSV and CSV files, but {path} is JSON: leave it out")
-    return _jsonl(path, content, names)
 
 
 def _separated(path, content, form, names, dialect, log) -> Table:
@@ -311,8 +335,16 @@ class _Object(list):
     """The (key, value) pairs of a JSON object, which may repeat a key."""
 
 
-def _jsonl(path: str, content: str, names) -> Table:
-    table, seen = Table(path, [], {name: [] for name in names}), {}
+def _squad(path: str, content: dict, names, objects) -> Table:
+    there = {name: [] for name in names if name in squad.COLUMNS}
+    table = Table(path, list(squad.COLUMNS), there, unit="question", objects=objects)
+    for number, question in enumerate(squad.questions(path, content), 1):
+        table.add(number, {name: question[name] for name in there})
+    return table
+
+
+def _jsonl(path: str, content: str, names, objects) -> Table:
+    table, seen = Table(path, [], {name: [] for name in names}, objects=objects), {}
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue

@@ -19,7 +19,6 @@ from huggingface.run_contents import RunContents, load_run, save_run
 from huggingface.tokenizers import padding, read_tokenizer, write_tokenizer
 from huggingface.weights import Leaf, inside, open_weights, read_json, write_weights
 from huggingface.whole import written_whole
-from tasks import TASKS
 from training import checkpoint, paths, run_directory
 from training.config import ConfigError
 
@@ -69,10 +68,11 @@ def _read_hf(source):
         raise ConfigError(f"{str(source)!r} has no config.json; {remedy}")
     config = read_json(inside(source, "config.json"))
     family, name = _family_and_class(config, source)
+    family = family.with_prefix(family.class_prefixes.get(name, family.prefix))
     head, labels = task_head(family.classes[name].split()), []
     model, ignored = family.read_config(config)
-    if head and TASKS[head].hf_problem_type:
-        labels = published.labels_of(config, family)
+    if head and published.has_labels(head):
+        labels = published.labels_of(config, family, head)
         head = published.head_of(config, head, len(labels))
         labels = labels if head != "regression" or len(labels) > 1 else []
     family = family.for_head(head)

@@ -35,7 +35,7 @@ from huggingface.param_map import (  # noqa: F401  for the families, beside Fami
     norm,
 )
 from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
-from tasks import FINETUNE_TASKS
+from tasks import FINETUNE_TASKS, TASKS
 from tasks.base import AUTO_POOLING
 from tasks.classification import Classification
 from training.config import ConfigError
@@ -46,6 +46,9 @@ CLASSIFIER = Classification.name
 CLASSIFIER_HEADS = {
     name: task.hf_head_needs for name, task in FINETUNE_TASKS.items() if task.hf_problem_type
 }
+# What the heads of most families for tokens are: a dense layer.
+TOKEN_HEAD = {"pooler": False, "head_bias": True}
+
 
 # ---- both tables ---------------------------------------------------------------------------------
 
@@ -71,6 +74,7 @@ class Family:
       ties_by_tensors: whether the output is tied is seen from the tensors alone, whatever the config
         has (T5).
       optional: tensors that may be missing, and are then zeros.
+      class_prefixes: {class: the prefix of its tensors}, where it is another one.
       bare_classes: classes whose directories omit the prefix; empty: the base model alone.
       tied: {tensor that a directory may store as a copy: its original}.
       legacy_suffixes: (old, new) suffixes of tensor names.
@@ -94,6 +98,7 @@ class Family:
     head_dropout_key: str = ""
     ties_by_tensors: bool = False
     optional: tuple[str, ...] = ()
+    class_prefixes: dict[str, str] = field(default_factory=dict)
     bare_classes: tuple[str, ...] = ()
     tied: dict[str, str] = field(default_factory=dict)
     legacy_suffixes: tuple[tuple[str, str], ...] = ()
@@ -231,7 +236,7 @@ class Family:
                     f"config.json of model_type={self.model_type!r} has {name}={config[name]!r}; expected "
                     f"{expected!r}; choose another model"
                 )
-        if not needs or not poolings:
+        if not needs or not poolings or not _is_pooled(head):
             return needs
         pooling = config.get(key, poolings[0])
         if pooling not in poolings:
@@ -244,6 +249,7 @@ class Family:
     def unmet_needs(self, head: str, task: dict[str, Any]) -> dict[str, Any]:
         """{task config field: value} that this family's head needs and a task config lacks."""
         needs, (_, poolings) = self.head_needs.get(head, {}), self.pooling_key
+        poolings = poolings if _is_pooled(head) else ()
         task = task | {"pooling": self._pooling(task)}
         if needs and poolings and task["pooling"] not in poolings:
             needs = needs | {"pooling": poolings[0]}
@@ -252,7 +258,9 @@ class Family:
     def pooling_config(self, task: dict[str, Any]) -> dict[str, str]:
         """The pooling of a task config as config.json stores it; {} in a family without the choice."""
         key, poolings = self.pooling_key
-        return {key: self._pooling(task)} if self._pooling(task) in poolings else {}
+        if "pooling" not in task or self._pooling(task) not in poolings:
+            return {}
+        return {key: self._pooling(task)}
 
     def _pooling(self, task):
         pooling = task.get("pooling", "auto")
@@ -318,21 +326,23 @@ class Family:
     def for_class(self, name: str) -> "Family":
         """The family with the tensor names of a directory of class `name`."""
         bare = self.bare_classes or (self.base_class,)
-        return self.without_prefix() if name in bare else self
+        return self.with_prefix("" if name in bare else self.class_prefixes.get(name, self.prefix))
 
-    def without_prefix(self) -> "Family":
-        """The family with the tensor names of a directory that omits the prefix."""
+    def with_prefix(self, prefix: str) -> "Family":
+        """The family with the tensor names of a directory with another prefix, '' for none."""
 
-        def cut(name):
-            return name.removeprefix(self.prefix)
+        def renamed(name):
+            own = name.removeprefix(self.prefix)
+            return name if own == name else prefix + own
 
         return dataclasses.replace(
             self,
-            params=[each._replace(hf=cut(each.hf)) for each in self.params],
+            prefix=prefix,
+            params=[each._replace(hf=renamed(each.hf)) for each in self.params],
             constants=lambda model: {
-                cut(name): array for name, array in self.constants(model).items()
+                renamed(name): array for name, array in self.constants(model).items()
             },
-            tied={cut(copy): cut(original) for copy, original in self.tied.items()},
+            tied={renamed(copy): renamed(original) for copy, original in self.tied.items()},
         )
 
     def current_name(self, name: str) -> str:
@@ -344,6 +354,10 @@ class Family:
 
     def is_ignored(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+
+def _is_pooled(head):
+    return any(field.name == "pooling" for field in dataclasses.fields(TASKS[head]))
 
 
 _SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",

@@ -81,8 +81,8 @@ def expressible(contents: RunContents, head: str, task: dict, needs: dict) -> Ru
     stack, output = f"{model.architecture}/final_norm", f"heads/{head}/output"
     if _folds_units(model, task, needs):
         arrays = _fold_units(arrays, f"heads/{head}/units", output)
-    layers = {f"{output}/bias": f"{output}/kernel", f"{LM}/bias": f"{LM}/kernel"}
-    layers = {bias: kernel for bias, kernel in layers.items() if bias in arrays}
+    outputs = (output, LM) if needs.get("head_bias") is False else (LM,)
+    layers = {f"{name}/bias": f"{name}/kernel" for name in outputs if f"{name}/bias" in arrays}
     if layers and _ends_with_layer_norm(model, "decoder"):
         arrays = _fold_biases(arrays, *_read_norm(contents, stack), stack, layers)
     if _adds_pooler(task, needs):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from models.inputs import ModelInputs
+from objectives.packing import Packing
 
 
 @struct.dataclass(kw_only=True)
@@ -43,6 +44,7 @@ class Batch:
     # and the half-open ranges of ids that may be sampled (static).
     sampling_uniforms: jax.Array | None = None
     regular_token_ranges: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
+    packing: Packing | None = None  # labeled tasks: how the model reads several examples in a row
     negatives: jax.Array | None = None  # skip_gram: int32[B,M] negative samples
 
 

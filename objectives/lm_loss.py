@@ -4,6 +4,7 @@ Objectives with heads or losses of their own implement TrainingLoss and reuse th
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from objectives.base import Objective
 from objectives.batch import Batch
 from objectives.loss import chunked_cross_entropy, token_losses
+from objectives.packing import apply_packed
 
 
 @runtime_checkable
@@ -118,13 +120,13 @@ def hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) ->
 
 def last_hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) -> jax.Array:
     """Hidden states [B,T,D] of the decoder, or of the encoder if there is no decoder."""
-    return model.apply(
+    apply = partial(
+        model.apply,
         {"params": params},
-        batch.inputs,
-        batch.decoder_inputs,
         deterministic=dropout_rng is None,
         rngs={} if dropout_rng is None else {"dropout": dropout_rng},
     )
+    return apply_packed(apply, batch)
 
 
 def select_target_positions(hidden: jax.Array, batch: Batch) -> jax.Array:

@@ -8,15 +8,17 @@ from tasks.classification import Classification
 from tasks.multi_label import MultiLabel
 from tasks.multiple_choice import MultipleChoice
 from tasks.pretraining import Pretraining
+from tasks.question_answering import QuestionAnswering
 from tasks.regression import Regression
 from tasks.seq2seq import Seq2seq
+from tasks.tagging import Tagging
 from tasks.text_to_text import TextToText
 
 TASKS = {
     task.name: task
     for task in (
         *(Pretraining, Classification, Regression, MultiLabel, MultipleChoice),
-        *(Seq2seq, TextToText),
+        *(Tagging, QuestionAnswering, Seq2seq, TextToText),
     )
 }
 # The tasks that finetune.py trains: variants of the config section `task`.

@@ -66,6 +66,9 @@ class Task:
     """The options of a task: a frozen dataclass per type of task, which defines the section `task`."""
 
     name: ClassVar[str]  # also the name of its head in the parameter tree
+    # The outputs of its head, where they are not the labels of the data.
+    output_names: ClassVar[tuple[str, ...]] = ()
+    has_label_names: ClassVar[bool] = False  # of the outputs, beside those of a classifier
 
     special_tokens: tuple = option(
         (), "strings in the texts that become single tokens, such as ('[E1]', '[/E1]')"
@@ -187,6 +190,11 @@ class LoadedTask:
         """Whether the data has this split."""
         raise NotImplementedError
 
+    def in_order(self, split: str, outputs: list) -> list:
+        """The `outputs` of the batches of `eval_inputs`, fetched to the host, in the order of the examples
+        of the split."""
+        return outputs
+
     def collect(self, split: str, outputs: list) -> Any:
         """The predictions of a split from the `outputs` of its batches, fetched to the host."""
         raise NotImplementedError
@@ -230,5 +238,5 @@ class LoadedTask:
 def evaluate(task: LoadedTask, split: str, predict) -> tuple[Any, dict[str, float]]:
     """(predictions, {metric: value}) of a split; predict(inputs) returns `LoadedTask.outputs`."""
     outputs = [predict(inputs) for inputs in task.eval_inputs(split)]
-    predictions = task.collect(split, jax.device_get(outputs))
+    predictions = task.collect(split, task.in_order(split, jax.device_get(outputs)))
     return predictions, task.score(split, predictions)

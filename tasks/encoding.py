@@ -28,6 +28,19 @@ class Encoded:
         return len(self.lengths)
 
     @property
+    def num_examples(self) -> int:
+        """Examples; each has at least one row."""
+        return len(self)
+
+    def rows_of(self, examples: np.ndarray) -> np.ndarray:
+        """The rows int64[m] of the examples int64[n], in their order."""
+        return examples
+
+    def examples_of(self, rows: np.ndarray) -> np.ndarray:
+        """The example int64[n] of each of the rows int64[n]."""
+        return rows
+
+    @property
     def strata(self) -> np.ndarray:
         """int[n]: the class of each example, whose shares a label budget keeps; one class for labels of
         another kind."""

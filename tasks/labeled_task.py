@@ -27,6 +27,7 @@ class LabeledTask(Task):
     # Of a sequence classifier of transformers with this head; '': it is none.
     hf_problem_type: ClassVar[str] = ""
     hf_head_needs: ClassVar[dict] = {}  # {option: value}, which the head there needs
+    can_pack: ClassVar[bool] = False  # its model reads one row per example, through `apply_packed`
     length_options: ClassVar[tuple[str, ...]] = ("max_seq_len",)  # those that decide `longest`
 
     source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
@@ -58,6 +59,10 @@ class LabeledTask(Task):
     )
     group_by_length: int = option(
         0, "steps whose examples are sorted by length, then cut into batches; 0: off", min=0
+    )
+
+    packing: bool = option(
+        False, "the model reads several short examples in one row, isolated from each other"
     )
 
     @property
@@ -152,13 +157,25 @@ class LabeledTask(Task):
             examples=chosen,
             fingerprint=splits.fingerprint,
             seed=config.seed.data,
+            grad_accum_steps=config.training.grad_accum_steps,
+            batch_divisor=batch_divisor,
             eval_batch_size=-(-config.evaluation.batch_size // batch_divisor) * batch_divisor,
             process_index=process_index,
             process_count=process_count,
         )
 
     def check_model(self, model_config: ModelConfig) -> None:
-        """Raises ValueError if the options do not fit the model."""
+        """Raises ValueError if the options do not fit the model or each other."""
+        if self.packing and self.group_by_length:
+            raise ValueError(
+                f"task.packing=True and task.group_by_length={self.group_by_length} both avoid padding: "
+                "choose one of them"
+            )
+        if self.packing and not self.can_pack:
+            raise ValueError(
+                f"task.packing=True does not work with task.name={self.name!r}: set task.group_by_length "
+                "instead"
+            )
         length = self.longest(model_config.architecture)
         if model_config.positions == "learned" and length > model_config.max_length:
             given = " and ".join(

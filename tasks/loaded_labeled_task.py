@@ -1,11 +1,10 @@
-"""A labeled set as batches: the order of its examples, token ids, the head over the model's states.
+"""A labeled set as arrays of token ids, and the head over the model's states.
 
 The base class of the loaded tasks; a file per task adds targets, loss and metrics.
 """
 
 import dataclasses
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -17,9 +16,11 @@ from data import tokenizer as tokenizers
 from models.config import ModelConfig
 from models.inputs import ModelInputs
 from objectives.batch import Batch
-from tasks import batch_shapes, example_order, predictions
-from tasks.base import LoadedTask, Task
+from objectives.packing import apply_packed
+from tasks import example_order, predictions
+from tasks.base import Task
 from tasks.encoding import Encoded
+from tasks.labeled_batches import LabeledBatches
 
 
 def host(**options):
@@ -28,7 +29,7 @@ def host(**options):
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedLabeledTask(LoadedTask):
+class LoadedLabeledTask(LabeledBatches):
     """An encoded labeled dataset. `train_inputs` are a Batch of NumPy arrays, which `prepare` returns.
 
     Subclasses define `name`, `batch`, `losses` and, on the host, `score` and `prediction_rows`.
@@ -48,6 +49,8 @@ class LoadedLabeledTask(LoadedTask):
     fingerprint: str = host()
     seed: int = host()
     eval_batch_size: int = host()
+    grad_accum_steps: int = host()
+    batch_divisor: int = host()  # device shards of a batch: rows are a multiple of it
     process_index: int = host()
     process_count: int = host()
 
@@ -55,46 +58,17 @@ class LoadedLabeledTask(LoadedTask):
     def best_metric(self) -> str:
         return f"+{self.task.metric}"
 
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """int64[m]: the training rows of `examples`."""
+        return self.encoded["train"].rows_of(self.examples)
+
     @property
     def epoch_size(self) -> int:
-        return len(self.examples)
-
-    @functools.cached_property
-    def length_share(self) -> float:
-        steps = range(self.task.group_by_length)
-        read = [self.tokens_read(self._shape("train", self._indices(step))) for step in steps]
-        return float(np.mean(read)) / self.tokens_read(self.full_shape) if read else 1.0
-
-    @property
-    def tokens_per_step(self) -> int:
-        return round(self.batch_size * self.tokens_read(self.full_shape) * self.length_share)
-
-    @property
-    def full_shape(self) -> tuple[int, ...]:
-        """The longest that a batch is padded to: the width of its rows."""
-        return (self.task.max_seq_len,)
-
-    def lengths(self, split: str) -> np.ndarray:
-        """int[n, K]: the lengths of the K sequences of each example, which `full_shape` limits."""
-        return self.encoded[split].lengths[:, None]
-
-    def tokens_read(self, shape: tuple[int, ...]) -> int:
-        """Tokens that the model reads in a row of a batch of this shape."""
-        return shape[0]
-
-    @functools.cached_property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes that batches are padded to, ascending; `full_shape` alone without group_by_length."""
-        if not self.task.group_by_length:
-            return (self.full_shape,)
-        chosen = batch_shapes.choose_shapes(
-            self.lengths("train" if "train" in self.encoded else next(iter(self.encoded))),
-            self.full_shape,
-            self.batch_size,
-            self.task.group_by_length,
-        )
-        # The last one is for evaluation alone, of examples longer than any of train.
-        return chosen if chosen[-1] == self.full_shape else (*chosen, self.full_shape)
+        """Rows of the label budget. Where examples have several rows, it is the mean over all subsets, so
+        that runs of several seeds have the same number of steps."""
+        train = self.encoded["train"]
+        return round(len(train) * len(self.examples) / train.num_examples)
 
     @property
     def identities(self) -> dict:
@@ -106,7 +80,7 @@ class LoadedLabeledTask(LoadedTask):
 
     def manifest(self):
         shapes = {"batch_shapes": [list(each) for each in self.shapes]}
-        return {**self.identities, **(shapes if self.task.group_by_length else {})}
+        return {**self.identities, **(shapes if self._is_sorted else {})}
 
     @functools.cached_property
     def abstract_batch(self) -> Batch:
@@ -129,6 +103,10 @@ class LoadedLabeledTask(LoadedTask):
     def loss_weights(self):
         return {self.name: 1.0}
 
+    def hidden_states(self, apply, batch: Batch, deterministic: bool) -> jax.Array:
+        """The last hidden states [B, T, D]; apply(inputs, ...) calls the model."""
+        return apply_packed(functools.partial(apply, deterministic=deterministic), batch)
+
     def head_inputs(self, hidden: jax.Array, batch: Batch) -> jax.Array:
         """The states [B, ..., D] that the head reads, of the last hidden states [B, T, D]."""
         raise NotImplementedError
@@ -143,13 +121,9 @@ class LoadedLabeledTask(LoadedTask):
         rngs = [{}, {}]
         if dropout_rng is not None:
             rngs = [{"dropout": rng} for rng in jax.random.split(dropout_rng)]
-        hidden = model.apply(
-            {"params": params},
-            batch.inputs,
-            batch.decoder_inputs,
-            deterministic=dropout_rng is None,
-            rngs=rngs[0],
-        )
+        deterministic = dropout_rng is None
+        apply = functools.partial(model.apply, {"params": params}, rngs=rngs[0])
+        hidden = self.hidden_states(apply, batch, deterministic)
         states = self.head_inputs(hidden, batch)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return self.head.apply(
@@ -166,47 +140,6 @@ class LoadedLabeledTask(LoadedTask):
         gives a row of weight 0. A task with K lengths has K widths."""
         raise NotImplementedError
 
-    def train_inputs(self, step):
-        indices = self._indices(step)
-        return self.batch("train", self._local(indices), *self._shape("train", indices))
-
-    def iterate_together(self, tasks, start):
-        for step in itertools.count(start):
-            steps = [(task, task._indices(step)) for task in tasks]
-            shapes = [task._shape("train", indices) for task, indices in steps]
-            shape = batch_shapes.smallest_shape(self.shapes, np.max(shapes, axis=0))
-            yield [task.batch("train", task._local(indices), *shape) for task, indices in steps]
-
-    def eval_inputs(self, split):
-        order = self._eval_order(split)
-        for places in example_order.sequential(len(order), self.eval_batch_size):
-            is_real = places != example_order.PADDING
-            indices = np.where(is_real, order[places], example_order.PADDING)
-            shape = self._shape(split, indices[is_real])
-            yield self.eval_batch(split, self._local(indices), *shape)
-
-    def eval_batch(self, split: str, indices, *widths) -> Batch:
-        """As `batch`, for evaluation."""
-        return self.batch(split, indices, *widths)
-
-    def _eval_order(self, split):
-        """int[n]: the examples of a split in the order in which they are evaluated."""
-        lengths = self.lengths(split)
-        if not self.task.group_by_length:
-            return np.arange(len(lengths))
-        return np.argsort(batch_shapes.length_keys(lengths), kind="stable")
-
-    @property
-    def num_shapes(self):
-        return len(self.shapes)
-
-    def describe_shape(self, inputs):
-        return " and ".join(
-            f"{name}width {side.tokens.shape[-1]}"
-            for name, side in (("", inputs.inputs), ("decoder ", inputs.decoder_inputs))
-            if side is not None
-        )
-
     def with_seed(self, seed):
         if seed == self.seed:
             return self
@@ -220,26 +153,6 @@ class LoadedLabeledTask(LoadedTask):
 
     def has_split(self, split):
         return split in self.encoded
-
-    def _indices(self, step):
-        """Indices int64[batch_size] of the training examples of a step, over all processes."""
-        if self.task.group_by_length:
-            keys = batch_shapes.length_keys(self.lengths("train")[self.examples])
-            places = example_order.grouped_at(
-                step, self.batch_size, keys, self.task.group_by_length, self.seed
-            )
-        else:
-            places = example_order.shuffled_at(step, self.batch_size, len(self.examples), self.seed)
-        return self.examples[places]
-
-    def _shape(self, split, indices):
-        """The shape that a batch of examples int[B] is padded to, over all processes."""
-        return batch_shapes.smallest_shape(self.shapes, self.lengths(split)[indices].max(0))
-
-    def _local(self, indices):
-        """This process's share of a global batch."""
-        share = len(indices) // self.process_count
-        return indices[self.process_index * share :][:share]
 
     def real(self, indices) -> tuple[np.ndarray, np.ndarray]:
         """(indices int[B] in which padding is example 0, bool[B]: whether a row is an example)."""
@@ -287,12 +200,9 @@ class LoadedLabeledTask(LoadedTask):
         )
 
     def collect(self, split, outputs):
-        """The outputs float32[n, ...] of a split, in the order of its examples."""
-        order = self._eval_order(split)
-        outputs = np.concatenate(outputs)[: len(order)]
-        found = np.empty_like(outputs)
-        found[order] = outputs
-        return found
+        """The outputs of the rows of a split: arrays [n, ...]."""
+        count = len(self.encoded[split])
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
 
     def prediction_rows(self, split, outputs):
         """Iterates over a dict for each example of a split, in order: what `predictions.write` writes."""
@@ -309,6 +219,7 @@ class LoadedLabeledTask(LoadedTask):
         return ((self.model_config, params, {self.name: 1}),)
 
     def provenance(self, step):
+        examples = self.encoded["train"].examples_of(self._indices(step))
         return [
             {
                 "number": step * self.batch_size + row,
@@ -316,7 +227,7 @@ class LoadedLabeledTask(LoadedTask):
                 "row": example,
                 "documents": [{"document": example, "file": "train", "number": example}],
             }
-            for row, example in enumerate(self._indices(step).tolist())
+            for row, example in enumerate(examples.tolist())
         ]
 
     @property
@@ -329,18 +240,14 @@ class LoadedLabeledTask(LoadedTask):
 
     def describe(self):
         splits = ", ".join(
-            f"{len(split):,} {name}" for name, split in self.encoded.items() if name != "train"
+            f"{split.num_examples:,} {name}"
+            for name, split in self.encoded.items()
+            if name != "train"
         )
         lines = [
-            f"{self.describe_labels()}; {len(self.examples):,} of {len(self.encoded['train']):,} "
-            f"training examples, {splits}"
+            f"{self.describe_labels()}; {len(self.examples):,} of "
+            f"{self.encoded['train'].num_examples:,} training examples, {splits}"
         ]
         for name, split in self.encoded.items():
             lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
-        if self.task.group_by_length:
-            shapes = ", ".join(" and ".join(map(str, shape)) for shape in self.shapes)
-            lines.append(
-                f"batches of similar length are padded to {shapes} tokens, {self.length_share:.0%} of the "
-                "longest on average; each is compiled once"
-            )
-        return lines
+        return lines + self.describe_batches()

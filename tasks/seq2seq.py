@@ -32,6 +32,7 @@ class Seq2seq(LabeledTask):
     """A target text for each source text. Several targets of a source are rows of their own."""
 
     name: ClassVar[str] = "seq2seq"
+    can_pack: ClassVar[bool] = True
     length_options: ClassVar[tuple[str, ...]] = ("max_seq_len", "max_target_len")
 
     source_column: str = option("source", "column of the text that is read")

@@ -66,6 +66,36 @@ def labeled(folder, rows=120, pairs=False):
     return f"files:{folder}/{{train,validation,test}}.tsv"
 
 
+def tagged(folder, rows=60):
+    """Writes {train,validation,test}.conll whose tags follow from the words; returns the source."""
+    random = np.random.default_rng(3)
+    for split in ("train", "validation", "test"):
+        lines = []
+        for _ in range(rows):
+            words = [WORDS[i] for i in random.integers(0, len(WORDS), random.integers(3, 30))]
+            lines += [f"{word} {'B-LONG' if len(word) > 4 else 'O'}" for word in words] + [""]
+        (pathlib.Path(folder) / f"{split}.conll").write_text("\n".join(lines), encoding="utf-8")
+    return f"files:{folder}/{{train,validation,test}}.conll"
+
+
+def questions(folder, rows=24, splits=("train", "dev", "test")):
+    """Writes SQuAD files, {split}-v2.0.json, whose answer is the word after the question's; a fourth of the
+    questions has none. Returns the source."""
+    random = np.random.default_rng(2)
+    for split in splits:
+        paragraphs = []
+        for number in range(rows):
+            words = [WORDS[i] for i in random.permutation(len(WORDS))[: 12 + number % 20]]
+            at = int(random.integers(len(words) - 1))
+            answer = {"text": words[at + 1], "answer_start": len(" ".join(words[: at + 1])) + 1}
+            question = {"id": f"{split}{number}", "question": f"what follows {words[at]}?",
+                        "answers": [answer] if number % 4 else []}  # fmt: skip
+            paragraphs.append({"context": " ".join(words), "qas": [question]})
+        content = {"version": "v2.0", "data": [{"title": "x", "paragraphs": paragraphs}]}
+        (pathlib.Path(folder) / f"{split}-v2.0.json").write_text(json.dumps(content))
+    return f"files:{folder}/{{{','.join(splits)}}}-v2.0.json"
+
+
 # The fields that every tiny run shares.
 LOOP = {
     "training.duration": "2 steps", "training.batch_size": 8, "checkpoint.every": "1 steps",
@@ -111,14 +141,38 @@ TASK_FIELDS = {
 
 def finetuning(folder, run, config="configs/finetune/classification.py", **overrides):
     """A shipped finetuning config on `run`, with labels written to `folder`."""
+    name = pathlib.Path(config.partition(":")[0]).stem
+    data = DATA.get(name, classes)(folder)
+    if name not in DATA:
+        data |= TASK_FIELDS.get(name, TASK_FIELDS["classification"])
+    tiny = {**LOOP, "init_from": str(run), "evaluation.every": "1 step", **data}
+    return _overridden(config, tiny, overrides)
+
+
+def classes(folder):
+    """The task's fields for the files that `labeled` writes to `folder`, without the columns."""
     if not (pathlib.Path(folder) / "train.tsv").exists():
         labeled(folder)
-    tiny = {
-        **LOOP, "init_from": str(run), "task.source": f"files:{folder}/{{train,validation,test}}.tsv",
-        "task.max_seq_len": 24, "evaluation.every": "1 step",
-        **TASK_FIELDS.get(pathlib.Path(config.partition(":")[0]).stem, TASK_FIELDS["classification"]),
+    return {
+        "task.source": f"files:{folder}/{{train,validation,test}}.tsv", "task.max_seq_len": 24
     }  # fmt: skip
-    return _overridden(config, tiny, overrides)
+
+
+def tags(folder):
+    """The task's fields for the sentences that `tagged` writes to `folder`."""
+    return {"task.source": tagged(folder), "task.max_seq_len": 24}
+
+
+def spans(folder):
+    """The task's fields for the questions that `questions` writes to `folder`."""
+    return {
+        "task.source": questions(folder), "task.no_answer": True, "task.max_seq_len": 32,
+        "task.max_query_len": 8, "task.stride": 8,
+    }  # fmt: skip
+
+
+# Config file of a task: the function that writes its data; by default `classes`.
+DATA = {"question_answering": spans, "tagging": tags}
 
 
 def _overridden(config, tiny, overrides):

@@ -166,7 +166,7 @@ class Axes:
         own = [outputs]
         if self.size:
             own = [_index(outputs, number) for number in range(self.size)]
-        predictions = [task.collect(split, each) for each in own]
+        predictions = [task.collect(split, task.in_order(split, each)) for each in own]
         scores = [
             {} if number in left_out else task.score(split, each)
             for number, each in enumerate(predictions)

@@ -3,7 +3,7 @@ sentence encoders. model_type "bert".
 """
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey
-from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, attention, dense, norm
 
 LAYER = "encoder/layer_{i}"
 
@@ -73,6 +73,8 @@ BERT = Family(
         "BertForNextSentencePrediction": "pair",
         "BertForSequenceClassification": "classification",
         "BertForMultipleChoice": "multiple_choice",
+        "BertForTokenClassification": "tagging",
+        "BertForQuestionAnswering": "question_answering",
         "BertModel": "pair/pooler?",
     },
     params=[
@@ -86,6 +88,8 @@ BERT = Family(
         *dense("heads/classification/output", "classifier"),
         *dense("heads/multiple_choice/pooler", "bert.pooler.dense"),
         *dense("heads/multiple_choice/output", "classifier"),
+        *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=CONFIG_KEYS,
     fixed=FIXED,
@@ -96,8 +100,12 @@ BERT = Family(
     legacy_suffixes=LEGACY_SUFFIXES,
     ignored=IGNORED,
     head_dropout_key="classifier_dropout",
-    head_needs=dict.fromkeys(
-        ("classification", "multiple_choice"),
-        {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
-    ),
+    head_needs={
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
+        ),
+        "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
+    },
 )

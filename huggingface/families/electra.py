@@ -4,7 +4,7 @@ language model; the discriminator predicts for each token whether it was replace
 
 from huggingface.config_mapping import ConfigKey, of_other_classes
 from huggingface.families import bert
-from huggingface.family import VOCAB, Family, ParamMap, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, dense, norm
 
 _OWN = (("activation",), ("emb_dim",), ("num_heads",), ("mlp_dim",))  # other values or defaults
 
@@ -16,6 +16,8 @@ ELECTRA = Family(
         "ElectraForPreTraining": "discriminator",
         "ElectraForSequenceClassification": "classification",
         "ElectraForMultipleChoice": "multiple_choice",
+        "ElectraForTokenClassification": "tagging",
+        "ElectraForQuestionAnswering": "question_answering",
         "ElectraModel": "",
     },
     params=[
@@ -30,6 +32,8 @@ ELECTRA = Family(
         *dense("heads/classification/output", "classifier.out_proj"),
         *dense("heads/multiple_choice/pooler", "sequence_summary.summary"),
         *dense("heads/multiple_choice/output", "classifier"),
+        *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -53,8 +57,12 @@ ELECTRA = Family(
             "summary_activation": "gelu",
         }
     },
-    head_needs=dict.fromkeys(
-        ("classification", "multiple_choice"),
-        {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
-    ),
+    head_needs={
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
+        ),
+        "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
+    },
 )

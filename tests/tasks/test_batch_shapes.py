@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import batch_shapes, example_order
+from tasks import batch_shapes, example_order, packing
 from training.compilation import announced_jit, seconds_compiling
 
 
@@ -79,3 +79,11 @@ def test_each_compilation_is_said_before_it_happens_and_only_then(caplog):
     ]  # fmt: skip
     assert sum(line.startswith("compiled in") for line in lines) == 2
     assert seconds_compiling() > before
+
+
+def test_first_fit_puts_the_longest_first_where_all_sequences_fit():
+    lengths = np.array([[3, 1], [5, 2], [2, 4], [4, 1]])
+    rows, offsets, count = packing.first_fit(lengths, [8, 5])
+    # In the order 1, 2, 3, 0: 1 and 3 share a row (9 > 8: no), 2 joins neither (2 + 4 > 5).
+    assert rows.tolist() == [0, 0, 1, 1] and count == 2
+    assert offsets.tolist() == [[5, 2], [0, 0], [0, 0], [2, 4]]

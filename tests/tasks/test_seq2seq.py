@@ -5,25 +5,19 @@ The tokenizer is a list of words; special tokens, lengths and positions are writ
 
 import dataclasses
 import functools
-import json
 import math
 
 import jax
 import numpy as np
 import optax
 import pytest
+from pairs import MODELS, load, tokenizer_folder, trained_on
 
-import models
-from data import tokenizer as tokenizers
 from data.special_tokens import SpecialTokenTemplate, pair_templates
 from tasks import evaluate
-from training import config as configs
-from training.schema import FinetuneConfig
 
 PAD, CLS, SEP, EOS, START = 0, 2, 3, 4, 6
 FIRST = 113  # the special tokens precede the words
-WORDS = [f"w{n}" for n in range(30)]
-MODELS = ("causal", "prefix", "encoder_decoder")  # decoders by their attention
 each_model = pytest.mark.parametrize("kind", MODELS)
 
 
@@ -33,38 +27,7 @@ def ids(text):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    tokenizers.of_words(WORDS).save(folder / "tokenizer.json")
-    return folder
-
-
-def load(folder, kind, splits, batch=(4, 4), model_fields=(), process=(0, 1), log=None, **options):
-    """The task of {split: (sources, targets or None)}."""
-    for split, (sources, targets) in splits.items():
-        rows = [{"source": text} for text in sources]
-        for row, target in zip(rows, targets or [], strict=bool(targets)):
-            row["target"] = target
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    files = ",".join(f"{split}.jsonl" for split in splits)
-    options = {"max_seq_len": 8, "max_target_len": 6, **options}
-    architecture = "encoder_decoder" if kind == "encoder_decoder" else "decoder"
-    if kind == "prefix":
-        options["attention"] = "prefix"
-    config = configs.resolve(FinetuneConfig, {
-        "init_from": "unused",
-        "task": {"name": "seq2seq", "source": f"files:{folder}/{{{files},}}", **options},
-        "training": {"batch_size": batch[0]}, "evaluation": {"batch_size": batch[1]},
-    })  # fmt: skip
-    model = models.ModelConfig(**{
-        "architecture": architecture, "num_layers": 1, "emb_dim": 16, "num_heads": 2, "mlp_dim": 32,
-        "vocab_size": 143, "max_length": 32, "dropout_rate": 0.1, "init_std": 0.3,
-        "lm_head_bias": True, **dict(model_fields),
-    })  # fmt: skip
-    config.task.outline(config, model, "")
-    return config.task.load(
-        config, model, folder / "tokenizer.json", log or (lambda line: None),
-        process_index=process[0], process_count=process[1],
-    )  # fmt: skip
+    return tokenizer_folder(tmp_path_factory.mktemp("pairs"))
 
 
 PAIRS = ["w1 w2", "w0"], ["w11 w12", "w11"]
@@ -152,19 +115,6 @@ def test_a_prompt_keeps_what_follows_the_source_and_truncations_are_said(folder,
     # The truncated target has 5 of its 20 words: "w5 w5 w5 w5 w5".
     np.testing.assert_array_equal(task.encoded["train"].target_bytes, [2, 14])
     assert not any("validation" in line and "truncated" in line for line in lines)
-
-
-@functools.cache
-def trained_on(folder, kind, smoothing=0.0):
-    """(task, model, params): 64 pairs whose target is the source, and 11 for validation."""
-    random = np.random.default_rng(1)
-    texts = [" ".join(random.choice(WORDS[:8], random.integers(1, 4))) for _ in range(75)]
-    splits = {"train": (texts[:64], texts[:64]), "validation": (texts[64:], texts[64:])}
-    task = load(folder, kind, splits, (16, 16), label_smoothing=smoothing)
-    model = models.build(task.model_config)
-    return task, model, jax.jit(functools.partial(task.init, model=model))(
-        {"init": jax.random.key(0), "head": jax.random.key(1)}
-    )  # fmt: skip
 
 
 @functools.cache
@@ -328,7 +278,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_line(folder, tmp_path, case):
     kind, train, options, message = BAD[case]
-    tokenizers.of_words(WORDS).save(tmp_path / "tokenizer.json")
+    tokenizer_folder(tmp_path)
     with pytest.raises(ValueError, match=message) as error:
         load(tmp_path, kind, {"train": train}, **options)
     assert "\n" not in str(error.value) and len(str(error.value)) <= 400
@@ -343,51 +293,3 @@ def test_long_and_odd_texts_are_pairs_like_any_other(folder):
     assert len(task.encoded["train"]) == 3 and any("1 of 4 train rows" in line for line in lines)
     assert task.encoded["train"].target_lengths.tolist() == [2, 2, 2]
     assert "1 of 3 train examples were truncated to 8 tokens" in task.describe()
-
-
-@functools.cache
-def grouped(folder, kind):
-    """(a task of pairs of 1 to 14 words, the same with batches of similar length)."""
-    random = np.random.default_rng(2)
-    texts = [" ".join(random.choice(WORDS, random.integers(1, 15))) for _ in range(75)]
-    splits = {"train": (texts[:64], texts[11:]), "validation": (texts[64:], texts[:11])}
-    options = {"batch": (16, 3), "max_seq_len": 16, "max_target_len": 16}
-    return [load(folder, kind, splits, group_by_length=n, **options) for n in (0, 4)]
-
-
-@each_model
-def test_grouped_batches_are_short_and_scores_stay_in_the_order_of_the_examples(folder, kind):
-    """The same examples in shorter rows; predictions differ by rounding alone."""
-    task, short = grouped(folder, kind)
-    _, model, params = trained_on(folder, kind)
-    assert 1 < len(short.shapes) <= 5 and short.num_shapes == len(short.shapes)
-    assert task.shapes == (task.full_shape,)
-    for step in range(4):
-        batch = short.train_inputs(step)
-        rows = [row["row"] for row in short.provenance(step)]
-        whole = task.batch("train", np.array(rows))
-        for cut, full in zip(jax.tree.leaves(batch), jax.tree.leaves(whole), strict=True):
-            np.testing.assert_array_equal(cut, full[:, : cut.shape[1]])
-            assert not full[:, cut.shape[1] :].any()
-    step = jax.jit(lambda batch: task.outputs(model, params, batch))
-    found = [evaluate(each, "validation", step) for each in (task, short)]
-    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5, atol=1e-5)
-    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
-    lengths = short.lengths("validation")[short._eval_order("validation")]
-    assert (np.diff(-(-lengths[:, 0] // 8)) >= 0).all()
-
-
-def test_replicas_with_grouped_batches_share_the_shape_of_the_longest(folder):
-    task = grouped(folder, "encoder_decoder")[1]
-    tasks = [task.with_seed(seed) for seed in range(3)]
-    assert len({each.shapes for each in tasks}) == 1
-    alone = [each.iterate(5) for each in tasks]
-    for _, together, *others in zip(
-        range(4), task.iterate_together(tasks, 5), *alone, strict=False
-    ):
-        sizes = {tuple(x.shape for x in jax.tree.leaves(batch)) for batch in together}
-        assert len(sizes) == 1
-        for batch, other in zip(together, others, strict=True):
-            for long, short in zip(jax.tree.leaves(batch), jax.tree.leaves(other), strict=True):
-                np.testing.assert_array_equal(long[:, : short.shape[1]], short)
-                assert not long[:, short.shape[1] :].any()
