@@ -29,6 +29,7 @@ class MultipleChoice(PooledTask):
     """The right one of several choices."""
 
     name: ClassVar[str] = "multiple_choice"
+    can_pack: ClassVar[bool] = False  # a question has several rows
 
     metric: str = option("accuracy", "chooses the best checkpoint", choices=("accuracy",))
     text_column: str = option("question", "column of the question, or of a sentence to complete")
