@@ -33,6 +33,7 @@ class QuestionAnswering(LabeledTask):
     """A span of a context per question."""
 
     name: ClassVar[str] = "question_answering"
+    can_pack: ClassVar[bool] = True
     output_names: ClassVar[tuple[str, ...]] = ("start", "end")
 
     question_column: str = option("question", "column of the question")
@@ -188,6 +189,7 @@ class LoadedQuestionAnswering(LoadedLabeledTask):
     """Questions, with their contexts as windows."""
 
     name = QuestionAnswering.name
+    output_padding = _MASKED
 
     def head_inputs(self, hidden, batch):
         return hidden
