@@ -1,4 +1,4 @@
-"""Reads the requested columns of TSV, CSV and JSONL files.
+"""Reads the requested columns of TSV, CSV, JSONL and SQuAD files.
 
 Between data/files.py, which opens a file, and data/labeled.py, which asks for columns.
 """
@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from data import conll
+from data import conll, squad
 from data.file_kinds import COMPRESSIONS, identify
 from data.files import reading_text, utf8_error
 from data.labels import is_invisible, label_of
@@ -152,7 +152,7 @@ def _element(value, objects):
 
 
 def read(path: str, names, dialect: Dialect, log=lambda line: None, objects=()) -> Table:
-    """The columns `names` of a TSV, CSV, JSONL, CoNLL or CoNLL-U file, those that it has.
+    """The columns `names` of a TSV, CSV, JSONL, CoNLL, CoNLL-U or SQuAD file, those that it has.
 
     Values of the columns `objects` may be objects.
     Raises ValueError or OSError of one line that names the file, the line and the remedy.
@@ -166,6 +166,9 @@ def read(path: str, names, dialect: Dialect, log=lambda line: None, objects=()) 
     form = identify(path).format
     if form in conll.FORMATS:
         return Table(path, *conll.read(path, content, names, dialect.columns, dialect.delimiter))
+    if form == ".json" and squad.is_squad(parsed := squad.parse(path, content)):
+        check_json_dialect(path, dialect)
+        return _squad(path, parsed, names, objects)
     if form not in FORMATS:
         hint = (
             "write one object per line in a .jsonl file (rename it if it is so, or use jq -c '.[]')"
@@ -176,10 +179,15 @@ def read(path: str, names, dialect: Dialect, log=lambda line: None, objects=()) 
         raise ValueError(f"{path} is none of {known} (plain or {', '.join(COMPRESSIONS)}): {hint}")
     if FORMATS[form]:
         return _separated(path, content, form, names, dialect, log)
+    check_json_dialect(path, dialect)
+    return _jsonl(path, content, names, objects)
+
+
+def check_json_dialect(path: str, dialect: Dialect) -> None:
+    """Raises ValueError for options of TSV and CSV files."""
     if dialect.delimiter or dialect.columns:
         name = "delimiter" if dialect.delimiter else "columns"
         raise ValueError(f"task.{name} is of TSV and CSV files, but {path} is JSON: leave it out")
-    return _jsonl(path, content, names, objects)
 
 
 def _separated(path, content, form, names, dialect, log) -> Table:
@@ -325,6 +333,14 @@ class _Quotes:
 
 class _Object(list):
     """The (key, value) pairs of a JSON object, which may repeat a key."""
+
+
+def _squad(path: str, content: dict, names, objects) -> Table:
+    there = {name: [] for name in names if name in squad.COLUMNS}
+    table = Table(path, list(squad.COLUMNS), there, unit="question", objects=objects)
+    for number, question in enumerate(squad.questions(path, content), 1):
+        table.add(number, {name: question[name] for name in there})
+    return table
 
 
 def _jsonl(path: str, content: str, names, objects) -> Table:

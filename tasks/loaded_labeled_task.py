@@ -1,4 +1,4 @@
-"""A labeled set as batches: the order of its examples, token ids, the head over the model's states.
+"""A labeled set as arrays of token ids, and the head over the model's states.
 
 The base class of the loaded tasks; a file per task adds targets, loss and metrics.
 """
@@ -16,11 +16,11 @@ from data import tokenizer as tokenizers
 from models.config import ModelConfig
 from models.inputs import ModelInputs
 from objectives.batch import Batch
+from objectives.packing import apply_packed
 from tasks import example_order, predictions
-from tasks.base import LoadedTask, Task
+from tasks.base import Task
 from tasks.encoding import Encoded
-
-_WIDTH_STEP = 8  # group_by_length pads a batch to a multiple of this, so few programs are compiled
+from tasks.labeled_batches import LabeledBatches
 
 
 def host(**options):
@@ -29,13 +29,13 @@ def host(**options):
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedLabeledTask(LoadedTask):
+class LoadedLabeledTask(LabeledBatches):
     """An encoded labeled dataset. `train_inputs` are a Batch of NumPy arrays, which `prepare` returns.
 
     Subclasses define `name`, `batch`, `losses` and, on the host, `score` and `prediction_rows`.
     """
 
-    head: nn.Module
+    head: nn.Module | None  # None: the model's own LM head
     model_config: ModelConfig
     pad: int
     start: int  # first token of an encoder-decoder's decoder
@@ -49,6 +49,8 @@ class LoadedLabeledTask(LoadedTask):
     fingerprint: str = host()
     seed: int = host()
     eval_batch_size: int = host()
+    grad_accum_steps: int = host()
+    batch_divisor: int = host()  # device shards of a batch: rows are a multiple of it
     process_index: int = host()
     process_count: int = host()
 
@@ -63,16 +65,10 @@ class LoadedLabeledTask(LoadedTask):
 
     @property
     def epoch_size(self) -> int:
-        return len(self.rows)
-
-    @functools.cached_property
-    def length_share(self) -> float:
-        widths = [self._width(self._indices(step)) for step in range(self.task.group_by_length)]
-        return float(np.mean(widths)) / self.task.max_seq_len if widths else 1.0
-
-    @property
-    def tokens_per_step(self) -> int:
-        return round(self.batch_size * self.task.max_seq_len * self.length_share)
+        """Rows of the label budget. Where examples have several rows, it is the mean over all subsets, so
+        that runs of several seeds have the same number of steps."""
+        train = self.encoded["train"]
+        return round(len(train) * len(self.examples) / train.num_examples)
 
     @property
     def identities(self) -> dict:
@@ -81,6 +77,10 @@ class LoadedLabeledTask(LoadedTask):
             "tokenizer": self.tokenizer.fingerprint,
             "labels": list(self.label_names),
         }
+
+    def manifest(self):
+        shapes = {"batch_shapes": [list(each) for each in self.shapes]}
+        return {**self.identities, **(shapes if self._is_sorted else {})}
 
     @functools.cached_property
     def abstract_batch(self) -> Batch:
@@ -91,6 +91,7 @@ class LoadedLabeledTask(LoadedTask):
 
     def init(self, rngs, model):
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract_batch)
+        batch = self.model_batch(batch)
         params = model.init(rngs["init"], batch.inputs, batch.decoder_inputs)["params"]
         states = jnp.zeros((1, self.model_config.emb_dim), jnp.float32)
         head = self.head.init(rngs["head"], states)["params"]
@@ -104,22 +105,25 @@ class LoadedLabeledTask(LoadedTask):
 
     def hidden_states(self, apply, batch: Batch, deterministic: bool) -> jax.Array:
         """The last hidden states [B, T, D]; apply(inputs, ...) calls the model."""
-        return apply(batch.inputs, batch.decoder_inputs, deterministic=deterministic)
+        return apply_packed(functools.partial(apply, deterministic=deterministic), batch)
 
     def head_inputs(self, hidden: jax.Array, batch: Batch) -> jax.Array:
         """The states [B, ..., D] that the head reads, of the last hidden states [B, T, D]."""
         raise NotImplementedError
 
+    def model_batch(self, batch: Batch) -> Batch:
+        """The batch with inputs [B, T], as the model reads them."""
+        return batch
+
     def outputs(self, model, params, batch, dropout_rng=None):
         """The head's float32[B, ...] of every row, including padding rows."""
+        batch = self.model_batch(batch)
         rngs = [{}, {}]
         if dropout_rng is not None:
             rngs = [{"dropout": rng} for rng in jax.random.split(dropout_rng)]
-        hidden = self.hidden_states(
-            functools.partial(model.apply, {"params": params}, rngs=rngs[0]),
-            batch,
-            deterministic=dropout_rng is None,
-        )
+        deterministic = dropout_rng is None
+        apply = functools.partial(model.apply, {"params": params}, rngs=rngs[0])
+        hidden = self.hidden_states(apply, batch, deterministic)
         states = self.head_inputs(hidden, batch)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return self.head.apply(
@@ -133,16 +137,8 @@ class LoadedLabeledTask(LoadedTask):
 
     def batch(self, split: str, indices, width: int | None = None) -> Batch:
         """The examples int[B] of a split as arrays [B, ...], padded to `width` tokens; the index PADDING
-        gives a row of weight 0."""
+        gives a row of weight 0. A task with K lengths has K widths."""
         raise NotImplementedError
-
-    def train_inputs(self, step):
-        indices = self._indices(step)
-        return self.batch("train", self._local(indices), self._width(indices))
-
-    def eval_inputs(self, split):
-        for indices in example_order.sequential(len(self.encoded[split]), self.eval_batch_size):
-            yield self.batch(split, self._local(indices))
 
     def with_seed(self, seed):
         if seed == self.seed:
@@ -158,30 +154,6 @@ class LoadedLabeledTask(LoadedTask):
     def has_split(self, split):
         return split in self.encoded
 
-    def _indices(self, step):
-        """Indices int64[batch_size] of the training rows of a step, over all processes."""
-        if self.task.group_by_length:
-            lengths = self.encoded["train"].lengths[self.rows]
-            places = example_order.grouped_at(
-                step, self.batch_size, lengths, self.task.group_by_length, self.seed
-            )
-        else:
-            places = example_order.shuffled_at(step, self.batch_size, len(self.rows), self.seed)
-        return self.rows[places]
-
-    def _width(self, indices):
-        """The length that a batch is padded to: max_seq_len, or less with group_by_length."""
-        split = self.encoded["train"]
-        if not self.task.group_by_length:
-            return split.tokens.shape[1]
-        longest = -(-int(split.lengths[indices].max()) // _WIDTH_STEP) * _WIDTH_STEP
-        return min(longest, split.tokens.shape[1])
-
-    def _local(self, indices):
-        """This process's share of a global batch."""
-        share = len(indices) // self.process_count
-        return indices[self.process_index * share :][:share]
-
     def real(self, indices) -> tuple[np.ndarray, np.ndarray]:
         """(indices int[B] in which padding is example 0, bool[B]: whether a row is an example)."""
         real = np.asarray(indices) != example_order.PADDING
@@ -189,7 +161,10 @@ class LoadedLabeledTask(LoadedTask):
 
     def model_inputs(self, split, indices, width=None) -> tuple[ModelInputs, np.ndarray]:
         """(the token ids of the examples int[B], padded to `width`; int32[B] their lengths)."""
-        encoded = self.encoded[split]
+        return self.inputs_of(self.encoded[split], indices, width)
+
+    def inputs_of(self, encoded: Encoded, indices, width=None) -> tuple[ModelInputs, np.ndarray]:
+        """As `model_inputs`, of the rows int[B] of any encoded texts."""
         chosen, real = self.real(indices)
         lengths = np.where(real, encoded.lengths[chosen], 0).astype(np.int32)
         tokens = encoded.tokens[chosen][:, :width]
@@ -244,6 +219,7 @@ class LoadedLabeledTask(LoadedTask):
         return ((self.model_config, params, {self.name: 1}),)
 
     def provenance(self, step):
+        examples = self.encoded["train"].examples_of(self._indices(step))
         return [
             {
                 "number": step * self.batch_size + row,
@@ -251,7 +227,7 @@ class LoadedLabeledTask(LoadedTask):
                 "row": example,
                 "documents": [{"document": example, "file": "train", "number": example}],
             }
-            for row, example in enumerate(self._indices(step).tolist())
+            for row, example in enumerate(examples.tolist())
         ]
 
     def describe_labels(self) -> str:
@@ -270,4 +246,4 @@ class LoadedLabeledTask(LoadedTask):
         ]
         for name, split in self.encoded.items():
             lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
-        return lines
+        return lines + self.describe_batches()

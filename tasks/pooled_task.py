@@ -4,6 +4,7 @@ The head reads the state of [CLS], of the last token, or the mean of all states.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -59,8 +60,10 @@ class HeadOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PooledTask(TextColumns, HeadOptions, LabeledTask):
-    """A task whose head reads one state per text, or per pair of texts."""
+class PooledTask(HeadOptions, LabeledTask):
+    """A task whose head reads one state per text, per pair of texts, or per choice."""
+
+    can_pack: ClassVar[bool] = True
 
     pooling: str = option(
         "auto",

@@ -28,7 +28,7 @@ class Tagging(ClassLossOptions, HeadOptions, LabeledTask):
     """A tag for each word of a sentence."""
 
     name: ClassVar[str] = "tagging"
-    hf_problem_type: ClassVar[str] = "single_label_classification"
+    has_label_names: ClassVar[bool] = True
 
     token_column: str = option(
         "tokens",

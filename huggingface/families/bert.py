@@ -72,7 +72,9 @@ BERT = Family(
         "BertForMaskedLM": "lm pair?",
         "BertForNextSentencePrediction": "pair",
         "BertForSequenceClassification": "classification",
+        "BertForMultipleChoice": "multiple_choice",
         "BertForTokenClassification": "tagging",
+        "BertForQuestionAnswering": "question_answering",
         "BertModel": "pair/pooler?",
     },
     params=[
@@ -84,7 +86,10 @@ BERT = Family(
         *dense("heads/pair/output", "cls.seq_relationship"),
         *dense("heads/classification/pooler", "bert.pooler.dense"),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/multiple_choice/pooler", "bert.pooler.dense"),
+        *dense("heads/multiple_choice/output", "classifier"),
         *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=CONFIG_KEYS,
     fixed=FIXED,
@@ -96,7 +101,11 @@ BERT = Family(
     ignored=IGNORED,
     head_dropout_key="classifier_dropout",
     head_needs={
-        "classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
+        ),
         "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
     },
 )

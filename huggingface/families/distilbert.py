@@ -14,7 +14,9 @@ DISTILBERT = Family(
     classes={
         "DistilBertForMaskedLM": "lm",
         "DistilBertForSequenceClassification": "classification",
+        "DistilBertForMultipleChoice": "multiple_choice",
         "DistilBertForTokenClassification": "tagging",
+        "DistilBertForQuestionAnswering": "question_answering",
         "DistilBertModel": "",
     },
     params=[
@@ -31,7 +33,10 @@ DISTILBERT = Family(
         ParamMap("heads/lm/bias", "vocab_projector.bias", VOCAB),
         *dense("heads/classification/pooler", "pre_classifier"),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/multiple_choice/pooler", "pre_classifier"),
+        *dense("heads/multiple_choice/output", "classifier"),
         *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 30522),
@@ -60,7 +65,11 @@ DISTILBERT = Family(
     },
     head_dropout_key="seq_classif_dropout",
     head_needs={
-        "classification": {"pooler": True, "pooler_activation": "relu", "pooling": "cls"},
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": "relu", "pooling": "cls"},
+        ),
         "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
     },
 )

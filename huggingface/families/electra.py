@@ -15,7 +15,9 @@ ELECTRA = Family(
         "ElectraForMaskedLM": "lm",
         "ElectraForPreTraining": "discriminator",
         "ElectraForSequenceClassification": "classification",
+        "ElectraForMultipleChoice": "multiple_choice",
         "ElectraForTokenClassification": "tagging",
+        "ElectraForQuestionAnswering": "question_answering",
         "ElectraModel": "",
     },
     params=[
@@ -28,7 +30,10 @@ ELECTRA = Family(
         *dense("heads/discriminator/output", "discriminator_predictions.dense_prediction"),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
+        *dense("heads/multiple_choice/pooler", "sequence_summary.summary"),
+        *dense("heads/multiple_choice/output", "classifier"),
         *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -45,8 +50,19 @@ ELECTRA = Family(
         "summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"
     ),
     head_dropout_key="classifier_dropout",
+    head_keys={
+        "multiple_choice": {
+            "summary_type": "first",
+            "summary_use_proj": True,
+            "summary_activation": "gelu",
+        }
+    },
     head_needs={
-        "classification": {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
+        ),
         "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
     },
 )

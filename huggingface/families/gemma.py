@@ -225,5 +225,5 @@ GEMMA3 = Family(
         "_sliding_window_pattern": "written by transformers, which reads layer_types",
         "cache_implementation": "an option of generation, kept for the export",
     },
-    head_needs=_HEAD,
+    head_needs={**_HEAD, "tagging": TOKEN_HEAD},
 )  # fmt: skip

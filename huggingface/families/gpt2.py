@@ -31,6 +31,7 @@ GPT2 = Family(
         "GPT2LMHeadModel": "lm",
         "GPT2ForSequenceClassification": "classification",
         "GPT2ForTokenClassification": "tagging",
+        "GPT2ForQuestionAnswering": "question_answering",
         "GPT2Model": "",
     },
     params=[
@@ -46,6 +47,7 @@ GPT2 = Family(
         ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
         *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50257),
@@ -87,5 +89,6 @@ GPT2 = Family(
     head_needs={
         "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
         "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
     },
 )

@@ -29,6 +29,7 @@ GPT_NEOX = Family(
         "GPTNeoXForCausalLM": "lm",
         "GPTNeoXForSequenceClassification": "classification",
         "GPTNeoXForTokenClassification": "tagging",
+        "GPTNeoXForQuestionAnswering": "question_answering",
         "GPTNeoXModel": "",
     },
     params=[
@@ -47,6 +48,7 @@ GPT_NEOX = Family(
         ParamMap("heads/lm/kernel", "embed_out.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
         *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50432),
@@ -74,5 +76,6 @@ GPT_NEOX = Family(
     head_needs={
         "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
         "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
     },
 )  # fmt: skip

@@ -32,6 +32,7 @@ PARAMS = [
     ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
     *dense("heads/classification/output", "score"),
     *dense("heads/tagging/output", "score"),
+    *dense("heads/question_answering/output", "qa_outputs"),
 ]
 
 
@@ -65,8 +66,11 @@ def _family(
             f"{name}ForCausalLM": "lm",
             f"{name}ForSequenceClassification": "classification",
             f"{name}ForTokenClassification": "tagging",
+            f"{name}ForQuestionAnswering": "question_answering",
             f"{name}Model": "",
         },
+        # transformers keeps an older name there, but for Mistral.
+        class_prefixes={} if name == "Mistral" else {f"{name}ForQuestionAnswering": "transformer."},
         params=PARAMS,
         config_keys=[
             ConfigKey("vocab_size", "vocab_size", vocab_size),
@@ -92,6 +96,7 @@ def _family(
         head_needs={
             "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
             "tagging": TOKEN_HEAD,
+            "question_answering": {"pooler": False},
         },
     )
 
