@@ -43,6 +43,7 @@ CASES = {
     "Llama": {**WIDE, "intermediate_size": 48},
     "Qwen2": {**WIDE, "num_key_value_heads": 2, "intermediate_size": 48},
     "Gemma": {**WIDE, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48},
+    "Gemma2": {**WIDE, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48},
     "Phi3": {**WIDE, "num_key_value_heads": 2, "intermediate_size": 48, "pad_token_id": 0},
     "Starcoder2": {**WIDE, "num_key_value_heads": 2, "intermediate_size": 48},
 }  # fmt: skip
