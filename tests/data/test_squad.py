@@ -181,7 +181,7 @@ BAD = {  # files, options of the task, the message
         "train.json at question 2, column 'answers': it has no answer: .*task.no_answer=True",
     ),
     "an answer of white space": (
-        {"train.jsonl": lines(row([" "], [3]))}, {}, "the answer None is no text: correct it"
+        {"train.jsonl": lines(row([" "], [3]))}, {}, "the answer ' ' is no text: correct it"
     ),
     "an answer that is null": (
         {"train.jsonl": lines(row(), row(None, None))}, {}, "line 2 has no value in column 'answers'"
