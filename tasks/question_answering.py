@@ -33,8 +33,8 @@ class QuestionAnswering(LabeledTask):
     """A span of a context per question."""
 
     name: ClassVar[str] = "question_answering"
-    output_names: ClassVar[tuple[str, ...]] = ("start", "end")
     can_pack: ClassVar[bool] = True
+    output_names: ClassVar[tuple[str, ...]] = ("start", "end")
 
     question_column: str = option("question", "column of the question")
     context_column: str = option("context", "column of the text that holds the answer")
@@ -197,7 +197,7 @@ class LoadedQuestionAnswering(LoadedLabeledTask):
     """Questions, with their contexts as windows."""
 
     name = QuestionAnswering.name
-    outputs_follow_width = True
+    output_padding = _MASKED
 
     def head_inputs(self, hidden, batch):
         return hidden
