@@ -34,9 +34,7 @@ class TextToText(ClassMetricOptions, TextColumns, LabeledTask):
     """One label per text, generated as words."""
 
     name: ClassVar[str] = "text_to_text"
-    can_pack: ClassVar[bool] = (
-        True  # training batches; those of evaluation have all labels of a prompt
-    )
+    can_pack: ClassVar[bool] = True
     length_options: ClassVar[tuple[str, ...]] = Seq2seq.length_options
 
     prompt: str = option(
