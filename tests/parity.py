@@ -134,7 +134,7 @@ class NativeModel:
             label_smoothing=0.0, class_weights=(),
             batch_size=count, task=task, tokenizer=None, label_names=(), texts={}, encoded={"test": encoded},
             examples=np.arange(0), fingerprint="", seed=0, eval_batch_size=count, process_index=0,
-            process_count=1,
+            process_count=1, grad_accum_steps=1, batch_divisor=1,
         )  # fmt: skip
         (batch,) = loaded.eval_inputs("test")
         batch = jax.tree.map(jnp.asarray, batch)

@@ -58,7 +58,7 @@ def labeled(folder, rows=120, pairs=False):
             else:
                 length = len(words[0])
                 several = f"{label},long" if length > 4 else label
-                cells = [" ".join(words), label, f"{length / 2}", several, "dry", "wet"]
+                cells = [" ".join(words), label, f"{length / 2}", several, "sun", "rain"]
                 cells.append(str(int(label == "wet")))
             lines.append("\t".join(cells))
         text = "\n".join(lines) + "\n"

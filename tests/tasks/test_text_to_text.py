@@ -91,6 +91,27 @@ def test_batches_of_similar_length_hold_the_same_prompts(folder, architecture):
     np.testing.assert_array_equal(*texts)
 
 
+def test_packed_training_batches_have_the_same_losses(folder):
+    """Of a decoder; in an encoder-decoder the words of one label fill a row of its decoder."""
+    architecture = "decoder"
+    texts = labeled_tasks.random_texts(40)
+    rows = [{"text": text, "label": ("no", "yes")[n % 2]} for n, text in enumerate(texts)]
+    splits = {"train": rows, "validation": rows[:5]}
+    options = {"max_seq_len": 32}
+    plain = load(folder, architecture, splits, (16, 4), **options)
+    packed = load(folder, architecture, splits, (16, 4), **options, packing=True)
+    model = models.build(plain.model_config)
+    rngs = {"init": jax.random.key(0), "head": jax.random.key(1)}
+    params = jax.jit(functools.partial(plain.init, model=model))(rngs)
+    losses = jax.jit(lambda params, batch: plain.losses(model, params, batch, None))
+    both = [task.train_inputs(0) for task in (plain, packed)]
+    assert both[0].packing is None and both[1].packing.num_rows < 16
+    one, other = (losses(params, batch) for batch in both)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), one, other)
+    (batch, *_) = packed.eval_inputs("validation")
+    assert batch.packing is None and batch.targets.ndim == 3
+
+
 def test_a_prompt_names_columns_and_what_follows_the_last_one_is_never_cut(folder):
     rows = [{"a": "w1", "b": "w2 w3 w4 w5 w6 w7 w8", "label": label} for label in ("no", "yes")]
     task = load(folder, splits={"train": rows, "validation": rows}, prompt="w20 {a} w21 {b} w22")
