@@ -242,6 +242,7 @@ class LoadedTextToText(LoadedSeq2seq):
     positive: int = host(default=-1)  # class of the metric f1
 
     name = TextToText.name
+    name_of_target = None  # targets are the tokens of words
 
     @property
     def best_metric(self):

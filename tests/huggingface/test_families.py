@@ -1,6 +1,7 @@
 """Config tables in both directions, without files: presets have a family, other models are refused."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -13,6 +14,8 @@ from huggingface.run_contents import RunContents
 from models.config import resolve_defaults
 from models.presets import PRESETS, preset
 from tasks import TASKS
+from tasks.tagging import Tagging
+from training import init_from
 from training.checkpoint import LazyArray
 from training.config import ConfigError
 
@@ -186,3 +189,28 @@ def test_the_export_is_described_in_one_line():
     line = describe_export(model_of("bert-base", positions="rope"), params)
     assert "model.positions='rope' (expected 'learned')" in line and "BertForMaskedLM" in line
     assert "GPT2LMHeadModel" in describe_export(model_of("gpt2"), {"embed": {}})  # a tied output
+
+
+def test_a_token_classifier_keeps_its_head_where_the_tags_are_those_of_the_task(tmp_path):
+    tags = ["O", "B-X", "I-X"]
+    manifest = {
+        "huggingface": {"head": "tagging", "problem_type": "single_label_classification",
+                        "head_needs": FAMILIES["bert"].head_needs_in({}, "tagging")},
+        "labels": tags,
+    }  # fmt: skip
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+
+    def kept(names, **options):
+        task = Tagging(**options)
+        loaded = type("Loaded", (), {
+            "name": "tagging", "label_names": names, "task": task,
+            "head_options": lambda: dataclasses.asdict(task),
+        })  # fmt: skip
+        return init_from._published_head(tmp_path, loaded)
+
+    assert kept(("B-X", "I-X", "O"))[0] == [1, 2, 0]
+    assert kept(("B-X", "O"))[0] == []
+    order, (note,) = kept(("B-X", "I-X", "O"), pooler=True)
+    assert order == [] and "config.task.pooler=False would keep it" in note
+    needs = FAMILIES["modernbert"].head_needs_in({"classifier_pooling": "mean"}, "tagging")
+    assert needs == {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True}
