@@ -357,7 +357,9 @@ class Family:
 
 
 def _is_pooled(head):
-    return any(field.name == "pooling" for field in dataclasses.fields(TASKS[head]))
+    """Whether a task head reads a pooled state; '' is the LM head."""
+    task = TASKS.get(head)
+    return bool(task) and any(field.name == "pooling" for field in dataclasses.fields(task))
 
 
 _SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",
