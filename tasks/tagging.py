@@ -143,6 +143,7 @@ class LoadedTagging(LoadedLabeledTask):
     class_weights: tuple[float, ...] = ()  # of each tag in the loss; () if they are equal
 
     name = Tagging.name
+    outputs_follow_width = True
 
     @property
     def scheme(self) -> str:
