@@ -33,6 +33,7 @@ class QuestionAnswering(LabeledTask):
     """A span of a context per question."""
 
     name: ClassVar[str] = "question_answering"
+    can_pack: ClassVar[bool] = True
     output_names: ClassVar[tuple[str, ...]] = ("start", "end")
 
     question_column: str = option("question", "column of the question")
@@ -64,7 +65,7 @@ class QuestionAnswering(LabeledTask):
     head_dropout_rate: float = option(0.0, "dropout before the output layer", min=0.0, max=0.99)
     metric: str = option("f1", "chooses the best checkpoint", choices=("f1", "exact_match"))
 
-    def read(self, log=lambda line: None):
+    def example_columns(self):
         columns = {
             "context": Column(self.context_column, "context_column"),
             "question": Column(self.question_column, "question_column"),
@@ -82,11 +83,20 @@ class QuestionAnswering(LabeledTask):
         if not all(columns[role].name for role in required):
             names = ", ".join(f"task.{role}_column" for role in required)
             raise ValueError(f"{names} must name columns, not ''")
-        splits = read(self.source, columns, self.dialect, self.missing, log=log)
-        splits = {name: self._located(name, examples, log) for name, examples in splits.items()}
+        return columns
+
+    def complete_examples(self, splits, log):
+        """With 'answers' as [(text, start)] of each question, and an id for each."""
+        return {
+            name: _with_ids(name, self._located(name, examples, log), log)
+            for name, examples in splits.items()
+        }
+
+    def read(self, log=lambda line: None):
+        found = read(self.source, self.example_columns(), self.dialect, self.missing, log=log)
+        splits = self.complete_examples(found, log)
         labeled.make_validation(self.source, splits, self.validation_fraction, log)
-        for name, examples in splits.items():
-            splits[name] = _with_ids(name, examples, log)
+        splits["validation"] = _with_ids("validation", splits["validation"], log)
         log(
             labeled.overlap(
                 {
@@ -111,7 +121,6 @@ class QuestionAnswering(LabeledTask):
 
     @staticmethod
     def _located(split, examples: Examples, log) -> Examples:
-        """The examples with 'answers' as [(text, start)] of each question."""
         columns = dict(examples.columns)
         starts = columns.pop("answer_starts", None)
         if "answers" in columns:
@@ -158,7 +167,7 @@ class QuestionAnswering(LabeledTask):
 def _with_ids(split: str, examples: Examples, log) -> Examples:
     """The examples with an id each, by default their number. Raises ValueError for two with the same id in a
     split that is predicted, and for one without an id among others."""
-    ids = examples.get("id")
+    ids = examples.get("id") or [None]
     remedy = "or set task.id_column='' to number the questions"
     if not any(ids):
         if split != "train":
@@ -188,6 +197,7 @@ class LoadedQuestionAnswering(LoadedLabeledTask):
     """Questions, with their contexts as windows."""
 
     name = QuestionAnswering.name
+    output_padding = _MASKED
 
     def head_inputs(self, hidden, batch):
         return hidden

@@ -142,7 +142,7 @@ def choose_rows(given, size):
 def counts(batch) -> dict:
     """Positions of all sequences, the share of padding, target slots, targets and their weight."""
     sides = [side for side in (batch.inputs, batch.decoder_inputs) if side is not None]
-    is_padding = np.concatenate([side.segment_ids == 0 for side in sides], axis=1)
+    is_padding = np.concatenate([side.segment_ids == 0 for side in sides], axis=-1)
     return {
         "positions": is_padding.size,
         "padding": float(is_padding.mean()),
@@ -189,6 +189,5 @@ def print_text(view, rows, raw, documents):
             ids = np.asarray(document_ids(tokens, spec.vocabulary, spec.architecture))
             inputs = render_batch.ModelInputs(tokens, ids, None)
             lines += render_batch.render_inputs("raw", inputs, {}, token_text)
-        label_names = getattr(task, "label_names", ())
-        lines += render_batch.render_row(view.row(row), token_text, label_names)
+        lines += render_batch.render_row(view.row(row), token_text, task.name_of_target)
         console.print(render_batch.table(lines))

@@ -6,6 +6,7 @@ Reads the fields of Batch and ModelInputs alone: it knows no objective.
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 from rich.table import Column, Table
 from rich.text import Text
@@ -45,11 +46,12 @@ class TokenText:
         return "".join(visible), continues
 
 
-def render_row(batch, token_text, label_names=()) -> list[tuple[str, str, str]]:
+def render_row(batch, token_text, name_of=None) -> list[tuple[str, str, str]]:
     """One row of a Batch (NumPy arrays) as (name, document or '', text): the model inputs document by
-    document, then the other fields. Predictions are shown in the sequence that makes them."""
+    document, then the other fields. Predictions are shown in the sequence that makes them. name_of: the
+    text of a target, None if targets are tokens."""
     predicts = "inputs" if batch.decoder_inputs is None else "decoder_inputs"
-    targets = _targets_by_position(batch, len(getattr(batch, predicts).tokens))
+    targets = _targets_by_position(batch, getattr(batch, predicts).tokens.shape[-1])
     shown = () if targets is None else ("targets", "loss_weights", "target_positions")
     lines = []
     for field in dataclasses.fields(batch):
@@ -58,7 +60,12 @@ def render_row(batch, token_text, label_names=()) -> list[tuple[str, str, str]]:
             continue
         if isinstance(value, ModelInputs):
             here = targets if targets and name == predicts else {}
-            lines += render_inputs(name, value, here, token_text, label_names)
+            if value.tokens.ndim == 1:
+                lines += render_inputs(name, value, here, token_text, name_of)
+            else:  # several sequences, such as the choices of a question
+                for place in range(len(value.tokens)):
+                    one = jax.tree.map(lambda x, place=place: x[place], value)
+                    lines += render_inputs(f"{name}[{place}]", one, {}, token_text)
         elif name == "negatives":
             lines.append((name, "", " ".join(token_text(token)[0] for token in value)))
         else:
@@ -66,7 +73,7 @@ def render_row(batch, token_text, label_names=()) -> list[tuple[str, str, str]]:
     return lines
 
 
-def render_inputs(name, inputs, targets, token_text, label_names=()):
+def render_inputs(name, inputs, targets, token_text, name_of=None):
     """The documents of one sequence, its padding, and its token type ids."""
     segment_ids, lines = inputs.segment_ids, []
     edges = [0, *(np.flatnonzero(np.diff(segment_ids)) + 1).tolist(), len(segment_ids)]
@@ -74,7 +81,7 @@ def render_inputs(name, inputs, targets, token_text, label_names=()):
         if segment_ids[start] == 0:
             lines.append((name, "", f"{stop - start} padding"))
         else:
-            text = _document(inputs, range(start, stop), targets, token_text, label_names)
+            text = _document(inputs, range(start, stop), targets, token_text, name_of)
             lines.append((name, str(segment_ids[start]), text))
     if inputs.token_type_ids is not None:
         lines.append((f"{name}.token_type_ids", "", _numbers(inputs.token_type_ids)))
@@ -101,15 +108,15 @@ def _targets_by_position(batch, length):
     if positions.shape != batch.targets.shape or (positions[used] >= length).any():
         return None
     for n in used:
-        target = int(batch.targets[n]), float(batch.loss_weights[n])
+        target = batch.targets[n].item(), float(batch.loss_weights[n])
         found.setdefault(int(positions[n]), []).append(target)
     return found
 
 
-def _document(inputs, places, targets, token_text, label_names):
+def _document(inputs, places, targets, token_text, name_of):
     """The tokens at `places` as one text."""
     tokens, prefix, text = inputs.tokens.tolist(), inputs.prefix, []
-    generates = inputs.attention != "bidirectional" and not label_names
+    generates = inputs.attention != "bidirectional" and name_of is None
     # If the model generates, most targets are the next token: brackets say it shorter than arrows.
     predicted = {
         place + 1
@@ -126,8 +133,8 @@ def _document(inputs, places, targets, token_text, label_names):
         closing = "›" if place in predicted and place + 1 not in predicted else ""
         text.append(f"{opening}{word}{closing}")
         for target, weight in [] if place + 1 in predicted else targets.get(place, []):
-            word, continues = (label_names[target], False) if label_names else token_text(target)
-            is_kept = target == tokens[place] and not generates and not label_names
+            word, continues = (name_of(target), False) if name_of else token_text(target)
+            is_kept = target == tokens[place] and not generates and name_of is None
             word = "=" if is_kept else "·" * continues + word
             text.append(f"→{word}" + ("" if weight == 1 else f"×{weight:.4g}"))
     if prefix is not None and prefix[places[-1]]:

@@ -227,7 +227,7 @@ def test_the_label_budget_counts_sentences_and_rows_are_windows(folder):
     assert len(task.examples) == 5 and train.num_examples == 20
     chosen = set(task.examples.tolist())
     assert len(task.rows) == sum(int(s) in chosen for s in train.sentences) > 5
-    assert task.epoch_size == round(len(train) * 5 / 20)  # the mean over all subsets
+    assert task.epoch_size == round(len(train) * 5 / 20)  # the mean, the same for every seed
     seen = []
     for step in range(len(task.rows)):
         for row, place in zip(

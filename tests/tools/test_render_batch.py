@@ -1,5 +1,6 @@
 """The marks of a row are those of its arrays, on rows written by hand."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -47,7 +48,8 @@ def make_row(inputs, targets, loss_weights, target_positions=None, **fields):
 
 def render(row, label_names=()):
     """The lines as 'name document│text'."""
-    lines = render_batch.render_row(row, render_batch.TokenText(Tokenizer()), label_names)
+    name_of = label_names.__getitem__ if label_names else None
+    lines = render_batch.render_row(row, render_batch.TokenText(Tokenizer()), name_of)
     return [f"{name} {document}│{text}" for name, document, text in lines]
 
 
@@ -126,3 +128,24 @@ def test_the_words_of_all_tokens_are_the_text(kind):
     special = tokenizer.special_ids()
     assert token_text(special["mask"]) == ("[MASK]", False)
     assert token_text(special["size"] + 1) == (f"⟨{special['size'] + 1}⟩", False)
+
+
+def test_each_choice_of_a_question_is_a_sequence():
+    both = [make_inputs([CLS, RUNS, SEP]), make_inputs([CLS, COLD, PAD])]
+    inputs = jax.tree.map(lambda *x: np.stack(x), *both)
+    row = make_row(inputs, [1], [1], [[0], [0]])
+    assert render(row, ("first", "second")) == [
+        "inputs[0] 1│[CLS] runs [SEP]", "inputs[1] 1│[CLS] cold", "inputs[1] │1 padding", "targets │1",
+        "loss_weights │1", "target_positions │0×2",
+    ]  # fmt: skip
+
+
+def test_a_value_is_shown_as_a_number():
+    row = Batch(
+        inputs=make_inputs([CLS, RUNS]),
+        targets=np.array([2.5], np.float32),
+        loss_weights=np.ones(1, np.float32),
+        target_positions=np.zeros(1, np.int32),
+    )
+    lines = render_batch.render_row(row, render_batch.TokenText(Tokenizer()), "{:g}".format)
+    assert lines == [("inputs", "1", "[CLS]→2.5 runs")]
