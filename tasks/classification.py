@@ -23,6 +23,10 @@ class Classification(ClassLossOptions, PooledTask):
 
     metric: str = option("accuracy", "chooses the best checkpoint", choices=tuple(CLASS_METRICS))
 
+    def example_columns(self):
+        self.check_columns()
+        return labeled.class_columns(self.text_column, self.text_pair_column, self.label_column)
+
     def read(self, log=lambda line: None):
         self.check_columns()
         return labeled.load(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data import labeled, vectors
+from data.examples import Column
 from data.special_tokens import SpecialTokenTemplate, template_for
 from data.tables import Dialect
 from models.config import ModelConfig, option
@@ -20,9 +21,13 @@ from tasks.loaded_labeled_task import LoadedLabeledTask
 
 @dataclasses.dataclass(frozen=True)
 class LabeledTask(Task):
-    """A task on a labeled set. Subclasses define `loaded_type`, `read`, `encode` and `loaded_fields`."""
+    """A task on a labeled set. Subclasses define `loaded_type`, `example_columns`, `read`, `encode` and
+    `loaded_fields`."""
 
     loaded_type: ClassVar[type]  # a LoadedLabeledTask
+    # Options that decide what a trained head computes: another run keeps a head if these agree.
+    head_fields: ClassVar[tuple[str, ...]] = ()
+    hf_problem_type: ClassVar[str] = ""  # of a head in a Hugging Face config.json; '': it has none
 
     source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
     columns: tuple = option((), "names of the columns of TSV and CSV files without a header")
@@ -54,6 +59,15 @@ class LabeledTask(Task):
     def dialect(self) -> Dialect:
         """How TSV and CSV files of the source are written."""
         return Dialect(self.columns, self.delimiter, self.quoting)
+
+    def example_columns(self) -> dict[str, Column]:
+        """{role: Column} of an example, labels included: what `read` reads, and tools.predict without the
+        labels."""
+        raise NotImplementedError
+
+    def head_options(self, architecture: str) -> dict[str, Any]:
+        """{name: value} of `head_fields`, with the values that hold for an architecture."""
+        return {name: getattr(self, name) for name in self.head_fields}
 
     def read(self, log=lambda line: None) -> labeled.LabeledSplits:
         """The labeled set, as text. Raises FileNotFoundError or ValueError of one line."""

@@ -5,7 +5,7 @@ The base class of the loaded tasks; a file per task adds targets, loss and metri
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -214,12 +214,15 @@ class LoadedLabeledTask(LoadedTask):
         """Iterates over a dict for each example of a split, in order: what `predictions.write` writes."""
         raise NotImplementedError
 
-    def write_predictions(self, folder, split, outputs):
-        predictions.write(folder / f"predictions_{split}.tsv", self.prediction_rows(split, outputs))
+    def rows(self, split, outputs, with_file: bool | None = None) -> Iterator[dict]:
+        """`prediction_rows` with where each example is from (its file by default if there are several) and
+        its texts, after what they have."""
+        rows = self.prediction_rows(split, outputs)
+        for row, inputs in zip(rows, self.texts[split].inputs(with_file), strict=True):
+            yield row | {name: value for name, value in inputs.items() if name not in row}
 
-    def head_options(self) -> dict[str, Any]:
-        """The options of the task, `auto` resolved: a published head needs some of them."""
-        return dataclasses.asdict(self.task)
+    def write_predictions(self, folder, split, outputs):
+        predictions.write(folder / f"predictions_{split}.tsv", self.rows(split, outputs))
 
     def flops_specs(self, params):
         return ((self.model_config, params, {self.name: 1}),)

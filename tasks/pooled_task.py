@@ -4,6 +4,7 @@ The head reads the state of [CLS], of the last token, or the mean of all states.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,6 +35,10 @@ class TextColumns:
 class PooledTask(TextColumns, LabeledTask):
     """A task whose head reads one state per text, or per pair of texts."""
 
+    head_fields: ClassVar[tuple[str, ...]] = (
+        "pooler", "pooler_activation", "pooler_norm", "head_bias", "pooling", "decoder_input",
+    )  # fmt: skip
+
     head_dropout_rate: float = option(0.1, "dropout before the classifier", min=0.0, max=0.99)
     pooler: bool = option(False, "dense layer and activation before the classifier")
     pooler_activation: str = option(
@@ -57,6 +62,13 @@ class PooledTask(TextColumns, LabeledTask):
         "input of an encoder-decoder's decoder: the text again (BART), or the start token alone",
         choices=("text", "start"),
     )
+
+    def head_options(self, architecture):
+        options = super().head_options(architecture)
+        options["pooling"] = resolve_pooling(self.pooling, architecture)
+        unused = () if self.pooler else ("pooler_activation", "pooler_norm")
+        unused += () if architecture == "encoder_decoder" else ("decoder_input",)
+        return {name: value for name, value in options.items() if name not in unused}
 
     def pooled_fields(self, num_outputs: int, model_config) -> dict:
         """The fields of LoadedPooledTask for a head of that many outputs."""
@@ -120,6 +132,3 @@ class LoadedPooledTask(LoadedLabeledTask):
     def targets(self, split, indices):
         """(targets [B, N], float32[B, N] their weights) of the examples int[B]; weight 0: no label."""
         raise NotImplementedError
-
-    def head_options(self):
-        return super().head_options() | {"pooling": self.pooling}

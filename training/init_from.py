@@ -13,6 +13,7 @@ import numpy as np
 from models.config import ModelConfig, complete_config
 from training import checkpoint, init_stacks, run_directory
 from training.config import ConfigError
+from training.init_head import plan_head
 from training.init_stacks import shorten_paths
 from training.param_rules import flatten_params, merge_params, unflatten_params
 from training.schema import ModelOverrides
@@ -247,7 +248,7 @@ def plan_pretraining(source: InitSource, model_config, target):
 def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     """(params with those of the source, lines for the log), by config.init.
 
-    The head of a published model is kept if its labels and its form are those of the task.
+    The head of a finetuned or published model is kept if its labels and its form are those of the task.
     """
     config, target = source.config, flatten_params(params)
     if config.embeddings_from:
@@ -256,10 +257,11 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
         check_tokenizer(run, task.tokenizer, "embeddings_from", config.embeddings_from)
     found = checkpoint.params_metadata(source.run, source.step)
     allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
-    order, notes = [], []
+    head, notes = None, []
     if config.init == "pretrained":
-        order, notes = _published_head(source.run, task)
-        if order:
+        head = plan_head(source.run, task, target, config.restore.allow_missing)
+        notes.append(head.line)
+        if head.is_kept:
             allow_missing = config.restore.allow_missing
     fresh, vocab_size = params, read_model_config(source.run).vocab_size
     has_new_tokens = TOKEN_EMBEDDING in found and vocab_size < task.model_config.vocab_size
@@ -279,8 +281,8 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
         notes.append(
             f"{task.model_config.vocab_size - vocab_size} new tokens have fresh embeddings"
         )
-    if order != sorted(order):
-        params = _reorder_classes(params, shardings, task.name, order)
+    if head and head.is_permuted:
+        params = _reorder_classes(params, shardings, task.name, head.order)
     lines = [*plan.lines(target), *notes]
     return params, lines + [_describe_source(source, config.init_ema)] * bool(plan.loaded)
 
@@ -304,35 +306,6 @@ def published(source: InitSource) -> dict:
     origin = manifest.get("huggingface") or manifest.get("published") or {}
     kept = {key: origin[key] for key in ("model_type", "generation", "config") if key in origin}
     return {"published": kept} if kept else {}
-
-
-def _published_head(run, task):
-    """(for each label of the task its index in a published head, or [] if the head is dropped; notes)."""
-    manifest = run_directory.read_manifest(run)
-    origin, labels = manifest.get("huggingface", {}), manifest.get("labels", [])
-    if not labels or origin.get("head") != task.name:
-        return [], []
-    kind = origin.get("problem_type", task.task.hf_problem_type)
-    if kind != task.task.hf_problem_type:
-        return [], [
-            f"the published head is dropped: its problem_type is {kind}, which this task is not"
-        ]
-    if sorted(labels) != sorted(task.label_names):
-        return [], [
-            f"the published head is dropped: its labels are {', '.join(labels[:6])}, those of the task "
-            f"{', '.join(task.label_names[:6])}"
-        ]
-    options = task.head_options()
-    wrong = [
-        f"config.task.{name}={value!r}"
-        for name, value in origin["head_needs"].items()
-        if options[name] != value
-    ]
-    if wrong:
-        return [], [f"the published head is dropped; {' '.join(wrong)} would keep it"]
-    return [labels.index(label) for label in task.label_names], [
-        "the published head is kept: its labels are those of the task"
-    ]
 
 
 def _reorder_classes(params, shardings, head, order):

@@ -15,8 +15,10 @@ from data import tokenizer as tokenizers
 from huggingface import convert
 from huggingface.families import FAMILIES
 from huggingface.weights import Leaf, open_weights, write_weights
+from tasks.classification import Classification
 from training import init_from, run_directory
 from training.config import ConfigError
+from training.init_head import plan_head
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -147,16 +149,15 @@ def test_bart_has_three_labels_where_its_config_says_nothing():
 @pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
 def test_a_head_of_another_problem_type_is_not_trained_as_classes(kind, tmp_path):
     class Loaded:
-        name, label_names = "classification", ("wet", "dry")
-        task = type("Task", (), {"hf_problem_type": "single_label_classification"})
+        name, label_names, task = "classification", ("wet", "dry"), Classification()
 
     manifest = {
         "huggingface": {"head": "classification", "problem_type": kind, "head_needs": {}},
         "labels": ["wet", "dry"],
     }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    order, notes = init_from._published_head(tmp_path, Loaded)
-    assert order == [] and kind in notes[0]
+    plan = plan_head(tmp_path, Loaded, ())
+    assert not plan.is_kept and plan.line.startswith("head new") and kind in plan.line
 
 
 # ---- Generation and training values ----------------------------------------------------------------

@@ -1,0 +1,160 @@
+"""A finetuned run, or a published model with a task head, that predicts for new examples.
+
+Used by tools/predict.py; any task that finetune.py trains.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator
+
+import jax
+
+import models
+from data.examples import Column, Examples
+from data.labeled import LabeledSplits
+from huggingface import as_run
+from models.config import ModelConfig
+from tasks import FINETUNE_TASKS, by_length
+from training import checkpoint, run_directory, sharding
+from training import config as configs
+from training.config import ConfigError
+from training.param_rules import unflatten_params
+from training.schema import FinetuneConfig
+
+log = logging.getLogger("triptych")
+SPLIT = "test"  # the name of the split of new examples
+MAX_SEQ_LEN = 512  # of a published model that can read more
+# Sections of the config that may differ from those of the run: they change no parameter.
+SECTIONS = ("task.", "evaluation.batch_size", "mesh.")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def predict_step(task, model, params, inputs):
+    """The outputs [B, ...] of a batch, as in the evaluation of finetune.py."""
+    batch = task.prepare(None, inputs)
+    return sharding.constrain_replicated(task.outputs(model, params, batch))
+
+
+class Predictor:
+    """The parameters of a run that its evaluation used, and its task.
+
+    Attributes:
+      name: the run and its step.
+      config: FinetuneConfig of the run, with what the command line changes.
+      num_truncated: examples that were longer than `max_seq_len` so far.
+    """
+
+    def __init__(self, run: str, step: int | None = None, assignments=()):
+        """Opens a run, by default at the step that finetune.py scored, otherwise at the newest.
+
+        Args:
+          run: run directory of finetune.py[@step], or Hugging Face directory with a task head.
+          step: the step, None for the default.
+          assignments: [('task.text_column', 'sentence'), ...], changes of the config.
+
+        Raises ConfigError for a directory that is no such run, and another section than `SECTIONS`.
+        """
+        path = as_run(run)
+        if step is None and not run.rpartition("@")[2].isdigit():
+            step = run_directory.scored_step(path)
+        self.run, self.step = checkpoint.resolve_checkpoint(path, "" if step is None else step)
+        self.name, self.num_truncated = f"{run.rpartition('@')[0] or run} at step {self.step}", 0
+        record = run_directory.read_config(self.run)
+        self.model_config = ModelConfig(**record["model"])
+        manifest = run_directory.read_manifest(self.run)
+        given = self._given(run, record["config"], manifest.get("huggingface", {}))
+        for key, _ in assignments:
+            if not key.startswith(SECTIONS) or key == "task.name":
+                raise ConfigError(
+                    f"--config.{key} is not a choice of predictions; expected config.task.* but its name, "
+                    "config.evaluation.batch_size or config.mesh.*"
+                )
+        self.config = configs.resolve(FinetuneConfig, configs.override(given, assignments))
+        self.config.task.check_model(self.model_config)
+        self.label_names = tuple(manifest.get("labels", ()))
+        self._batch_size = 0
+
+    def _given(self, run, config, origin):
+        """The config of the run, or one for a published head."""
+        if "task" in config:
+            return {**config, "mesh": {}}  # devices here are others
+        name = origin.get("head", "")
+        if name not in FINETUNE_TASKS:
+            raise ConfigError(
+                f"{run!r} has no head of a task: it was pretrained; finetune it first (python finetune.py "
+                f"--config=configs/finetune/NAME.py --config.init_from={run}), and name that run"
+            )
+        kind, expected = origin["problem_type"], FINETUNE_TASKS[name].hf_problem_type
+        if kind != expected:
+            raise ConfigError(
+                f"{run!r} has a head of problem_type={kind!r}, which is not supported; expected "
+                f"{expected!r}"
+            )
+        length = min(self.model_config.max_length or MAX_SEQ_LEN, MAX_SEQ_LEN)
+        task = {"name": name, "max_seq_len": length, **origin["head_needs"]}
+        return {"init_from": str(self.run), "task": task}
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """{role: Column} of an example, labels included."""
+        return self.config.task.example_columns()
+
+    def describe(self) -> str:
+        """One line for the log."""
+        labels = f", {len(self.label_names)} labels" if self.label_names else ""
+        return f"{self.name}: {type(self.config.task).name}{labels}"
+
+    @functools.cached_property
+    def _mesh(self):
+        return sharding.make_mesh(self.config.mesh)
+
+    @functools.cached_property
+    def _params(self):
+        """The parameters, averaged ones where the run has them."""
+        found = unflatten_params(checkpoint.params_metadata(self.run, self.step))
+        target = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            found,
+            sharding.param_shardings(self._mesh, found),
+        )
+        return checkpoint.read_params(self.run / "checkpoints", self.step, target)
+
+    def _assemble(self, examples):
+        if not self._batch_size:  # a few texts need no batch of 64, and one program does
+            few = 1 << (len(examples) - 1).bit_length()
+            self._batch_size = min(self.config.evaluation.batch_size, few)
+        evaluation = dataclasses.replace(self.config.evaluation, batch_size=self._batch_size)
+        return self.config.task.assemble(
+            LabeledSplits({SPLIT: examples}, "", self.label_names),
+            dataclasses.replace(self.config, evaluation=evaluation),
+            self.model_config,
+            str(self.run / "tokenizer.json"),
+            log.info,
+            batch_divisor=sharding.num_batch_shards(self._mesh),
+        )
+
+    def predict(
+        self, examples: Examples, with_file: bool = False, report=lambda done: None
+    ) -> tuple[Iterator[dict], dict[str, float]]:
+        """(the rows of the predictions, in order, {metric: value}; {} without labels).
+
+        Args:
+          examples: at least one.
+          with_file: rows name their file.
+          report: receives the number of examples of each batch that is done.
+        """
+        task = self._assemble(examples)
+        model = models.build(task.model_config)
+        with sharding.use_mesh(self._mesh):
+
+            def step(inputs):
+                return predict_step(
+                    task, model, self._params, sharding.global_array(self._mesh, inputs)
+                )
+
+            outputs = by_length.predict(task, SPLIT, step, report)
+        self.num_truncated += task.encoded[SPLIT].num_truncated
+        is_labeled = any(role in examples.columns for role in examples.label_roles)
+        scores = task.score(SPLIT, outputs) if is_labeled else {}
+        return task.rows(SPLIT, outputs, with_file), scores
