@@ -10,8 +10,8 @@ from training import cli
 
 
 def main(argv):
-    """Runs the command line: `cli` imports this file again for `run`. It precedes the imports of JAX, so
-    that --help needs none."""
+    """Runs the command line; `cli` imports this file again and calls `run`. Defined before the imports of
+    JAX, so that --help does not load them."""
     cli.run_entry_point(argv, __doc__, "training.schema:FinetuneConfig", "finetune:run")
 
 
@@ -25,65 +25,88 @@ import jax
 
 import huggingface
 import models
-from tasks import evaluate
 from tasks.sums import format_metrics
 from training import config as configs
-from training import continuation, flops, init_from, logs, run_directory, schedules, sharding
-from training.checkpoint import Checkpoints
+from training import (
+    continuation,
+    flops,
+    init_from,
+    logs,
+    replica_scores,
+    replicas,
+    run_directory,
+    schedules,
+    sharding,
+)
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
-from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
-from training.param_rules import flatten_params, frozen_paths
+from training.param_rules import flatten_params, frozen_paths, merge_params, split_params
 from training.preflight import check_without_data
-from training.run_directory import Result
 from training.schema import FinetuneConfig
-from training.state import TrainState, abstract_state, eval_params
+from training.state import TrainState, eval_params
 from training.train_step import accumulate_gradients, check_batch, init_params, rng_streams
 
 log = logging.getLogger("triptych")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def train_step(task, model, state, rngs, inputs, learning_rate):
-    """(state after one more update, {name: (sum, weight)} of the batch)."""
-    batch = task.prepare(rngs["corruption"], inputs)
-    dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
-    grads, sums = accumulate_gradients(task, model, state, batch, dropout_rng)
-    return state.apply_gradients(grads, sums, task.loss_weights(), learning_rate)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def train_step(task, model, axes, state, frozen, rngs, inputs, learning_rate):
+    """(state after one more update, {name: (sum, weight)} of the batch); frozen: other parameters."""
+
+    def update(state, frozen, rngs, inputs, learning_rate):
+        batch = task.prepare(rngs["corruption"], inputs)
+        dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
+        grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
+        return state.apply_gradients(grads, sums, task.loss_weights(), learning_rate)
+
+    return axes.map(update, axes.frozen)(state, frozen, rngs, inputs, learning_rate)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def eval_step(task, model, params, rngs, inputs):
-    """The predictions [B, ...] of an evaluation batch, on every process."""
-    batch = task.prepare(rngs["evaluation"], inputs)
-    return sharding.constrain_replicated(task.outputs(model, params, batch))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def eval_step(task, model, axes, params, frozen, rngs, inputs):
+    """The predictions [B, ...] of an evaluation batch, which all replicas read, on every process."""
+
+    def predict(params, frozen, rngs, inputs):
+        batch = task.prepare(rngs["evaluation"], inputs)
+        return task.outputs(model, merge_params(params, frozen), batch)
+
+    outputs = axes.map(predict, (*axes.frozen, 3))(params, frozen, rngs, inputs)
+    return sharding.constrain_replicated(outputs)
 
 
 def run(config, workdir):
     """Finetunes a model as defined by `config` (ConfigDict or mapping), or resumes the run in `workdir`.
 
-    Returns a Result with 'validation/<metric>' and 'test/<metric>'; writes the predictions. Raises
-    ConfigError, and preemption.Preempted after a save on SIGTERM.
+    Several seeds or learning rates are replicas in directories below it (training/replicas.py). Returns
+    a Result with 'validation/<metric>' and 'test/<metric>'; writes the predictions. Raises ConfigError,
+    and preemption.Preempted after a save on SIGTERM.
     """
+    config = configs.resolve(FinetuneConfig, config)
+    groups = replicas.expand(config, workdir)
+    return replica_scores.finish(workdir, [each for group in groups for each in train(group)])
+
+
+def train(group):
+    """Trains replicas together and returns a replicas.Finished of each; the list may be of one run."""
     # ---- Config ----------------------------------------------------------------------------------
     logs.banner("Config")
-    config = configs.resolve(FinetuneConfig, config)
-    run_dir = run_directory.open_run(workdir, "finetune")
-    log.info(f"{config.task.name}, init={config.init}, in {run_dir}")
+    config, run_dir, size = group[0].config, group[0].folder, len(group) if group[0].name else 0
+    log.info(f"{config.task.name}, init={config.init}, in {replicas.describe_group(group)}")
 
     # ---- Mesh ------------------------------------------------------------------------------------
     logs.banner("Mesh")
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(config.mesh, replicas=size)
     check_batch(config.training.batch_size, config.training.grad_accum_steps, mesh)
     log.info(sharding.describe(mesh))
 
     # ---- Init source -----------------------------------------------------------------------------
     logs.banner("Init source")
     source = init_from.finetune_source(config, run_dir, huggingface.as_run)
-    config = source.config
-    resolved = configs.to_dict(config)
-    continuation.check_config(run_dir, config)
+    group = [replica.resolve(source.config) for replica in group]
+    config = group[0].config
+    for replica in group:
+        continuation.check_config(replica.folder, replica.config)
     check_without_data(config.task, source, run_dir, mesh)
     log.info(f"{source.name}, {config.model.architecture}")
 
@@ -92,125 +115,126 @@ def run(config, workdir):
     task = config.task.load(
         config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh)
     )
+    tasks = replicas.tasks_of(group, task)
     sharding.assert_equal_across_processes(
-        repr((resolved, task.fingerprint)), "the config or the data"
+        repr((group, task.fingerprint)), "the config or the data"
     )
-    run_directory.check_unchanged(run_dir, **task.identities)
+    for replica in group:
+        run_directory.check_unchanged(replica.folder, **task.identities)
     for line in task.describe():
         log.info(line)
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
     model = models.build(task.model_config)
-    rngs = rng_streams(config.seed)
+    rngs = [rng_streams(replica.config.seed) for replica in group]
     with sharding.use_mesh(mesh):
-        abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    frozen = frozen_paths(config.freeze, flatten_params(abstract_params))
+        abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs[0])
+    fixed = frozen_paths(config.freeze, flatten_params(abstract_params))
     optimizer = Optimizer(
-        config.optimizer, frozen, config.training.ema_decay, config.training.grad_accum_steps
+        config.optimizer, config.training.ema_decay, config.training.grad_accum_steps
     )
-    param_rules = describe_param_rules(config.optimizer, abstract_params, frozen)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
     converter = StepConverter.of(config, task)
     intervals = Intervals.of(config, converter)
-    learning_rates = schedules.learning_rates(config.optimizer, converter)
-    continued = continuation.plan(run_dir, config, task, learning_rates)
+    learning_rates = [schedules.learning_rates(r.config.optimizer, converter) for r in group]
+    continued = [
+        continuation.plan(replica.folder, replica.config, task, rates)
+        for replica, rates in zip(group, learning_rates, strict=True)
+    ]
     step_flops = flops.flops_per_step(task, abstract_params)
-    for line in (flops.describe(abstract_params, frozen), *continued.describe()):
+    for line in (flops.describe(abstract_params, fixed), *continued[0].describe()):
         log.info(line)
-    for line in (*param_rules, str(task.model_config)):
-        log.debug(line)
+    log.debug("\n".join((*param_rules, str(task.model_config))))
     log.info(huggingface.describe_export(task.model_config, abstract_params, config.task))
     select_best = config.evaluation.select == "best"
+    best_metric = task.best_metric if select_best else ""
 
-    with (
-        MetricWriter(run_dir, config.logging.tensorboard) as metrics,
-        Checkpoints(
-            run_dir / "checkpoints",
-            config.checkpoint,
-            converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period"),
-            best=task.best_metric if select_best else "",
-        ) as checkpoints,
-        sharding.use_mesh(mesh),
-    ):
+    with replicas.Runs(group, converter, best_metric) as runs, sharding.use_mesh(mesh):
         # ---- Train state: resume > init_from > random --------------------------------------------
         logs.banner("Train state")
-        state = continued.restore(checkpoints, mesh, abstract_params, optimizer)
-        resumed = state is not None
-        if resumed:
-            log.info(f"resumed from checkpoint {int(state.step)} of this run")
-        else:
+
+        def restore(number, checkpoints):
+            return continued[number].restore(checkpoints, mesh, abstract_params, fixed, optimizer)
+
+        def initialize(number, checkpoints):
             shardings = sharding.param_shardings(mesh, abstract_params)
-            params = jax.device_put(init_params(task, model, rngs), shardings)
-            params, lines = init_from.load_for_finetuning(
+            params = jax.device_put(init_params(task, model, rngs[number]), shardings)
+            params, lines, base = init_from.load_for_finetuning(
                 source, task, params, shardings, huggingface.as_run
             )
-            for line in lines:
-                log.info(line)
+            params, frozen = split_params(params, fixed)
             state = TrainState.create(params, optimizer)
-            state = jax.device_put(state, sharding.state_shardings(mesh, state))
-        start = int(state.step)
-        run_directory.write_run(run_dir, resolved, "finetune", task, continued.record(start), {
+            for line in (*lines, *checkpoints.save_frozen(frozen, base)):
+                log.log(logging.DEBUG if number else logging.INFO, line)
+            return jax.device_put(state, sharding.state_shardings(mesh, state)), frozen
+
+        resumed, start, found = runs.restore_or_initialize(restore, initialize)
+        axes, state, frozen = replicas.join(found, size, mesh)
+        if resumed:
+            log.info(f"resumed from checkpoint {start} of this run")
+        manifest = {
             **task.manifest(), "init_from": source.name, "param_rules": param_rules,
-            **init_from.published(source),
-            "parameters": flops.count_params(abstract_params),
+            **init_from.published(source), "parameters": flops.count_params(abstract_params),
             "total_steps": converter.total_steps, "flops_per_step": step_flops,
-        })  # fmt: skip
+        }  # fmt: skip
+        for replica, plan in zip(group, continued, strict=True):
+            resolved, record = configs.to_dict(replica.config), plan.record(start)
+            run_directory.write_run(replica.folder, resolved, "finetune", task, record, manifest)
 
         # ---- Train step --------------------------------------------------------------------------
         logs.banner("Train step")
+        rngs = axes.stack(rngs, mesh)
 
         def step_fn(state, inputs, learning_rate):
-            return train_step(task, model, state, rngs, inputs, learning_rate)
+            return train_step(task, model, axes, state, frozen, rngs, inputs, learning_rate)
 
         def evaluate_params(params, split):
             def predict(inputs):
-                return eval_step(task, model, params, rngs, sharding.global_array(mesh, inputs))
+                inputs = axes.place_shared(mesh, inputs)
+                return eval_step(task, model, axes, params, frozen, rngs, inputs)
 
-            return evaluate(task, split, predict)
+            return axes.evaluate(task, split, predict)
 
         def evaluate_at(step, state):
-            _, values = evaluate_params(eval_params(state), "validation")
-            metrics.write(step, "validation", values)
-            log.info(f"step {step:>7,}  validation: {format_metrics(values, {})}")
+            _, values = evaluate_params(eval_params(state, {}), "validation")
+            runs.write(step, "validation", axes.columns(values))
+            log.info(f"step {step:>7,}  validation: {format_metrics(axes.columns(values), {})}")
             return values
 
         # ---- Train loop --------------------------------------------------------------------------
         logs.banner("Train loop")
-        metrics.open(start if resumed else -1)  # drops the lines after this step
+        runs.open(start if resumed else -1)  # drops the lines after this step
         state = train_loop(
             state,
-            (sharding.global_array(mesh, inputs) for inputs in task.iterate(start)),
+            (axes.place(mesh, inputs) for inputs in replicas.batches(tasks, start)),
             step_fn,
             start=start,
             resumed=resumed,
             intervals=intervals,
-            learning_rates=learning_rates,
+            learning_rates=axes.columns(learning_rates),
             loss_weights=task.loss_weights(),
             evaluate=evaluate_at if intervals.evaluate else None,
-            save=checkpoints.save if intervals.save else None,
+            save=functools.partial(runs.save, axes) if intervals.save else None,
             save_evaluated=select_best,
-            metrics=metrics,
+            metrics=runs,
             throughput=logs.Throughput(
-                converter.total_steps, task.tokens_per_step, step_flops, flops.peak_flops()
+                converter.total_steps, task.tokens_per_step * len(group), step_flops * len(group),
+                flops.peak_flops(),
             ),
-        )
-        checkpoints.wait()
+        )  # fmt: skip
+        runs.wait()
 
         # ---- Final scores ------------------------------------------------------------------------
         logs.banner("Final scores")
-        params, scored_step, scores = eval_params(state), converter.total_steps, {}
+        params, steps = eval_params(state, {}), [converter.total_steps] * len(group)
         if select_best:
-            scored_step = checkpoints.best_step()
-            abstract = abstract_state(mesh, abstract_params, optimizer)
-            params = checkpoints.restore_params(scored_step, abstract.params)
-        for split in ("validation", "test"):
-            if task.has_split(split) and (split == "validation" or config.evaluation.test):
-                predictions, values = evaluate_params(params, split)
-                if sharding.is_main_process():
-                    task.write_predictions(run_dir, split, predictions)
-                if values:
-                    log.info(f"{split}, step {scored_step:,}: {format_metrics(values, {})}")
-                scores |= {f"{split}/{name}": value for name, value in values.items()}
-    if sharding.is_main_process():
-        run_directory.write_json(run_dir / "scores.json", {"step": scored_step, **scores})
-    return Result(int(state.step), scores, str(run_dir))
+            target, _ = split_params(sharding.placed(mesh, abstract_params), fixed)
+            steps, found = runs.best_params(target)
+            params = axes.stack(found, mesh, jax.tree.map(lambda x: x.sharding, target))
+        scored = {
+            split: evaluate_params(params, split)
+            for split in ("validation", *["test"] * config.evaluation.test)
+            if task.has_split(split)
+        }
+    return replica_scores.write_scores(group, task, int(state.step.max()), steps, scored)

@@ -9,8 +9,8 @@ from training import cli
 
 
 def main(argv):
-    """Runs the command line: `cli` imports this file again for `run`. It precedes the imports of JAX, so
-    that --help needs none."""
+    """Runs the command line; `cli` imports this file again and calls `run`. Defined before the imports of
+    JAX, so that --help does not load them."""
     cli.run_entry_point(argv, __doc__, "training.schema:PretrainConfig", "train:run")
 
 
@@ -33,7 +33,7 @@ from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
-from training.param_rules import flatten_params, frozen_paths
+from training.param_rules import flatten_params, frozen_paths, split_params
 from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import PretrainConfig
@@ -45,11 +45,11 @@ log = logging.getLogger("triptych")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def train_step(task, model, state, rngs, inputs, learning_rate):
-    """(state after one more update, {name: (sum, weight)} of the batch)."""
+def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
+    """(state after one more update, {name: (sum, weight)} of the batch); frozen: other parameters."""
     batch = task.prepare(rngs["corruption"], inputs)
     dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
-    grads, sums = accumulate_gradients(task, model, state, batch, dropout_rng)
+    grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
     return state.apply_gradients(grads, sums, task.loss_weights(), learning_rate)
 
 
@@ -93,7 +93,7 @@ def run(config, workdir):
     resolved = configs.to_dict(config)
     continuation.check_config(run_dir, config)
     check_without_data(TASKS["pretraining"](), source, run_dir, mesh)
-    log.info(source.name or "no init_from: a new run starts from random parameters")
+    log.info(source.name or "no init_from: the parameters of a new run are random")
 
     # ---- Task ------------------------------------------------------------------------------------
     logs.banner("Task")
@@ -114,17 +114,17 @@ def run(config, workdir):
     rngs = rng_streams(config.seed)
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    frozen = frozen_paths(config.freeze, flatten_params(abstract_params))
+    fixed = frozen_paths(config.freeze, flatten_params(abstract_params))
     optimizer = Optimizer(
-        config.optimizer, frozen, config.training.ema_decay, config.training.grad_accum_steps
+        config.optimizer, config.training.ema_decay, config.training.grad_accum_steps
     )
-    param_rules = describe_param_rules(config.optimizer, abstract_params, frozen)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
     converter = StepConverter.of(config, task)
     intervals = Intervals.of(config, converter)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, task, learning_rates)
     step_flops = flops.flops_per_step(task, abstract_params)
-    for line in (flops.describe(abstract_params, frozen), *continued.describe()):
+    for line in (flops.describe(abstract_params, fixed), *continued.describe()):
         log.info(line)
     for line in (*param_rules, str(task.model_config)):
         log.debug(line)
@@ -142,15 +142,17 @@ def run(config, workdir):
     ):
         # ---- Train state: resume > init_from > random --------------------------------------------
         logs.banner("Train state")
-        state = continued.restore(checkpoints, mesh, abstract_params, optimizer)
+        state, frozen = continued.restore(checkpoints, mesh, abstract_params, fixed, optimizer)
         resumed, entropy = state is not None, {}
         if resumed:
             log.info(f"resumed from checkpoint {int(state.step)} of this run")
         else:
             shardings = sharding.param_shardings(mesh, abstract_params)
-            params = jax.device_put(init_params(task, model, rngs), shardings)
+            params, base = jax.device_put(init_params(task, model, rngs), shardings), None
             if source.run is not None:
-                params, lines = init_from.load_for_pretraining(source, task, params, shardings)
+                params, lines, base = init_from.load_for_pretraining(
+                    source, task, params, shardings
+                )
                 for line in lines:
                     log.info(line)
             num_batches = num_sample_batches(task.tokens_per_step, converter.total_steps)
@@ -163,11 +165,14 @@ def run(config, workdir):
             entropy = unigram_entropy(counts, task.loss_weights())
             log.info(f"unigram entropy of the targets ({num_batches:,} batches): "
                      f"{format_metrics(entropy, task.loss_weights())} nats; a model with this loss has "
-                     f"learned only token frequencies")  # fmt: skip
+                     f"learned only their frequencies")  # fmt: skip
             if source.run is None and config.model.lm_head_bias_init == "unigram":
                 params = init_output_bias(params, counts)
+            params, frozen = split_params(params, fixed)
             state = TrainState.create(params, optimizer)
             state = jax.device_put(state, sharding.state_shardings(mesh, state))
+            for line in checkpoints.save_frozen(frozen, base):
+                log.info(line)
         start = int(state.step)
         run_directory.write_run(run_dir, resolved, "pretrain", task, continued.record(start), {
             **task.manifest(), "init_from": source.name, **init_from.published(source),
@@ -182,12 +187,12 @@ def run(config, workdir):
         logs.banner("Train step")
 
         def step_fn(state, inputs, learning_rate):
-            return train_step(task, model, state, rngs, inputs, learning_rate)
+            return train_step(task, model, state, frozen, rngs, inputs, learning_rate)
 
         def evaluate_at(step, state):
             def predict(inputs):
                 inputs = sharding.global_array(mesh, inputs)
-                return eval_step(task, model, eval_params(state), rngs, inputs)
+                return eval_step(task, model, eval_params(state, frozen), rngs, inputs)
 
             _, values = evaluate(task, "validation", predict)
             metrics.write(step, "validation", values)

@@ -93,7 +93,7 @@ def our_step(case: str, size: dict, batch: dict, dtype: str):
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(state, arrays, learning_rate):
-        grads, sums = accumulate_gradients(loss, model, state, arrays, None)
+        grads, sums = accumulate_gradients(loss, model, state, {}, arrays, None)
         return state.apply_gradients(grads, sums, loss.loss_weights(), learning_rate)
 
     def step() -> float:

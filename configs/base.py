@@ -1,4 +1,4 @@
-"""What the shipped configs share: their argument, the models, the pretraining recipe, the studies.
+"""The common parts of the shipped configs: their argument, the models, the pretraining recipe, the studies.
 
 Every file in configs/ calls it; it reads models/presets.py.
 """

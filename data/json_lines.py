@@ -21,7 +21,8 @@ def has_name_of_json_lines(path: str) -> bool:
 
 
 def is_json(head: bytes, may_be_one: bool = False) -> bool:
-    """Whether a file that starts so holds JSON lines or an array, or is one object, unless that may be."""
+    """Whether a file that starts with `head` holds JSON lines, an array, or an object of several lines
+    (the last not if `may_be_one`: each file may be one JSON document)."""
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _ARRAY.match(head) or (_INDENTED.match(head) and not may_be_one):
         return True

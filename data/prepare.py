@@ -25,7 +25,7 @@ _MAX_TOKENIZER_FILES, _MAX_RANGES_PER_FILE = 1024, 64
 
 @dataclass(frozen=True)
 class TokenizedCorpus:
-    """What training reads. `train` and `validation` hold one store per source that has the split."""
+    """A tokenized corpus. `train` and `validation` hold one store per source that has the split."""
 
     train: list[TokenStore]
     validation: list[TokenStore]

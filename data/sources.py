@@ -121,7 +121,7 @@ class TfdsSource:
     files: tuple[str, ...]  # the splits that are read
 
     def splits(self) -> dict[str, tuple[int, ...]]:
-        """As of `TextSource`."""
+        """See `TextSource`."""
         if "validation" in self.files:
             return {name: (self.files.index(name),) for name in ("train", "validation")}
         return {"": tuple(range(len(self.files)))}
@@ -284,7 +284,7 @@ def tfds_builder(name: str):
 
 
 def in_validation(text: str, fraction: float) -> bool:
-    """Whether a document belongs to validation, by hash of its start without case and white space."""
+    """Whether a document belongs to validation, by the hash of its start without case and white space."""
     if not fraction:
         return False
     start = " ".join(text[: 1 << 14].lower().split())

@@ -1,4 +1,4 @@
-"""Special tokens around documents: the one place that adds them, for pretraining, finetuning and prompts.
+"""Special tokens around documents: the one place that adds them, for pretraining and finetuning.
 
 Between the tokens of a text and the input of a model.
 """

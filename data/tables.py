@@ -98,7 +98,7 @@ class Table:
         return self
 
     def at(self, row: int) -> str:
-        """Where a row is, for an error."""
+        """The place of a row, for an error message."""
         return f"{self.place} at {self.unit} {self.numbers[row]}"
 
     def missing_column(self, name: str, option: str) -> ValueError:
@@ -304,7 +304,7 @@ def _quoted_rows(
 
 
 def _header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str:
-    """What else the first line may be, for the error of a missing column."""
+    """Hints about a first line that lacks a requested column, for the error message."""
     hints = []
     other = [each for each in ("\t", ";", ",", "|") if each != delimiter and each in first_line]
     if delimiter not in first_line and other:

@@ -183,7 +183,7 @@ def fingerprint(path: str) -> str:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a text a word-level vocabulary contains."""
+    """The counts of tokens and types of a text, and of those in a word-level vocabulary."""
 
     num_tokens: int
     num_known_tokens: int

@@ -18,7 +18,7 @@ class TrackedConfig(dict):
         self._read = set()
 
     def get(self, key, default=None):
-        """As dict.get."""
+        """Like dict.get; also records the key as read."""
         self._read.add(key)
         return super().get(key, default)
 
@@ -85,7 +85,7 @@ class ConfigKey(NamedTuple):
         return dict(zip(self.fields, _tuple(self.values[value]), strict=True))
 
     def _native(self, value):
-        """What is compared between two spellings."""
+        """The native value of a key, in which two spellings of it are equal."""
         return self.values.get(value) if self.values and isinstance(value, str | int) else value
 
     def write(self, model: ModelConfig) -> dict:

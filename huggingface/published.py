@@ -1,4 +1,4 @@
-"""What a Hugging Face directory says beside its model, and what an export writes of it again.
+"""The settings of a Hugging Face directory beside its model, which an export writes again.
 
 The meaning of a head (labels, problem_type), the options of generation, and the keys of config.json that
 no field of ours holds. They are in `origin`, which a run that starts from the directory keeps.
@@ -129,7 +129,7 @@ def check_start(config: dict, family: Family, tokenizer, source) -> None:
 
 
 def ignored_line(keys: list[str], tensors: list[str]) -> str:
-    """What of a directory was not used, for the line that describes an import; '' for nothing."""
+    """The unused tensors and keys of a directory, for the line that describes an import; '' if none."""
     parts = []
     if tensors:
         more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""

@@ -1,4 +1,4 @@
-"""The same function with other parameters: what a family lacks is expressed by what it has.
+"""Reparametrizes models: expresses parts that a family lacks by parts that it has, with equal outputs.
 Asked by export_class.py. Logits change by about 1e-5 of their size.
 
 Output biases: after a LayerNorm of scale g and bias c, each state is h = g n + c with sum(n) = 0. So

@@ -46,7 +46,7 @@ def _names(key) -> tuple[str, ...]:
 
 
 def keys() -> str:
-    """What each key of a family's config.json becomes."""
+    """The table of the keys of config.json that each family reads, fixes or renames."""
     rows = []
     for family in FAMILIES.values():
         read = [n for k in family.config_keys if not isinstance(k, FixedKey) for n in _names(k)]

@@ -1,6 +1,6 @@
 """Models: from `ModelInputs` to hidden states, and the LM head that turns these into logits.
 `build(ModelConfig)` returns a `Transformer` (one of three architectures) or `WordVectors`.
-This package imports no other package of the project: no objective, no task, no mesh.
+This package imports no other package of the project.
 """
 
 from models.config import ModelConfig

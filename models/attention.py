@@ -24,11 +24,11 @@ class Attention(nn.Module):
     """x[B,T,D] attends to y[B,S,D] (self-attention: y is x) -> [B,T,D].
 
     Parameters: query [D,HK], key and value [D,GK], out [HK,D]; H query heads share G key and value
-    heads (Ainslie et al. 2023). qk_norm normalizes each head's query and key over K before RoPE,
-    which bounds the scores (Henry et al. 2020; Dehghani et al. 2023, section 2); heads share the
-    scales [K]. RoPE also applies to cross-attention, with each sequence's own positions: in
-    denoising, a target token has nearly the same position in the input, and without RoPE the decoder
-    can find it only by content.
+    heads (Ainslie et al. 2023). To bound the scores, qk_norm normalizes each head's query and key
+    over K before RoPE (Henry et al. 2020; Dehghani et al. 2023, section 2); heads share the scales
+    [K]. With qk_norm_over_heads it normalizes over HK and GK, with scales of these sizes. RoPE also
+    applies to cross-attention, with each sequence's own positions: in denoising, a target token has
+    nearly the same position in the input, and without RoPE the decoder can find it only by content.
     """
 
     config: ModelConfig

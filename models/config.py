@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from models.config_checks import check
 
 VOCAB_MULTIPLE = 128  # one TPU lane tile; also divisible by mesh axes of 2, 4, ... 128
-# Fields that do not change the function from parameters and inputs to logits, up to precision.
+# Fields that do not change the logits of given parameters and inputs, apart from precision and dropout.
 NON_STRUCTURAL_FIELDS = (
     "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "init_std", "dtype",
     "lm_head_bias_init",
@@ -16,8 +16,9 @@ NON_STRUCTURAL_FIELDS = (
 
 
 def option(default, help, kw_only=False, **metadata):
-    """A dataclass field with a default, one line of help, and optionally choices=, min=, max=, or
-    words=: texts that the field takes besides values of its type."""
+    """A dataclass field with a default, one line of help, and optionally choices=, min=, max=,
+    words=: strings that the field accepts besides values of its type, or axis=True: a tuple of values
+    gives one replica each (training/replicas.py)."""
     return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 
@@ -27,7 +28,7 @@ class ModelConfig:
 
     architecture: str = option(
         "encoder",
-        "which stacks; embeddings: no stack, only word vectors of size emb_dim (skip_gram)",
+        "the stacks of the model; embeddings: none, only word vectors of size emb_dim (skip_gram)",
         choices=("encoder", "decoder", "encoder_decoder", "embeddings"),
     )
     vocab_size: int = option(0, "number of tokens, unpadded; 0: the tokenizer's size", min=0)
@@ -53,8 +54,8 @@ class ModelConfig:
     norm: str = option("layernorm", "normalization", choices=("layernorm", "rmsnorm"))
     norm_position: str = option(
         "pre",
-        "norm on each sublayer's input, on the sum after it, on its output before the sum (OLMo 2), or on "
-        "both input and output (Gemma 3)",
+        "norm of each sublayer's input (pre), of the residual sum after it (post), of its output before the "
+        "sum (output; OLMo 2), or of its input and output (both; Gemma 3)",
         choices=("pre", "post", "output", "both"),
     )
     norm_scale_offset: bool = option(False, "norm scales are 1 + the parameter (Gemma)")
@@ -85,29 +86,31 @@ class ModelConfig:
     )
     rope_scaling: str = option(
         "none",
-        "how RoPE is stretched to longer sequences; in the global layers alone if others have a window",
+        "how RoPE is scaled to longer sequences; only in global layers if others have a sliding window",
         choices=("none", "linear", "dynamic", "yarn", "llama3", "longrope"),
     )
-    rope_factor: float = option(1.0, "stretch of rope_scaling", min=1.0)
+    rope_factor: float = option(1.0, "scaling factor of rope_scaling", min=1.0)
     rope_original_length: int = option(
-        0, "positions before stretching (not linear); 0: max_length", min=0
+        0, "sequence length before scaling (linear has none); 0: max_length", min=0
     )
     rope_attention_factor: float = option(
         0.0, "scale of rotated queries and keys (yarn, longrope); 0: the paper's", min=0.0
     )
-    rope_beta_fast: float = option(32.0, "rotations above which yarn does not stretch", min=0.0)
-    rope_beta_slow: float = option(1.0, "rotations below which yarn stretches fully", min=0.0)
-    rope_truncate: bool = option(True, "yarn rounds the range between the two to whole entries")
+    rope_beta_fast: float = option(32.0, "rotations above which yarn does not scale", min=0.0)
+    rope_beta_slow: float = option(1.0, "rotations below which yarn scales fully", min=0.0)
+    rope_truncate: bool = option(
+        True, "yarn rounds the entries of rope_beta_fast and rope_beta_slow to integers"
+    )
     rope_low_freq_factor: float = option(
-        1.0, "llama3 stretches wavelengths above rope_original_length / this fully", min=0.0
+        1.0, "llama3 scales wavelengths above rope_original_length / this fully", min=0.0
     )
     rope_high_freq_factor: float = option(
-        4.0, "llama3 leaves wavelengths below rope_original_length / this as they are", min=0.0
+        4.0, "llama3 does not scale wavelengths below rope_original_length / this", min=0.0
     )
     rope_short_factors: tuple = option(
-        (), "longrope's stretch of each wavelength, in texts of at most rope_original_length"
+        (), "longrope's factor of each wavelength, in texts of at most rope_original_length"
     )
-    rope_long_factors: tuple = option((), "longrope's stretch in longer texts")
+    rope_long_factors: tuple = option((), "longrope's factors in longer texts")
     relative_buckets: int = option(32, "buckets of T5's relative position bias", min=4)
     relative_max_distance: int = option(128, "all longer distances share a bucket", min=2)
     tie_word_embeddings: bool = option(True, "the output embedding is the token embedding")
@@ -139,7 +142,7 @@ class ModelConfig:
         0, "layers 0, n, 2n, ... ignore sliding_window (ModernBERT: 3); 0: none does", min=0
     )
     first_global_layer: int = option(
-        0, "added to those layers' indices (Gemma 3: 5, with every 6th)", min=0
+        0, "added to the indices of global_attn_every_n_layers (Gemma 3: 5, n = 6)", min=0
     )
     dropout_rate: float = option(
         0.0, "dropout of sublayer outputs and of embeddings", min=0.0, max=0.99
@@ -246,7 +249,8 @@ def complete_config(
 
 
 def resolve_defaults(config: ModelConfig) -> ModelConfig:
-    """Replaces each zero that means "use the default" with that default."""
+    """Fills in the zeros whose default is another field, and sets such a field to 0 where it has no
+    effect, so that the configs of equal models are equal."""
     encoder_decoder = config.architecture == "encoder_decoder"
     two_thetas = config.positions == "rope" and config.global_attn_every_n_layers
     has_original = config.rope_scaling not in ("none", "linear")

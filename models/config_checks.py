@@ -85,7 +85,9 @@ def check(config) -> None:
         )
     if config.scale_embeddings and config.positions == "sinusoidal":
         raise _error(
-            config, "scale_embeddings positions", "sinusoids scale them already; set it to False"
+            config,
+            "scale_embeddings positions",
+            "sinusoidal positions scale them already; set it to False",
         )
     if config.parallel_residual and (encoder_decoder or config.norm_position == "post"):
         raise _error(
@@ -141,7 +143,7 @@ def _check_rope(config):
             raise _error(
                 config,
                 f"{name} rope_scaling",
-                f"this scaling does not use it; set {name} to its default, or choose another scaling",
+                f"this rope_scaling does not use it; set {name} to its default, or choose another",
             )
     if config.rope_scaling == "llama3":
         if not 0 < config.rope_low_freq_factor < config.rope_high_freq_factor:

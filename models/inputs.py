@@ -1,5 +1,5 @@
 """ModelInputs: the tokens that a model reads, with a description of the attention between them.
-Made by objectives/ and tasks/ (one row each; `vmap` adds the batch axis), read by models/.
+Made by objectives/ (one row each; `vmap` adds the batch axis) and by tasks/ (whole batches).
 Only `make_attention_mask` turns the description into a dense mask.
 """
 

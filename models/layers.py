@@ -14,7 +14,7 @@ from models.initializers import ONES, ZEROS, initializer
 from models.logical_axes import with_logical_constraint
 
 ACTIVATIONS = {
-    # With erf; jax.nn.gelu uses erfc, which is more accurate where |gelu| is below 1e-6.
+    # With erf, which is faster; the erfc of jax.nn.gelu is more accurate only where |gelu| < 1e-6.
     "gelu": lambda x: x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,

@@ -1,6 +1,6 @@
 """Transformer: encoder, decoder or encoder-decoder, with its embeddings and LM head.
-A loss calls it for hidden states, then `lm_features` and `output_embedding`, which it multiplies to
-logits in chunks (objectives/loss.py), so that a large [B,T,V] never exists in training.
+A loss calls it for hidden states, then `lm_features` and `output_embedding`, whose product is the
+logits; objectives/loss.py computes it in chunks, so that a large [B,T,V] never exists.
 """
 
 import jax
@@ -19,7 +19,8 @@ from models.transformer import TransformerStack
 class Embed(nn.Module):
     """ids int32[...] -> float32[...,E], rows of a parameter `embedding` [rows, E].
 
-    An id outside the table gives NaN, which a train step reports, instead of the nearest row.
+    An id of `rows` or more gives NaN, which a train step reports, not the last row. Ids are not negative
+    (jnp.take would count them from the end; see objectives.batch.without_negative_ids).
     """
 
     config: ModelConfig
@@ -87,8 +88,8 @@ class Embedder(nn.Module):
 
 
 class LMHead(nn.Module):
-    """hidden[...,D] -> features[...,E or D], and the output embedding: BERT's transform, T5's scale, an
-    output bias [V], an untied kernel.
+    """hidden[...,D] -> features[...,E or D], by BERT's transform and T5's scale if configured; also has
+    the output bias [V] and an untied output embedding, `kernel`.
 
     A tied output embedding has size E. If E is not D, the transform maps hidden states to E (ALBERT,
     ELECTRA), or, without a transform, a `projection` does.
@@ -187,7 +188,7 @@ class Transformer(nn.Module):
     def embed_inputs(
         self, inputs: ModelInputs, deterministic: bool = True, decoder: bool = False
     ) -> jax.Array:
-        """Input [B,T,D] of the first layer; decoder=True: of the decoder in an encoder-decoder."""
+        """Input [B,T,D] of a stack's first layer; decoder=True: the decoder of an encoder-decoder."""
         x = self.embed(inputs, deterministic, decoder)
         if self.config.has_factorized_embeddings:
             x = with_logical_constraint(self.projection(x), "BTD")

@@ -1,6 +1,6 @@
 """Position encodings: sinusoids, RoPE, T5's relative buckets; functions without parameters.
 Used by Embedder (sinusoids), Attention (RoPE) and RelativeBias.
-Positions are float32, because bfloat16 cannot represent 257.
+Angles are computed in float32, because bfloat16 cannot represent position 257.
 """
 
 import jax
@@ -21,7 +21,8 @@ def sinusoids(positions: jax.Array, dim: int) -> jax.Array:
 def apply_rope(
     config: ModelConfig, x: jax.Array, inputs: ModelInputs, layer: int | None
 ) -> jax.Array:
-    """Rotary embedding of queries or keys x[B,T,H,K], as layer `layer` has it (None: cross-attention).
+    """Rotary embedding of queries or keys x[B,T,H,K], with the theta and the scaling of layer `layer`
+    (None: cross-attention).
 
     Entries after the first `rotary_dim` of each head stay as they are (GPT-NeoX).
     """
@@ -61,46 +62,46 @@ def _scaled_frequencies(config, scaling, theta, inputs):
     """(radians per position, float32 [1,1,R/2] or [B,T,R/2]; scale of rotated queries and keys).
 
     linear: Chen et al. 2023. dynamic: theta grows with the text (NTK-aware scaling). yarn: Peng et al.
-    2023, section 3.2. llama3: Llama 3.1. longrope: Ding et al. 2024. The last of dynamic and longrope
-    go by the length of each segment, so that packed texts do not change each other.
+    2023, section 3.2. llama3: Llama 3.1. longrope: Ding et al. 2024. dynamic and longrope depend on the
+    length of each segment, so that packed documents do not change each other.
     """
     size, factor = config.rotary_dim, config.rope_factor
     original = config.rope_original_length or config.max_length
     exponents = np.arange(0, size, 2) / size
-    plain, scale = theta**-exponents, 1.0
+    unscaled, scale = theta**-exponents, 1.0
     if scaling == "linear":
-        found = plain / factor
+        frequencies = unscaled / factor
     elif scaling == "dynamic":
         lengths = jnp.maximum(segment_lengths(inputs), original).astype(jnp.float32)[..., None]
         growth = lengths * jnp.float32(factor / original) - jnp.float32(factor - 1)
         bases = jnp.float32(theta) * growth ** jnp.float32(size / (size - 2))
         return bases ** jnp.asarray(-exponents, jnp.float32).reshape(1, 1, -1), scale
     elif scaling == "llama3":
-        turns = original * plain / (2 * np.pi)  # over the original length
+        rotations = original * unscaled / (2 * np.pi)  # over the original length
         low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
-        kept = np.clip((turns - low) / (high - low), 0, 1)
-        found = plain * (kept + (1 - kept) / factor)
+        kept = np.clip((rotations - low) / (high - low), 0, 1)
+        frequencies = unscaled * (kept + (1 - kept) / factor)
     elif scaling == "yarn":
         kept = 1 - _yarn_ramp(config, theta, original)
-        found = plain * (kept + (1 - kept) / factor)
+        frequencies = unscaled * (kept + (1 - kept) / factor)
         scale = config.rope_attention_factor or 0.1 * np.log(factor) + 1
     else:
         short, long = (
-            jnp.asarray(plain / np.array(factors), jnp.float32).reshape(1, 1, -1)
+            jnp.asarray(unscaled / np.array(factors), jnp.float32).reshape(1, 1, -1)
             for factors in (config.rope_short_factors, config.rope_long_factors)
         )
         scale = config.rope_attention_factor or np.sqrt(1 + np.log(factor) / np.log(original))
         is_long = (segment_lengths(inputs) > original)[..., None]
         return jnp.where(is_long, long, short), float(scale)
-    return jnp.asarray(found, jnp.float32).reshape(1, 1, -1), float(scale)
+    return jnp.asarray(frequencies, jnp.float32).reshape(1, 1, -1), float(scale)
 
 
 def _yarn_ramp(config, theta, original):
-    """float64[R/2] from 0 (a wavelength that is kept) to 1 (stretched by the factor)."""
+    """float64[R/2] from 0 (a wavelength that is kept) to 1 (scaled by the factor)."""
     size = config.rotary_dim
 
     def entry(rotations):
-        """The entry that turns so many times over the original length."""
+        """The (fractional) index of the entry that makes `rotations` over the original length."""
         return size * np.log(original / (rotations * 2 * np.pi)) / (2 * np.log(theta))
 
     low, high = entry(config.rope_beta_fast), entry(config.rope_beta_slow)
@@ -111,7 +112,7 @@ def _yarn_ramp(config, theta, original):
 
 
 def segment_lengths(inputs: ModelInputs) -> jax.Array:
-    """int32[B,T]: the length of each position's segment, by the position of its last token."""
+    """int32[B,T]: the length of each position's segment, which is its last position + 1."""
     index = jnp.broadcast_to(
         jnp.arange(inputs.positions.shape[-1], dtype=jnp.int32), inputs.positions.shape
     )

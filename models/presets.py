@@ -217,37 +217,39 @@ RECIPES = {
 
 
 def recipe(name: str, fields: dict) -> dict:
-    """`fields` {architecture, num_layers, emb_dim, num_heads, mlp_dim, [num_decoder_layers]} with those
-    of a recipe. Raises ValueError for one that the architecture does not have.
+    """Adds the fields of a recipe to `fields` {architecture, num_layers, emb_dim, num_heads, mlp_dim,
+    [num_decoder_layers]}. Raises ValueError for a recipe that the architecture does not have.
 
-    classic: GPT-2's blocks (Radford et al. 2019) with RoPE and an output bias; transformers expresses it
-    as ESM (encoder) and StarCoder2 (decoder). modern: the blocks of decoders since Llama (Touvron et al.
-    2023), RMSNorm, RoPE, SwiGLU and no biases, with one key head per four query heads (Ainslie et al.
-    2023) and QK-norm (Henry et al. 2020). modernbert: ModernBERT (Warner et al. 2024), all layers
-    global. t5: T5 v1.1 (Shazeer 2020).
+    classic: GPT-2's blocks (Radford et al. 2019) with RoPE and an output bias; its classes in
+    transformers are ESM (encoder) and StarCoder2 (decoder). modern: the blocks of decoders since Llama
+    (Touvron et al. 2023), RMSNorm, RoPE, SwiGLU and no biases, with one key head per four query heads
+    (Ainslie et al. 2023) and QK-norm (Henry et al. 2020). modernbert: ModernBERT (Warner et al. 2024)
+    with global attention in all layers. t5: T5 v1.1 (Shazeer 2020).
 
     A gated MLP has a third kernel, and grouped-query attention has smaller ones: mlp_dim is changed so
     that the stacks' kernels keep their number of parameters (Shazeer 2020: 8/3 D).
     """
-    fitting = [n for n, each in RECIPES.items() if fields["architecture"] in each]
-    if name not in fitting:
+    known = [n for n, each in RECIPES.items() if fields["architecture"] in each]
+    if name not in known:
         raise ValueError(
             f"unknown recipe {name!r} for architecture {fields['architecture']}: expected one of "
-            f"{', '.join(fitting)}"
+            f"{', '.join(known)}"
         )
     fields = {**fields, **RECIPES[name][fields["architecture"]]}
     if not fields.get("gated_mlp"):
         return fields
     emb_dim, num_heads, num_layers = fields["emb_dim"], fields["num_heads"], fields["num_layers"]
-    groups = num_heads
+    num_kv_heads = num_heads
     if name == "modern":
-        groups = max(g for g in range(1, max(num_heads // 4, 1) + 1) if num_heads % g == 0)
-        fields["num_kv_heads"] = groups
-    attentions = mlps = num_layers
+        num_kv_heads = max(g for g in range(1, max(num_heads // 4, 1) + 1) if num_heads % g == 0)
+        fields["num_kv_heads"] = num_kv_heads
+    num_attentions = num_mlps = num_layers
     if fields["architecture"] == "encoder_decoder":
         num_decoder_layers = fields.get("num_decoder_layers") or num_layers
-        attentions, mlps = num_layers + 2 * num_decoder_layers, num_layers + num_decoder_layers
-    saved = attentions * 2 * emb_dim * (emb_dim - emb_dim // num_heads * groups)
-    mlp_dim = (mlps * 2 * emb_dim * fields["mlp_dim"] + saved) / (mlps * 3 * emb_dim)
+        num_attentions += 2 * num_decoder_layers
+        num_mlps += num_decoder_layers
+    # Parameters that grouped-query attention saves in the key and value kernels.
+    saved = num_attentions * 2 * emb_dim * (emb_dim - emb_dim // num_heads * num_kv_heads)
+    mlp_dim = (num_mlps * 2 * emb_dim * fields["mlp_dim"] + saved) / (num_mlps * 3 * emb_dim)
     fields["mlp_dim"] = max(1, round(mlp_dim / MLP_DIM_MULTIPLE)) * MLP_DIM_MULTIPLE
     return fields

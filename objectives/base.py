@@ -68,7 +68,7 @@ class SequenceLengths:
 
     @classmethod
     def max_of(cls, lengths: Iterable["SequenceLengths"]) -> "SequenceLengths":
-        """The maximum of each length, and the minimum of the overlaps, so that no row reads a token twice."""
+        """The maximum of each length, and the minimum of the overlaps, so that no token is an input twice."""
         raw, inputs, targets, overlap = zip(*map(astuple, lengths), strict=True)
         return cls(max(raw), max(inputs), max(targets), min(overlap))
 

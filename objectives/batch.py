@@ -47,8 +47,8 @@ class Batch:
 
 
 def without_negative_ids(batch: Batch) -> Batch:
-    """A Batch of a vocabulary without a padding token, whose id is -1 there: padding becomes token 0, which
-    segment 0 and loss weight 0 hide."""
+    """The Batch with padding id -1, of a vocabulary without a padding token, replaced by token 0. Segment 0
+    and loss weight 0 still mark it as padding."""
 
     def inputs(side):
         return side and side.replace(tokens=jnp.maximum(side.tokens, jnp.int32(0)))

@@ -1,7 +1,7 @@
 """Denoising: corrupts a text and predicts the original text, or only its corrupted tokens (the noise).
 Denoisers are written <pattern>_<density>_<inputs>_<targets>, the arguments of T5's `denoise`; named.py
 has published ones.
-Read next: patterns.py (which tokens are noise), seq2seq.py (the Batch of a model that generates).
+Read next: patterns.py (which tokens are noise), seq2seq.py (Batches of decoders and encoder-decoders).
 """
 
 import math
@@ -89,12 +89,12 @@ class Denoising(Objective):
         return self.mean_noise_span_length or grammar.PATTERNS[self.pattern]
 
     def describe(self, spec: ObjectiveSpec) -> str:
-        return f"{super().describe(spec)}; {grammar.format_spec(self, Denoising)}"
+        return f"{super().describe(spec)}; {grammar.format_denoiser(self, Denoising)}"
 
     @property
     def _length_probs(self) -> np.ndarray:
-        zero = self.inputs == "mask_span"  # other inputs would not show an empty span
-        return patterns.length_probs(self.pattern, self.mean_length, self.max_span_length, zero)
+        empty = self.inputs == "mask_span"  # other inputs would not show an empty span
+        return patterns.length_probs(self.pattern, self.mean_length, self.max_span_length, empty)
 
     @property
     def _mask_prob(self):
@@ -119,7 +119,7 @@ class Denoising(Objective):
         """Maximum lengths of (inputs, targets) for a row of `tokens` tokens and a model that
         generates; exact for pattern=span, as in T5's random_spans_helper."""
         noise, spans = self._num_noise(tokens), self._num_spans(tokens)
-        if self.inputs in grammar.IN_PLACE or self.whole_word:  # words may not use the whole budget
+        if self.inputs in grammar.IN_PLACE or self.whole_word:  # words may leave part of the budget
             inputs = tokens + 1
         else:
             inputs = tokens - noise + (self.inputs != "drop") * spans + 1

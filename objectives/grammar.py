@@ -40,9 +40,10 @@ def parse_denoiser(text: str) -> dict:
     return {**words, "noise_density": share}
 
 
-def format_spec(denoiser, cls) -> str:
-    """The inverse of `parse_denoiser`, such as 'iid_0.15_bert_masked:whole_word=True': the four words,
-    then each field that has an effect and differs from its default in the dataclass `cls`."""
+def format_denoiser(denoiser, cls) -> str:
+    """The text of a denoiser, which `registry.parse` reads: the four words, then each field that has an
+    effect and differs from its default in the dataclass `cls`, as 'iid_0.15_bert_masked:whole_word=True'.
+    """
     words = (denoiser.pattern, f"{denoiser.noise_density:g}", denoiser.inputs, denoiser.targets)
     omitted = ("pattern", "noise_density", "inputs", "targets", *_without_effect(denoiser))
     rest = [

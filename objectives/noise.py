@@ -162,22 +162,22 @@ def place_spans(
     separators, the last spans are dropped. A span that would leave its run of eligible positions (its
     document) is cut.
     """
-    length, most = eligible.shape[0], lengths.shape[0]
-    index, number = (jnp.arange(n, dtype=jnp.int32) for n in (length, most))
+    length, max_num_spans = eligible.shape[0], lengths.shape[0]
+    index, number = (jnp.arange(n, dtype=jnp.int32) for n in (length, max_num_spans))
     lengths = jnp.where(number < spans, lengths, jnp.zeros_like(lengths))
-    left = eligible.sum(dtype=jnp.int32) - lengths.sum(dtype=jnp.int32)
-    gaps = jnp.arange(length + 1, dtype=jnp.int32) <= left
-    gap, filled = slots(choose(rng, gaps, spans), most)
+    num_outside = eligible.sum(dtype=jnp.int32) - lengths.sum(dtype=jnp.int32)
+    gaps = jnp.arange(length + 1, dtype=jnp.int32) <= num_outside
+    gap, filled = slots(choose(rng, gaps, spans), max_num_spans)
     start = gap + jnp.cumsum(lengths, dtype=jnp.int32) - lengths  # counted in eligible positions
-    (nth,) = jnp.nonzero(eligible, size=length, fill_value=length)
-    start = nth.astype(jnp.int32).at[start].get(mode="fill", fill_value=length)
+    (positions,) = jnp.nonzero(eligible, size=length, fill_value=length)
+    start = positions.astype(jnp.int32).at[start].get(mode="fill", fill_value=length)
     start = jnp.where(filled, start, jnp.int32(length))
     started = jnp.full((length,), -1, jnp.int32).at[start].set(number, mode="drop")
     owner = jax.lax.cummax(started)
     inside = jnp.maximum(owner, 0)
     limit = jnp.minimum(start[inside] + lengths[inside], next_of(~eligible)[start[inside]])
     mask = (owner >= 0) & (index < limit)
-    return mask, jnp.where(owner < 0, jnp.int32(most), owner)
+    return mask, jnp.where(owner < 0, jnp.int32(max_num_spans), owner)
 
 
 def fit_budget(

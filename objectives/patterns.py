@@ -92,9 +92,9 @@ def random_length_spans(
     Units are the words in `word` int32[L] (from `word_ids`), or tokens if it is None.
 
     Span lengths are independent, as in SpanBERT (Joshi et al. 2020, section 3.1) and BART (Lewis et
-    al. 2020, section 2.2). A third more spans than needed are placed, and used in the order in which
-    they were drawn until the budget is spent, so that others replace spans that the end of a document
-    cuts. At most `max_num_spans` are used.
+    al. 2020, section 2.2). A third more spans than needed are placed. They are used in the order in
+    which they were drawn until the budget is spent, so that later spans make up for those that the end
+    of a document cuts. At most `max_num_spans` are used.
     """
     length_rng, order_rng, place_rng = jax.random.split(rng, 3)
     num_eligible = eligible.sum(dtype=jnp.int32)
@@ -103,6 +103,7 @@ def random_length_spans(
     eligible = sizes > 0
     units = eligible.sum(dtype=jnp.int32)
     mean = float(np.arange(len(length_probs)) @ length_probs)
+    # The units in spans, if one unit follows each span and no other is outside.
     separable = (units.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
     # The budget in units (words may have several tokens), rounded up.
     needed = (budget * units + num_eligible - 1) // jnp.maximum(num_eligible, 1)
@@ -138,11 +139,11 @@ def _word_sizes(eligible, word):
 
 
 @functools.lru_cache(maxsize=64)
-def length_probs(pattern: str, mean: float, longest: int, zero: bool) -> np.ndarray:
+def length_probs(pattern: str, mean: float, longest: int, allow_empty: bool) -> np.ndarray:
     """float64[longest + 1]: the probability of each span length.
 
     geometric: p = 1 / mean, lengths from 1 (SpanBERT, section 3.1). poisson: lambda = mean (BART,
-    section 2.2), with length 0 only if `zero`. Lengths above `longest` have probability 0 (longest=0:
+    section 2.2), with length 0 only if `allow_empty`. Lengths above `longest` have probability 0 (longest=0:
     lengths with a tail probability of at most one in a million), and the rest is normalized.
     """
     ends = range(1, 10_000)
@@ -150,7 +151,7 @@ def length_probs(pattern: str, mean: float, longest: int, zero: bool) -> np.ndar
         probs = [0.0, *((1 - 1 / mean) ** (n - 1) / mean for n in ends)]
     else:
         probs = [math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in (0, *ends)]
-        probs[0] *= zero
+        probs[0] *= allow_empty
     probs = np.asarray(probs)
     tail = np.cumsum(probs[::-1])[::-1]
     probs = probs[: longest + 1] if longest else probs[: int((tail > 1e-6).sum())]

@@ -68,16 +68,16 @@ class PrefixLM(Objective):
         num_targets = jax.random.randint(rng, length.shape, 1, max_targets + 1)
         split = jnp.maximum(length - num_targets, 1)[segment_ids]
         real = segment_ids > 0
-        is_target, shown = real & (position >= split), row
+        is_target, input_tokens = real & (position >= split), row
         if spec.architecture == "decoder":  # the last token is not an input, so it is a target
             is_target = is_target.at[-1].set(real[-1])
         is_input = real & ~is_target
         if spec.architecture == "encoder_decoder":  # [EOS] takes the place of the first target
-            shown = jnp.where(is_input, row, vocabulary.eos)
+            input_tokens = jnp.where(is_input, row, vocabulary.eos)
             is_input = real & (position <= split)
         return seq2seq_batch(
             spec,
-            compact(is_input, row_lengths.inputs, shown, segment_ids, vocabulary.pad),
+            compact(is_input, row_lengths.inputs, input_tokens, segment_ids, vocabulary.pad),
             compact(is_target, row_lengths.targets, row, segment_ids, vocabulary.pad),
         )
 

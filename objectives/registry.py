@@ -1,5 +1,5 @@
 """The objectives by name: build one, parse one from a string, check one against an architecture.
-objectives/__init__.py, which lists the classes, fills `OBJECTIVES`.
+objectives/__init__.py fills `OBJECTIVES` with the classes.
 """
 
 import ast

@@ -180,15 +180,15 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
     def _generate(self, model, params, batch, rng):
         """-> (int32[B,T]: the inputs with the generator's samples; its `lm` and `accuracy` sums)."""
         generator = build(self.generator_config(model.config))
-        own = {**params["generator"], "embed": params["embed"]}
-        hidden = hidden_states(generator, own, batch, _fold_in(rng, 0))
-        features = generator.apply({"params": own}, hidden, method="lm_features")
-        table, bias = generator.apply({"params": own}, method="output_embedding")
+        params = {**params["generator"], "embed": params["embed"]}
+        hidden = hidden_states(generator, params, batch, _fold_in(rng, 0))
+        features = generator.apply({"params": params}, hidden, method="lm_features")
+        table, bias = generator.apply({"params": params}, method="output_embedding")
         samples = sample_tokens(
             features, table, bias, batch.sampling_uniforms, batch.regular_token_ranges
         )
         corrupted = jax.vmap(fill_targets)(batch, samples)
-        return corrupted, lm_scores(generator, own, hidden, batch, self.z_loss)
+        return corrupted, lm_scores(generator, params, hidden, batch, self.z_loss)
 
     def _replaced(self, batch, corrupted):
         """(int32[B,T]: 1 = differs from the original token; float32[B,T]: 1 = a regular token)."""

@@ -125,14 +125,13 @@ class SentencePairs(Objective, TrainingLoss):
         is_short = jax.random.uniform(short_rng) < self.short_seq_prob
         max_length = jnp.where(is_short, max_length, max_tokens)
         drawn = jax.random.randint(length_rng, (), 1, max_length)
-        before, after = cut - start[cut], end[cut] - cut
+        before, after = cut - start[cut], end[cut] - cut  # tokens on either side of the cut
         after = jnp.minimum(after, self._max_second(text, doc, cut, end))
-        first = jnp.minimum(before, jnp.maximum(drawn, max_length - after))
-        second = jnp.minimum(after, max_length - first)
-        texts, usable = self._alternative(
-            other_rng, text, doc, end, (cut - first, first), (cut, second)
-        )
-        in_order, not_in_order = texts
+        first_length = jnp.minimum(before, jnp.maximum(drawn, max_length - after))
+        second_length = jnp.minimum(after, max_length - first_length)
+        first, second = (cut - first_length, first_length), (cut, second_length)
+        pairs, usable = self._alternative(other_rng, text, doc, end, first, second)
+        in_order, not_in_order = pairs
         label = jax.random.bernoulli(label_rng).astype(jnp.int32)
         chosen = jax.tree.map(
             lambda a, b: jnp.where((label == NOT_IN_ORDER) & usable, b, a), in_order, not_in_order
@@ -141,7 +140,7 @@ class SentencePairs(Objective, TrainingLoss):
         chosen = jax.tree.map(lambda x: jnp.where(has_cut, x, jnp.zeros_like(x)), chosen)
         return chosen, jnp.where(has_cut & usable, label, jnp.int32(-1))
 
-    # Subclasses define two functions of text bool[raw] (1 = not [CLS], [SEP] or padding), doc
+    # Subclasses define two methods of text bool[raw] (1 = not [CLS], [SEP] or padding), doc
     # int32[raw] (document ids) and end int32[raw] (end of the run of text at each position). cut int32[]
     # is the start of the second text; first and second are the (start, length) of the two texts.
     #   _max_second(text, doc, cut, end): an upper bound int32[] of the length of the second text, in

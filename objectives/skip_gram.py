@@ -1,6 +1,6 @@
 """skip_gram: word vectors from neighbors and negative samples (word2vec; Mikolov et al. 2013,
-arXiv:1310.4546). For the model `WordVectors`. The scores of a row are two matrix products: with its own
-context vectors, and with those of its negative samples.
+arXiv:1310.4546). For the model `WordVectors`. Two matrix products score all pairs of a row: its center
+vectors with its context vectors, and with the context vectors of its negative samples.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class SkipGram(Objective, TrainingLoss):
 
     All pairs of a row share its negative samples (Ji et al. 2016, arXiv:1604.04661). Each of the
     `num_shared_negatives` samples has weight num_negatives / num_shared_negatives in each pair. The expected
-    loss is the same as with `num_negatives` samples per pair (equation 4), but needs one matrix product.
+    loss is the same as with `num_negatives` samples per pair (equation 4), for one matrix product.
     """
 
     name: ClassVar[str] = "skip_gram"

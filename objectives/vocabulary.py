@@ -12,7 +12,7 @@ class Vocabulary:
     `regular_token_ranges` are special: objectives never mask, replace or sample them."""
 
     size: int  # number of tokens, before padding to a multiple of 128
-    pad: int  # fills a raw row after the end of the corpus; never part of a document, perhaps -1
+    pad: int  # fills a raw row after the end of the corpus; never part of a document
     unk: int
     cls: int  # first token of an encoder's document
     sep: int  # last token of an encoder's document; separates pairs

@@ -16,7 +16,7 @@ CONDITIONS = ("random", "embeddings", "pretrained")
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-    """What every study has: finetuning runs with label budgets, paired seeds and tuned learning rates.
+    """The options of every study: finetuning runs with label budgets, paired seeds and tuned learning rates.
 
     An override is 'key=value' as on the command line, without '--config.'. 'encoder: key=value' applies
     to the runs of one architecture (of one candidate in a comparison).
@@ -33,6 +33,9 @@ class PlanConfig:
     learning_rate_grid: tuple = option((3e-4, 1e-3, 3e-3), "learning rates to try on validation")
     tuning_seeds: tuple = option((1000,), "seeds of the runs that learning rates are tuned with")
     keep_checkpoints: bool = option(False, "keep the checkpoints of the finetuning runs")
+    replicas: bool = option(
+        True, "train the seeds of a condition and label budget together, in one program"
+    )
 
     def __post_init__(self):
         check_distinct(self, "label_budgets", "seeds", "learning_rate_grid", "tuning_seeds")
@@ -143,7 +146,12 @@ class Cell:
     def folder(self):
         """Run directory below the workdir: one level per coordinate, '*' for an unknown learning rate."""
         model, learning_rate = slug(self.base_model), self.learning_rate or "*"
-        return f"finetune/{model}/{self.condition}/{self.label_budget}/{learning_rate}/{self.seed}"
+        return f"finetune/{model}/{self.condition}/{self.label_budget}/{learning_rate}/seed={self.seed}"
+
+    @property
+    def group(self):
+        """What the runs that differ in seed alone share."""
+        return dataclasses.replace(self, seed=0)
 
 
 def study_cells(study, architecture):
@@ -180,8 +188,13 @@ def candidate_config(comparison, candidate, num_steps, *overrides):
     return load(file, texts, name, ("training.duration", f"{num_steps} steps"))
 
 
-def finetune_config(plan, cell, init_from):
-    """ConfigDict of one cell, for finetune.run; `init_from`: run directory of its base model."""
+def finetune_config(plan, cell, init_from, seeds=()):
+    """ConfigDict of one cell, for finetune.run; or with `seeds` of the cells that differ in seed alone.
+
+    init_from: run directory of the base model.
+    """
+    streams = ("init", "data", "dropout", "head")
+    seed = [("seeds", seeds)] if seeds else [(f"seed.{stream}", cell.seed) for stream in streams]
     return load(
         plan.finetune_config.format(architecture=cell.base_model),
         plan.finetune_overrides,
@@ -190,7 +203,7 @@ def finetune_config(plan, cell, init_from):
         ("init", cell.condition),
         ("optimizer.learning_rate", cell.learning_rate),
         ("task.num_train_examples", cell.label_budget),
-        *((f"seed.{stream}", cell.seed) for stream in ("init", "data", "dropout", "head")),
+        *seed,
     )
 
 

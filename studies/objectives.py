@@ -44,12 +44,12 @@ def run(comparison, workdir, entry_points=None):
     for name, config in pretraining.items():
         record = engine.pretrain(name, config)
         logs.banner(f"{name}: finetuning")
-        for choice in tune.choose([engine.finetune(cell) for cell in tuning[name]]):
+        for choice in tune.choose(engine.finetune(tuning[name])):
             budget, learning_rate = choice["label_budget"], choice["learning_rate"]
             cells = [
                 Cell(name, "pretrained", budget, seed, learning_rate) for seed in comparison.seeds
             ]
-            scores = {cell.seed: engine.finetune(cell)["test"] for cell in cells}
+            scores = {record["seed"]: record["test"] for record in engine.finetune(cells)}
             row = {**choice, "test": scores, "matched": record["matched"], "pretraining": record}
             rows.append(row | results.compare(scores, references.get(budget, {})))
             references.setdefault(budget, scores)

@@ -1,4 +1,4 @@
-"""What a study keeps on disk: one record.json in the directory of each finished run.
+"""The records of a study on disk: one record.json in the directory of each finished run.
 
 Written by studies/runner.py, read again when a study is resumed or reported.
 """

@@ -109,33 +109,49 @@ class Runner:
         record, _ = self._run(folder, PretrainConfig, config, pretrain, describe)
         return record["flops_per_step"]
 
-    def finetune(self, cell):
-        """The record of a cell, which is executed unless it has finished."""
+    def finetune(self, cells):
+        """The records of cells, in order. Those that have not finished are executed; those that differ in
+        seed alone together."""
+        left = {}
+        for cell in cells:
+            if self._find(cell.folder, FinetuneConfig, self._finetune_config(cell)) is None:
+                left.setdefault(cell.group if self.plan.replicas else cell, []).append(cell)
+        for group in left.values():
+            self._finetune_together(group)
+        return [records.find(self.workdir, cell.folder) for cell in cells]
 
-        def describe(run_dir, result):
-            return {
+    def _finetune_together(self, cells):
+        """Executes cells that differ in seed alone, and writes their records."""
+        seeds = tuple(cell.seed for cell in cells) if len(cells) > 1 else ()
+        folder = pathlib.Path(cells[0].folder)
+        run_dir, start = self.workdir / (folder.parent if seeds else folder), time.perf_counter()
+        with quiet():
+            self.entry_points[1](self._finetune_config(cells[0], seeds), str(run_dir))
+        seconds = (time.perf_counter() - start) / len(cells)
+        for cell in cells:
+            run_dir = self.workdir / cell.folder
+            scores = records.read(run_dir / "scores.json")
+            record = {
                 **dataclasses.asdict(cell),
-                "validation": result.metrics["validation/accuracy"],
-                "test": result.metrics["test/accuracy"],
+                "validation": scores["validation/accuracy"],
+                "test": scores["test/accuracy"],
                 "curves": {
                     "accuracy": records.curve(run_dir, "validation", "accuracy"),
                     "loss": records.curve(run_dir, "train", "loss"),
                 },
+                "seconds": seconds,
+                "config": self._finetune_config(cell).to_dict(),
             }
-
-        config, finetune = self._finetune_config(cell), quiet()(self.entry_points[1])
-        record, is_new = self._run(cell.folder, FinetuneConfig, config, finetune, describe)
-        if not self.plan.keep_checkpoints:
-            shutil.rmtree(self.workdir / cell.folder / "checkpoints", ignore_errors=True)
-        if is_new:
+            records.write(run_dir / "record.json", record)
+            if not self.plan.keep_checkpoints:
+                shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
             split = "validation" if cell.seed in self.plan.tuning_seeds else "test"
             result = f"{split} {record[split]:.3f}"
-            self.progress.log_finished("finetuning", str(cell), record["seconds"], result)
-        return record
+            self.progress.log_finished("finetuning", str(cell), seconds, result)
 
-    def _finetune_config(self, cell):
+    def _finetune_config(self, cell, seeds=()):
         base_model = self.workdir / plans.pretrain_folder(cell.base_model)
-        return plans.finetune_config(self.plan, cell, base_model)
+        return plans.finetune_config(self.plan, cell, base_model, seeds)
 
     def _run(self, folder, schema, config, entry_point, describe):
         """(record, whether the run was executed now)."""
@@ -169,7 +185,7 @@ class Runner:
 
 
 class Progress:
-    """How far a study is, and the time left by the durations of its finished runs.
+    """The progress of a study, and the time left, estimated from the durations of its finished runs.
 
     Args:
       **runs: {kind: [record, or None for each run that has not finished]}.

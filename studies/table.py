@@ -54,7 +54,7 @@ def lines(results):
 
 
 def notes(results):
-    """What a reader must know about the table, as lines of text."""
+    """Yields the notes below the table, as lines of text."""
     baseline = results["baseline"]
     accuracy = statistics.spread([row["accuracy"]["mean"] for row in results["summary"]]).mean
     stderr = statistics.accuracy_stderr(accuracy, baseline["num_test"])

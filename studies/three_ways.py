@@ -49,8 +49,7 @@ def run(study, workdir, entry_points=None, load_labels=baseline.load):
     for name in study.architectures:
         engine.pretrain(name, pretraining[name])
         logs.banner(f"{name}: finetuning")
-        for cell in cells[name]:
-            engine.finetune(cell)
+        engine.finetune(cells[name])
 
     logs.banner("report")
     return report.write(workdir)

@@ -38,7 +38,7 @@ def run(study, workdir, entry_points=None):
             f"{name}: {len(study.learning_rate_grid)} learning rates for each of "
             f"{len(study.conditions)} conditions"
         )
-        choices += choose([engine.finetune(cell) for cell in cells[name]])
+        choices += choose(engine.finetune(cells[name]))
     records.write(engine.workdir / "tune.json", choices)
     for choice in choices:
         log.info(describe(choice))

@@ -1,4 +1,4 @@
-"""Tasks: what a run trains. `TASKS` is the registry; a new task is a file and a line here.
+"""Tasks: the data, losses and metrics of a run. A new task is a file, and a line in `TASKS`.
 
 Imports data/, models/ and objectives/; trained by train.py and finetune.py through tasks/base.py.
 """
@@ -8,7 +8,7 @@ from tasks.classification import Classification
 from tasks.pretraining import Pretraining
 
 TASKS = {task.name: task for task in (Pretraining, Classification)}
-# Those that finetune.py trains: variants of the config section `task`.
+# The tasks that finetune.py trains: variants of the config section `task`.
 FINETUNE_TASKS = {name: task for name, task in TASKS.items() if task is not Pretraining}
 
 __all__ = ["FINETUNE_TASKS", "TASKS", "LoadedTask", "Task", "evaluate"]

@@ -36,7 +36,7 @@ class Task:
     name: ClassVar[str]  # also the name of its head in the parameter tree
 
     special_tokens: tuple = option(
-        (), "words of the texts that become tokens of their own, such as ('[E1]', '[/E1]')"
+        (), "strings in the texts that become single tokens, such as ('[E1]', '[/E1]')"
     )
 
     def open_tokenizer(self, file: str, model_config: ModelConfig):
@@ -62,7 +62,7 @@ class Task:
         raise NotImplementedError
 
     def outline(self, config, model_config, tokenizer_file: str) -> "LoadedTask | None":
-        """Checks what needs no data, before any is read. Arguments as in `load`.
+        """Checks the options before any data is read, as far as possible. Arguments as in `load`.
 
         Returns the task that `load` would, without data and with a small vocabulary in place of one that
         is not trained yet; None if the task's shapes depend on its data. Raises ValueError for options
@@ -74,17 +74,18 @@ class Task:
 class LoadedTask:
     """A task with its data.
 
-    Two are equal if their `prepare`, `losses` and `outputs` compute the same, whatever the data:
-    `jax.jit` takes the task as a static argument, so runs that differ only in seeds, learning rate,
-    data or number of steps share their compiled programs. Subclasses are frozen dataclasses whose
-    host-side fields are excluded from the comparison.
+    Two loaded tasks are equal if their `prepare`, `losses` and `outputs` are the same functions, even if
+    their data differ: `jax.jit` takes the task as a static argument, so runs that differ only in seeds,
+    learning rate, data or number of steps share their compiled programs. Subclasses are frozen
+    dataclasses whose host-side fields are excluded from the comparison.
 
     Attributes:
       model_config: ModelConfig with every zero filled in.
       tokenizer: data.tokenizer.Tokenizer.
       batch_size: examples per step, over all processes.
       epoch_size: training examples in an epoch.
-      tokens_per_step: tokens that the model reads in a step, encoder and decoder together.
+      tokens_per_step: tokens in a step, for durations and throughput. Pretraining counts encoder and
+        decoder inputs, classification each text once.
       length_share: mean sequence length of training batches / maximum sequence length.
       fingerprint: digest of the data.
       identities: {name: value}; resuming is an error if one has changed.
@@ -151,6 +152,14 @@ class LoadedTask:
         """{metric: value} of the predictions; {} for a split without labels."""
         raise NotImplementedError
 
+    def with_seed(self, seed: int) -> "LoadedTask":
+        """The task with another data seed: another order of the examples, another label subset."""
+        raise NotImplementedError
+
+    def constant_scores(self, split: str) -> dict[str, float]:
+        """{metric: score} of the best prediction that is the same for all examples; {} for unknown."""
+        return {}
+
     def write_predictions(self, folder, split: str, predictions: Any) -> None:
         """Writes the predictions of a split into the run directory; the default writes nothing."""
 
@@ -160,7 +169,7 @@ class LoadedTask:
         raise NotImplementedError
 
     def provenance(self, step: int) -> list[dict]:
-        """Where each row of a step comes from: number in the run, source, row index, documents."""
+        """The origin of each row of a step: number in the run, source, row index, documents."""
         raise NotImplementedError
 
     def manifest(self) -> dict:

@@ -41,13 +41,13 @@ class ClassLossOptions(Task):
             )
 
     def weight_of_classes(self, labels, label_names) -> tuple[float, ...]:
-        """The weight of each class, () for equal weights.
+        """The weight of each class by `class_weights`; () for equal weights.
 
         Args:
           labels: int[n], the class of each training example.
           label_names: the classes in order.
 
-        Raises ValueError for another number of weights than classes.
+        Raises ValueError if there are more or fewer weights than classes.
         """
         if self.class_weights == "none":
             return ()

@@ -10,7 +10,7 @@ from data import labeled
 from models.config import option
 from tasks import predictions
 from tasks.class_loss import ClassLossOptions, cross_entropy, example_weights
-from tasks.metrics import CLASS_METRICS, classification_scores
+from tasks.metrics import CLASS_METRICS, classification_scores, score
 from tasks.pooled_task import LoadedPooledTask, PooledTask
 
 
@@ -76,6 +76,14 @@ class LoadedClassification(LoadedPooledTask):
     def score(self, split, predictions):
         labels = self.encoded[split].labels
         return classification_scores(labels, predictions) if (labels >= 0).all() else {}
+
+    def constant_scores(self, split):
+        """Of the most frequent label in train."""
+        labels, train = self.encoded[split].labels, self.encoded["train"].labels
+        if not (labels >= 0).all():
+            return {}
+        most = np.full_like(labels, np.bincount(train).argmax())
+        return {self.task.metric: score(self.task.metric, labels, most)}
 
     def prediction_rows(self, split, outputs):
         return predictions.class_rows(self.label_names, self.encoded[split].labels, outputs)

@@ -46,8 +46,8 @@ def shuffled_at(step: int, batch_size: int, num_examples: int, seed: int) -> np.
 def grouped_at(
     step: int, batch_size: int, lengths: np.ndarray, window: int, seed: int
 ) -> np.ndarray:
-    """As `shuffled_at`, with batches of similar length: the examples of `window` steps are sorted by
-    their lengths int[N] and cut into batches, which are read in random order."""
+    """Like `shuffled_at`, but each batch has examples of similar length: the examples of `window` steps
+    are sorted by their lengths int[N] and cut into batches, which are read in random order."""
     number, place = divmod(step, window)
     indices = np.array(_block(number, window * batch_size, len(lengths), seed), np.int64)
     groups = indices[np.argsort(lengths[indices], kind="stable")].reshape(window, batch_size)

@@ -1,6 +1,6 @@
-"""Heads of labeled tasks: linen modules over pooled hidden states, kept at params['heads'][task].
+"""Heads of labeled tasks: linen modules over pooled hidden states, with parameters at heads/TASK.
 
-Published heads are loaded into them: their options are config fields of the task.
+Published heads can be loaded into them. Their options are config fields of the task.
 """
 
 import jax
@@ -12,11 +12,11 @@ from objectives.batch import Batch
 
 
 class ClassificationHead(nn.Module):
-    """states [B, D] -> logits float32[B, C]: dropout, [dense, activation, dropout,] dense.
+    """states [B, D] -> logits float32[B, C]: [dense, activation, [LayerNorm,]] dropout, dense.
 
-    With the pooler it is BERT's head (Devlin et al. 2019), without the dropout before the pooler, which
-    BERT lacks. Published decoders have no bias. `pooler_norm` adds ModernBERT's LayerNorm after the
-    activation; both are without biases (Warner et al. 2024).
+    `pooler` adds the first dense layer and its activation, as in BERT (Devlin et al. 2019); RoBERTa's
+    dropout before it is omitted. `pooler_norm` adds the LayerNorm, and removes the biases of the pooler
+    and of this norm, as in ModernBERT (Warner et al. 2024). Published decoders have `use_bias` False.
     """
 
     num_classes: int
@@ -48,7 +48,7 @@ class ClassificationHead(nn.Module):
 
 
 def pool_states(hidden: jax.Array, batch: Batch, pooling: str) -> jax.Array:
-    """hidden [B, T, D] -> [B, D]: the state at the target position, or float32 the mean of all states."""
+    """hidden [B, T, D] -> [B, D]: the state at the target position, or the float32 mean of all states."""
     if pooling == "mean":
         read = batch.inputs if batch.decoder_inputs is None else batch.decoder_inputs
         weights = (read.segment_ids > 0).astype(jnp.float32)[:, :, None]

@@ -21,7 +21,7 @@ from tasks.loaded_labeled_task import LoadedLabeledTask
 
 @dataclasses.dataclass(frozen=True)
 class LabeledTask(Task):
-    """A task on a labeled set. Subclasses define `loaded_type`, `example_columns`, `read`, `encode` and
+    """A task on a labeled dataset. Subclasses define `loaded_type`, `example_columns`, `read`, `encode` and
     `loaded_fields`."""
 
     loaded_type: ClassVar[type]  # a LoadedLabeledTask
@@ -49,10 +49,10 @@ class LabeledTask(Task):
     )
     max_seq_len: int = option(128, "tokens of an example; longer ones are truncated", min=4)
     num_train_examples: int = option(
-        0, "training labels to use, a stratified subset; 0: all", min=0
+        0, "training examples to use, a stratified subset; 0: all", min=0
     )
     group_by_length: int = option(
-        0, "steps whose examples are sorted by length, so that batches are short; 0: off", min=0
+        0, "steps whose examples are sorted by length, then cut into batches; 0: off", min=0
     )
 
     @property
@@ -70,7 +70,7 @@ class LabeledTask(Task):
         return {name: getattr(self, name) for name in self.head_fields}
 
     def read(self, log=lambda line: None) -> labeled.LabeledSplits:
-        """The labeled set, as text. Raises FileNotFoundError or ValueError of one line."""
+        """The labeled dataset, as text. Raises FileNotFoundError or ValueError, in one line."""
         raise NotImplementedError
 
     def encode(

@@ -30,7 +30,7 @@ def host(**options):
 
 @dataclasses.dataclass(frozen=True)
 class LoadedLabeledTask(LoadedTask):
-    """A labeled set, encoded. Inputs are a Batch of NumPy arrays already.
+    """An encoded labeled dataset. `train_inputs` are a Batch of NumPy arrays, which `prepare` returns.
 
     Subclasses define `name`, `batch`, `losses` and, on the host, `score` and `prediction_rows`.
     """
@@ -137,6 +137,17 @@ class LoadedLabeledTask(LoadedTask):
         for indices in example_order.sequential(len(self.encoded[split]), self.eval_batch_size):
             yield self.batch(split, self._local(indices))
 
+    def with_seed(self, seed):
+        if seed == self.seed:
+            return self
+        examples = example_order.stratified_subset(
+            self.encoded["train"].strata, self.task.num_train_examples, seed
+        )
+        fields = self.task.loaded_fields(
+            self.label_names, self.model_config, self.encoded, examples
+        )
+        return dataclasses.replace(self, seed=seed, examples=examples, **fields)
+
     def has_split(self, split):
         return split in self.encoded
 
@@ -152,7 +163,7 @@ class LoadedLabeledTask(LoadedTask):
         return self.examples[places]
 
     def _width(self, indices):
-        """Tokens that a batch is padded to: max_seq_len, or less where batches have similar lengths."""
+        """The length that a batch is padded to: max_seq_len, or less with group_by_length."""
         split = self.encoded["train"]
         if not self.task.group_by_length:
             return split.tokens.shape[1]

@@ -1,6 +1,6 @@
-"""Pretraining as a task: an objective corrupts rows of the corpus, the model restores them.
+"""Pretraining as a task: an objective makes inputs and targets of the rows of a corpus.
 
-Opens the token stores (data/), wraps an objective (objectives/), and is trained by train.py.
+Opens the token stores (data/) and wraps an objective (objectives/); train.py trains it.
 """
 
 import dataclasses
@@ -35,14 +35,15 @@ class Pretraining(Task):
         self, config, model_config, tokenizer_file, log, *, process_index=0, process_count=1,
         batch_divisor=1, check_tokenizer=lambda tokenizer: None,
     ) -> "LoadedPretraining":  # fmt: skip
-        """As of Task. `check_tokenizer` may refuse the tokenizer before any text is tokenized."""
+        """See Task.load. `check_tokenizer` may raise ValueError before any text is tokenized."""
         objectives.check(config.objective, model_config.architecture)
         tokenizer_config = config.tokenizer
         if tokenizer_file:
             tokenizer_config = dataclasses.replace(tokenizer_config, path=tokenizer_file)
 
         def fit(tokenizer, counts=None):
-            """(the loaded task but for the corpus, template of a document), or an error."""
+            """(the loaded task without its corpus, the template of a document). Raises ValueError if the
+            tokenizer does not fit the config."""
             counts = np.ones(tokenizer.size) if counts is None else counts
             check_tokenizer(tokenizer)
             return _without_data(config, model_config, tokenizer, Unigram(counts)), template_for(
@@ -82,7 +83,7 @@ class Pretraining(Task):
 
 
 def _without_data(config, model_config, tokenizer, unigram) -> "LoadedPretraining":
-    """The loaded task but for the corpus: everything that its traced functions need."""
+    """The loaded task without its corpus: everything that its traced functions need."""
     objective, seq_len = config.objective, config.training.seq_len
     model_config = complete_config(model_config, tokenizer.size, seq_len, objective.num_token_types)
     vocabulary = Vocabulary(**tokenizer.special_ids())
@@ -129,7 +130,7 @@ class LoadedPretraining(LoadedTask):
 
     @functools.cached_property
     def eval_loss(self):
-        """The same without what only regularizes training."""
+        """The TrainingLoss without z-loss, for evaluation."""
         return objectives.loss_of(self.objective.for_evaluation())
 
     @functools.cached_property
@@ -189,22 +190,23 @@ class LoadedPretraining(LoadedTask):
     # ---- On the host -----------------------------------------------------------------------------
 
     def train_inputs(self, step):
-        return self._numbered(step, self.order.batch_at(step))
+        return self._with_ids(step, self.order.batch_at(step))
 
     def iterate(self, start: int):
         """`train_inputs` from step `start` on, read ahead on threads."""
         for step, rows in self.order.iterate(start, *self.read_ahead):
-            yield self._numbered(step, rows)
+            yield self._with_ids(step, rows)
 
-    def _numbered(self, batch, rows):
-        first = batch * self.batch_size + self.process["process_index"] * len(rows)
+    def _with_ids(self, number, rows):
+        """The inputs of batch `number`: (ids of this process's examples, their raw rows)."""
+        first = number * self.batch_size + self.process["process_index"] * len(rows)
         return example_ids(first, len(rows)), rows
 
     def eval_inputs(self, split):
         batches = loader.evaluation_batches(
             self.validation, self.batch_size, limit=self.num_batches, **self.process
         )
-        return (self._numbered(number, rows) for number, rows in enumerate(batches))
+        return (self._with_ids(number, rows) for number, rows in enumerate(batches))
 
     def has_split(self, split):
         return split == "validation" and bool(self.validation)

@@ -17,9 +17,9 @@ def batches_of_updates(monkeypatch, program):
     def keep(step, batch):
         batches[int(step)] = jax.tree.map(np.asarray, batch)
 
-    def watched(task, model, state, batch, dropout_rng):
+    def watched(task, model, state, frozen, batch, dropout_rng):
         jax.debug.callback(keep, state.step, batch)
-        return accumulate_gradients(task, model, state, batch, dropout_rng)
+        return accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
 
     jax.clear_caches()  # a compiled step is not traced again
     monkeypatch.setattr(program, "accumulate_gradients", watched)

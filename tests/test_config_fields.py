@@ -133,10 +133,10 @@ def trace_step(folder, file, **overrides):
     schedules.learning_rates(config.optimizer, StepConverter.of(config, task))
     model, rngs = models.build(task.model_config), rng_streams(config.seed)
     params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    optimizer = Optimizer(config.optimizer, frozenset(), config.training.ema_decay, 1)
+    optimizer = Optimizer(config.optimizer, config.training.ema_decay, 1)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), params)
     step = functools.partial(train.train_step, task, model)
-    jax.eval_shape(step, state, rngs, task.train_inputs(0), np.float32(0))
+    jax.eval_shape(step, state, {}, rngs, task.train_inputs(0), np.float32(0))
 
 
 @pytest.fixture

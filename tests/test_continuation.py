@@ -1,5 +1,5 @@
-"""What a later command may change in a run directory: its length, its schedule from a checkpoint on, and
-everything before the first update. Each run is bit for bit what its schedule says."""
+"""Changes that a later command may make in a run directory: its length, its schedule from a checkpoint
+on, and everything before the first update. Each run is bit for bit what its schedule says."""
 
 import json
 import pathlib

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "configs": ("models.presets",),
 }
 LONGEST = {"models": 300, "objectives": 300}
-ENTRY_FILES = {"train.py": 230, "finetune.py": 230}
+ENTRY_FILES = {"train.py": 230, "finetune.py": 240}
 # Frameworks that a package must not import.
 FOREIGN = {"data": ("jax", "flax", "optax", "orbax", "torch", "tensorflow", "transformers")}
 NEVER = ("torch", "tensorflow", "transformers")
@@ -310,7 +310,7 @@ def test_every_invariant_has_a_test_and_the_docs_name_tests_that_exist():
     text = "".join(file.read_text() for file in (ROOT / "tests").rglob("*.py"))
     there = set(re.findall(r"^def (test_\w+)", text, flags=re.M))
     invariants = {int(n.split("_")[2]) for n in there if n.startswith("test_invariant_")}
-    assert invariants == set(range(1, 13))
+    assert invariants == set(range(1, 14))
     named = set()
     for file in (ROOT / "docs").rglob("*.md"):
         named |= set(re.findall(r"`(test_\w+)`", file.read_text()))

@@ -23,7 +23,7 @@ from training.config import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a run directory (`run[@step]`) or a file of word vectors; the other is ''."""
+    """The model to evaluate: a run directory (`run[@step]`) or a file of word vectors; the other is ''."""
 
     run: str = ""
     file: str = ""
@@ -47,8 +47,8 @@ class Subject:
 
 
 def coverage(words: word_vectors.Words, source: str, text_columns=("text",)) -> list[dict]:
-    """How much of a corpus (named as in data.source) or of labeled files (files:PATTERN) a word-level
-    vocabulary knows."""
+    """The shares of a corpus (named as in data.source) or of labeled files (files:PATTERN) that a
+    word-level vocabulary contains."""
     if not words.tokenizer.is_word_level:
         raise ConfigError("coverage is about whole words, and this run has subword tokens")
     found = dataclasses.asdict(vectors.coverage(words.tokenizer, _texts(source, text_columns)))

@@ -1,9 +1,11 @@
 """Orbax checkpoints of a run: what is kept, how a save is checked, how a corrupt one is skipped.
 
-The loop saves, the entry files restore. The items `params`, `ema_params` (if the run averages),
-`opt_state` and `state` are separate, so that finetuning does not read the optimizer state.
+The loop saves, the entry files restore. The items `params` (those that are trained), `ema_params` (if
+the run averages), `opt_state` and `state` are separate, so that finetuning does not read the optimizer
+state. `params_metadata` and `read_params` add the frozen parameters (training/frozen.py).
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -15,9 +17,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from training import paths
+from training import checkpoint_trees as trees
+from training import frozen, paths
 from training.config import ConfigError
-from training.param_rules import key_name, merge_params, split_params
+from training.param_rules import (
+    flatten_params,
+    merge_params,
+    split_params,
+    unflatten_params,
+)
 from training.sharding import any_across_processes, is_main_process
 
 log = logging.getLogger("triptych")
@@ -67,8 +75,8 @@ class Checkpoints:
         step, nonfinite = numbers.values()
         if nonfinite >= 0:
             raise FloatingPointError(f"update {nonfinite} was not finite; its state is not saved")
-        trees = {item: ocp.args.PyTreeSave(getattr(state, item)) for item in items(state)}
-        args = ocp.args.Composite(**trees, state=ocp.args.JsonSave(numbers))
+        saved = {item: ocp.args.PyTreeSave(getattr(state, item)) for item in items(state)}
+        args = ocp.args.Composite(**saved, state=ocp.args.JsonSave(numbers))
         with paths.naming(self.directory):
             saved = self._manager.save(step, args=args, metrics=metrics)
         if not saved:
@@ -93,17 +101,17 @@ class Checkpoints:
         named, steps = step >= 0, sorted(self._manager.all_steps())
         for each in [step] if named else reversed(steps):
             folder = self.directory / str(each)
-            found, error = _attempt(
-                lambda at: {i: _metadata(at / i) for i in items(target)}, folder
+            found, error = trees.attempt(
+                lambda at: {i: trees.metadata(at / i) for i in items(target)}, folder
             )
             if not any_across_processes(error):
                 for item, tree in found.items():
-                    check_fits(tree, getattr(target, item), f"checkpoint {folder / item}")
-                state, error = _attempt(self._read, each, target)
+                    trees.check_fits(tree, getattr(target, item), f"checkpoint {folder / item}")
+                state, error = trees.attempt(self._read, each, target)
                 if not any_across_processes(error):
                     return state
             if named:
-                raise _unreadable(folder, error, f"name another one of {steps}") from error
+                raise trees.unreadable(folder, error, f"name another one of {steps}") from error
             self._rename_broken(folder, error)
         broken = sorted(path.name for path in self.directory.glob("*.broken"))
         if broken:
@@ -114,8 +122,34 @@ class Checkpoints:
         return None
 
     def restore_params(self, step, target):
-        """The parameters that the evaluation at `step` used, such as the best ones after training."""
+        """The parameters that the evaluation at `step` used, such as the best ones after training: those
+        of the tree `target`."""
         return read_params(self.directory, step, target)
+
+    def save_frozen(self, params, base=None):
+        """Saves where the frozen `params` of a new run are, and those that no other run has; returns lines.
+
+        base: the frozen.Reference to what init_from brought; None for nothing that can be referenced."""
+        flat, run, found, lines = flatten_params(params), self.directory.parent, [], []
+        there = {path: x for path, x in flat.items() if base and path in base.names}
+        own = {path: x for path, x in flat.items() if path not in there}
+        if there:
+            found.append(base.of(run, there))
+            lines.append(
+                f"{len(there)} frozen tensors remain in {base.places[0]}@{base.step}: keep that checkpoint"
+            )
+        if own:
+            write_params(run / frozen.OWN, 0, unflatten_params(own))
+            names = {path: path for path in own}
+            found.append(frozen.Reference((frozen.OWN,), 0, False, names).of(run, own))
+            lines.append(f"{len(own)} frozen tensors are saved once, in {run / frozen.OWN}")
+        if found:
+            frozen.write(run, found)
+        return lines
+
+    def steps(self):
+        """The steps of the checkpoints, as a set."""
+        return set(self._manager.all_steps())
 
     def best_step(self):
         """The step with the best metric, or the newest step if none has metrics."""
@@ -166,7 +200,10 @@ class Checkpoints:
         folder, replicated = self.directory / str(step), target.step.sharding
         return target.replace(
             **{name: jax.device_put(np.int32(n), replicated) for name, n in numbers.items()},
-            **{item: _read_tree(folder / item, getattr(target, item)) for item in items(target)},
+            **{
+                item: trees.read_tree(folder / item, getattr(target, item))
+                for item in items(target)
+            },
         )
 
     def _rename_broken(self, folder, error):
@@ -186,14 +223,6 @@ def items(state):
     return ("params", "opt_state", "ema_params")[: 3 if state.ema_params else 2]
 
 
-def is_corrupt(error):
-    """True for what Orbax and TensorStore raise about a file that is missing, truncated or altered.
-
-    Storage or memory trouble and programming errors are none of these: no checkpoint is renamed.
-    """
-    return type(error) is Exception or isinstance(error, (ValueError, KeyError, FileNotFoundError))
-
-
 def resolve_checkpoint(run, step=""):
     """'runs/enc', or 'runs/enc@2000' with its step -> (run directory, step); the newest by default.
 
@@ -205,8 +234,15 @@ def resolve_checkpoint(run, step=""):
         wanted = wanted or at
     folder = paths.of(path)
     if not (folder / "checkpoints").is_dir():
+        below = sorted(each.parent.name for each in folder.glob("*=*/checkpoints"))
+        if below:
+            raise ConfigError(f"{path!r} holds replicas; name one, such as {path}/{below[0]}")
+        runs = sorted(each.parent.name for each in folder.glob("*/checkpoints"))
         raise ConfigError(
-            f"{path!r} is not a run directory (no checkpoints/ in it); expected the --workdir of a "
+            f"{path!r} holds the runs {', '.join(runs[:4])}{', ...' * (len(runs) > 4)}; name one of them, "
+            f"such as {path}/{runs[0]}"
+            if runs
+            else f"{path!r} is not a run directory (no checkpoints/ in it); expected the --workdir of a "
             f"train.py run, such as runs/enc or runs/enc@2000"
         )
     steps = steps_of(folder)
@@ -231,28 +267,72 @@ def steps_of(run):
 
 
 def params_metadata(run, step):
-    """{path: ShapeDtypeStruct} of the parameters in checkpoint `step`, without reading an array.
+    """{path: ShapeDtypeStruct} of all parameters of a run at checkpoint `step`, without reading an array.
 
-    Raises ConfigError if it is corrupt."""
-    return _flatten(_explained(_metadata, paths.of(run) / "checkpoints" / str(step) / "params"))
+    Raises ConfigError if it is corrupt, or if frozen parameters belong to another run that is gone."""
+    folder = paths.of(run) / "checkpoints" / str(step) / "params"
+    found = trees.flatten(trees.explained(trees.metadata, folder))
+    for reference in frozen.references(run):
+        with _naming_base(run, reference) as base:
+            found |= reference.select(params_metadata(base, reference.step))
+    return found
 
 
 def ema_paths(run, step):
     """Paths of the parameters that checkpoint `step` has averages of, as a frozenset."""
     folder = paths.of(run) / "checkpoints" / str(step) / "ema_params"
-    return frozenset(_flatten(_explained(_metadata, folder)) if folder.exists() else ())
+    found = trees.explained(trees.metadata, folder) if folder.exists() else {}
+    return frozenset(trees.flatten(found))
 
 
 def read_params(checkpoints, step, target, use_ema=True):
-    """The subtree `target` (ShapeDtypeStructs with shardings) of a checkpoint's parameters.
+    """The subtree `target` (ShapeDtypeStructs with shardings) of a run's parameters at a checkpoint.
 
     use_ema: read averaged parameters where the run has them."""
     checkpoints = paths.of(checkpoints)
-    parts = split_params(target, ema_paths(checkpoints.parent, step) if use_ema else ())
-    return merge_params(*(
-        _explained(_read_tree, checkpoints / str(step) / item, part, True) if part else {}
+    fixed = read_frozen(checkpoints.parent, target)
+    rest, _ = split_params(target, flatten_params(fixed))
+    parts = split_params(rest, ema_paths(checkpoints.parent, step) if use_ema else ())
+    trained = merge_params(*(
+        trees.explained(trees.read_tree, checkpoints / str(step) / item, part, True) if part else {}
         for item, part in zip(("params", "ema_params"), parts, strict=True)
     ))  # fmt: skip
+    return merge_params(trained, fixed)
+
+
+def read_frozen(run, target):
+    """Those of the tree `target` (ShapeDtypeStructs with shardings) that are frozen in a run.
+
+    Raises ConfigError if they belong to another run that is gone or whose arrays have changed."""
+    wanted, found = flatten_params(target), {}
+    for reference in frozen.references(run):
+        part = {path: wanted[path] for path in reference.names if path in wanted}
+        if not part:
+            continue
+        with _naming_base(run, reference) as base:
+            shapes = reference.select(params_metadata(base, reference.step))
+            tree = {reference.names[path]: leaf for path, leaf in part.items()}
+            if all(shapes[path].shape == leaf.shape for path, leaf in part.items()):
+                tree = read_params(
+                    base / "checkpoints", reference.step, unflatten_params(tree), reference.use_ema
+                )
+            found |= reference.verified(flatten_params(tree), part)
+    return unflatten_params(found)
+
+
+@contextlib.contextmanager
+def _naming_base(run, reference):
+    """Gives the run directory of a reference, and says in a ConfigError whose parameters it holds."""
+    folder = reference.folder(run)
+    try:
+        if reference.step not in steps_of(folder):
+            raise ConfigError("it is gone")
+        yield folder
+    except ConfigError as error:
+        raise ConfigError(
+            f"the frozen parameters of {run} are those of {folder}@{reference.step}, but {error}; restore "
+            f"it, or correct its path in {paths.of(run) / frozen.FILE}"
+        ) from error
 
 
 def write_params(run, step, params):
@@ -292,63 +372,3 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
     async def _background_serialize(self, values, infos, args=None):
         for value, info, each in zip(values, infos, args, strict=True):
             await super()._background_serialize([value.read()], [info], [each])
-
-
-def check_fits(found, target, what):
-    """Raises ConfigError unless names, shapes and dtypes of two trees are the same."""
-    found, target = _flatten(found), _flatten(target)
-    problems = [f"missing {path}" for path in sorted(target.keys() - found.keys())]
-    problems += [f"unexpected {path}" for path in sorted(found.keys() - target.keys())]
-    for path in sorted(found.keys() & target.keys()):
-        has, expected = (f"{tree[path].dtype}{list(tree[path].shape)}" for tree in (found, target))
-        if has != expected:
-            problems.append(f"{path} is {has}, expected {expected}")
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ConfigError(
-            f"{what} does not fit this config: {'; '.join(problems[:3])}{more}; use the config it was made "
-            f"with, or another --workdir"
-        )
-
-
-def _flatten(tree):
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(key_name(key) for key in path): leaf for path, leaf in leaves}
-
-
-def _attempt(read, *arguments):
-    """(result, None), or (None, the error) if a file is corrupt."""
-    try:
-        return read(*arguments), None
-    except Exception as error:
-        if not is_corrupt(error):
-            raise
-        return None, error
-
-
-def _explained(read, folder, *arguments):
-    result, error = _attempt(read, paths.absolute(folder), *arguments)
-    if error:
-        raise _unreadable(folder, error, "use another step of that run (RUN@STEP)") from error
-    return result
-
-
-def _unreadable(folder, error, remedy):
-    reason = " ".join(str(error).split())[:160]
-    return ConfigError(f"checkpoint {folder} cannot be read ({reason}); {remedy}")
-
-
-# Orbax's handler without its Checkpointer, which waits for all processes: it would wait forever if a file
-# is corrupt for one of them alone.
-def _metadata(folder):
-    tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
-    return jax.tree.map(lambda m: jax.ShapeDtypeStruct(tuple(m.shape), m.dtype), tree)
-
-
-def _read_tree(folder, target, partial=False):
-    arguments = ocp.args.PyTreeRestore(
-        item=target,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-        partial_restore=partial,
-    )
-    return ocp.PyTreeCheckpointHandler().restore(epath.Path(folder), args=arguments)

@@ -248,6 +248,8 @@ def _check(kind, metadata, value, path):
     kind, given, words = typing.get_origin(kind) or kind, value, metadata.get("words", ())
     if isinstance(given, str) and given in words:
         return given
+    if metadata.get("axis") and (values := _convert(tuple, given)) is not None:
+        return tuple(_check(kind, metadata | {"axis": False}, each, path) for each in values)
     value = _convert(kind, given)
     if value is None:
         raise ConfigError(

@@ -10,12 +10,15 @@ import math
 
 import jax
 import numpy as np
+from etils import epath
 
 from training import checkpoint, metric_writer, paths, run_directory, schedules
 from training import config as configs
 from training.config import ConfigError
 from training.durations import StepConverter
-from training.sharding import any_across_processes, is_main_process
+from training.frozen import FILE, OWN
+from training.param_rules import flatten_params, split_params
+from training.sharding import any_across_processes, is_main_process, placed
 from training.state import abstract_state
 
 log = logging.getLogger("triptych")
@@ -30,7 +33,7 @@ SCHEDULE = ("training.duration", "optimizer.learning_rate", "optimizer.schedule"
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
-    """What a start does with the run directory.
+    """The plan for a command in its run directory: a new run, a resume, or a return to a checkpoint.
 
     Attributes:
       folder: the run directory.
@@ -51,23 +54,32 @@ class Continuation:
         changes = [f"config.{key}: {was!r} -> {now!r}" for key, (was, now) in self.changes.items()]
         return [*changes, self.schedule]
 
-    def restore(self, checkpoints, mesh, params, optimizer):
-        """The TrainState to start from, None for a new run.
+    def restore(self, checkpoints, mesh, params, fixed, optimizer):
+        """(the TrainState to start from, the frozen parameters), (None, {}) for a new run.
 
         Raises ConfigError if the checkpoint cannot be read or does not fit.
 
         Args:
           checkpoints: checkpoint.Checkpoints of the run.
-          mesh, params: the mesh, and the abstract parameters of the run.
+          mesh: the mesh.
+          params, fixed: the abstract parameters of the run, and the paths of the frozen ones.
           optimizer: optimizers.Optimizer of the updates to come.
         """
         if not run_directory.is_started(self.folder):
             _remove_leftovers(self.folder, checkpoints)
-            return None
+            return None, {}
+        params, frozen = split_params(params, fixed)
+        frozen = checkpoint.read_frozen(self.folder, placed(mesh, frozen))
+        if missing := sorted(fixed - flatten_params(frozen).keys()):
+            raise ConfigError(
+                f"{missing[0]} is frozen, but {self.folder / FILE} does not say where it is (an earlier "
+                f"version wrote none); restore it, or start another --workdir with "
+                f"--config.init_from={self.folder}"
+            )
         saved = dataclasses.replace(optimizer, config=self.optimizer or optimizer.config)
         state = checkpoints.restore(abstract_state(mesh, params, saved), self.step)
         if state is None:
-            return None
+            return None, {}
         if saved != optimizer:  # clipping and weight decay have no arrays, but a place in the tree
             structure = jax.tree.structure(abstract_state(mesh, params, optimizer).opt_state)
             leaves = jax.tree.leaves(state.opt_state)
@@ -81,7 +93,7 @@ class Continuation:
             state = state.replace(opt_state=opt_state, optimizer=optimizer)
         if self.step >= 0 or self.changes:
             _set_aside(self.folder, int(state.step), checkpoints)
-        return state
+        return state, frozen
 
     def record(self, step):
         """The entry of the manifest's `starts`: where this start began, and what it changed."""
@@ -177,7 +189,7 @@ def plan(folder, config, task, learning_rates) -> Continuation:
 
 
 def _num_equal(old, new, held):
-    """How many of the first `held` learning rates are the same in both schedules, up to the first change."""
+    """The number of learning rates before the first difference of both schedules, at most `held`."""
     shorter = min(held, len(old), len(new))
     different = np.flatnonzero(old[:shorter] != new[:shorter])
     return int(different[0]) if len(different) else shorter
@@ -236,8 +248,10 @@ def _differences(folder, config):
 def _remove_leftovers(folder, checkpoints):
     """Removes the files of a run that stopped before its first update."""
     if is_main_process():
-        for name in ("config.json", "manifest.json", *run_directory.TOKENIZER_FILES):
+        for name in ("config.json", "manifest.json", FILE, *run_directory.TOKENIZER_FILES):
             (folder / name).unlink(missing_ok=True)
+        if (folder / OWN).is_dir():
+            epath.Path(folder / OWN).rmtree()
     checkpoints.move_after(-1, None)
 
 

@@ -74,7 +74,7 @@ def _model_flops(config, params, heads, batch):
     outputs = batch.decoder_inputs.tokens.shape[1] if is_encoder_decoder else 0
 
     def positions(path):
-        """How many positions of a row a kernel is applied to."""
+        """The number of positions of a row that a kernel is applied to."""
         if path.startswith("heads/"):
             return heads[path.split("/")[1]]
         if path.startswith("projection/"):  # of factorized embeddings, before both stacks

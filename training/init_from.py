@@ -5,26 +5,24 @@ of another shape are errors unless the config names them. Used by the entry file
 """
 
 import dataclasses
-import re
 
 import jax
 import numpy as np
 
 from models.config import ModelConfig, complete_config
-from training import checkpoint, init_stacks, run_directory
+from training import checkpoint, frozen, init_stacks, paths, run_directory
 from training.config import ConfigError
 from training.init_head import plan_head
-from training.init_stacks import shorten_paths
 from training.param_rules import flatten_params, merge_params, unflatten_params
+from training.restore_plan import TOKEN_EMBEDDING, plan_restore
 from training.schema import ModelOverrides
 
-TOKEN_EMBEDDING = "embed/tokens/embedding"
 PRETRAINING_HEADS = (r"heads/.*", r"generator/.*")  # finetuning drops them
 
 
 @dataclasses.dataclass(frozen=True)
 class InitSource:
-    """What a run starts from.
+    """The source of a run's initial parameters, and the config that results from it.
 
     Attributes:
       config: the one resolved config, with the model and tokenizer that the source brings: it is
@@ -32,6 +30,7 @@ class InitSource:
       name: RUN@STEP of the parameters, '' for none.
       tokenizer_file: tokenizer.json of the source; '': the data decides.
       run, step: the run directory and checkpoint to read, None in a resumed run.
+      imported: `run` is in the cache, made of a Hugging Face directory: it may be removed at any time.
     """
 
     config: object
@@ -39,6 +38,7 @@ class InitSource:
     tokenizer_file: str = ""
     run: object = None
     step: int = 0
+    imported: bool = False
 
     def check_tokenizer(self, tokenizer):
         """Raises ConfigError if the parameters belong to another tokenizer than that of the data."""
@@ -72,8 +72,9 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
             tokenizer=dataclasses.replace(config.tokenizer, path=stored["tokenizer"]["path"]),
         )
         return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
-    run, step = checkpoint.resolve_checkpoint(as_run(config.init_from, config.data.cache_dir))
-    source = InitSource(config, f"{run}@{step}", "", run, step)
+    path = as_run(config.init_from, config.data.cache_dir)
+    run, step = checkpoint.resolve_checkpoint(path)
+    source = InitSource(config, f"{run}@{step}", "", run, step, path != config.init_from)
     if "huggingface" not in run_directory.read_manifest(run):
         return source
     tokenizer_file = str(run / "tokenizer.json")
@@ -101,7 +102,8 @@ def finetune_source(config, run_dir, as_run) -> InitSource:
         changed = {name: value for name, value in given.items() if value != default[name]}
         config = dataclasses.replace(config, model=ModelConfig(**stored | changed))
         return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
-    run, step = checkpoint.resolve_checkpoint(as_run(config.init_from))
+    path = as_run(config.init_from)
+    run, step = checkpoint.resolve_checkpoint(path)
     name, model = f"{run}@{step}", read_model_config(run)
     if model.architecture == "embeddings":
         embedding_size = model.emb_dim
@@ -114,7 +116,8 @@ def finetune_source(config, run_dir, as_run) -> InitSource:
             f"or set config.model_overrides"
         )
     config = dataclasses.replace(config, model=config.model_overrides.apply(model))
-    return InitSource(config, name, str(run / "tokenizer.json"), run, step)
+    tokenizer_file = str(run / "tokenizer.json")
+    return InitSource(config, name, tokenizer_file, run, step, path != config.init_from)
 
 
 def _around_embedding(config, size, name):
@@ -146,73 +149,9 @@ def read_model_config(run) -> ModelConfig:
 # ---- Parameters ----------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class RestorePlan:
-    """What a restore does, as parameter paths: loaded from the checkpoint, freshly initialized, and
-    dropped (in the checkpoint, unused)."""
-
-    loaded: tuple
-    fresh: tuple
-    dropped: tuple
-
-    def lines(self, target):
-        """For the log: the fresh and dropped parameters first, then the loaded ones."""
-
-        def size(paths):
-            return sum(target[path].size for path in paths if path in target)
-
-        return [
-            f"fresh: {len(self.fresh)} tensors, {size(self.fresh):,} parameters: "
-            f"{shorten_paths(self.fresh)}",
-            f"dropped: {len(self.dropped)} tensors: {shorten_paths(self.dropped)}",
-            f"loaded: {len(self.loaded)} tensors, {size(self.loaded):,} parameters",
-        ]
-
-
-def plan_restore(
-    target, found, init="pretrained", allow_missing=(), allow_unexpected=(), what="init_from"
-):
-    """The RestorePlan for {path: leaf with shape and dtype} of this model and of a checkpoint.
-
-    Args:
-      init: 'pretrained', 'embeddings' (the token embedding alone) or 'random'.
-      allow_missing: regexes of parameters that the checkpoint need not have.
-      allow_unexpected: regexes of parameters of the checkpoint that may be dropped.
-
-    Raises ConfigError naming the first parameters that are missing, unexpected or of another shape.
-    """
-
-    def matches(path, patterns):
-        return any(re.fullmatch(pattern, path) for pattern in patterns)
-
-    if init == "random":
-        return RestorePlan((), tuple(sorted(target)), tuple(sorted(found)))
-    wanted = set(target) if init == "pretrained" else {TOKEN_EMBEDDING}
-    loaded = sorted(path for path in wanted & found.keys() if not matches(path, allow_missing))
-    problems = [
-        f"{path} is {found[path].dtype}{list(found[path].shape)} there and "
-        f"{target[path].dtype}{list(target[path].shape)} here"
-        for path in loaded
-        if tuple(found[path].shape) != tuple(target[path].shape)
-        or found[path].dtype != target[path].dtype
-    ]
-    missing = sorted(wanted - found.keys())
-    problems += [f"{p} is missing" for p in missing if not matches(p, allow_missing)]
-    if init == "pretrained":
-        unexpected = sorted(found.keys() - target.keys())
-        problems += [f"{p} is unexpected" for p in unexpected if not matches(p, allow_unexpected)]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ConfigError(
-            f"{what} does not fit: {'; '.join(problems[:3])}{more}; use a model of the same shape, or "
-            f"name the exceptions in config.restore.allow_missing and config.restore.allow_unexpected"
-        )
-    fresh = sorted(target.keys() - set(loaded))
-    return RestorePlan(tuple(loaded), tuple(fresh), tuple(sorted(found.keys() - set(loaded))))
-
-
 def load_for_pretraining(source: InitSource, task, params, shardings):
-    """(params with those of the source, lines for the log), for continued pretraining.
+    """(params with those of the source, lines for the log, the frozen.Reference to those that are the
+    same there or None), for continued pretraining.
 
     Raises ConfigError for another tokenizer, or a checkpoint that does not fit.
     """
@@ -222,9 +161,10 @@ def load_for_pretraining(source: InitSource, task, params, shardings):
     mapping, plan = plan_pretraining(source, task.model_config, target)
     lines = [*mapping.lines(target), *plan.lines(target)[1:2] * bool(plan.dropped)]
     loaded = {path: mapping.names[path] for path in plan.loaded if path in mapping.names}
-    params = _read(source, loaded, params, shardings, config.init_ema)
-    params = init_stacks.set_zeros(mapping, params, shardings)
-    return params, [*lines, _describe_source(source, config.init_ema)]
+    read = _read(source, loaded, params, shardings, config.init_ema)
+    params = init_stacks.set_zeros(mapping, read, shardings)
+    base = _reference(source, loaded, read, params)
+    return params, [*lines, _describe_source(source, config.init_ema)], base
 
 
 def plan_pretraining(source: InitSource, model_config, target):
@@ -246,14 +186,22 @@ def plan_pretraining(source: InitSource, model_config, target):
 
 
 def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
-    """(params with those of the source, lines for the log), by config.init.
+    """(params with those of the source, lines for the log, the frozen.Reference to those that are the
+    same there or None), by config.init.
 
     The head of a finetuned or published model is kept if its labels and its form are those of the task.
     """
     config, target = source.config, flatten_params(params)
     if config.embeddings_from:
-        run, step = checkpoint.resolve_checkpoint(as_run(config.embeddings_from))
-        source = dataclasses.replace(source, name=f"{run}@{step}", run=run, step=step)
+        path = as_run(config.embeddings_from)
+        run, step = checkpoint.resolve_checkpoint(path)
+        source = dataclasses.replace(
+            source,
+            name=f"{run}@{step}",
+            run=run,
+            step=step,
+            imported=path != config.embeddings_from,
+        )
         check_tokenizer(run, task.tokenizer, "embeddings_from", config.embeddings_from)
     found = checkpoint.params_metadata(source.run, source.step)
     allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
@@ -273,7 +221,8 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
         target, found, config.init, allow_missing,
         (*PRETRAINING_HEADS, *config.restore.allow_unexpected), source.name,
     )  # fmt: skip
-    params = _read(source, {path: path for path in plan.loaded}, params, shardings, config.init_ema)
+    loaded = {path: path for path in plan.loaded}
+    params = read = _read(source, loaded, params, shardings, config.init_ema)
     if has_new_tokens:
         params = _with_new_rows(
             params, fresh, vocab_size, shardings, TOKEN_EMBEDDING in plan.loaded
@@ -284,7 +233,8 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     if head and head.is_permuted:
         params = _reorder_classes(params, shardings, task.name, head.order)
     lines = [*plan.lines(target), *notes]
-    return params, lines + [_describe_source(source, config.init_ema)] * bool(plan.loaded)
+    lines += [_describe_source(source, config.init_ema)] * bool(plan.loaded)
+    return params, lines, _reference(source, loaded, read, params)
 
 
 def _with_new_rows(params, fresh, vocab_size, shardings, is_loaded):
@@ -352,6 +302,17 @@ def _read(source, names, params, shardings, use_ema):
         copy = jax.jit(jax.numpy.copy, out_shardings=places[here])
         filled[here] = found[there] if first[there] == here else copy(found[there])
     return merge_params(unflatten_params(filled), params)
+
+
+def _reference(source, names, read, params):
+    """The frozen.Reference to those of {path here: path there} whose arrays were `read` and are unchanged
+    in `params`; None if the source is not a run that lasts."""
+    if source.imported:
+        return None
+    read, params = flatten_params(read), flatten_params(params)
+    names = {here: there for here, there in names.items() if params[here] is read[here]}
+    places = (str(paths.absolute(source.run)),)
+    return frozen.Reference(places, source.step, source.config.init_ema, names)
 
 
 def _describe_source(source, use_ema):

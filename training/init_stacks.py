@@ -36,7 +36,7 @@ STACK_EMBEDDINGS = r"embed/(decoder_)?((?:positions|norm)/.*)"  # with separate_
 
 @dataclasses.dataclass(frozen=True)
 class StackMapping:
-    """Where parameters come from, as paths.
+    """The origin of each parameter, as paths.
 
     Attributes:
       names: {path here: path in the checkpoint} of the parameters that are read; one path of the
@@ -227,7 +227,7 @@ def _origins(source, model, init_stacks):
 
 
 def _notes(source, model, origin, names):
-    """How each filled stack behaves before the first update, one sentence per stack."""
+    """One sentence per initialized stack about its behavior before the first update."""
     notes = []
     cross_attention = any("/cross_attention" in path for path in names)
     for stack, filled_from in origin.items():

@@ -9,6 +9,7 @@ import logging
 import time
 
 import jax
+import numpy as np
 
 from tasks.sums import add_sums, format_metrics, weighted_mean
 from training import preemption
@@ -55,7 +56,7 @@ def train_loop(
       start: int(state.step).
       resumed: `state` comes from a checkpoint of this run: the events of `start` have happened.
       intervals: Intervals.
-      learning_rates: float32[total], the learning rate of each update.
+      learning_rates: float32[total], the learning rate of each update; [total, R] for R replicas.
       loss_weights: {name: coefficient} of the minimized losses.
       evaluate: (step, state) -> {metric: value}; None: no evaluation.
       save: (state, metrics) -> None; None: no checkpoints.
@@ -77,6 +78,7 @@ def train_loop(
         steps, used_learning_rates, sums = zip(*pending, strict=True)
         pending.clear()
         sums, nonfinite = jax.device_get((sums, state.first_nonfinite_step))
+        nonfinite = np.atleast_1d(nonfinite)
         for step, learning_rate, values in zip(steps, used_learning_rates, sums, strict=True):
             metrics.write(
                 step,
@@ -84,13 +86,14 @@ def train_loop(
                 weighted_mean(values, loss_weights) | {"learning_rate": learning_rate},
             )
         unlogged.extend(sums)
-        if nonfinite >= 0:
+        if (nonfinite >= 0).any():
+            nonfinite = nonfinite[nonfinite >= 0].min()
             metrics.flush()
             remedy = "No checkpoint is kept: choose another --workdir, with a lower learning rate"
             if saved >= 0:
                 remedy = (
                     f"Checkpoint {saved} is good: repeat the command with --config.resume_from={saved} "
-                    f"--config.optimizer.learning_rate={max(learning_rates) / 2:g}, or with a longer "
+                    f"--config.optimizer.learning_rate={np.max(learning_rates) / 2:g}, or with a longer "
                     f"warmup or a smaller grad_clip_norm"
                 )
             raise FloatingPointError(
@@ -138,7 +141,7 @@ def train_loop(
                 log.info("compiling the train step")
                 began = time.perf_counter()
             state, sums = train_step(state, batch, learning_rates[step])
-            pending.append((step + 1, float(learning_rates[step]), sums))
+            pending.append((step + 1, learning_rates[step].tolist(), sums))
             if step == start:
                 jax.block_until_ready(sums)
                 log.info(f"compiled and ran in {time.perf_counter() - began:.1f} s")

@@ -14,7 +14,7 @@ import optax
 
 from models.config import option
 from training.config import ConfigError
-from training.param_rules import flatten_params, resolve_rules, split_params, unflatten_params
+from training.param_rules import flatten_params, resolve_rules, unflatten_params
 from training.schedules import SCHEDULES
 
 
@@ -22,7 +22,7 @@ from training.schedules import SCHEDULES
 class OptimizerConfig:
     """The options that every optimizer has. Each optimizer is a subclass; `name` chooses it."""
 
-    learning_rate: float = option(1e-3, "peak learning rate", min=0.0)
+    learning_rate: float = option(1e-3, "peak learning rate", min=0.0, axis=True)
     schedule: str = option("cosine", "shape of the learning rate", choices=SCHEDULES)
     warmup: str = option("6 %", "duration of the linear warmup")
     cooldown: str = option("10 %", "duration of the final decay of wsd")
@@ -73,7 +73,9 @@ class Lion(OptimizerConfig):
     """
 
     name = "lion"
-    learning_rate: float = option(1e-4, "peak learning rate; 3 to 10 times below AdamW's", min=0.0)
+    learning_rate: float = option(
+        1e-4, "peak learning rate; 3 to 10 times below AdamW's", min=0.0, axis=True
+    )
     weight_decay: float = option(0.1, "decoupled; 3 to 10 times AdamW's", min=0.0)
     beta1: float = option(0.9, "weight of the moment in the direction", min=0.0, max=1.0)
     beta2: float = option(0.99, "decay of the moment", min=0.0, max=1.0)
@@ -162,7 +164,7 @@ class Adafactor(OptimizerConfig):
     """
 
     name = "adafactor"
-    learning_rate: float = option(1e-2, "peak, relative to each tensor's RMS", min=0.0)
+    learning_rate: float = option(1e-2, "peak, relative to each tensor's RMS", min=0.0, axis=True)
     schedule: str = option("relative_step", "shape of the learning rate", choices=SCHEDULES)
     warmup: str = option("never", "duration of the linear warmup")
     weight_decay: float = option(0.0, "decoupled: lr * weight_decay * parameter", min=0.0)
@@ -209,13 +211,11 @@ class Optimizer:
     Attributes:
       config: OptimizerConfig; learning rate and schedule are reset to their defaults, so that runs that
         differ in nothing else are equal.
-      frozen: paths of the parameters that are not trained.
       ema_decay: decay of the averaged parameters, 0.0 for none.
       grad_accum_steps: microbatches per step.
     """
 
     config: OptimizerConfig
-    frozen: frozenset = frozenset()
     ema_decay: float = 0.0
     grad_accum_steps: int = 1
 
@@ -226,13 +226,13 @@ class Optimizer:
         object.__setattr__(self, "config", dataclasses.replace(self.config, **reset))
 
     def transformation(self, params):
-        """Optax transformation for the trainable part of `params`, without the learning rate.
+        """Optax transformation for the trainable `params`, without the learning rate.
 
         Its updates are directions to subtract, in units of the learning rate (lr_mults included)."""
-        config, (trainable, _) = self.config, split_params(params, self.frozen)
-        wd_mults, lr_mults = _multipliers(config, flatten_params(trainable))
+        config = self.config
+        wd_mults, lr_mults = _multipliers(config, flatten_params(params))
         chain = [optax.clip_by_global_norm(config.grad_clip_norm)] if config.grad_clip_norm else []
-        chain.append(config.direction(trainable))
+        chain.append(config.direction(params))
         if config.weight_decay and any(wd_mults.values()):
             chain.append(_add_weight_decay(config.weight_decay, unflatten_params(wd_mults)))
         if any(multiplier != 1.0 for multiplier in lr_mults.values()):

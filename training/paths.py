@@ -1,4 +1,4 @@
-"""Where a run directory is: a local folder, or gs://bucket/run through etils.epath.
+"""Paths of run directories: a local folder, or gs://bucket/run through etils.epath.
 
 The run directory, its checkpoints and its metrics open their paths here. An object store cannot rename
 in one step, append or lock: this file and training/metric_writer.py work around that.

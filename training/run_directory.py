@@ -28,7 +28,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "toke
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `train.run` and `finetune.run` return.
+    """The result of `train.run` and `finetune.run`.
 
     Attributes:
       step: updates that the run holds.
@@ -46,7 +46,7 @@ def open_run(workdir, kind):
 
     Args:
       workdir: path of the run.
-      kind: 'pretrain' or 'finetune'.
+      kind: 'pretrain', 'finetune' or 'replicas'.
 
     Raises:
       ConfigError: the path cannot be a directory, or holds a run of another kind.
@@ -65,7 +65,11 @@ def open_run(workdir, kind):
             f"--workdir={workdir!r} holds a config.json that is not of a run of this project; choose "
             f"another --workdir"
         )
-    if existing and existing["kind"] != kind and is_started(folder):
+    if (
+        existing
+        and existing["kind"] != kind
+        and (is_started(folder) or "replicas" in (existing["kind"], kind))
+    ):
         raise ConfigError(
             f"--workdir={workdir!r} holds a {existing['kind']} run, expected a {kind} run; choose another "
             f"--workdir"
@@ -154,7 +158,7 @@ def write_run(folder, resolved, kind, task, start, extra):
     Args:
       folder: the run directory.
       resolved: the one resolved config, nested dicts.
-      kind: 'pretrain' or 'finetune'.
+      kind: 'pretrain', 'finetune' or 'replicas'.
       task: LoadedTask, for its tokenizer and its completed model_config.
       start: entry of the manifest's `starts` (continuation.Continuation.record).
       extra: further entries of the manifest.

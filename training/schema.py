@@ -235,6 +235,11 @@ class PretrainConfig:
     )
 
     def __post_init__(self):
+        if isinstance(self.optimizer.learning_rate, tuple):
+            raise ValueError(
+                f"optimizer.learning_rate={self.optimizer.learning_rate!r}: expected one number; only "
+                "finetune.py trains replicas, and tools.sweep runs train.py with several values"
+            )
         if self.init_stacks != "same" and not self.init_from:
             raise ValueError(
                 f"init_stacks={self.init_stacks!r} names the stacks that init_from fills, but init_from is "
@@ -257,6 +262,11 @@ class FinetuneConfig:
     logging: LoggingConfig
     mesh: MeshConfig
     seed: Seeds
+    seeds: tuple = option(
+        (),
+        "seeds of replicas, such as (0, 1, 2): runs that are trained together in one program, each in a "
+        "directory of its own below --workdir; a tuple of learning rates does the same",
+    )
     init_from: str = option(
         "",
         "pretrained run directory[@step] or Hugging Face directory; a run of word vectors gives its "
@@ -280,6 +290,22 @@ class FinetuneConfig:
     )
 
     def __post_init__(self):
+        for name, values in (
+            ("seeds", self.seeds),
+            ("learning_rate", self.optimizer.learning_rate),
+        ):
+            if isinstance(values, tuple) and len(set(values)) < len(values):
+                raise ValueError(f"{name}={values!r} has a value twice; name each once")
+        if any(
+            not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 for seed in self.seeds
+        ):
+            raise ValueError(
+                f"seeds={self.seeds!r}: expected integers of at least 0, such as (0, 1, 2)"
+            )
+        if self.optimizer.learning_rate == ():
+            raise ValueError("optimizer.learning_rate=() is empty; name at least one")
+        if self.seeds and self.seed != Seeds():
+            raise ValueError("seed and seeds are both set; leave one out")
         if not self.init_from:
             raise ValueError(
                 "init_from is empty; set --config.init_from=RUN, the --workdir of a train.py run (with "

@@ -5,6 +5,7 @@ One code path from one device to a pod: everything is `jit` over this mesh.
 
 import contextlib
 import hashlib
+import math
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,7 @@ from training.config import ConfigError
 from training.param_rules import flatten_params, key_name, resolve_rules, unflatten_params
 
 AXES = ("data", "fsdp", "tensor")
+REPLICA = "replica"  # the axis before them in a mesh for replicas
 
 # Logical axis of models/logical_axes.py -> mesh axes. The batch is split over data and fsdp; heads, MLP
 # and vocabulary over tensor (Megatron-LM: Shoeybi et al. 2019, section 3).
@@ -31,22 +33,28 @@ PARAM_SHARDING_RULES = (
 )
 
 
-def make_mesh(config, devices=None):
+def make_mesh(config, devices=None, replicas=0):
     """MeshConfig -> jax.sharding.Mesh over `devices` (default: all devices of all processes).
+
+    replicas: number of replicas, which are split over as many of the devices as divide it and the other
+    axes leave; 0: a mesh without an axis for them.
 
     Axis types are Auto: with Explicit axes, JAX's default, `nn.Embed` raises ShardingTypeError.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
-    known = int(np.prod([size for size in sizes if size > 0]))
+    known = math.prod(size for size in sizes if size > 0)
+    split = math.gcd(replicas, len(devices) // known) if replicas else 1
     if -1 in sizes:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
+        sizes[sizes.index(-1)] = len(devices) // (known * split)
+    if min(sizes) < 1 or math.prod(sizes) * split != len(devices):
         raise ConfigError(
             f"config.mesh=(data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}) does not "
             f"fit {len(devices)} devices; expected sizes whose product is {len(devices)}, one may be -1"
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    names = (REPLICA, *AXES) if replicas else AXES
+    sizes = [split, *sizes] if replicas else sizes
+    return jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(names), devices=devices)
 
 
 def describe(mesh):
@@ -58,7 +66,10 @@ def describe(mesh):
 
 
 def process_args(mesh):
-    """What a task needs to know about the processes, as keyword arguments of `Task.load`."""
+    """The process and mesh arguments of `Task.load`, by keyword. With replicas each process makes whole
+    batches."""
+    if REPLICA in mesh.shape:
+        return {"process_index": 0, "process_count": 1, "batch_divisor": num_batch_shards(mesh)}
     return {
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
@@ -105,6 +116,15 @@ def param_shardings(mesh, params, rules=PARAM_SHARDING_RULES):
 
     return unflatten_params(
         {path: sharding(specs[path], leaf.shape) for path, leaf in flat.items()}
+    )
+
+
+def placed(mesh, params):
+    """`params` as ShapeDtypeStructs with shardings, as a restore needs them."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        params,
+        param_shardings(mesh, params),
     )
 
 

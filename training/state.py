@@ -1,4 +1,4 @@
-"""TrainState: parameters, their average and the optimizer state after a number of steps.
+"""TrainState: what is trained, its average and the optimizer state after a number of steps.
 
 Made by `TrainState.create`, changed by `apply_gradients` inside train_step, saved by checkpoint.py.
 """
@@ -13,7 +13,7 @@ from flax import struct
 
 from training import sharding
 from training.optimizers import Optimizer
-from training.param_rules import flatten_params, merge_params, split_params, unflatten_params
+from training.param_rules import flatten_params, merge_params, unflatten_params
 
 
 @struct.dataclass
@@ -24,9 +24,10 @@ class TrainState:
       step: int32[], updates applied; also the position in the data.
       first_nonfinite_step: int32[], the first update that was skipped because its loss or gradient was
         not finite; -1 if there was none.
-      params: nested dict of float32 arrays, including frozen ones.
-      opt_state: Optax state of the trainable parameters.
-      ema_params: exponential moving average of the trainable parameters; {} without one.
+      params: nested dict of float32 arrays: the parameters that are trained. The frozen ones are a tree
+        of their own, an argument of train_step.
+      opt_state: Optax state of `params`.
+      ema_params: exponential moving average of `params`; {} without one.
       optimizer: how gradients become updates; static.
     """
 
@@ -39,14 +40,13 @@ class TrainState:
 
     @classmethod
     def create(cls, params, optimizer: Optimizer) -> "TrainState":
-        """The state before the first update of `params`."""
-        trainable, _ = split_params(params, optimizer.frozen)
+        """The state before the first update of the trainable `params`."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             first_nonfinite_step=jnp.full((), -1, jnp.int32),
             params=params,
-            opt_state=optimizer.transformation(trainable).init(trainable),
-            ema_params=jax.tree.map(jnp.copy, trainable) if optimizer.ema_decay else {},
+            opt_state=optimizer.transformation(params).init(params),
+            ema_params=jax.tree.map(jnp.copy, params) if optimizer.ema_decay else {},
             optimizer=optimizer,
         )
 
@@ -57,21 +57,20 @@ class TrainState:
         number of the update is recorded; the host raises when it next reads it.
 
         Args:
-          grads: gradients of the trainable parameters.
+          grads: gradients of `params`.
           sums: {name: (sum, weight)} of all losses and metrics.
           loss_weights: {name: coefficient} of the minimized losses.
           learning_rate: float32[].
         """
-        trainable, frozen = split_params(self.params, self.optimizer.frozen)
-        tx = self.optimizer.transformation(trainable)
+        tx = self.optimizer.transformation(self.params)
         with jax.numpy_dtype_promotion("standard"):  # Optax breaks under strict promotion
             squares = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
-            updates, opt_state = tx.update(grads, self.opt_state, trainable)
+            updates, opt_state = tx.update(grads, self.opt_state, self.params)
             finite = jnp.isfinite(squares)
             for name in loss_weights:
                 finite &= jnp.isfinite(sums[name][0])
             stepped = jax.tree.map(
-                lambda p, u: jnp.where(finite, p - learning_rate * u, p), trainable, updates
+                lambda p, u: jnp.where(finite, p - learning_rate * u, p), self.params, updates
             )
             ema_params = self.ema_params
             if self.optimizer.ema_decay:
@@ -87,7 +86,7 @@ class TrainState:
         state = self.replace(
             step=self.step + 1,
             first_nonfinite_step=jnp.where(finite, self.first_nonfinite_step, first),
-            params=merge_params(stepped, frozen),
+            params=stepped,
             opt_state=opt_state,
             ema_params=ema_params,
         )
@@ -96,7 +95,8 @@ class TrainState:
 
 
 def abstract_state(mesh, params, optimizer: Optimizer) -> TrainState:
-    """The state around abstract `params`: ShapeDtypeStructs with shardings, as a restore needs them."""
+    """The state around abstract trainable `params`: ShapeDtypeStructs with shardings, as a restore needs
+    them."""
     shapes = jax.eval_shape(lambda p: TrainState.create(p, optimizer), params)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -118,9 +118,9 @@ def update_ema(ema_params, params, step, decay: float):
     return jax.tree.map(lambda a, p: a + weight * (p - a), ema_params, params)
 
 
-def eval_params(state: TrainState) -> dict:
-    """The parameters that evaluation, the best checkpoint and finetuning use: averaged if available."""
-    return merge_params(state.ema_params, state.params)
+def eval_params(state: TrainState, frozen: dict) -> dict:
+    """All parameters, as evaluation, the best checkpoint and finetuning use them: averaged if available."""
+    return merge_params(state.ema_params, merge_params(state.params, frozen))
 
 
 def init_output_bias(params, counts):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from training import sharding
 from training.config import ConfigError
-from training.param_rules import merge_params, split_params
+from training.param_rules import merge_params
 
 STREAMS = ("init", "corruption", "evaluation", "dropout", "head")
 
@@ -52,17 +52,17 @@ def total_loss(task, sums, denominators):
     )
 
 
-def accumulate_gradients(task, model, state, batch, dropout_rng):
+def accumulate_gradients(task, model, state, frozen, batch, dropout_rng):
     """(gradients of the trainable parameters, {name: (sum, weight)}) over all microbatches.
 
     Args:
       task: tasks.LoadedTask.
       model: linen module.
       state: TrainState; its optimizer has the number of microbatches, a divisor of the batch.
+      frozen: the parameters that are not trained; {} if all are.
       batch: Batch with a leading batch axis.
       dropout_rng: key, or None for no dropout; microbatch m uses fold_in(dropout_rng, m).
     """
-    trainable, frozen = split_params(state.params, state.optimizer.frozen)
     denominators, count = task.loss_denominators(batch), state.optimizer.grad_accum_steps
 
     def loss_fn(trainable, part, rng):
@@ -74,14 +74,16 @@ def accumulate_gradients(task, model, state, batch, dropout_rng):
 
     gradient = jax.grad(loss_fn, has_aux=True)
     if count == 1:
-        return gradient(trainable, batch, rng_of(0))
+        return gradient(state.params, batch, rng_of(0))
 
     def accumulate(carry, numbered):
         number, part = numbered
-        return jax.tree.map(jnp.add, carry, gradient(trainable, part, rng_of(number))), None
+        return jax.tree.map(jnp.add, carry, gradient(state.params, part, rng_of(number))), None
 
     parts = split_microbatches(batch, count)
-    shapes = jax.eval_shape(gradient, trainable, jax.tree.map(lambda x: x[0], parts), dropout_rng)
+    shapes = jax.eval_shape(
+        gradient, state.params, jax.tree.map(lambda x: x[0], parts), dropout_rng
+    )
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(accumulate, zeros, (jnp.arange(count), parts))[0]
 
@@ -95,6 +97,8 @@ def check_batch(batch_size: int, grad_accum_steps: int, mesh) -> None:
             f"config.training.batch_size={batch_size} does not divide into {grad_accum_steps} "
             f"microbatches on {shards} device shards; choose a multiple of {grad_accum_steps * shards}"
         )
+    if sharding.REPLICA in mesh.shape:
+        return  # each process makes whole batches
     share = shards // jax.process_count()
     for device, (part,) in sharding.batch_sharding(mesh).devices_indices_map((shards,)).items():
         if not share or (part.start or 0) // share != device.process_index:

@@ -12,7 +12,7 @@ MAX_BATCHES, MAX_TOKENS = 200, 2**20
 
 
 def num_sample_batches(tokens: int, total: int) -> int:
-    """How many of a run's `total` batches of `tokens` tokens are counted."""
+    """The number of batches to count, of a run's `total` batches of `tokens` tokens."""
     return max(1, min(total, MAX_BATCHES, MAX_TOKENS // tokens))
 
 

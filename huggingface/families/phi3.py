@@ -1,4 +1,4 @@
-"""Phi-3 (Abdin et al. 2024): Llama's layers with joined tensors, and RoPE in a part of each head, stretched
+"""Phi-3 (Abdin et al. 2024): Llama's layers with joined tensors, and RoPE in a part of each head, scaled
 by LongRoPE. model_type "phi3".
 """
 

@@ -63,8 +63,8 @@ def _write_mlp(model):
 
 
 def _read_output(config):
-    """Whether the output is tied, and scaled: transformers scales unless tie_word_embeddings is false,
-    and ties whatever it is."""
+    """The fields of the output layer. transformers scales its input unless tie_word_embeddings is false,
+    and ties by the tensors alone (`tensors.is_tied`)."""
     tied = config.get("tie_word_embeddings") is not False
     scaled = config.get("scale_decoder_outputs", tied)
     if type(scaled) is not bool:

@@ -1,4 +1,4 @@
-"""What a conversion refuses, and what the tables express of every published model; without PyTorch."""
+"""Refused conversions, and the tables on the configs of every published model; without PyTorch."""
 
 import dataclasses
 import json

@@ -1,5 +1,5 @@
-"""What a published directory says beside its model: heads, options of generation, training values, leftovers,
-other names of shared tensors; and targets that cannot be written. Without PyTorch.
+"""The settings of a published directory beside its model: heads, options of generation, training values,
+leftovers, other names of shared tensors; and targets that cannot be written. Without PyTorch.
 """
 
 import json

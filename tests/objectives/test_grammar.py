@@ -22,8 +22,8 @@ def values(objective):
 def test_a_named_denoiser_matches_its_spelling(name):
     named = objectives.build(name)
     spelling, other_values, paper = TABLE[name]
-    assert grammar.format_spec(named, Denoising).startswith(spelling)
-    parsed = objectives.parse(grammar.format_spec(named, Denoising))
+    assert grammar.format_denoiser(named, Denoising).startswith(spelling)
+    parsed = objectives.parse(grammar.format_denoiser(named, Denoising))
     assert type(parsed) is Denoising
     assert values(named) == values(parsed)
     assert all(values(named)[key] == value for key, value in other_values.items())
@@ -57,7 +57,7 @@ def test_every_combination_of_words_works_or_is_an_error_with_the_remedy():
             assert "\n" not in str(error) and "expected" in str(error), error
             continue
         built += 1
-        assert objectives.parse(grammar.format_spec(objective, Denoising)) == objective
+        assert objectives.parse(grammar.format_denoiser(objective, Denoising)) == objective
         assert objective.architectures, text
         for architecture in objective.architectures:
             lengths = objective.lengths(ObjectiveSpec(architecture, VOCABULARY, 64))

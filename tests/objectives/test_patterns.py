@@ -59,7 +59,7 @@ def assert_equal_means(ours, theirs):
 def test_invariant_10_span_lengths_have_the_published_distribution(
     pattern, mean, longest, density, published
 ):
-    probs = patterns.length_probs(pattern, mean, longest, zero=pattern == "poisson")
+    probs = patterns.length_probs(pattern, mean, longest, allow_empty=pattern == "poisson")
     assert abs(np.arange(len(probs)) @ probs - published) < 0.01
     if pattern == "geometric":  # SpanBERT: p = 0.2, at most 10
         np.testing.assert_allclose(probs[2:] / probs[1:-1], 0.8)

@@ -74,7 +74,7 @@ def gradients(grad_accum_steps):
     objective, model, params, batch, _ = setup()
     optimizer = Optimizer(AdamW(), grad_accum_steps=grad_accum_steps)
     accumulate = functools.partial(accumulate_gradients, objective, model)
-    return jax.jit(lambda p: accumulate(TrainState.create(p, optimizer), batch, None))(params)
+    return jax.jit(lambda p: accumulate(TrainState.create(p, optimizer), {}, batch, None))(params)
 
 
 def generate(objective, model, params, batch, dropout_rng=None):

@@ -10,7 +10,9 @@ import pytest
 
 from data.examples import Examples
 from studies.config import StudyConfig
+from training import config as configs
 from training.run_directory import Result
+from training.schema import FinetuneConfig
 
 GAIN = {"random": 0.0, "embeddings": 0.06, "pretrained": 0.19}
 EASE = {"encoder": 0.05, "decoder": 0.0, "encoder_decoder": -0.03}
@@ -70,6 +72,15 @@ class Fakes:
         return Result(1000, {}, workdir)
 
     def finetune(self, config, workdir):
+        """One run, or one for each of `config.seeds` in a directory below."""
+        resolved = configs.resolve(FinetuneConfig, config)
+        for seed in resolved.seeds:
+            alone = configs.override(config, [("seeds", ()), ("seed", seed)])
+            self.finetune_one(configs.resolve(FinetuneConfig, alone), f"{workdir}/seed={seed}")
+        if not resolved.seeds:
+            self.finetune_one(resolved, workdir)
+
+    def finetune_one(self, config, workdir):
         self.finetuned.append(config)
         if len(self.finetuned) == self.fail_at:
             raise KeyboardInterrupt
@@ -81,7 +92,11 @@ class Fakes:
                 accuracy = {"step": step, "split": "validation", "accuracy": value}
                 loss = {"step": step, "split": "train", "loss": 3.0 - 3 * value}
                 file.write(json.dumps(accuracy) + "\n" + json.dumps(loss) + "\n")
-        return Result(400, {"validation/accuracy": score + 0.01, "test/accuracy": score}, workdir)
+        (folder / "scores.json").write_text(json.dumps({"step": 400, **self.scores(config)}))
+
+    def scores(self, config):
+        score = self.score(config)
+        return {"validation/accuracy": score + 0.01, "test/accuracy": score}
 
 
 @pytest.fixture(scope="session")

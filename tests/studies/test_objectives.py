@@ -1,5 +1,6 @@
 """studies.objectives over stand-in runs: equal FLOPs, tuned learning rates, paired seeds."""
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -64,7 +65,7 @@ def test_candidates_get_equal_flops_their_own_best_learning_rate_and_the_same_se
     assert rows[1]["paired"]["stderr"] == pytest.approx(0.05)
     assert rows[1]["paired"]["wins"] == 2 and "paired" not in rows[0]
     for config in runs.finetuned:
-        assert config.init == "pretrained" and len(set(config.seed.to_dict().values())) == 1
+        assert config.init == "pretrained" and len({*dataclasses.astuple(config.seed)}) == 1
     tuned = [c.optimizer.learning_rate for c in runs.finetuned if c.seed.data == 7]
     assert tuned == [1e-3, 1e-2] * 2
     text = "\n".join(objectives.lines(configs.resolve(ComparisonConfig, plan), rows))

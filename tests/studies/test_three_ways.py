@@ -33,12 +33,12 @@ def no_figures(monkeypatch):
 @pytest.mark.usefixtures("no_figures")
 def test_an_interrupted_study_resumes(whole, tmp_path, settings, fakes, labeled):
     _, uninterrupted, expected = whole
-    first, second = fakes(fail_at=23), fakes()
+    first, second = fakes(fail_at=22), fakes()
     with pytest.raises(KeyboardInterrupt):
         run(settings(), tmp_path / "cut", first, labeled)
     partial = report.load(tmp_path / "cut")
-    assert (partial["complete"], partial["num_finished"]) == (False, 22)
-    assert "22 of 54 finetuning runs" in report.render(partial, {})
+    assert (partial["complete"], partial["num_finished"]) == (False, 21)
+    assert "21 of 54 finetuning runs" in report.render(partial, {})
     found = run(settings(), tmp_path / "cut", second, labeled)
     assert len(uninterrupted.finetuned) == len(first.finetuned) - 1 + len(second.finetuned) == 54
     assert first.pretrained + second.pretrained == uninterrupted.pretrained
@@ -155,7 +155,7 @@ def test_the_report_is_self_contained_and_complete(whole):
     for words in ("Encoder-decoder", "span_corruption", "fingerprint-of-data", "TF-IDF", "410 k"):
         assert words in page
     assert "--config=x.py" in page and "has not finished" not in page
-    assert not (folder / "finetune/encoder/pretrained/20/0.001/0/checkpoints").exists()
+    assert not (folder / "finetune/encoder/pretrained/20/0.001/seed=0/checkpoints").exists()
 
 
 def test_text_of_a_plan_is_escaped_in_the_page(whole):
@@ -194,15 +194,12 @@ def test_tuning_gives_every_condition_the_same_grid_and_never_reads_the_test_spl
     runs = fakes()
     best = {"random": 1e-2, "embeddings": 1e-3, "pretrained": 1e-4}
 
-    def finetune(config, workdir):
-        result = runs.finetune(config, workdir)
-        is_best = float(config.optimizer.learning_rate) == best[config.init]
-        result.metrics.update(
-            {"validation/accuracy": 0.5 + 0.1 * is_best, "test/accuracy": 0.9 - is_best}
-        )
-        return result
+    def scores(config):
+        is_best = config.optimizer.learning_rate == best[config.init]
+        return {"validation/accuracy": 0.5 + 0.1 * is_best, "test/accuracy": 0.9 - is_best}
 
-    rows = tune.run(study, tmp_path / "tuned", (runs.pretrain, finetune))
+    runs.scores = scores
+    rows = tune.run(study, tmp_path / "tuned", (runs.pretrain, runs.finetune))
     assert rows == tuple(("encoder", condition, 20, lr) for condition, lr in best.items())
     tried = {
         condition: sorted(

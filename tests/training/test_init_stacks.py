@@ -61,7 +61,7 @@ def transfer(source, target, stacks):
         checkpoint.write_params(run, 0, source_params)
         config = configs.resolve(PretrainConfig, {"init_from": folder, "init_stacks": stacks})
         init_source = init_from.InitSource(config, f"{run}@0", "", run, 0)
-        result, lines = init_from.load_for_pretraining(
+        result, lines, _ = init_from.load_for_pretraining(
             init_source, task, jax.device_put(params, places), places
         )
     assert jax.tree.map(jnp.shape, result) == jax.tree.map(jnp.shape, params)

@@ -18,7 +18,13 @@ from tasks.pretraining import example_ids, example_rngs
 from training import checkpoint, sharding
 from training.checkpoint import Checkpoints
 from training.optimizers import Adafactor, AdamW, Lion, Muon, Optimizer
-from training.param_rules import flatten_params, frozen_paths
+from training.param_rules import (
+    flatten_params,
+    frozen_paths,
+    merge_params,
+    split_params,
+    unflatten_params,
+)
 from training.schema import CheckpointConfig, MeshConfig
 from training.state import TrainState, abstract_state, eval_params
 from training.train_step import accumulate_gradients, rng_stream
@@ -44,9 +50,11 @@ def make_batch(ids, rows):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def train_step(loss, model, state, ids, rows, learning_rate):
+def train_step(loss, model, state, frozen, ids, rows, learning_rate):
     dropout_rng = jax.random.fold_in(rng_stream(0, "dropout"), state.step)
-    grads, sums = accumulate_gradients(loss, model, state, make_batch(ids, rows), dropout_rng)
+    grads, sums = accumulate_gradients(
+        loss, model, state, frozen, make_batch(ids, rows), dropout_rng
+    )
     return state.apply_gradients(grads, sums, loss.loss_weights(), learning_rate)
 
 
@@ -70,8 +78,8 @@ class Run:
         config, self.learning_rate = KINDS[name]
         self.model, self.loss, self.rows, params = setup()
         self.mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices])
-        frozen = frozen_paths(frozen, flatten_params(params))
-        optimizer = Optimizer(config, frozen, ema, count)
+        params, self.frozen = split_params(params, frozen_paths(frozen, flatten_params(params)))
+        optimizer = Optimizer(config, ema, count)
         self.abstract = abstract_state(self.mesh, jax.eval_shape(lambda: params), optimizer)
         state = TrainState.create(params, optimizer)
         self.state = jax.device_put(state, sharding.state_shardings(self.mesh, state))
@@ -83,7 +91,12 @@ class Run:
                 ids = example_ids(int(self.state.step) * BATCH, BATCH)
                 inputs = sharding.global_array(self.mesh, (ids, self.rows))
                 self.state, sums = train_step(
-                    self.loss, self.model, self.state, *inputs, np.float32(self.learning_rate)
+                    self.loss,
+                    self.model,
+                    self.state,
+                    self.frozen,
+                    *inputs,
+                    np.float32(self.learning_rate),
                 )
                 self.losses.append(float(sums["lm"][0] / sums["lm"][1]))
                 self.raw.append(jax.device_get(self.state.params))
@@ -147,7 +160,7 @@ def test_the_average_weighs_update_s_by_the_decay_to_the_power_of_its_age():
             w * np.asarray(t[path], np.float64) for w, t in zip(weights, trees, strict=True)
         )
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=path)
-    evaluated = flatten_params(eval_params(run.state))
+    evaluated = flatten_params(eval_params(run.state, run.frozen))
     np.testing.assert_array_equal(evaluated[path], found)
 
 
@@ -157,15 +170,19 @@ def test_invariant_09_frozen_parameters_have_no_average_and_evaluation_uses_them
     run = Run("adamw", frozen=("embed/.*",))
     half = jax.tree.map(lambda x: x / 2, run.state.ema_params)
     run.state = run.state.replace(ema_params=half)
-    assert "embed" not in half and set(half) == set(run.state.params) - {"embed"}
-    raw = flatten_params(run.state.params)
+    assert "embed" not in half and set(half) == set(run.state.params)
+    raw = flatten_params(merge_params(run.state.params, run.frozen))
     expected = {p: x if p.startswith("embed/") else x / 2 for p, x in raw.items()}
     with Checkpoints(tmp_path / "checkpoints", CheckpointConfig()) as checkpoints:
+        (line,) = checkpoints.save_frozen(run.frozen)
+        assert "saved once" in line
         checkpoints.save(run.state)
         checkpoints.wait()
-    target, folder = run.abstract.params, tmp_path / "checkpoints"
+    target, folder = checkpoint.params_metadata(tmp_path, 0), tmp_path / "checkpoints"
+    assert target.keys() == raw.keys()
+    target = sharding.placed(run.mesh, unflatten_params(target))
     for found, wanted in (
-        (eval_params(run.state), expected),
+        (eval_params(run.state, run.frozen), expected),
         (checkpoint.read_params(folder, 0, target), expected),
         (checkpoint.read_params(folder, 0, target, use_ema=False), raw),
     ):

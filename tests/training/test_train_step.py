@@ -24,9 +24,9 @@ from train import train_step
 from training import sharding
 from training.config import ConfigError
 from training.optimizers import AdamW, Optimizer
-from training.param_rules import flatten_params, frozen_paths
+from training.param_rules import flatten_params, frozen_paths, split_params
 from training.schema import MeshConfig, Seeds
-from training.state import TrainState, init_output_bias
+from training.state import TrainState, eval_params, init_output_bias
 from training.train_step import accumulate_gradients, check_batch, rng_stream, rng_streams
 
 VOCABULARY = Vocabulary(
@@ -89,16 +89,16 @@ def batch_of(task, rows=None):
     return jax.jit(task.prepare)(RNGS["corruption"], inputs_of(task, rows))
 
 
-def state_of(params, frozen=frozenset(), grad_accum_steps=1):
+def state_of(params, grad_accum_steps=1):
     # Copied, since a train step donates its state.
     params = jax.tree.map(jnp.array, params)
-    return TrainState.create(
-        params, Optimizer(AdamW(grad_clip_norm=0.0), frozen, 0.0, grad_accum_steps)
-    )
+    return TrainState.create(params, Optimizer(AdamW(grad_clip_norm=0.0), 0.0, grad_accum_steps))
 
 
 def gradients(task, model, state, batch, dropout_rng=None):
-    return jax.jit(functools.partial(accumulate_gradients, task, model))(state, batch, dropout_rng)
+    return jax.jit(functools.partial(accumulate_gradients, task, model))(
+        state, {}, batch, dropout_rng
+    )
 
 
 def assert_gradients_equal(found, expected):
@@ -120,7 +120,7 @@ def run_updates(architecture, name, mesh=(1, 1, 1), grad_accum_steps=1):
         state = jax.device_put(state, sharding.state_shardings(mesh, state))
         inputs = sharding.global_array(mesh, inputs_of(task))
         for update in range(10):
-            state, sums = train_step(task, model, state, RNGS, inputs, np.float32(1e-2))
+            state, sums = train_step(task, model, state, {}, RNGS, inputs, np.float32(1e-2))
             steps.append(jax.device_get(sums))
             if not update:  # Adam's first moment is (1 - beta1) times the gradient
                 moment = jax.device_get(optax.tree_utils.tree_get(state.opt_state, "mu"))
@@ -180,8 +180,9 @@ def test_invariant_09_frozen_parameters_stay_and_the_rest_moves():
     task, model, params = setup("decoder", "causal_lm")
     frozen = frozen_paths((r"embed/.*",), flatten_params(params))
     inputs, learning_rate = inputs_of(task), np.float32(1e-2)
-    state, _ = train_step(task, model, state_of(params, frozen), RNGS, inputs, learning_rate)
-    after = flatten_params(jax.device_get(state.params))
+    trainable, rest = split_params(params, frozen)
+    state, _ = train_step(task, model, state_of(trainable), rest, RNGS, inputs, learning_rate)
+    after = flatten_params(jax.device_get(eval_params(state, rest)))
     for name, before in flatten_params(params).items():
         moved = not np.array_equal(after[name], before)
         assert moved == (name not in frozen), name
@@ -194,7 +195,7 @@ def test_a_non_finite_update_is_skipped_and_its_number_recorded():
 
     @jax.jit
     def step(state, batch):
-        grads, sums = accumulate_gradients(task, model, state, batch, None)
+        grads, sums = accumulate_gradients(task, model, state, {}, batch, None)
         return state.apply_gradients(grads, sums, task.loss_weights(), jnp.float32(1e-2))[0]
 
     good = step(state_of(params), batch)

@@ -1,0 +1,235 @@
+"""Invariant 13: a replica is the run made alone; and replicas that are cut off end with the same bits."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny_configs
+
+import finetune
+import train
+from training import config as configs
+from training import replica_scores, replicas, run_directory
+from training.checkpoint import resolve_checkpoint
+from training.config import ConfigError
+from training.schema import FinetuneConfig, PretrainConfig
+
+STEPS = 10
+# Dropout, a label subset, accumulation and averaged parameters: everything that a seed decides.
+OVERRIDES = {
+    "model_overrides__dropout_rate": 0.1, "task__num_train_examples": 60, "training__ema_decay": 0.9,
+    "training__grad_accum_steps": 2, "training__duration": f"{STEPS} steps",
+    "evaluation__every": "5 steps", "checkpoint__every": "5 steps",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replicas")
+    train.run(tiny_configs.pretraining(folder, "configs/encoder.py"), str(folder / "encoder"))
+    return folder
+
+
+def config_of(folder, **overrides):
+    return tiny_configs.finetuning(folder, folder / "encoder", **OVERRIDES | overrides)
+
+
+@pytest.fixture(scope="module")
+def together(folder):
+    """Two seeds and two learning rates in one program."""
+    config = config_of(folder, seeds="(3, 5)", optimizer__learning_rate="(1e-3, 3e-3)")
+    return finetune.run(config, str(folder / "together"))
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    config = config_of(folder, seed=5, optimizer__learning_rate=3e-3)
+    return finetune.run(config, str(folder / "alone"))
+
+
+def test_invariant_13_a_replica_is_the_run_made_alone(folder, together, alone):
+    replica = folder / "together" / "learning_rate=0.003,seed=5"
+    stored = run_directory.read_config(replica)
+    assert stored == run_directory.read_config(folder / "alone")
+    ours, theirs = (tiny_configs.read_params(run, 0) for run in (replica, folder / "alone"))
+    assert ours.keys() == theirs.keys()
+    for path, value in theirs.items():
+        np.testing.assert_array_equal(ours[path], value, err_msg=path)
+    lines, expected = tiny_configs.metrics(replica), tiny_configs.metrics(folder / "alone")
+    assert len(lines) == len(expected) > STEPS
+    for one, other in zip(lines, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in other.items():
+            if isinstance(value, str):
+                assert one[name] == value
+            else:
+                np.testing.assert_allclose(one[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+    ours, theirs = (tiny_configs.read_params(run, STEPS) for run in (replica, folder / "alone"))
+    for path, value in theirs.items():
+        np.testing.assert_allclose(ours[path], value, atol=1e-4 * np.abs(value).max(), err_msg=path)
+    ours, theirs = (
+        json.loads((run / "scores.json").read_text()) for run in (replica, folder / "alone")
+    )
+    assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_replicas_differ_in_head_order_and_subset(folder, together):
+    runs = [folder / "together" / f"learning_rate=0.001,seed={seed}" for seed in (3, 5)]
+    heads = [tiny_configs.read_params(run, 0)["heads/classification/output/kernel"] for run in runs]
+    assert not np.array_equal(*heads)
+    losses = [[line["loss"] for line in tiny_configs.metrics(run)] for run in runs]
+    assert losses[0] != losses[1]
+
+
+def test_the_summary_has_every_replica_and_the_means_of_each_learning_rate(folder, together):
+    summary = json.loads((folder / "together" / "replicas.json").read_text())
+    assert len(summary["replicas"]) == 4 and len(summary["groups"]) == 2
+    for group in summary["groups"]:
+        own = [
+            row["test/accuracy"]
+            for row in summary["replicas"].values()
+            if row["learning_rate"] == group["learning_rate"]
+        ]
+        assert group["test/accuracy"]["mean"] == pytest.approx(np.mean(own))
+        assert group["test/accuracy"]["sd"] == pytest.approx(np.std(own, ddof=1))
+    best = summary["groups"][summary["best"]]
+    assert together.metrics["test/accuracy"] == best["test/accuracy"]["mean"]
+    for name in summary["replicas"]:
+        assert (folder / "together" / name / "predictions_test.tsv").exists()
+
+
+def test_invariant_13_replicas_cut_off_in_a_save_end_with_the_same_bits(folder, together):
+    """As kill -9 leaves them: one replica has a checkpoint more than another, and lines after it."""
+    copy = folder / "cut"
+    shutil.copytree(folder / "together", copy)
+    names = [path.name for path in copy.iterdir() if path.is_dir()]
+    assert len(names) == 4
+    for name in names[:2]:
+        shutil.rmtree(copy / name / "checkpoints" / str(STEPS))
+    for name in names:
+        (copy / name / "scores.json").unlink()
+    config = config_of(folder, seeds="(3, 5)", optimizer__learning_rate="(1e-3, 3e-3)")
+    finetune.run(config, str(copy))
+    for name in names:
+        assert tiny_configs.metrics(copy / name) == tiny_configs.metrics(folder / "together" / name)
+        ours, theirs = (
+            tiny_configs.read_params(parent / name, STEPS) for parent in (copy, folder / "together")
+        )
+        for path, value in theirs.items():
+            np.testing.assert_array_equal(ours[path], value, err_msg=path)
+        ours, theirs = (
+            (parent / name / "scores.json").read_text() for parent in (copy, folder / "together")
+        )
+        assert ours == theirs
+
+
+def test_a_seed_that_is_added_is_trained_and_the_others_keep_their_scores(folder, together):
+    copy = folder / "added"
+    shutil.copytree(folder / "together", copy)
+    config = config_of(folder, seeds="(3, 5, 7)", optimizer__learning_rate="(1e-3, 3e-3)")
+    finetune.run(config, str(copy))
+    before, after = (
+        json.loads((parent / "replicas.json").read_text())["replicas"]
+        for parent in (folder / "together", copy)
+    )
+    assert len(after) == 6
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_frozen_base_is_held_once_and_replicas_train_the_head(folder):
+    config = config_of(folder, seeds="(0, 1)", freeze="('embed/.*', 'encoder/.*')")
+    finetune.run(config, str(folder / "probes"))
+    alone = config_of(folder, seed=1, freeze="('embed/.*', 'encoder/.*')")
+    finetune.run(alone, str(folder / "probe"))
+    ours, theirs = (
+        tiny_configs.read_params(run, STEPS)
+        for run in (folder / "probes" / "seed=1", folder / "probe")
+    )
+    base = tiny_configs.read_params(folder / "encoder", 2)
+    for path, value in theirs.items():
+        np.testing.assert_allclose(ours[path], value, atol=1e-5, err_msg=path)
+        if path in base:
+            np.testing.assert_array_equal(ours[path], base[path], err_msg=path)
+
+
+def test_equal_frozen_trees_have_no_axis_and_others_do():
+    mesh = replicas.sharding.make_mesh(
+        configs.resolve(FinetuneConfig, {"init_from": "x"}).mesh, jax.devices()[:1], replicas=2
+    )
+
+    trees = [
+        {"w": jax.device_put(np.full(3, n), replicas.sharding.replicated(mesh))} for n in (0, 1)
+    ]
+    axes, _, frozen = replicas.join([(trees[0], trees[0]), (trees[1], trees[0])], 2, mesh)
+    assert axes.shares_frozen and frozen["w"].shape == (3,)
+    axes, state, frozen = replicas.join([(trees[0], trees[0]), (trees[1], trees[1])], 2, mesh)
+    assert not axes.shares_frozen and frozen["w"].shape == state["w"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_replicas_are_split_over_the_devices_that_they_fill(devices):
+    mesh_config = configs.resolve(FinetuneConfig, {"init_from": "x"}).mesh
+    mesh = replicas.sharding.make_mesh(mesh_config, jax.devices()[:devices], replicas=6)
+    assert dict(mesh.shape) == {
+        "replica": min(devices, 2), "data": max(1, devices // 2), "fsdp": 1, "tensor": 1
+    }  # fmt: skip
+
+
+def test_statistics_are_those_of_a_small_table():
+    found = replica_scores.statistics([0.5, 0.7, 0.9])
+    assert found["mean"] == pytest.approx(0.7) and found["sd"] == pytest.approx(0.2)
+    assert found["interval95"] == pytest.approx(4.30265 * 0.2 / 3**0.5, rel=1e-4)
+    assert replica_scores.statistics([0.5])["interval95"] == 0.0
+
+
+def test_replicas_no_better_than_the_most_frequent_label_are_counted(folder):
+    config = configs.resolve(FinetuneConfig, {"init_from": "x"})
+    floor = {"validation/accuracy": 0.6}
+    finished = [
+        replica_scores.Finished(
+            replicas.Replica(f"seed={seed}", config, folder), 1, 1, {"validation/accuracy": value},
+            floor, "+accuracy",
+        )
+        for seed, value in enumerate((0.6, 0.9, 0.5))
+    ]  # fmt: skip
+    summary = replica_scores.summarize(finished)
+    assert summary["groups"][0]["degenerate"] == {"validation/accuracy": 2}
+    assert any(
+        "2 of 3 replicas have degenerated" in line for line in replica_scores.describe(summary)
+    )
+
+
+BAD = {
+    "a seed twice": ({"seeds": "(1, 1)"}, "seeds=.1, 1. has a value twice"),
+    "a seed of text": ({"seeds": "('a',)"}, "expected integers"),
+    "a negative seed": ({"seeds": "(-1,)"}, "expected integers"),
+    "a seed besides": ({"seeds": "(0, 1)", "seed": 3}, "seed and seeds"),
+    "a negative learning rate": ({"optimizer__learning_rate": "(1e-3, -1)"}, "out of range"),
+    "a learning rate of text": ({"optimizer__learning_rate": "(1e-3, 'a')"}, "wrong type"),
+    "no learning rate": ({"optimizer__learning_rate": "()"}, "empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_axes_are_one_line_before_any_work(folder, case):
+    overrides, message = BAD[case]
+    with pytest.raises(ConfigError, match=message) as error:
+        finetune.run(config_of(folder, **overrides), str(folder / "bad"))
+    assert "\n" not in str(error.value) and not (folder / "bad").exists()
+
+
+def test_other_programs_name_one_replica(folder, together):
+    with pytest.raises(
+        ConfigError, match="holds replicas; name one, such as .*learning_rate=0.001"
+    ):
+        resolve_checkpoint(folder / "together")
+    with pytest.raises(ConfigError, match="holds a replicas run"):
+        finetune.run(config_of(folder), str(folder / "together"))
+    with pytest.raises(ConfigError, match="holds a finetune run"):
+        finetune.run(
+            config_of(folder, seeds="(0, 1)"), str(folder / "together/learning_rate=0.001,seed=3")
+        )
+    with pytest.raises(ConfigError, match="expected one number"):
+        configs.resolve(PretrainConfig, {"optimizer": {"learning_rate": (1e-3, 1e-4)}})

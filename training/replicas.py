@@ -1,0 +1,335 @@
+"""Replicas: runs of finetune.py that differ in seed or learning rate, trained together in one program.
+
+`--config.seeds=(0, 1, 2)` and a tuple of learning rates add a leading axis to what differs: trained
+parameters, moments, batches, dropout, learning rate. What does not, such as a frozen base, is held once.
+Each replica has a complete run directory below the workdir: that of the run made alone.
+
+A run without these axes is one replica whose arrays have no such axis (`Axes.size` 0).
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from training import config as configs
+from training import run_directory, sharding
+from training.checkpoint import Checkpoints
+from training.config import ConfigError
+from training.metric_writer import MetricWriter
+from training.sharding import REPLICA
+
+log = logging.getLogger("triptych")
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """One run: its name ('' for a run alone), its resolved config, its run directory."""
+
+    name: str
+    config: object
+    folder: object
+
+    @classmethod
+    def of(cls, config, workdir, **axes):
+        """The run at a point of the axes `seed` and `learning_rate`, those that there are."""
+        name = ",".join(f"{axis}={value:g}" for axis, value in axes.items())
+        if "seed" in axes:
+            names = [field.name for field in dataclasses.fields(config.seed)]
+            seeds = dataclasses.replace(config.seed, **dict.fromkeys(names, axes["seed"]))
+            config = dataclasses.replace(config, seeds=(), seed=seeds)
+        if "learning_rate" in axes:
+            optimizer = dataclasses.replace(config.optimizer, learning_rate=axes["learning_rate"])
+            config = dataclasses.replace(config, optimizer=optimizer)
+        folder = run_directory.open_run(f"{workdir}/{name}" if name else workdir, "finetune")
+        return cls(name, config, folder)
+
+    def resolve(self, config):
+        """The replica with the config that an init source resolved for another one of its group."""
+        own = {"seed": self.config.seed, "optimizer": self.config.optimizer}
+        return dataclasses.replace(self, config=dataclasses.replace(config, **own))
+
+
+def expand(config, workdir) -> list[list[Replica]]:
+    """The replicas of a resolved config, in groups that are trained together; [[the run]] without axes.
+
+    Replicas that have started are one group, and those that were added to the config later another.
+    """
+    rates, axes = config.optimizer.learning_rate, {}
+    if isinstance(rates, tuple):
+        axes["learning_rate"] = rates
+    if config.seeds:
+        axes["seed"] = config.seeds
+    if not axes:
+        return [[Replica.of(config, workdir)]]
+    folder = run_directory.open_run(workdir, "replicas")
+    if sharding.is_main_process():
+        record = {"kind": "replicas", "config": configs.to_dict(config)}
+        run_directory.write_json(
+            folder / "config.json", record | {"model": record["config"]["model"]}
+        )
+    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    replicas = [Replica.of(config, workdir, **point) for point in points]
+    started = [run_directory.is_started(replica.folder) for replica in replicas]
+    groups = [
+        [r for r, b in zip(replicas, started, strict=True) if b is kind] for kind in (True, False)
+    ]
+    return [group for group in groups if group]
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """The leading axis of the arrays of a program; `jax.jit` takes it as a static argument.
+
+    Attributes:
+      size: number of replicas; 0: the arrays have no such axis.
+      shares_frozen: all replicas have the same frozen parameters, which have no such axis.
+    """
+
+    size: int = 0
+    shares_frozen: bool = True
+
+    def map(self, function, shared=()):
+        """`function` of arrays of one replica -> of all replicas. The arguments of the numbers `shared`
+        are the same for all."""
+        if not self.size:
+            return function
+
+        def mapped(*arguments):
+            axes = [None if n in shared else 0 for n in range(len(arguments))]
+            return jax.vmap(function, in_axes=axes, spmd_axis_name=REPLICA)(*arguments)
+
+        return mapped
+
+    @property
+    def frozen(self) -> tuple[int, ...]:
+        """The number of the argument `frozen` of the steps, where it is shared."""
+        return (1,) if self.shares_frozen else ()
+
+    def stack(self, trees, mesh, shardings=None):
+        """One tree of arrays [R, ...] from a tree for each replica.
+
+        shardings: those of one replica's tree; None: the arrays are small and on every device.
+        """
+        if not self.size:
+            return trees[0]
+        if shardings is None:
+            shardings = jax.tree.map(lambda _: sharding.replicated(mesh), trees[0])
+        places = jax.tree.map(lambda place: stacked(mesh, place), shardings)
+        return jax.jit(_stack, out_shardings=places)(*trees)
+
+    def take(self, state, number: int):
+        """The TrainState of one replica."""
+        return _take(state, number) if self.size else state
+
+    def place(self, mesh, inputs):
+        """A global array [R, B, ...] from each replica's global batch [B, ...] of NumPy arrays; for a run
+        alone, from this process's rows."""
+        if not self.size:
+            return sharding.global_array(mesh, inputs[0])
+        batch = sharding.batch_sharding(mesh)
+        return jax.tree.map(lambda *x: _whole(np.stack(x), stacked(mesh, batch)), *inputs)
+
+    def columns(self, values):
+        """One value for all replicas, from one for each: {metric: [R]} of dicts, float32[total, R] of
+        learning rates."""
+        if not self.size:
+            return values[0]
+        if isinstance(values[0], dict):
+            return {name: np.array([each[name] for each in values]) for name in values[0]}
+        return np.stack(values, axis=-1)
+
+    def evaluate(self, task, split, predict):
+        """([the predictions of each replica], [its {metric: value}]) for a split.
+
+        predict: function of evaluation inputs that returns `LoadedTask.outputs` of all replicas.
+        """
+        outputs = jax.device_get([predict(inputs) for inputs in task.eval_inputs(split)])
+        own = [outputs]
+        if self.size:
+            own = [_index(outputs, number) for number in range(self.size)]
+        predictions = [task.collect(split, each) for each in own]
+        return predictions, [task.score(split, each) for each in predictions]
+
+    def place_shared(self, mesh, inputs):
+        """A global array [B, ...] that all replicas read."""
+        if not self.size:
+            return sharding.global_array(mesh, inputs)
+        batch = sharding.batch_sharding(mesh)
+        return jax.tree.map(lambda x: _whole(x, batch), inputs)
+
+
+def stacked(mesh, place) -> NamedSharding:
+    """The sharding of arrays [R, ...] of replicas, each placed like `place`."""
+    return NamedSharding(mesh, PartitionSpec(REPLICA, *place.spec))
+
+
+def _stack(*trees):
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+@jax.jit
+def _take(state, number):
+    def one(x):
+        return jax.lax.dynamic_index_in_dim(x, number, keepdims=False)
+
+    return sharding.constrain_state(jax.tree.map(one, state))
+
+
+def _index(tree, number):
+    return jax.tree.map(lambda x: x[number], tree)
+
+
+def _whole(x, place):
+    return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
+
+
+class Runs:
+    """The metrics and checkpoints of replicas, a context manager.
+
+    Args:
+      group: [Replica].
+      converter: StepConverter.
+      best: '+metric' or '-metric' that the best checkpoint is chosen by, '' for none.
+    """
+
+    def __init__(self, group, converter, best):
+        config, self._opened = group[0].config, contextlib.ExitStack()
+        keep_period = converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period")
+        if (
+            len(group) > 1
+        ):  # one that is cut off in a save goes back to the checkpoint of the others
+            newest = max(2, config.checkpoint.max_to_keep)
+            config = dataclasses.replace(
+                config, checkpoint=dataclasses.replace(config.checkpoint, max_to_keep=newest)
+            )
+        with contextlib.ExitStack() as opened:
+            self._metrics = [
+                opened.enter_context(MetricWriter(each.folder, config.logging.tensorboard))
+                for each in group
+            ]
+            self._checkpoints = [
+                opened.enter_context(
+                    Checkpoints(each.folder / "checkpoints", config.checkpoint, keep_period, best)
+                )
+                for each in group
+            ]
+            self._opened = opened.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return self._opened.__exit__(*error)
+
+    def open(self, step):
+        """Opens the metrics; see MetricWriter."""
+        for writer in self._metrics:
+            writer.open(step)
+
+    def write(self, step, split, values):
+        """Writes metrics; a value may be an array of one number per replica."""
+        for number, writer in enumerate(self._metrics):
+            own = {
+                name: float(value[number]) if np.ndim(value) else value
+                for name, value in values.items()
+            }
+            writer.write(step, split, own)
+
+    def flush(self):
+        """Puts the metrics on disk."""
+        for writer in self._metrics:
+            writer.flush()
+
+    def save(self, axes, state, values):
+        """Saves a checkpoint of each replica; values: [{metric: value}] of its evaluation, or None."""
+        for number, checkpoints in enumerate(self._checkpoints):
+            checkpoints.save(axes.take(state, number), values and values[number])
+
+    def wait(self):
+        """Blocks until all checkpoints are on disk."""
+        for checkpoints in self._checkpoints:
+            checkpoints.wait()
+
+    def best_params(self, target):
+        """([the step of each replica's best checkpoint], [its parameters, like the tree `target`])."""
+        steps = [checkpoints.best_step() for checkpoints in self._checkpoints]
+        pairs = zip(self._checkpoints, steps, strict=True)
+        return steps, [checkpoints.restore_params(step, target) for checkpoints, step in pairs]
+
+    def restore_or_initialize(self, restore, initialize):
+        """(whether the replicas were restored, their step, [(state, frozen) of each]).
+
+        All have the same step. A program that is killed while it saves leaves some replicas a checkpoint
+        ahead: it is removed, and its updates are made again.
+
+        Args:
+          restore, initialize: functions of (number, Checkpoints) that return (TrainState, frozen); the
+            state is None if there is nothing to restore.
+        """
+        numbered = list(enumerate(self._checkpoints))
+        while True:
+            common = max(
+                set.intersection(*(each.steps() for each in self._checkpoints)), default=-1
+            )
+            for each in self._checkpoints if len(numbered) > 1 else ():
+                ahead = sorted(step for step in each.steps() if step > max(common, 0))
+                if len(ahead) > 2:
+                    raise ConfigError(
+                        f"{each.directory.parent} has checkpoints {ahead} that other replicas lack: continue "
+                        f"it alone, with --workdir={each.directory.parent}, or move it away"
+                    )
+                each.move_after(common, None)
+            found = [restore(*pair) for pair in numbered]
+            steps = {-1 if state is None else int(state.step) for state, _ in found}
+            if len(steps) == 1:
+                break
+        if steps != {-1}:
+            return True, steps.pop(), found
+        return False, 0, [initialize(*pair) for pair in numbered]
+
+
+def join(found, size, mesh):
+    """(Axes, TrainState, frozen) of [(TrainState, frozen)]: arrays [size, ...], or as they are for 0."""
+    states, frozen = [state for state, _ in found], [fixed for _, fixed in found]
+    shares = all(
+        np.array_equal(x, y)
+        for tree in frozen[1:]
+        for x, y in zip(jax.tree.leaves(frozen[0]), jax.tree.leaves(tree), strict=True)
+    )
+    axes = Axes(size, shares)
+    placed = jax.tree.map(lambda x: x.sharding, states[0])
+    state = axes.stack(states, mesh, placed)
+    if shares:
+        return axes, state, frozen[0]
+    return axes, state, axes.stack(frozen, mesh, jax.tree.map(lambda x: x.sharding, frozen[0]))
+
+
+def tasks_of(group, task) -> list:
+    """The LoadedTask of each replica: `task` with its seed. Raises ConfigError if their programs differ."""
+    tasks = [task.with_seed(replica.config.seed.data) for replica in group]
+    for replica, each in zip(group, tasks, strict=True):
+        if each != task or each.epoch_size != task.epoch_size:
+            raise ConfigError(
+                f"the label subset of {replica.name!r} gives other weights to the classes than that of "
+                f"{group[0].name!r}, and replicas share one program: set task.class_weights to numbers, or "
+                "run one seed at a time"
+            )
+    return tasks
+
+
+def batches(tasks, start):
+    """Iterates over the training inputs of all tasks, a list for each step from `start` on."""
+    return zip(*(task.iterate(start) for task in tasks), strict=True)
+
+
+def describe_group(group) -> str:
+    """The directories of replicas, for the log."""
+    if not group[0].name:
+        return str(group[0].folder)
+    return f"{group[0].folder.parent}, {len(group)} replicas: {', '.join(r.name for r in group)}"
