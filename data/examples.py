@@ -7,7 +7,7 @@ set fits in memory.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,12 +65,11 @@ class Column:
 class Examples:
     """The examples of a split: {role: values}, without the labels if the split has none.
 
-    `places` says where each example is from ('FILE at line 3'); `label_roles` are the roles to predict.
+    `places` says where each example is from ('FILE at line 3'), for errors.
     """
 
     columns: dict[str, list]
     places: list = field(default_factory=list, compare=False, repr=False)
-    label_roles: tuple[str, ...] = field(default=("label",), compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -96,15 +95,14 @@ class Examples:
         """The examples int[n], in that order."""
         numbers = [int(i) for i in indices]
         columns = {role: [values[i] for i in numbers] for role, values in self.columns.items()}
-        places = [self.places[i] for i in numbers] if self.places else []
-        return Examples(columns, places, self.label_roles)
+        return Examples(columns, [self.places[i] for i in numbers] if self.places else [])
 
-    def inputs(self, with_file: bool | None = None) -> Iterator[dict]:
+    def describe(self, roles: Iterable[str], with_file: bool | None = None) -> Iterator[dict]:
         """For each example: 'row', its line or the number of its record, 'file' (by default if there are
-        several), and its values without the labels, by role."""
+        several), and the values of these roles."""
         several = len({id(place.table) for place in self.places}) > 1
         with_file = several if with_file is None else with_file
-        roles = [role for role in self.columns if role not in self.label_roles]
+        roles = [role for role in roles if role in self.columns]
         for number in range(len(self)):
             found = self.places[number].describe(with_file) if self.places else {}
             yield found | {role: self.columns[role][number] for role in roles}
@@ -247,12 +245,7 @@ def examples_of(split, found: list[Table], columns: dict[str, Column], missing, 
         raise ValueError(
             f"{place_of(found)}: the {split} split is empty, {why}: add rows, or leave it out"
         )
-    return Examples(values, places, label_roles(columns))
-
-
-def label_roles(columns: dict[str, Column]) -> tuple[str, ...]:
-    """The roles of the labels."""
-    return tuple(role for role, column in columns.items() if column.is_label)
+    return Examples(values, places)
 
 
 def check_columns(table: Table, columns: dict[str, Column]) -> None:

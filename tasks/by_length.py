@@ -31,32 +31,37 @@ def batches(lengths: np.ndarray, batch_size: int, longest: int) -> Iterator[tupl
         yield indices, next(w for w in widths(longest) if w >= lengths[indices[0]])
 
 
-def predict(task, split: str, predict: Callable[[Any], Any], report=lambda done: None):
+def predict(task, split: str, predict: Callable[[Any], Any], shapes, report=lambda done: None):
     """The predictions of a split, as `tasks.base.evaluate` gives them.
 
     Args:
       task: LoadedLabeledTask.
       predict: function of a batch that returns its `LoadedTask.outputs`.
+      shapes: function of a batch that returns the shapes of its outputs: those that follow the width of
+        the batch are padded with zeros to the longest.
       report: receives the number of rows that are done.
     """
     encoded, found, order, waiting = task.encoded[split], [], [], []
     lengths = encoded.lengths.reshape(len(encoded), -1).max(1)  # of several texts: the longest
-    for indices, width in batches(lengths, task.eval_batch_size, encoded.tokens.shape[-1]):
+    longest = encoded.tokens.shape[-1]
+    for indices, width in batches(lengths, task.eval_batch_size, longest):
         waiting.append(predict(task.batch(split, indices, width)))
         order.append(indices)
         if len(waiting) > 1:  # the host prepares a batch while the device computes the one before
             found.append(jax.device_get(waiting.pop(0)))
             report(int((indices != PADDING).sum()))
     found += jax.device_get(waiting)
+    whole = shapes(task.batch(split, order[0], longest))
     order = np.concatenate(order)
     places = np.argsort(order[order != PADDING])
-    outputs = jax.tree.map(lambda *rows: _joined(rows)[: len(places)][places], *found)
+    outputs = jax.tree.map(
+        lambda like, *rows: _joined(rows, like.shape[1:])[: len(places)][places], whole, *found
+    )
     return task.collect(split, [outputs])
 
 
-def _joined(arrays) -> np.ndarray:
-    """Arrays [B, ...] along their first axis; axes that follow the width are padded with zeros."""
-    shape = np.max([array.shape[1:] for array in arrays], axis=0, initial=0).astype(int)
+def _joined(arrays, shape) -> np.ndarray:
+    """Arrays [B, ...] along their first axis, each of the others padded to `shape`."""
     return np.concatenate([
         np.pad(a, [(0, 0), *((0, size - had) for size, had in zip(shape, a.shape[1:], strict=True))])
         for a in arrays

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data import labeled, vectors
-from data.examples import Column
+from data.examples import Column, Examples
 from data.special_tokens import SpecialTokenTemplate, template_for
 from data.tables import Dialect
 from models.config import ModelConfig, option
@@ -62,8 +62,13 @@ class LabeledTask(Task):
 
     def example_columns(self) -> dict[str, Column]:
         """{role: Column} of an example, labels included: what `read` reads, and tools.predict without the
-        labels."""
+        labels. Raises ValueError for options that name no columns."""
         raise NotImplementedError
+
+    def complete_examples(self, splits: dict[str, Examples], log) -> dict[str, Examples]:
+        """{split: Examples} as the task needs them, of those of the columns, with labels or without; `read`
+        and tools.predict call it. Raises ValueError of one line."""
+        return splits
 
     def head_options(self, architecture: str) -> dict[str, Any]:
         """{name: value} of `head_fields`, with the values that hold for an architecture."""

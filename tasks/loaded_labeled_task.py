@@ -225,15 +225,16 @@ class LoadedLabeledTask(LoadedTask):
         """Iterates over a dict for each example of a split, in order: what `predictions.write` writes."""
         raise NotImplementedError
 
-    def rows(self, split, outputs, with_file: bool | None = None) -> Iterator[dict]:
+    def full_rows(self, split, outputs, with_file: bool | None = None) -> Iterator[dict]:
         """`prediction_rows` with where each example is from (its file by default if there are several) and
         its texts, after what they have."""
         rows = self.prediction_rows(split, outputs)
-        for row, inputs in zip(rows, self.texts[split].inputs(with_file), strict=True):
-            yield row | {name: value for name, value in inputs.items() if name not in row}
+        inputs = [role for role, each in self.task.example_columns().items() if not each.is_label]
+        for row, found in zip(rows, self.texts[split].describe(inputs, with_file), strict=True):
+            yield row | {name: value for name, value in found.items() if name not in row}
 
     def write_predictions(self, folder, split, outputs):
-        predictions.write(folder / f"predictions_{split}.tsv", self.rows(split, outputs))
+        predictions.write(folder / f"predictions_{split}.tsv", self.full_rows(split, outputs))
 
     def flops_specs(self, params):
         return ((self.model_config, params, {self.name: 1}),)

@@ -221,7 +221,8 @@ def score(predictor, files, progress):
     ]
     examples = examples_of(SPLIT, found, columns, task.missing, log.info)
     progress.start_part(progress.total, len(examples))
-    return predictor.predict(examples, len(files) > 1, progress)
+    loaded, outputs = predictor.predict(examples, progress)
+    return loaded.full_rows(SPLIT, outputs, len(files) > 1), loaded.score(SPLIT, outputs)
 
 
 def rows_of(predictor, parts, columns, with_file, progress) -> Iterator[list[dict]]:
@@ -229,16 +230,19 @@ def rows_of(predictor, parts, columns, with_file, progress) -> Iterator[list[dic
 
     A row without a text has the keys of the others without values, and an 'error'."""
     labels = {"label", *(role for role, each in predictor.columns.items() if each.is_label)}
-    ours = {"row", "file", *columns}
+    ours = {"row", "file", *columns} - {"id"}
     keys, waiting, first = {}, [], 0
     for table in parts:
         check_columns(table, columns)
         values, complete, absent = complete_rows(table, columns)
         rows = {}
         if complete:
-            examples = Examples(values, [Place(table, row) for row in complete], ())
-            found, _ = predictor.predict(examples, with_file, progress)
-            rows = dict(zip(complete, (without(row, labels) for row in found), strict=True))
+            examples = Examples(values, [Place(table, row) for row in complete])
+            task, outputs = predictor.predict(examples, progress)
+            ids = values.get("id", [None] * len(complete))
+            found = zip(task.full_rows(SPLIT, outputs, with_file), ids, strict=True)
+            found = (without(row, labels) | {"id": name} for row, name in found)
+            rows = dict(zip(complete, found, strict=True))
             some = rows[complete[0]]
             keys = keys or {key: empty(value) for key, value in some.items() if key not in ours}
         for row, name in absent.items():
@@ -256,11 +260,11 @@ def rows_of(predictor, parts, columns, with_file, progress) -> Iterator[list[dic
 
 
 def numbered(rows, keys, first):
-    """The rows with ids from `first` on, and with the keys of a prediction if they have none."""
+    """The rows with an id, by default numbers from `first` on, and with the keys of a prediction if they
+    have none."""
     rows = [keys | row if "error" in row else row for row in rows]
     return [
-        row if isinstance(row.get("id"), str) else row | {"id": number}
-        for number, row in enumerate(rows, first)
+        row | {"id": number} if row["id"] is None else row for number, row in enumerate(rows, first)
     ]
 
 

@@ -6,7 +6,6 @@ Used by tools/predict.py; any task that finetune.py trains.
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
 
 import jax
 
@@ -125,8 +124,11 @@ class Predictor:
             few = 1 << (len(examples) - 1).bit_length()
             self._batch_size = min(self.config.evaluation.batch_size, few)
         evaluation = dataclasses.replace(self.config.evaluation, batch_size=self._batch_size)
-        return self.config.task.assemble(
-            LabeledSplits({SPLIT: examples}, "", self.label_names),
+        task = self.config.task
+        return task.assemble(
+            LabeledSplits(
+                task.complete_examples({SPLIT: examples}, log.info), "", self.label_names
+            ),
             dataclasses.replace(self.config, evaluation=evaluation),
             self.model_config,
             str(self.run / "tokenizer.json"),
@@ -134,16 +136,9 @@ class Predictor:
             batch_divisor=sharding.num_batch_shards(self._mesh),
         )
 
-    def predict(
-        self, examples: Examples, with_file: bool = False, report=lambda done: None
-    ) -> tuple[Iterator[dict], dict[str, float]]:
-        """(the rows of the predictions, in order, {metric: value}; {} without labels).
-
-        Args:
-          examples: at least one.
-          with_file: rows name their file.
-          report: receives the number of examples of each batch that is done.
-        """
+    def predict(self, examples: Examples, report=lambda done: None):
+        """(the loaded task of at least one example, in the split `SPLIT`, and its predictions); report
+        receives the number of rows of each batch that is done."""
         task = self._assemble(examples)
         model = models.build(task.model_config)
         with sharding.use_mesh(self._mesh):
@@ -153,8 +148,9 @@ class Predictor:
                     task, model, self._params, sharding.global_array(self._mesh, inputs)
                 )
 
-            outputs = by_length.predict(task, SPLIT, step, report)
+            def shapes(inputs):
+                return predict_step.eval_shape(task, model, self._params, inputs)
+
+            outputs = by_length.predict(task, SPLIT, step, shapes, report)
         self.num_truncated += task.encoded[SPLIT].num_truncated
-        is_labeled = any(role in examples.columns for role in examples.label_roles)
-        scores = task.score(SPLIT, outputs) if is_labeled else {}
-        return task.rows(SPLIT, outputs, with_file), scores
+        return task, outputs
