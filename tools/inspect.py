@@ -142,7 +142,7 @@ def choose_rows(given, size):
 def counts(batch) -> dict:
     """Positions of all sequences, the share of padding, target slots, targets and their weight."""
     sides = [side for side in (batch.inputs, batch.decoder_inputs) if side is not None]
-    is_padding = np.concatenate([side.segment_ids == 0 for side in sides], axis=1)
+    is_padding = np.concatenate([side.segment_ids == 0 for side in sides], axis=-1)
     return {
         "positions": is_padding.size,
         "padding": float(is_padding.mean()),

@@ -221,8 +221,8 @@ def score(predictor, files, progress):
     ]
     examples = examples_of(SPLIT, found, columns, task.missing, log.info)
     progress.start_part(progress.total, len(examples))
-    loaded, outputs = predictor.predict(examples, progress)
-    return loaded.full_rows(SPLIT, outputs, len(files) > 1), loaded.score(SPLIT, outputs)
+    loaded, outputs, scores = predictor.evaluate(examples, progress)
+    return loaded.full_rows(SPLIT, outputs, len(files) > 1), scores
 
 
 def rows_of(predictor, parts, columns, with_file, progress) -> Iterator[list[dict]]:

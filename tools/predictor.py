@@ -14,7 +14,7 @@ from data.examples import Column, Examples
 from data.labeled import LabeledSplits
 from huggingface import as_run
 from models.config import ModelConfig
-from tasks import FINETUNE_TASKS, by_length
+from tasks import FINETUNE_TASKS, by_length, evaluate
 from training import checkpoint, run_directory, sharding
 from training import config as configs
 from training.config import ConfigError
@@ -119,38 +119,54 @@ class Predictor:
         )
         return checkpoint.read_params(self.run / "checkpoints", self.step, target)
 
-    def _assemble(self, examples):
-        if not self._batch_size:  # a few texts need no batch of 64, and one program does
-            few = 1 << (len(examples) - 1).bit_length()
-            self._batch_size = min(self.config.evaluation.batch_size, few)
-        evaluation = dataclasses.replace(self.config.evaluation, batch_size=self._batch_size)
+    def _assemble(self, examples, batch_size):
+        evaluation = dataclasses.replace(self.config.evaluation, batch_size=batch_size)
         task = self.config.task
-        return task.assemble(
-            LabeledSplits(
-                task.complete_examples({SPLIT: examples}, log.info), "", self.label_names
-            ),
+        splits = task.complete_examples({SPLIT: examples}, log.info)
+        loaded = task.assemble(
+            LabeledSplits(splits, "", self.label_names),
             dataclasses.replace(self.config, evaluation=evaluation),
             self.model_config,
             str(self.run / "tokenizer.json"),
             log.info,
             batch_divisor=sharding.num_batch_shards(self._mesh),
         )
+        self.num_truncated += loaded.encoded[SPLIT].num_truncated
+        return loaded, models.build(loaded.model_config)
 
     def predict(self, examples: Examples, report=lambda done: None):
         """(the loaded task of at least one example, in the split `SPLIT`, and its predictions); report
         receives the number of rows of each batch that is done."""
-        task = self._assemble(examples)
-        model = models.build(task.model_config)
+        if not self._batch_size:  # a few texts need no batch of 64, and one program does
+            few = 1 << (len(examples) - 1).bit_length()
+            self._batch_size = min(self.config.evaluation.batch_size, few)
+        task, model = self._assemble(examples, self._batch_size)
+
+        def shapes(inputs):
+            return predict_step.eval_shape(task, model, self._params, inputs)
+
         with sharding.use_mesh(self._mesh):
+            step = self._step(task, model)
+            return task, by_length.predict(task, SPLIT, step, shapes, report)
 
-            def step(inputs):
-                return predict_step(
-                    task, model, self._params, sharding.global_array(self._mesh, inputs)
-                )
+    def evaluate(self, examples: Examples, report=lambda done: None):
+        """(the loaded task, its predictions, {metric: value}) of labeled examples, in the batches of
+        finetune.py's evaluation: to the last bit what it predicts on the same devices."""
+        batch_size = self.config.evaluation.batch_size
+        task, model = self._assemble(examples, batch_size)
+        step = self._step(task, model)
 
-            def shapes(inputs):
-                return predict_step.eval_shape(task, model, self._params, inputs)
+        def reported(inputs):
+            outputs = jax.device_get(step(inputs))
+            report(batch_size)
+            return outputs
 
-            outputs = by_length.predict(task, SPLIT, step, shapes, report)
-        self.num_truncated += task.encoded[SPLIT].num_truncated
-        return task, outputs
+        with sharding.use_mesh(self._mesh):
+            return task, *evaluate(task, SPLIT, reported)
+
+    def _step(self, task, model):
+        def step(inputs):
+            inputs = sharding.global_array(self._mesh, inputs)
+            return predict_step(task, model, self._params, inputs)
+
+        return step

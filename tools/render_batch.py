@@ -6,6 +6,7 @@ Reads the fields of Batch and ModelInputs alone: it knows no objective.
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 from rich.table import Column, Table
 from rich.text import Text
@@ -49,14 +50,20 @@ def render_row(batch, token_text, label_names=()) -> list[tuple[str, str, str]]:
     """One row of a Batch (NumPy arrays) as (name, document or '', text): the model inputs document by
     document, then the other fields. Predictions are shown in the sequence that makes them."""
     predicts = "inputs" if batch.decoder_inputs is None else "decoder_inputs"
-    targets = _targets_by_position(batch, len(getattr(batch, predicts).tokens))
+    targets = _targets_by_position(batch, getattr(batch, predicts).tokens.shape)
     shown = () if targets is None else ("targets", "loss_weights", "target_positions")
     lines = []
     for field in dataclasses.fields(batch):
         name, value = field.name, getattr(batch, field.name)
         if value is None or name in shown or not field.metadata.get("pytree_node", True):
             continue
-        if isinstance(value, ModelInputs):
+        if (
+            isinstance(value, ModelInputs) and value.tokens.ndim > 1
+        ):  # such as a text for each choice
+            for number in range(len(value.tokens)):
+                one = jax.tree.map(lambda x, number=number: x[number], value)
+                lines += render_inputs(f"{name} {number}", one, {}, token_text)
+        elif isinstance(value, ModelInputs):
             here = targets if targets and name == predicts else {}
             lines += render_inputs(name, value, here, token_text, label_names)
         elif name == "negatives":
@@ -93,15 +100,16 @@ def table(lines) -> Table:
     return grid
 
 
-def _targets_by_position(batch, length):
-    """{position: [(target, loss weight)]}, or None if targets have no positions in the sequence."""
-    positions = batch.target_positions
-    positions = np.arange(len(batch.targets)) if positions is None else positions
+def _targets_by_position(batch, shape):
+    """{position: [(target, loss weight)]}, or None if targets have no positions in a sequence of this
+    shape."""
+    positions = np.arange(shape[-1]) if batch.target_positions is None else batch.target_positions
     used, found = np.flatnonzero(batch.loss_weights), {}
-    if positions.shape != batch.targets.shape or (positions[used] >= length).any():
+    is_one = len(shape) == 1 and positions.shape == batch.targets.shape == batch.loss_weights.shape
+    if not is_one or (positions[used] >= shape[-1]).any():
         return None
     for n in used:
-        target = int(batch.targets[n]), float(batch.loss_weights[n])
+        target = batch.targets[n].item(), float(batch.loss_weights[n])
         found.setdefault(int(positions[n]), []).append(target)
     return found
 
@@ -126,8 +134,10 @@ def _document(inputs, places, targets, token_text, label_names):
         closing = "›" if place in predicted and place + 1 not in predicted else ""
         text.append(f"{opening}{word}{closing}")
         for target, weight in [] if place + 1 in predicted else targets.get(place, []):
-            word, continues = (label_names[target], False) if label_names else token_text(target)
-            is_kept = target == tokens[place] and not generates and not label_names
+            is_token = not (label_names or isinstance(target, float))
+            name = label_names[target] if label_names else f"{target:.6g}"
+            word, continues = token_text(target) if is_token else (name, False)
+            is_kept = is_token and target == tokens[place] and not generates
             word = "=" if is_kept else "·" * continues + word
             text.append(f"→{word}" + ("" if weight == 1 else f"×{weight:.4g}"))
     if prefix is not None and prefix[places[-1]]:

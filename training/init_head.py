@@ -43,7 +43,7 @@ def plan_head(run, task, paths, allow_missing=()) -> HeadPlan:
     manifest, labels = run_directory.read_manifest(run), list(task.label_names)
     name, problem_type, needs = _head_of(run, manifest, task)
     if name != task.name:
-        return HeadPlan(f"head new: {run} has {f'a {name} head' if name else 'none'}")
+        return HeadPlan(f"head new: {run} has {f'a {name} head' if name else 'no head of a task'}")
     if problem_type != task.task.hf_problem_type:
         return HeadPlan(f"head new: its problem_type is {problem_type}, which this task is not")
     found = list(manifest.get("labels", []))
@@ -81,8 +81,8 @@ def _difference(found, labels):
     more = [label for label in labels if label not in found]
     fewer = [label for label in found if label not in labels]
     if more and fewer:
-        return f"{_shown(found)} there, {_shown(labels)} here"
-    return f"{_shown(more)} here alone" if more else f"{_shown(fewer)} there alone"
+        return f"{_shown(found)} there; {_shown(labels)} here"
+    return f"this task adds {_shown(more)}" if more else f"this task lacks {_shown(fewer)}"
 
 
 def _shown(labels, limit=6):

@@ -13,6 +13,7 @@ from huggingface.run_contents import RunContents
 from models.config import resolve_defaults
 from models.presets import PRESETS, preset
 from tasks import TASKS
+from tasks.classification import Classification
 from training.checkpoint import LazyArray
 from training.config import ConfigError
 
@@ -186,3 +187,10 @@ def test_the_export_is_described_in_one_line():
     line = describe_export(model_of("bert-base", positions="rope"), params)
     assert "model.positions='rope' (expected 'learned')" in line and "BertForMaskedLM" in line
     assert "GPT2LMHeadModel" in describe_export(model_of("gpt2"), {"embed": {}})  # a tied output
+
+
+def test_a_task_whose_head_no_class_has_is_named_by_its_field(monkeypatch):
+    monkeypatch.setitem(TASKS, "ranking", Classification)
+    params = {"heads": {"ranking": {}}}
+    line = describe_export(model_of("bert-base"), params, Classification())
+    assert line == "no Hugging Face export: task.name='ranking' (no class here has its head)"

@@ -1,5 +1,6 @@
 """The marks of a row are those of its arrays, on rows written by hand."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -86,6 +87,24 @@ def test_several_targets_of_one_position_and_labels_by_name():
     assert render(row) == ["inputs 1│the→runs→cold runs→the"]
     row = make_row(make_inputs([CLS, RUNS]), [1], [1], [0])
     assert render(row, ("dry", "wet")) == ["inputs 1│[CLS]→wet runs"]
+
+
+def test_a_target_that_is_a_number_and_the_texts_of_several_choices_are_shown():
+    row = make_row(make_inputs([CLS, RUNS]), [0], [1], [0]).replace(targets=np.float32([3.25]))
+    assert render(row) == ["inputs 1│[CLS]→3.25 runs"]
+    texts = [make_inputs([THE, RIV, PAD], [1, 1, 0]), make_inputs([COLD, RUNS, EOS])]
+    choices = jax.tree.map(lambda *x: np.stack(x), *texts)
+    row = make_row(choices, [1], [1])
+    assert render(row) == [
+        "inputs 0 1│the riv", "inputs 0 │1 padding", "inputs 1 1│cold runs [EOS]", "targets │1",
+        "loss_weights │1",
+    ]  # fmt: skip
+    row = make_row(
+        make_inputs([CLS, THE, RIV, RUNS]), [1, 2], [1, 1]
+    )  # positions, such as of an answer
+    assert render(row, ("start", "end")) == [
+        "inputs 1│[CLS] the riv runs", "targets │1 2", "loss_weights │1×2"
+    ]  # fmt: skip
 
 
 def test_negative_samples_are_shown_as_tokens():
