@@ -119,9 +119,8 @@ class Predictor:
         )
         return checkpoint.read_params(self.run / "checkpoints", self.step, target)
 
-    def _assemble(self, examples, batch_size):
+    def _assemble(self, examples, task, batch_size):
         evaluation = dataclasses.replace(self.config.evaluation, batch_size=batch_size)
-        task = self.config.task
         splits = task.complete_examples({SPLIT: examples}, log.info)
         loaded = task.assemble(
             LabeledSplits(splits, "", self.label_names),
@@ -140,7 +139,8 @@ class Predictor:
         if not self._batch_size:  # a few texts need no batch of 64, and one program does
             few = 1 << (len(examples) - 1).bit_length()
             self._batch_size = min(self.config.evaluation.batch_size, few)
-        task, model = self._assemble(examples, self._batch_size)
+        options = dataclasses.replace(self.config.task, group_by_length=0)  # by_length does that
+        task, model = self._assemble(examples, options, self._batch_size)
 
         def shapes(inputs):
             return predict_step.eval_shape(task, model, self._params, inputs)
@@ -153,7 +153,7 @@ class Predictor:
         """(the loaded task, its predictions, {metric: value}) of labeled examples, in the batches of
         finetune.py's evaluation: to the last bit what it predicts on the same devices."""
         batch_size = self.config.evaluation.batch_size
-        task, model = self._assemble(examples, batch_size)
+        task, model = self._assemble(examples, self.config.task, batch_size)
         step = self._step(task, model)
 
         def reported(inputs):
