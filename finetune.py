@@ -194,7 +194,7 @@ def train(group):
                 inputs = axes.place_shared(mesh, inputs)
                 return eval_step(task, model, axes, params, frozen, rngs, inputs)
 
-            return axes.evaluate(task, split, predict)
+            return axes.evaluate(task, split, predict, runs.left_out)
 
         def evaluate_at(step, state):
             _, values = evaluate_params(eval_params(state, {}), "validation")
@@ -237,4 +237,4 @@ def train(group):
             for split in ("validation", *["test"] * config.evaluation.test)
             if task.has_split(split)
         }
-    return replica_scores.write_scores(group, task, int(state.step.max()), steps, scored)
+    return replica_scores.write_scores(runs, task, int(state.step.max()), steps, scored)

@@ -4,8 +4,6 @@ Between data/tables.py (or TFDS), which reads columns, and tasks/, which encodes
 set fits in memory.
 """
 
-import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,17 +12,10 @@ from typing import Any
 import numpy as np
 
 from data import labels, python_docs, tables
-from data.file_kinds import compression_of
 from data.files import expand
 from data.sources import tfds_builder
+from data.splits import SPLITS, choose_splits, split_of
 from data.tables import Dialect, Table
-
-SPLITS = ("train", "validation", "test")
-# A word of a path -> the split that it names.
-SPLIT_WORDS = {split: split for split in SPLITS} | {
-    "training": "train", "dev": "validation", "devel": "validation", "development": "validation",
-    "valid": "validation", "val": "validation", "eval": "validation", "testing": "test",
-}  # fmt: skip
 
 
 def as_text(value):
@@ -145,11 +136,16 @@ def read(
 
 def _tables(source, columns, dialect, cache_dir, log) -> dict[str, list[Table]]:
     scheme, _, rest = source.partition(":")
+    if dialect.splits and scheme != "tfds":
+        raise ValueError(
+            f"task.splits={dialect.splits!r} names splits of a TFDS data set, but task.source is {source!r}: "
+            "leave it out; a word of a file's path says its split"
+        )
     if scheme == "python_docs":
         directory, _ = python_docs.prepare(rest, cache_dir, log)
         return _tfds(str(python_docs.directory_of(directory, "labeled")), columns)
     if scheme == "tfds" and rest:
-        return _tfds(rest, columns)
+        return _tfds(rest, columns, dialect.splits, log)
     if scheme == "files" and rest:
         found = defaultdict(list)
         paths = expand(rest, log)
@@ -162,37 +158,13 @@ def _tables(source, columns, dialect, cache_dir, log) -> dict[str, list[Table]]:
     )
 
 
-def split_of(path: str) -> str:
-    """The split that a path names: a word of the file's name, otherwise the whole name of a folder.
-
-    train.tsv, sst2.dev.csv.gz, my_test-0.tsv, trainData.jsonl, train/part-0.tsv, train.csv/part-0.csv.
-    """
-    name = os.path.basename(path)
-    stem = os.path.splitext(name[: len(name) - len(compression_of(name))])[0]
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", stem)
-    found = {SPLIT_WORDS[word.lower()] for word in words if word.lower() in SPLIT_WORDS}
-    folders = [os.path.splitext(each)[0] for each in os.path.dirname(path).lower().split(os.sep)]
-    for folder in reversed(folders):
-        found = found or {SPLIT_WORDS[folder]} if folder in SPLIT_WORDS else found
-    if len(found) != 1:
-        wrong = f"names the splits {' and '.join(sorted(found))}" if found else "names no split"
-        raise ValueError(
-            f"{path} {wrong}: call it train, validation (or dev) or test, such as train.tsv, or write a "
-            "pattern without it, such as **/*.tsv"
-        )
-    return found.pop()
-
-
-def _tfds(name: str, columns) -> dict[str, list[Table]]:
+def _tfds(name, columns, chosen=(), log=lambda line: None) -> dict[str, list[Table]]:
     """The splits of a TFDS dataset. Class labels become their names, -1 an absent value."""
     builder = tfds_builder(name)
     features = builder.info.features
     there = [column for column in columns if column in features]
     found = defaultdict(list)
-    for name_there in builder.info.splits:
-        split = SPLIT_WORDS.get(name_there)
-        if split is None:
-            continue
+    for split, name_there in choose_splits(f"tfds:{name}", list(builder.info.splits), chosen, log):
         table = Table(
             f"tfds:{name}, split {name_there},",
             list(features),

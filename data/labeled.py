@@ -10,8 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from data import labels
-from data.examples import SPLITS, Column, Examples, as_label, place_of, read
+from data.examples import Column, Examples, as_label, place_of, read
 from data.files import digest
+from data.splits import SPLITS
 from data.tables import Dialect
 
 SMALL = 30  # examples: fewer give a validation score that says little

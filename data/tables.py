@@ -30,11 +30,13 @@ _CHUNK_CHARACTERS = 1 << 24
 
 @dataclass(frozen=True)
 class Dialect:
-    """How TSV and CSV files are written: `task.columns`, `task.delimiter` and `task.quoting`."""
+    """How a source is written: `task.columns`, `task.delimiter` and `task.quoting` of TSV and CSV files, and
+    `task.splits` of TFDS."""
 
     columns: tuple = ()  # names, for files without a header
     delimiter: str = ""  # '': by the format
     quoting: str = "auto"  # auto, none or minimal
+    splits: tuple = ()  # 'SPLIT=NAME', see splits.choose_splits
 
     def check(self) -> None:
         """Raises ValueError for values that no file can have."""

@@ -16,7 +16,7 @@ from huggingface.weights import read_json
 from training import paths
 
 _log = logging.getLogger("triptych")
-_FORMAT = 4  # increased when the same directory would become a different run
+_FORMAT = 5  # increased when the same directory would become a different run
 # Files that determine the run, and so its name in the cache.
 _FILES = re.compile(r".*\.safetensors(\.index\.json)?|(generation_)?config\.json|.*token.*\.json"
                     r"|vocab\.(txt|json)|merges\.txt|.*\.model|.*\.jinja")  # fmt: skip

@@ -103,7 +103,10 @@ def _read_hf(source):
         if param.hf not in stored:  # one of family.optional
             return np.zeros(shapes[part], np.float32)
         arrays = param.transform.to_native(weights.read(stored[param.hf]), shapes)
-        return np.array(arrays[part], np.float32)
+        with np.errstate(over="ignore"):
+            array = np.array(arrays[part], np.float32)
+        tensors.check_finite(array, stored[param.hf], source)
+        return array
 
     arrays = {
         path: checkpoint.LazyArray(tree[path], functools.partial(read, param, part))
@@ -125,7 +128,8 @@ def _read_hf(source):
         "not_used": published.ignored_line(ignored, left_out),
     }
     if head:
-        origin |= {"head": head, "head_needs": needs, **published.head_origin(config, len(labels))}
+        origin |= {"head": head, "head_needs": needs}
+    origin |= published.head_origin(config, len(labels))
     config = {"huggingface": str(source), "seed": {}}
     return RunContents(str(source), model, arrays, tokenizer, labels, origin, config)
 
@@ -235,6 +239,8 @@ def _write_hf(contents, target, architecture, dtype):
     config |= {"architectures": [name], "dtype": main_dtype}
     if head:
         config |= published.head_keys(contents, family, head, task)
+    elif not task and origin.get("model_type") == family.model_type:
+        config |= origin.get("head_keys", {})
     target.mkdir(parents=True, exist_ok=True)
     write_weights(target, leaves, read)
     write_tokenizer(

@@ -49,9 +49,12 @@ def labels_of(config: dict, family: Family) -> list[str]:
 
 
 def head_origin(config: dict, num_labels: int) -> dict[str, Any]:
-    """Entries of `origin` for a head: what it means, and its keys of config.json as they are."""
+    """Entries of `origin` for a head: its keys of config.json as they are, which a directory may have
+    without a head, and what it means; num_labels=0: there is none."""
     one = PROBLEM_TYPES[2] if num_labels == 1 else PROBLEM_TYPES[0]
     keys = {key: config[key] for key in _HEAD_KEYS if key in config}
+    if not num_labels:
+        return {"head_keys": keys} if keys else {}
     return {"problem_type": config.get("problem_type") or one, "head_keys": keys}
 
 

@@ -1,6 +1,6 @@
 """SentencePiece models (spiece.model, tokenizer.model) as tokenizers of the `tokenizers` library.
 
-Below huggingface/tokenizers.py. The `sentencepiece` package reads the file.
+Below huggingface/older_tokenizers.py. The `sentencepiece` package reads the file.
 """
 
 import tokenizers
@@ -9,11 +9,15 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 SPACE = "▁"
 
 
-def read_spm(data: bytes, extra: tuple[str, ...] = ()) -> tokenizers.Tokenizer:
+def read_spm(
+    data: bytes, extra: tuple[str, ...] = (), fairseq: bool = False
+) -> tokenizers.Tokenizer:
     """The tokenizer of a serialized SentencePiece model, without a post-processor.
 
     Control tokens and the unknown token become special tokens. `extra` tokens follow the vocabulary,
-    such as T5's <extra_id_99> to <extra_id_0>. Raises ValueError for an unsupported model.
+    such as T5's <extra_id_99> to <extra_id_0>. With `fairseq` (XLM-RoBERTa), <s>, <pad>, </s> and <unk>
+    replace the file's <unk>, <s> and </s>, so that the ids of the others grow by one, and <mask> is the
+    last. Raises ValueError for an unsupported model.
     """
     from sentencepiece import sentencepiece_model_pb2  # only these files need it
 
@@ -27,6 +31,17 @@ def read_spm(data: bytes, extra: tuple[str, ...] = ()) -> tokenizers.Tokenizer:
         raise ValueError(f"its model type is {name}, expected UNIGRAM or BPE")
     if not normalizer.escape_whitespaces or trainer.treat_whitespace_as_suffix:
         raise ValueError("whitespace that is not escaped or is a suffix is not supported")
+    if fairseq:
+        first = [text for text, _, _ in tokens[:3]]
+        if first != ["<unk>", "<s>", "</s>"]:
+            raise ValueError(f"it begins with {first}, expected <unk>, <s>, </s>")
+        types_of = {"<pad>": types.NORMAL, "<unk>": types.UNKNOWN}
+        start = ("<s>", "<pad>", "</s>", "<unk>")
+        tokens = [
+            *((text, 0.0, types_of.get(text, types.CONTROL)) for text in start),
+            *tokens[3:],
+            ("<mask>", 0.0, types.NORMAL),
+        ]
     known = {text for text, _, _ in tokens}
     tokens += [(text, 0.0, types.CONTROL) for text in extra if text not in known]
     unknown = next((i for i, (_, _, kind) in enumerate(tokens) if kind == types.UNKNOWN), None)

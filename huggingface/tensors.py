@@ -155,3 +155,16 @@ def equal(weights: Weights, a: str, b: str) -> bool:
         return False
     bits = f"u{weights.leaves[a].dtype.itemsize}"
     return np.array_equal(weights.read(a).view(bits), weights.read(b).view(bits))
+
+
+def check_finite(array: np.ndarray, name: str, source) -> None:
+    """Raises ConfigError naming the tensor if a float32 array holds NaN or infinity."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):  # one pass, without an array of booleans
+            return
+    if count := array.size - np.count_nonzero(np.isfinite(array)):
+        raise ConfigError(
+            f"tensor {name} of {source} holds NaN, infinity or numbers beyond float32 ({count:,} of "
+            f"{array.size:,}): the file is damaged or its training diverged; download it again, or take "
+            "an earlier checkpoint"
+        )

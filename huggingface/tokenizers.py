@@ -9,7 +9,7 @@ import pathlib
 import re
 
 import tokenizers
-from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, processors
 
 from data import word_boundaries
 from data.files import write_atomically
@@ -22,23 +22,20 @@ from data.pretrained_tokenizer import (
 )
 from data.special_tokens import SpecialTokenTemplate, template_for
 from data.tokenizer import Tokenizer
-from huggingface import tokenizer_classes
-from huggingface.spm import read_spm
+from huggingface import older_tokenizers, tokenizer_classes
+from huggingface.older_tokenizers import CONVERT
 from huggingface.tokenizer_classes import CLASSES, GENERIC
 from huggingface.weights import inside, read_json
 from training.config import ConfigError
 
 # The special tokens that transformers knows, in its order.
 _KEYS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-_CONVERT = (
-    'convert it with transformers: python -c "from transformers import AutoTokenizer; '
-    "AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')\""
-)
 CONFIG_FILE = "tokenizer_config.json"
 # The files of a tokenizer that a run keeps as they are.
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model",
+                 "sentencepiece.bpe.model")  # fmt: skip
 KEPT_FILES = (*_VOCABULARIES, CONFIG_FILE, SPECIAL_TOKENS_FILE, "added_tokens.json", "merges.txt",
-              "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json")  # fmt: skip
+              "chat_template.jinja", "chat_template.json")  # fmt: skip
 
 
 def read_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
@@ -67,16 +64,9 @@ def read_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
             }
             name = tokenizer_classes.class_name(directory, model, settings, description)
         else:
-            files, read, name = _find_older_format(directory, model, settings)
+            files, reader, name = older_tokenizers.find(directory, model, settings)
             file = files[0]
-            description = json.loads(read(files, name, settings).to_str())
-            is_bpe = description["model"]["type"] == "BPE"
-            if read is _sentencepiece and is_bpe != (name == "LlamaTokenizer"):
-                name = GENERIC  # T5's class holds a Unigram model
-            if read is _sentencepiece and name == GENERIC:
-                known = {token["content"] for token in description["added_tokens"]}
-                tags = tokenizer_classes.TAGS
-                settings = {key: tags[key] for key in tags if tags[key] in known} | settings
+            description, name, settings = older_tokenizers.read(files, reader, name, settings)
         inner, settings = _build(description, name, settings, bool(listed))
         _add_tokens(inner, _added_tokens(directory, settings, listed), settings)
         _add_special_tokens(inner, settings, model.get("vocab_size"))
@@ -87,7 +77,7 @@ def read_tokenizer(directory: str | pathlib.Path) -> Tokenizer:
     except Exception as error:  # tokenizers raises bare Exception
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
-            f"{file or directory} cannot be read as a tokenizer ({reason}); {_CONVERT}"
+            f"{file or directory} cannot be read as a tokenizer ({reason}); {CONVERT}"
         ) from error
 
 
@@ -134,68 +124,6 @@ def _from_config(model, inner, named) -> dict[str, str]:
                 found[name] = token
     inner.add_special_tokens(list(found.values()))
     return found
-
-
-def _find_older_format(directory, model, settings):
-    """(files, reader, class) of a directory without tokenizer.json."""
-    for names, default, read in _READERS:
-        files = [inside(directory, name) for name in names]
-        if not all(files):
-            continue
-        model_type = model.get("model_type") or ""
-        settings = settings if model_type else {"tokenizer_class": default} | settings
-        name = tokenizer_classes.class_name(directory, model, settings, None)
-        if name not in _SUPPORTED[read] or not tokenizer_classes.is_known(model_type):
-            raise ConfigError(
-                f"{directory} has {' and '.join(names)} but no tokenizer.json, which model_type="
-                f"{model_type!r} with tokenizer_class={name!r} requires; {_CONVERT}"
-            )
-        return files, read, name
-    raise ConfigError(
-        f"{directory} has no tokenizer: expected tokenizer.json, vocab.txt, vocab.json with merges.txt, "
-        "spiece.model or tokenizer.model; download it with the model"
-    )
-
-
-def _wordpiece(files, name, settings):
-    """BERT's vocab.txt: one token per line, in the order of their ids."""
-    lines = files[0].read_bytes().decode().removesuffix("\n").split("\n")
-    vocabulary = {line.removesuffix("\r"): number for number, line in enumerate(lines)}
-    return tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-
-
-def _byte_level(files, name, settings):
-    """GPT-2's vocab.json and merges.txt."""
-    vocabulary, merges = models.BPE.read_file(*map(str, files))
-    return tokenizers.Tokenizer(models.BPE(vocabulary, merges))
-
-
-def _sentencepiece(files, name, settings):
-    """A SentencePiece model. T5 adds its sentinels, the last one first."""
-    count = settings.get("extra_ids", 100) if name == "T5Tokenizer" else 0
-    sentinels = tuple(f"<extra_id_{number}>" for number in reversed(range(count)))
-    inner = read_spm(files[0].read_bytes(), sentinels)
-    if name == GENERIC and not settings.get("legacy", True) and inner.normalizer is not None:
-        steps = list(inner.normalizer)
-        if [type(step) for step in steps] == [normalizers.Prepend, normalizers.Replace]:
-            # A text that starts with a blank gets no other one.
-            inner.normalizer = steps[1]
-            inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    return inner
-
-
-# (files, class without a config.json, reader), and the classes that each reader supports.
-_READERS = (
-    (("vocab.txt",), "BertTokenizer", _wordpiece),
-    (("vocab.json", "merges.txt"), "GPT2Tokenizer", _byte_level),
-    (("spiece.model",), GENERIC, _sentencepiece),
-    (("tokenizer.model",), GENERIC, _sentencepiece),
-)
-_SUPPORTED = {
-    _wordpiece: ("BertTokenizer",),
-    _byte_level: ("GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer", "GPTNeoXTokenizer"),
-    _sentencepiece: ("T5Tokenizer", "LlamaTokenizer", GENERIC),
-}
 
 
 def _added_tokens(directory, settings, listed) -> dict[int, AddedToken]:

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask
-from models.layers import Dense, Norm
+from models.layers import Dense, Norm, softcap
 from models.logical_axes import with_logical_constraint
 from models.positions import apply_rope
 
@@ -78,7 +78,8 @@ class Attention(nn.Module):
         )
         scale_dim = config.attention_scale_dim or head_dim
         scale = scale_dim**-0.5 if config.scale_attention else 1.0
-        out = dot_product_attention(q, k, v, mask, bias=bias, scale=scale, dropout=dropout)
+        cap = config.attention_logit_softcap
+        out = dot_product_attention(q, k, v, mask, bias=bias, scale=scale, cap=cap, dropout=dropout)
         out = out.reshape(*out.shape[:2], config.num_heads * head_dim)  # [B,T,HK]
         return Dense(config, config.emb_dim, kind="residual", depth=self.depth, name="out")(out)
 
@@ -91,13 +92,14 @@ def dot_product_attention(
     *,
     bias: jax.Array | None = None,
     scale: float = 1.0,
+    cap: float = 0.0,
     dropout: Callable[[jax.Array], jax.Array] = lambda probabilities: probabilities,
 ) -> jax.Array:
     """softmax(scale q k + bias) v: q[B,T,H,K], k and v [B,S,G,K], mask bool[B,T,S] -> [B,T,H,K].
 
-    bias float32[H,T,S] is added to the scores. Scores and softmax are float32. The head axis is moved
-    before the position axis: matrix products with leading batch axes run several times faster than
-    with strided inner axes.
+    bias float32[H,T,S] is added to the scores, capped softly if cap is not 0. Scores and softmax are
+    float32. The head axis is moved before the position axis: matrix products with leading batch axes run
+    several times faster than with strided inner axes.
     """
     B, T, H, K = q.shape
     S, G = k.shape[1], k.shape[2]
@@ -108,7 +110,7 @@ def dot_product_attention(
     # Consecutive query heads share a key head; fold them into its query positions.
     q = q.reshape(B, G, -1, K)
     scores = jnp.einsum("BGTK,BGSK->BGTS", q, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, H, T, S)
+    scores = softcap(scores.reshape(B, H, T, S), cap)
     if bias is not None:
         scores = scores + bias[None]
     scores = jnp.where(mask[:, None], scores, jnp.float32(MASKED_SCORE))

@@ -55,7 +55,7 @@ class ModelConfig:
     norm_position: str = option(
         "pre",
         "norm of each sublayer's input (pre), of the residual sum after it (post), of its output before the "
-        "sum (output; OLMo 2), or of its input and output (both; Gemma 3)",
+        "sum (output; OLMo 2), or of its input and output (both; Gemma 2, 3)",
         choices=("pre", "post", "output", "both"),
     )
     norm_scale_offset: bool = option(False, "norm scales are 1 + the parameter (Gemma)")
@@ -128,6 +128,12 @@ class ModelConfig:
         0, "scale scores by this^-1/2 (Gemma's query_pre_attn_scalar); 0: head_dim", min=0
     )
     scale_attention: bool = option(True, "scale scores by head_dim^-1/2 (False: T5)")
+    attention_logit_softcap: float = option(
+        0.0, "cap c of attention scores s: c tanh(s / c) (Gemma 2: 50); 0: none", min=0.0
+    )
+    final_logit_softcap: float = option(
+        0.0, "the same cap of the LM head's logits (Gemma 2: 30); 0: none", min=0.0
+    )
     num_token_types: int = option(
         0, "rows of the token type table (BERT: 2); 0: as many as the objective uses", min=0
     )

@@ -83,6 +83,13 @@ def check(config) -> None:
         raise _error(
             config, "attention_scale_dim scale_attention", "unscaled scores have none; set it to 0"
         )
+    unigram_bias = config.lm_head_bias and config.lm_head_bias_init == "unigram"
+    if config.final_logit_softcap and unigram_bias:
+        raise _error(
+            config,
+            "final_logit_softcap lm_head_bias lm_head_bias_init",
+            "capped logits cannot start at log frequencies; set lm_head_bias_init to zeros",
+        )
     if config.scale_embeddings and config.positions == "sinusoidal":
         raise _error(
             config,

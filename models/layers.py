@@ -1,4 +1,4 @@
-"""The small layers: Dense, Norm, Mlp, and the table of activations.
+"""The small layers: Dense, Norm, Mlp, the logits of the LM head, and the table of activations.
 Used by models/attention.py, models/transformer.py and the LM head.
 Parameters are float32; matrix products use the compute dtype, norms float32.
 """
@@ -49,6 +49,27 @@ def _backward(saved, cotangent):
 
 
 dense_product.defvjp(lambda x, kernel: (dense_product(x, kernel), (x, kernel)), _backward)
+
+
+def softcap(scores: jax.Array, cap: float) -> jax.Array:
+    """scores[...] within (-cap, cap): cap tanh(scores / cap) (Bello et al. 2016, section 4.3; Gemma 2).
+    cap=0: as they are."""
+    return jnp.tanh(scores / cap) * cap if cap else scores
+
+
+def lm_logits(
+    features: jax.Array, table: jax.Array, bias: jax.Array | None, cap: float = 0.0
+) -> jax.Array:
+    """features[B,N,E], output embedding[V,E] and bias[V] or None -> float32[B,N,V].
+
+    cap: the config's final_logit_softcap. Ids >= vocab_size are not masked.
+    """
+    logits = jnp.einsum(
+        "BNE,VE->BNV", features, table.astype(features.dtype), preferred_element_type=jnp.float32
+    )
+    if bias is not None:
+        logits = logits + bias.astype(jnp.float32)[None, None]
+    return softcap(logits, cap)
 
 
 class Dense(nn.Module):

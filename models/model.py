@@ -216,8 +216,8 @@ class Transformer(nn.Module):
         return self.heads.lm(hidden)
 
     def output_embedding(self) -> tuple[jax.Array, jax.Array | None]:
-        """(W[V,E or D], b[V] or None), float32: logits = features W^T + b. V is the padded vocabulary; the
-        caller masks ids >= vocab_size."""
+        """(W[V,E or D], b[V] or None), float32, for layers.lm_logits, with the config's final_logit_softcap.
+        V is the padded vocabulary; the caller masks ids >= vocab_size."""
         return self.heads.lm.output_embedding(self.embed.tokens.embedding)
 
     def init_all(self, inputs: ModelInputs, decoder_inputs: ModelInputs | None = None):

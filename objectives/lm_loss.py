@@ -81,8 +81,9 @@ def lm_scores(model, params, hidden: jax.Array, batch: Batch, z_loss: float = 0.
     features = model.apply({"params": params}, hidden, method="lm_features")
     table, bias = model.apply({"params": params}, method="output_embedding")
     total, weight, correct = chunked_cross_entropy(
-        features, table, bias, batch.targets, batch.loss_weights, model.config.vocab_size, z_loss
-    )
+        features, table, bias, batch.targets, batch.loss_weights, model.config.vocab_size, z_loss,
+        model.config.final_logit_softcap,
+    )  # fmt: skip
     return {"lm": (total, weight), "accuracy": (correct, weight)}
 
 

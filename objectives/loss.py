@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from models.layers import lm_logits
 from objectives.document_ids import in_ranges
 
 MASKED = -1e30  # the logit of an excluded id: finite, so that 0 * logit is 0
@@ -25,6 +26,7 @@ def chunked_cross_entropy(
     weights: jax.Array,
     vocab_size: int,
     z_loss: float = 0.0,
+    softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """-> float32[] each: (sum of weight * (-log p(target) + z_loss * log(Z)^2), sum of weights, sum of
     weights of correctly predicted targets); Z = sum of exp(logits), the softmax normalizer.
@@ -33,6 +35,7 @@ def chunked_cross_entropy(
     >= vocab_size have probability 0. targets int32 and weights float32 [B,N] or [N]; a target with
     weight 0 may be any id. Logits, softmax and sums are float32. The prediction is the argmax of the
     logits. z_loss is static and keeps log Z near 0 (Chowdhery et al. 2022, PaLM, section 5: 1e-4).
+    softcap is static: the model's final_logit_softcap.
 
     One pass over chunks of positions computes value and gradient: each chunk's logits give its part
     of the sum and of the gradients of features and table, which the backward pass only scales. No
@@ -58,7 +61,7 @@ def chunked_cross_entropy(
             "expected at most as many tokens as rows"
         )
     chunks = number_of_chunks(*targets.shape, table.shape[0])
-    static = (vocab_size, chunks, z_loss)
+    static = (vocab_size, chunks, z_loss, softcap)
     return _cross_entropy(features, table, bias, targets, weights, static)
 
 
@@ -73,10 +76,10 @@ def number_of_chunks(rows: int, positions: int, vocab_size: int) -> int:
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _cross_entropy(features, table, bias, targets, weights, static):
-    vocab_size, chunks, z_loss = static
+    vocab_size, chunks, *scales = static
 
     def step(sums, chunk):
-        loss, correct, _, _ = _score_chunk(table, bias, vocab_size, z_loss, *chunk)
+        loss, correct, _, _ = _score_chunk(table, bias, vocab_size, scales, *chunk)
         return [sums[0] + loss, sums[1] + correct], None
 
     sums = [jnp.zeros((), jnp.float32)] * 2
@@ -85,7 +88,7 @@ def _cross_entropy(features, table, bias, targets, weights, static):
 
 
 def _forward(features, table, bias, targets, weights, static):
-    vocab_size, chunks, z_loss = static
+    vocab_size, chunks, *scales = static
     kernel = table.astype(features.dtype)
     zero = jnp.zeros((), jnp.float32)
     # The table's gradient is summed as [E,V], so that its product reads the large operand, the logits'
@@ -95,7 +98,7 @@ def _forward(features, table, bias, targets, weights, static):
         sums.append(jnp.zeros(bias.shape, jnp.float32))
 
     def step(sums, chunk):
-        loss, correct, per_token, gradient = _score_chunk(table, bias, vocab_size, z_loss, *chunk)
+        loss, correct, per_token, gradient = _score_chunk(table, bias, vocab_size, scales, *chunk)
         d_logits = gradient()
         factor = d_logits.astype(features.dtype)
         d_features = jnp.einsum("BNV,VE->BNE", factor, kernel)
@@ -129,15 +132,13 @@ def _backward(static, residuals, cotangents):
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _score_chunk(table, bias, vocab_size, z_loss, features, targets, weights):
+def _score_chunk(table, bias, vocab_size, scales, features, targets, weights):
     """-> (sum of weighted losses, sum of weighted hits, [losses, hits] float32[B,n] each, function that
-    returns the gradient of the logits float32[B,n,V]). A hit is 1 for a correct prediction."""
-    logits = jnp.einsum(
-        "BNE,VE->BNV", features, table.astype(features.dtype), preferred_element_type=jnp.float32
-    )
+    returns the gradient of the logits before the cap, float32[B,n,V]). A hit is 1 for a correct
+    prediction. scales: (z_loss, softcap)."""
+    z_loss, softcap = scales
+    logits = capped = lm_logits(features, table, bias, softcap)
     token = jnp.arange(table.shape[0], dtype=jnp.int32)[None, None]
-    if bias is not None:
-        logits = logits + bias.astype(jnp.float32)[None, None]
     if vocab_size < table.shape[0]:
         logits = jnp.where(token < vocab_size, logits, jnp.float32(MASKED))
     highest = logits.max(-1, keepdims=True)
@@ -155,7 +156,12 @@ def _score_chunk(table, bias, vocab_size, z_loss, features, targets, weights):
         # The gradient of log(Z) is p; both -log p(target) and log(Z)^2 depend on log(Z).
         by_log_z = weights * (1 + 2 * z_loss * log_z) if z_loss else weights
         scaled = exponentials * (by_log_z[..., None] / normalizer)
-        return scaled - jnp.where(token == targets[..., None], weights[..., None], jnp.float32(0))
+        d_logits = scaled - jnp.where(
+            token == targets[..., None], weights[..., None], jnp.float32(0)
+        )
+        if softcap:  # the derivative of c tanh(x / c) is 1 - tanh^2
+            d_logits = d_logits * (1 - jnp.square(capped / softcap))
+        return d_logits
 
     return (losses * weights).sum(), (hits * weights).sum(), [losses, hits], gradient
 
@@ -190,24 +196,22 @@ def sample_tokens(
     bias: jax.Array | None,
     uniforms: jax.Array,
     ranges: tuple[tuple[int, int], ...],
+    softcap: float = 0.0,
 ) -> jax.Array:
     """int32[B,N]: one sample per position from the softmax over the ids in `ranges`; no gradient.
 
-    features [B,N,E], table and bias as in chunked_cross_entropy; uniforms float32[B,N] in [0, 1);
+    features [B,N,E], table, bias and softcap as in chunked_cross_entropy; uniforms float32[B,N] in [0, 1);
     ranges: half-open ranges of ids. A sample is the id at which the cumulative probability exceeds its
     uniform number, which needs one random number (Gumbel noise: V numbers). The search finds a block of
     128 ids, then an id in it. The result does not depend on the chunks or on other rows.
     """
     features, table, bias = jax.lax.stop_gradient((features, table, bias))
-    kernel = table.astype(features.dtype)
     allowed = in_ranges(jnp.arange(table.shape[0], dtype=jnp.int32), ranges)[None, None]
     lanes = 128 if table.shape[0] % 128 == 0 else table.shape[0]
 
     def step(carry, chunk):
         features, uniforms = chunk
-        logits = jnp.einsum("BNE,VE->BNV", features, kernel, preferred_element_type=jnp.float32)
-        if bias is not None:
-            logits = logits + bias.astype(jnp.float32)[None, None]
+        logits = lm_logits(features, table, bias, softcap)
         logits = jnp.where(allowed, logits, jnp.float32(MASKED))
         p = jnp.exp(logits - logits.max(-1, keepdims=True))
         p = p.reshape(*uniforms.shape, -1, lanes)

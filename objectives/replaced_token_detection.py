@@ -185,8 +185,9 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
         features = generator.apply({"params": params}, hidden, method="lm_features")
         table, bias = generator.apply({"params": params}, method="output_embedding")
         samples = sample_tokens(
-            features, table, bias, batch.sampling_uniforms, batch.regular_token_ranges
-        )
+            features, table, bias, batch.sampling_uniforms, batch.regular_token_ranges,
+            generator.config.final_logit_softcap,
+        )  # fmt: skip
         corrupted = jax.vmap(fill_targets)(batch, samples)
         return corrupted, lm_scores(generator, params, hidden, batch, self.z_loss)
 

@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import math
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +29,36 @@ def resolve_pooling(pooling: str, architecture: str) -> str:
             f"expected auto, mean or {'cls' if pooling == 'last' else 'last'}"
         )
     return pooling
+
+
+def check_memory(option: str, length: int, batch_size: int, model_config: ModelConfig) -> None:
+    """Raises ValueError, before anything is allocated, for a batch that cannot fit here.
+
+    A lower bound: the tokens of a batch, and the attention scores float32[T,T] of one head in one row.
+
+    Args:
+      option: the name of the field with the length, for the message.
+      length: T, tokens of a row.
+      batch_size: rows of all processes.
+    """
+    limit, tokens = memory(), 4 * length * -(-batch_size // jax.process_count())
+    scores = 0 if model_config.architecture == "embeddings" else 4 * length**2
+    if scores > limit:
+        raise ValueError(
+            f"{option}={length:,}: the attention scores of one row need {scores / 2**30:,.0f} GB, but the "
+            f"device has {limit / 2**30:,.0f}; set it to less than {math.isqrt(limit // 4):,}"
+        )
+    if tokens > limit:
+        raise ValueError(
+            f"training.batch_size={batch_size:,} with {option}={length:,}: the tokens of a batch need "
+            f"{tokens / 2**30:,.0f} GB, but the device has {limit / 2**30:,.0f}; lower one of them"
+        )
+
+
+def memory() -> int:
+    """Bytes of memory of a device; of this machine if the device does not say (a CPU)."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)

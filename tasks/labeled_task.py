@@ -14,7 +14,7 @@ from data.special_tokens import SpecialTokenTemplate, template_for
 from data.tables import Dialect
 from models.config import ModelConfig, option
 from tasks import example_order
-from tasks.base import Task
+from tasks.base import Task, check_memory
 from tasks.encoding import Encoded
 from tasks.loaded_labeled_task import LoadedLabeledTask
 
@@ -30,6 +30,11 @@ class LabeledTask(Task):
     hf_problem_type: ClassVar[str] = ""  # of a head in a Hugging Face config.json; '': it has none
 
     source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
+    splits: tuple = option(
+        (),
+        "splits of a TFDS data set by their own names: ('validation=validation_mismatched',); those "
+        "left out are found by their names",
+    )
     columns: tuple = option((), "names of the columns of TSV and CSV files without a header")
     delimiter: str = option("", "between the fields, such as ';'; '': tab for TSV, comma for CSV")
     quoting: str = option(
@@ -57,8 +62,8 @@ class LabeledTask(Task):
 
     @property
     def dialect(self) -> Dialect:
-        """How TSV and CSV files of the source are written."""
-        return Dialect(self.columns, self.delimiter, self.quoting)
+        """How the source is written."""
+        return Dialect(self.columns, self.delimiter, self.quoting, self.splits)
 
     def example_columns(self) -> dict[str, Column]:
         """{role: Column} of an example, labels included: what `read` reads, and tools.predict without the
@@ -166,3 +171,4 @@ class LabeledTask(Task):
 
     def outline(self, config, model_config, tokenizer_file):
         self.check_model(model_config)
+        check_memory("task.max_seq_len", self.max_seq_len, config.training.batch_size, model_config)

@@ -21,7 +21,7 @@ from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch, without_negative_ids
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
-from tasks.base import LoadedTask, Task
+from tasks.base import LoadedTask, Task, check_memory
 from tasks.sums import add_sums, weighted_mean
 
 
@@ -85,6 +85,7 @@ class Pretraining(Task):
 def _without_data(config, model_config, tokenizer, unigram) -> "LoadedPretraining":
     """The loaded task without its corpus: everything that its traced functions need."""
     objective, seq_len = config.objective, config.training.seq_len
+    check_memory("training.seq_len", seq_len, config.training.batch_size, model_config)
     model_config = complete_config(model_config, tokenizer.size, seq_len, objective.num_token_types)
     vocabulary = Vocabulary(**tokenizer.special_ids())
     task = LoadedPretraining(

@@ -69,6 +69,18 @@ BASES = {
     "gpt_neox": ("GPTNeoXForCausalLM", {**WIDE, **IDS, "hidden_size": 32}),
     "olmo2": ("Olmo2ForCausalLM", LLAMA),
     "gemma": ("GemmaForCausalLM", {**LLAMA, "head_dim": 8}),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {
+            **LLAMA,
+            "head_dim": 8,
+            "num_hidden_layers": 4,
+            "sliding_window": 4,
+            "query_pre_attn_scalar": 16,
+            "attn_logit_softcapping": 1.5,
+            "final_logit_softcapping": 2.5,
+        },
+    ),
     "gemma3_text": (
         "Gemma3ForCausalLM",
         {

@@ -19,6 +19,7 @@ from data import tokenizer as data_tokenizer
 from huggingface import convert
 from huggingface.families import FAMILIES
 from models.config import ModelConfig
+from models.layers import lm_logits
 from objectives.heads import DiscriminatorHead
 from objectives.loss import chunked_cross_entropy
 from tasks.base import AUTO_POOLING
@@ -52,8 +53,7 @@ def _logits(config, params, hidden):
     variables, model = {"params": params}, models.build(config)
     features = model.apply(variables, hidden, method="lm_features")
     embedding, bias = model.apply(variables, method="output_embedding")
-    logits = jnp.einsum("BTE,VE->BTV", features, embedding)
-    logits = logits if bias is None else logits + bias[None, None]
+    logits = lm_logits(features, embedding, bias, config.final_logit_softcap)
     return logits[..., : config.vocab_size]
 
 
@@ -67,8 +67,9 @@ def _loss_and_gradients(config, params, inputs, targets, weights):
         features = model.apply(variables, hidden, method="lm_features")
         embedding, bias = model.apply(variables, method="output_embedding")
         total, weight, _ = chunked_cross_entropy(
-            features, embedding, bias, targets, weights, config.vocab_size
-        )
+            features, embedding, bias, targets, weights, config.vocab_size,
+            softcap=config.final_logit_softcap,
+        )  # fmt: skip
         return total / weight
 
     return jax.value_and_grad(loss)(params)

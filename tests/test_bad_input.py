@@ -12,7 +12,7 @@ import pytest
 import tiny_configs
 
 import train
-from training import cli
+from training import cli, run_directory
 from training.config import ConfigError
 from training.metric_writer import MetricWriter
 
@@ -161,6 +161,34 @@ def test_a_checkpoint_that_storage_cannot_read_is_not_renamed(folder, tmp_path):
 def test_an_interval_may_change_between_starts(folder):
     config = tiny_configs.pretraining(folder, logging__every="2 steps", checkpoint__max_to_keep=3)
     assert train.run(config, str(folder / "good")).step == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["train.tsv"], ["tokenizer.json"], ["manifest.json"], ["model.safetensors", "run.log"],
+     ["catalog.txt"], ["enc"], ["a.py", "b.py", "c.py", "d.py"]],
+)  # fmt: skip
+def test_a_workdir_that_holds_something_else_is_an_error_and_stays_as_it_is(
+    folder, tmp_path, names
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in names:
+        (run / name).write_text("{}")
+    before = contents(run)
+    message = error_of(train.run, tiny_configs.pretraining(folder), str(run))
+    assert "is not empty and holds no run" in message and names[0] in message
+    assert contents(run) == before
+
+
+def test_a_workdir_with_what_a_launch_leaves_is_accepted(tmp_path):
+    names = [".git", "run.log", "train_log.txt", "slurm-12.out", "12_submitted.pkl", "12_submission.sh",
+             "12_0_log.out", "nohup.out", "stderr.txt"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).touch()
+    for name in ("checkpoints", "logs", "wandb"):
+        (tmp_path / name).mkdir()
+    assert run_directory.open_run(str(tmp_path), "pretrain") == tmp_path
 
 
 def test_a_workdir_below_a_regular_file_is_an_error(folder):

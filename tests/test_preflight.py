@@ -9,8 +9,9 @@ import finetune
 import train
 from data import labeled, prepare
 from data import tokenizer as tokenizers
+from models.config import ModelConfig
 from objectives import OBJECTIVES
-from tasks import TASKS
+from tasks import TASKS, base
 from training import config as configs
 from training.preflight import check_durations
 from training.schema import FinetuneConfig, PretrainConfig
@@ -52,6 +53,9 @@ def no_data(monkeypatch):
         ({"mesh.data": "3"}, "config.mesh=(data=3"),
         ({"training.batch_size": "6"}, "batch_size=6 does not divide"),
         ({"model.num_heads": "3"}, "num_heads must divide emb_dim"),
+        ({"training.seq_len": "1000000000"}, "training.seq_len=1,000,000,000: the attention scores of"),
+        ({"training.batch_size": "10000000000"}, "training.batch_size=10,000,000,000 with training.seq"),
+        ({"model.final_logit_softcap": "9.0", "model.lm_head_bias": "True"}, "set lm_head_bias_init to"),
         ({"objective.name": "masked_lm"}, "masked_lm does not support architecture 'decoder'"),
         ({"model.positions": "learned", "model.max_length": "16"}, "max_length=16 is smaller than the 32"),
         ({"tokenizer.path": "{0}/good", "model.vocab_size": "200"}, "vocab_size=200 is smaller than the"),
@@ -84,6 +88,11 @@ def test_a_bad_pretraining_config_fails_before_its_text_is_read(
             {"task.max_seq_len": "33"},
             "task.max_seq_len=33, but the pretrained model has 32 learned",
         ),
+        ({"task.max_seq_len": "1000000000"}, "has 32 learned positions"),
+        (
+            {"training.batch_size": "10000000000"},
+            "training.batch_size=10,000,000,000 with task.max",
+        ),
         ({"task.pooling": "cls"}, "task.pooling='cls' does not fit architecture 'decoder'"),
         (
             {"evaluation.every": "never"},
@@ -106,6 +115,19 @@ def test_a_bad_finetuning_config_fails_before_its_labels_are_read(
     with pytest.raises(ValueError) as error:
         finetune.run(config, str(folder / "unused"))
     assert expected in str(error.value)
+
+
+def test_a_length_that_memory_cannot_hold_is_refused_with_the_longest_that_it_can(monkeypatch):
+    monkeypatch.setattr(base, "memory", lambda: 4 * 1000**2)
+    rope, words = (ModelConfig(architecture=name) for name in ("decoder", "embeddings"))
+    base.check_memory("task.max_seq_len", 1000, 1000, rope)
+    with pytest.raises(ValueError, match="task.max_seq_len=1,001: .* set it to less than 1,000"):
+        base.check_memory("task.max_seq_len", 1001, 1, rope)
+    base.check_memory("training.seq_len", 10_000, 100, words)
+    with pytest.raises(ValueError, match="batch_size=101 with training.seq_len=10,000: the tokens"):
+        base.check_memory("training.seq_len", 10_000, 101, words)
+    monkeypatch.undo()
+    assert 2**28 < base.memory() < 2**50
 
 
 @pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder_decoder", "embeddings"])

@@ -201,6 +201,18 @@ def test_replicas_no_better_than_the_most_frequent_label_are_counted(folder):
     )
 
 
+def test_a_replica_that_is_not_finite_is_left_out_and_the_others_continue(folder):
+    axes = {"optimizer__learning_rate": "(1e-3, 1e30)", "optimizer__grad_clip_norm": 0.0}
+    result = finetune.run(config_of(folder, **axes), str(folder / "failing"))
+    summary = json.loads((folder / "failing" / "replicas.json").read_text())
+    assert list(summary["replicas"]) == ["learning_rate=0.001"]
+    assert 1 <= summary["failed"]["learning_rate=1e+30"] <= STEPS
+    again = finetune.run(config_of(folder, **axes), str(folder / "failing"))
+    assert again.metrics == result.metrics
+    with pytest.raises(ConfigError, match="every replica in .* has failed"):
+        finetune.run(config_of(folder, optimizer__learning_rate="(1e30,)"), str(folder / "failing"))
+
+
 BAD = {
     "a seed twice": ({"seeds": "(1, 1)"}, "seeds=.1, 1. has a value twice"),
     "a seed of text": ({"seeds": "('a',)"}, "expected integers"),

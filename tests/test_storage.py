@@ -41,6 +41,8 @@ TENSORSTORE = ValueError(
         (os_error(errno.EROFS, "/cache/h"), "cannot use /cache/h (Read-only file system): change its"),
         (os_error(errno.EACCES, "/a.txt"), "cannot use /a.txt (Permission denied): change its"),
         (OSError("cannot write /x (why): do this"), "cannot write /x (why): do this"),
+        (MemoryError("Unable to allocate 3 TiB"), "out of memory (Unable to allocate 3 TiB): lower"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), "out of memory (RESOURCE_"),
         (ValueError("label 'x' is unknown"), "label 'x' is unknown"),
         (KeyError("x"), "KeyError: 'x' (--debug prints the traceback)"),
     ],

@@ -82,6 +82,11 @@ def explain(error):
         )
     if isinstance(error, ValueError):
         return message
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
+        return (
+            f"out of memory ({message[:160]}): lower training.batch_size, the sequence length or the model's "
+            f"size, or raise training.grad_accum_steps"
+        )
     return (
         backend_error() or f"{type(error).__name__}: {message[:600]} (--debug prints the traceback)"
     )

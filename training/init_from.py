@@ -254,7 +254,9 @@ def published(source: InitSource) -> dict:
     starts from, directly or through other runs; {} without one."""
     manifest = run_directory.read_manifest(source.run) if source.run else {}
     origin = manifest.get("huggingface") or manifest.get("published") or {}
-    kept = {key: origin[key] for key in ("model_type", "generation", "config") if key in origin}
+    labels = () if "head" in origin else ("head_keys",)  # of a head that the directory lacks
+    names = ("model_type", "generation", "config", *labels)
+    kept = {key: origin[key] for key in names if key in origin}
     return {"published": kept} if kept else {}
 
 

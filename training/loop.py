@@ -60,13 +60,14 @@ def train_loop(
       loss_weights: {name: coefficient} of the minimized losses.
       evaluate: (step, state) -> {metric: value}; None: no evaluation.
       save: (state, metrics) -> None; None: no checkpoints.
-      metrics: MetricWriter.
+      metrics: MetricWriter, or replicas.Runs.
       throughput: logs.Throughput.
       save_evaluated: save at every evaluation too, so that the best checkpoint exists.
 
     Raises:
       preemption.Preempted: after a save, when a signal asked to stop.
-      FloatingPointError: an update was not finite (found at the next log line or save).
+      FloatingPointError: an update was not finite (found at the next log line or save); of replicas, one of
+        each, otherwise those are left out.
     """
     pending, unlogged = collections.deque(), []
     saved = start if resumed else -1  # the newest checkpoint
@@ -86,8 +87,12 @@ def train_loop(
                 weighted_mean(values, loss_weights) | {"learning_rate": learning_rate},
             )
         unlogged.extend(sums)
-        if (nonfinite >= 0).any():
-            nonfinite = nonfinite[nonfinite >= 0].min()
+        failed = np.flatnonzero(nonfinite >= 0)
+        if 0 < failed.size < nonfinite.size:
+            for number in failed.tolist():
+                metrics.leave_out(number, int(nonfinite[number]))
+        elif failed.size:
+            nonfinite = nonfinite.min()
             metrics.flush()
             remedy = "No checkpoint is kept: choose another --workdir, with a lower learning rate"
             if saved >= 0:

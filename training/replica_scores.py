@@ -4,13 +4,14 @@ Called at the end of finetune.py; a run alone is one replica without a summary.
 """
 
 import dataclasses
+import json
 import logging
 
 import numpy as np
 
 from tasks.sums import format_metrics
 from training import paths, run_directory, sharding
-from training.replicas import Replica
+from training.replicas import FAILED, Replica
 from training.run_directory import Result
 
 log = logging.getLogger("triptych")
@@ -29,16 +30,19 @@ class Finished:
     best_metric: str
 
 
-def write_scores(group, task, step, scored_steps, scored) -> list[Finished]:
-    """Writes predictions and scores.json of each replica.
+def write_scores(runs, task, step, scored_steps, scored) -> list[Finished]:
+    """Writes predictions and scores.json of each replica, without those that were left out.
 
     Args:
+      runs: replicas.Runs.
       step: updates that each holds.
       scored_steps: the checkpoint of each that is scored.
       scored: {split: ([predictions of each], [its {metric: value}])}.
     """
     finished = []
-    for number, (replica, scored_step) in enumerate(zip(group, scored_steps, strict=True)):
+    for number, (replica, scored_step) in enumerate(zip(runs.group, scored_steps, strict=True)):
+        if number in runs.left_out:
+            continue
         scores, floor = {}, {}
         for split, (predictions, values) in scored.items():
             if sharding.is_main_process():
@@ -62,8 +66,9 @@ def finish(workdir, finished: list[Finished]) -> Result:
     if not finished[0].replica.name:
         [one] = finished
         return Result(one.step, one.scores, str(one.replica.folder))
-    summary = summarize(finished)
     folder = paths.of(workdir)
+    failed = {path.parent.name: _update(path) for path in sorted(folder.glob(f"*/{FAILED}"))}
+    summary = summarize(finished) | {"failed": failed}
     if sharding.is_main_process():
         run_directory.write_json(folder / "replicas.json", summary)
     for line in describe(summary):
@@ -71,6 +76,10 @@ def finish(workdir, finished: list[Finished]) -> Result:
     best = summary["groups"][summary["best"]]
     means = {k: v["mean"] for k, v in best.items() if isinstance(v, dict) and "mean" in v}
     return Result(finished[0].step, means, str(folder))
+
+
+def _update(path):
+    return json.loads(path.read_text(encoding="utf-8"))["update"]
 
 
 def summarize(finished: list[Finished]) -> dict:
@@ -140,4 +149,6 @@ def describe(summary) -> list[str]:
                 )
         if several and number == summary["best"]:
             lines.append(f"{rate}the best one on validation")
+    for name, update in summary.get("failed", {}).items():
+        lines.append(f"{name} failed at update {update}, which was not finite")
     return lines

@@ -26,6 +26,8 @@ from training.sharding import REPLICA
 
 log = logging.getLogger("triptych")
 
+FAILED = "failed.json"  # in the run directory of a replica that was left out
+
 
 @dataclasses.dataclass(frozen=True)
 class Replica:
@@ -75,6 +77,15 @@ def expand(config, workdir) -> list[list[Replica]]:
         )
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     replicas = [Replica.of(config, workdir, **point) for point in points]
+    failed = [replica.name for replica in replicas if (replica.folder / FAILED).exists()]
+    replicas = [replica for replica in replicas if replica.name not in failed]
+    if failed:
+        log.warning(
+            f"left out, since an update was not finite: {', '.join(failed)}; remove a directory to train it "
+            "again"
+        )
+    if not replicas:
+        raise ConfigError(f"every replica in {folder} has failed; lower the learning rate")
     started = [run_directory.is_started(replica.folder) for replica in replicas]
     groups = [
         [r for r, b in zip(replicas, started, strict=True) if b is kind] for kind in (True, False)
@@ -144,17 +155,24 @@ class Axes:
             return {name: np.array([each[name] for each in values]) for name in values[0]}
         return np.stack(values, axis=-1)
 
-    def evaluate(self, task, split, predict):
+    def evaluate(self, task, split, predict, left_out=()):
         """([the predictions of each replica], [its {metric: value}]) for a split.
 
-        predict: function of evaluation inputs that returns `LoadedTask.outputs` of all replicas.
+        Args:
+          predict: function of evaluation inputs that returns `LoadedTask.outputs` of all replicas.
+          left_out: numbers of replicas without scores; theirs are NaN.
         """
         outputs = jax.device_get([predict(inputs) for inputs in task.eval_inputs(split)])
         own = [outputs]
         if self.size:
             own = [_index(outputs, number) for number in range(self.size)]
         predictions = [task.collect(split, each) for each in own]
-        return predictions, [task.score(split, each) for each in predictions]
+        scores = [
+            {} if number in left_out else task.score(split, each)
+            for number, each in enumerate(predictions)
+        ]
+        names = next(filter(None, scores), {})
+        return predictions, [each or dict.fromkeys(names, np.nan) for each in scores]
 
     def place_shared(self, mesh, inputs):
         """A global array [B, ...] that all replicas read."""
@@ -199,6 +217,10 @@ class Runs:
     """
 
     def __init__(self, group, converter, best):
+        self.group, self.left_out = (
+            group,
+            set(),
+        )  # numbers of replicas with an update that was not finite
         config, self._opened = group[0].config, contextlib.ExitStack()
         keep_period = converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period")
         if (
@@ -235,6 +257,8 @@ class Runs:
     def write(self, step, split, values):
         """Writes metrics; a value may be an array of one number per replica."""
         for number, writer in enumerate(self._metrics):
+            if number in self.left_out:
+                continue
             own = {
                 name: float(value[number]) if np.ndim(value) else value
                 for name, value in values.items()
@@ -249,7 +273,21 @@ class Runs:
     def save(self, axes, state, values):
         """Saves a checkpoint of each replica; values: [{metric: value}] of its evaluation, or None."""
         for number, checkpoints in enumerate(self._checkpoints):
-            checkpoints.save(axes.take(state, number), values and values[number])
+            if number not in self.left_out:
+                checkpoints.save(axes.take(state, number), values and values[number])
+
+    def leave_out(self, number, update):
+        """Records that an update of a replica was not finite; the others continue without it."""
+        if number in self.left_out:
+            return
+        self.left_out.add(number)
+        replica = self.group[number]
+        log.warning(
+            f"{replica.name}: update {update} had a loss or gradient that is not finite; the others continue "
+            "without it"
+        )
+        if sharding.is_main_process():
+            run_directory.write_json(replica.folder / FAILED, {"update": update})
 
     def wait(self):
         """Blocks until all checkpoints are on disk."""

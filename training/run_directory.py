@@ -11,6 +11,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 
@@ -22,6 +23,13 @@ from training.sharding import is_main_process
 
 TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json")
 SET_ASIDE = "set_aside"  # what `resume_from` replaced, in numbered directories
+# What may be in a run directory before its config.json: hidden files, files of a launch (logs, scripts,
+# Slurm, submitit, W&B), the empty checkpoints/ of a run that did not start, and temporary files.
+_LAUNCH_FILE = re.compile(
+    r"^\.|^(checkpoints|wandb|lost\+found|nohup\.out)$|^slurm|(^|[._-])(logs?|stdout|stderr)([._-]|\d*$)"
+    r"|\.(log|out|err|sh|sbatch|slurm|pid|tmp)$|_submi(t|ssion|tted)\b|_result\.pkl$",
+    re.IGNORECASE,
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers",
             "tensorflow-datasets", "numpy")  # fmt: skip
 
@@ -60,6 +68,8 @@ def open_run(workdir, kind):
             f"choose a path below a directory that you may write to"
         ) from error
     existing = read_config(folder, missing_ok=True)
+    if existing is None:
+        _check_empty(folder)
     if existing and "kind" not in existing:
         raise ConfigError(
             f"--workdir={workdir!r} holds a config.json that is not of a run of this project; choose "
@@ -75,6 +85,18 @@ def open_run(workdir, kind):
             f"--workdir"
         )
     return folder
+
+
+def _check_empty(folder):
+    """Raises ConfigError for a directory without config.json that holds what neither a run leaves before
+    it has one nor a program that starts runs: it is a directory of something else."""
+    found = sorted(path.name for path in folder.iterdir() if not _LAUNCH_FILE.search(path.name))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise ConfigError(
+            f"--workdir={str(folder)!r} is not empty and holds no run (no config.json, but "
+            f"{', '.join(name[:60] for name in found[:3])}{more}); choose a new or empty directory"
+        )
 
 
 def is_started(folder):
@@ -152,7 +174,7 @@ def check_unchanged(folder, **identities):
 
 
 def write_run(folder, resolved, kind, task, start, extra):
-    """Writes tokenizer.json, config.json and manifest.json, after everything that can fail has been
+    """Writes config.json, tokenizer.json and manifest.json, after everything that can fail has been
     checked.
 
     Args:
@@ -163,9 +185,9 @@ def write_run(folder, resolved, kind, task, start, extra):
       start: entry of the manifest's `starts` (continuation.Continuation.record).
       extra: further entries of the manifest.
     """
+    write_config(folder, resolved, kind, task.model_config)  # first: it tells whose files these are
     if is_main_process():
         task.tokenizer.save(folder / "tokenizer.json")
-    write_config(folder, resolved, kind, task.model_config)
     write_manifest(folder, resolved, extra, start)
 
 

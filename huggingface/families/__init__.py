@@ -8,7 +8,7 @@ from huggingface.families.bert import BERT
 from huggingface.families.distilbert import DISTILBERT
 from huggingface.families.electra import ELECTRA
 from huggingface.families.esm import ESM
-from huggingface.families.gemma import GEMMA, GEMMA3
+from huggingface.families.gemma import GEMMA, GEMMA2, GEMMA3
 from huggingface.families.gpt2 import GPT2
 from huggingface.families.gpt_neox import GPT_NEOX
 from huggingface.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
@@ -21,7 +21,8 @@ from huggingface.families.t5 import MT5, T5
 from huggingface.family import Family
 
 _DECODERS = (
-    GPT2, T5, LLAMA, MISTRAL, QWEN2, QWEN3, STARCODER2, GPT_NEOX, GEMMA, GEMMA3, OLMO2, PHI3, MT5,
+    GPT2, T5, LLAMA, MISTRAL, QWEN2, QWEN3, STARCODER2, GPT_NEOX, GEMMA, GEMMA2, GEMMA3, OLMO2, PHI3,
+    MT5,
 )  # fmt: skip
 _ENCODERS = (ROBERTA, ELECTRA, DISTILBERT, MODERNBERT, XLM_ROBERTA, ESM)
 FAMILIES: dict[str, Family] = {

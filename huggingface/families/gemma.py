@@ -1,5 +1,6 @@
-"""Gemma (Gemma Team 2024) and the text models of Gemma 3 (2025): Llama's layers with scaled embeddings and
-norm scales of 1 + w; Gemma 3 also normalizes each sublayer's output, and alternates windows and RoPE.
+"""Gemma and Gemma 2 (Gemma Team 2024), and the text models of Gemma 3 (2025): Llama's layers with scaled
+embeddings and norm scales of 1 + w. Gemma 2 also normalizes each sublayer's output, alternates windows
+and caps logits; Gemma 3 normalizes queries and keys, and its windows have a RoPE of their own.
 """
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey, disagreement
@@ -13,6 +14,7 @@ _THETA_KEYS = {GLOBAL: ("rope_theta", 1_000_000.0), LOCAL: ("rope_local_base_fre
 _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh", **ACTIVATIONS, "gelu": "gelu_tanh", "gelu_python": "gelu_tanh"
 }  # fmt: skip
+_EXACT = {"gelu_pytorch_tanh": "gelu_tanh", **ACTIVATIONS}
 _FIXED = {
     "architecture": "decoder",
     "positions": "rope",
@@ -49,7 +51,7 @@ def _layer_types(num_layers, every, first):
 
 
 def _read_attention(config):
-    """Window, kinds of layers, and the RoPE of each kind."""
+    """Gemma 3: window, kinds of layers, and the RoPE of each kind."""
     layers = config.get("num_hidden_layers", 26)
     pattern = config.get("sliding_window_pattern")
     types = config.get("layer_types") or _layer_types(layers, pattern or 6, (pattern or 6) - 1)
@@ -57,6 +59,14 @@ def _read_attention(config):
         raise ValueError(
             disagreement({"layer_types": types[:9], "sliding_window_pattern": pattern})
         )
+    window = _read_windows(config, types)
+    one_kind = {} if window["sliding_window"] else {"local_rope_theta": 0.0}
+    return read_two_ropes(config, GLOBAL, LOCAL, _THETA_KEYS) | window | one_kind
+
+
+def _read_windows(config, types):
+    """Window and kinds of layers."""
+    layers = config.get("num_hidden_layers", 26)
     places = [i for i, each in enumerate(types) if each == GLOBAL] or [layers]
     first, every = places[0], places[1] - places[0] if len(places) > 1 else places[0] + 1
     every = max(every, first + 1)
@@ -65,21 +75,14 @@ def _read_attention(config):
             f"layer_types={str(types)[:60]} (expected {GLOBAL!r} at equal intervals in "
             f"num_hidden_layers={layers})"
         )
-    window, rope = (
-        config.get("sliding_window", 4096),
-        read_two_ropes(config, GLOBAL, LOCAL, _THETA_KEYS),
-    )
+    window = config.get("sliding_window", 4096)
     if every == 1:
-        return rope | {
-            "local_rope_theta": 0.0,
-            "sliding_window": 0,
-            "global_attn_every_n_layers": 0,
-        }
+        return {"sliding_window": 0, "global_attn_every_n_layers": 0}
     if not window:
         raise ValueError(
             f"sliding_window={window!r} with layer_types={str(types)[:60]} (expected a size)"
         )
-    return rope | {
+    return {
         "sliding_window": window,
         "global_attn_every_n_layers": every,
         "first_global_layer": first,
@@ -87,6 +90,10 @@ def _read_attention(config):
 
 
 def _write_attention(model):
+    return _write_windows(model) | write_two_ropes(model, GLOBAL, LOCAL, _THETA_KEYS)
+
+
+def _write_windows(model):
     every, first = model.global_attn_every_n_layers, model.first_global_layer
     if model.sliding_window and not every:
         raise ValueError(
@@ -96,10 +103,37 @@ def _write_attention(model):
     return {
         "layer_types": types,
         **({"sliding_window": model.sliding_window} if every else {}),
-        **write_two_ropes(model, GLOBAL, LOCAL, _THETA_KEYS),
     }
 
 
+def _read_gemma2_windows(config):
+    return _read_windows(
+        config,
+        config.get("layer_types") or _layer_types(config.get("num_hidden_layers", 26), 2, 1),
+    )
+
+
+_WINDOW_FIELDS = ("sliding_window", "global_attn_every_n_layers", "first_global_layer")
+
+
+def _cap(name, field, default):
+    """The key of a soft cap; null: none. 0 would divide by it."""
+
+    def read(config):
+        value = config.get(name, default)
+        if value is not None and (type(value) not in (int, float) or value <= 0):
+            raise ValueError(f"{name}={value!r} (expected a number above 0, or null)")
+        return {field: float(value or 0)}
+
+    return CustomKey((field,), read, lambda model: {name: getattr(model, field) or None}, (name,))
+
+
+_FOUR_NORMS = [
+    *(each for each in llama.PARAMS if not each.hf.endswith("post_attention_layernorm.weight")),
+    *norm(f"{llama.LAYER}/self_attention_output_norm", f"{llama.HF_LAYER}.post_attention_layernorm"),
+    *norm(f"{llama.LAYER}/mlp_norm", f"{llama.HF_LAYER}.pre_feedforward_layernorm"),
+    *norm(f"{llama.LAYER}/mlp_output_norm", f"{llama.HF_LAYER}.post_feedforward_layernorm"),
+]  # fmt: skip
 _SCALE = CustomKey(
     ("attention_scale_dim",),
     lambda config: {"attention_scale_dim": config.get("query_pre_attn_scalar", 256)},
@@ -128,6 +162,37 @@ GEMMA = Family(
     head_needs=_HEAD,
 )
 
+GEMMA2 = Family(
+    model_type="gemma2",
+    prefix="model.",
+    classes={
+        "Gemma2ForCausalLM": "lm",
+        "Gemma2ForSequenceClassification": "classification",
+        "Gemma2Model": "",
+    },
+    params=_FOUR_NORMS,
+    config_keys=[
+        *_keys(256000, 2304, 26, 8, 4, 9216, 8192),
+        ConfigKey("hidden_activation", "activation", "gelu_pytorch_tanh", _EXACT),
+        rope_key(scalings=("default",)),
+        CustomKey(
+            _WINDOW_FIELDS, _read_gemma2_windows, _write_windows, ("layer_types", "sliding_window")
+        ),
+        _SCALE,
+        _cap("attn_logit_softcapping", "attention_logit_softcap", 50.0),
+        _cap("final_logit_softcapping", "final_logit_softcap", 30.0),
+        FixedKey("use_bidirectional_attention", None),
+    ],
+    fixed={**_FIXED, "norm_position": "both"},
+    tied={"lm_head.weight": "model.embed_tokens.weight"},
+    unused={
+        "hidden_act": "of older files, beside hidden_activation, which transformers reads",
+        "sliding_window_size": "of older files, beside sliding_window, which transformers reads",
+        "cache_implementation": "an option of generation, kept for the export",
+    },
+    head_needs=_HEAD,
+)
+
 GEMMA3 = Family(
     model_type="gemma3_text",
     prefix="model.",
@@ -136,30 +201,20 @@ GEMMA3 = Family(
         "Gemma3TextForSequenceClassification": "classification",
         "Gemma3TextModel": "",
     },
-    params=[
-        *(
-            each
-            for each in llama.PARAMS
-            if not each.hf.endswith("post_attention_layernorm.weight")
-        ),
-        *norm(f"{llama.LAYER}/self_attention_output_norm", f"{llama.HF_LAYER}.post_attention_layernorm"),
-        *norm(f"{llama.LAYER}/mlp_norm", f"{llama.HF_LAYER}.pre_feedforward_layernorm"),
-        *norm(f"{llama.LAYER}/mlp_output_norm", f"{llama.HF_LAYER}.post_feedforward_layernorm"),
-    ],
+    params=_FOUR_NORMS,
     config_keys=[
         *_keys(262208, 2304, 26, 8, 4, 9216, 131072),
-        ConfigKey("hidden_activation", "activation", "gelu_pytorch_tanh", {
-            "gelu_pytorch_tanh": "gelu_tanh", **ACTIVATIONS}),
+        ConfigKey("hidden_activation", "activation", "gelu_pytorch_tanh", _EXACT),
         CustomKey(
-            (*TWO_ROPES_FIELDS, "sliding_window", "global_attn_every_n_layers", "first_global_layer"),
+            (*TWO_ROPES_FIELDS, *_WINDOW_FIELDS),
             _read_attention,
             _write_attention,
             ("rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq", "layer_types",
              "sliding_window", "sliding_window_pattern"),
         ),
         _SCALE,
-        FixedKey("final_logit_softcapping", None),
-        FixedKey("attn_logit_softcapping", None),
+        _cap("final_logit_softcapping", "final_logit_softcap", None),
+        FixedKey("attn_logit_softcapping", None),  # which transformers' code ignores
         FixedKey("use_bidirectional_attention", False),
     ],
     fixed={**_FIXED, "norm_position": "both", "qk_norm": True},

@@ -13,9 +13,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from data import labeled, labels  # noqa: E402
-from data.examples import SPLIT_WORDS, SPLITS  # noqa: E402
 from data.file_kinds import COMPRESSIONS, NOT_TEXT  # noqa: E402
 from data.files import LEFTOVERS  # noqa: E402
+from data.splits import SPLIT_WORDS, SPLITS  # noqa: E402
 from data.tables import FORMATS, Dialect, Table, json_object  # noqa: E402
 from tasks.labeled_task import LabeledTask  # noqa: E402
 from tasks.pooled_task import TextColumns  # noqa: E402

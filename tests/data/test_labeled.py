@@ -11,6 +11,8 @@ import pytest
 
 from data.file_kinds import compression_of, open_compressed
 from data.labeled import load
+from data.splits import choose_splits
+from data.tables import Dialect
 
 ROWS = [(f'text "{i}', f"pair {i}", "ab"[i % 2]) for i in range(40)]
 
@@ -186,7 +188,8 @@ def test_tfds_labels_become_their_names(tmp_path):
             )
 
         def _split_generators(self, dl_manager):
-            return {s: self._generate_examples(s) for s in ("train", "validation", "test")}
+            names = ("train", "validation", "test", "validation_other")
+            return {s: self._generate_examples(s) for s in names}
 
         def _generate_examples(self, split):
             for i in range(6):
@@ -208,5 +211,57 @@ def test_tfds_labels_become_their_names(tmp_path):
     assert found["train"].text == [f"train {i} é" for i in range(6)]
     assert found["train"].label == ["no", "yes"] * 3 and found.label_names == ("no", "yes")
     assert len(found["test"]) == 6 and found["test"].label == []
+    other = load(
+        source, missing="drop", dialect=Dialect(splits=("test=validation_other",)), **columns
+    )
+    assert other["validation"].text == found["validation"].text
+    assert other["test"].text == [f"validation_other {i} é" for i in range(6)]
+    assert other["test"].label == ["no", "yes"] * 3
     taken = found["train"].take([3, 0])
     assert taken.text == ["train 3 é", "train 0 é"] and taken.label == ["yes", "no"]
+
+
+MNLI = ["train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched"]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "expected"),
+    [
+        (MNLI, (), {"train": "train", "validation": "validation_matched", "test": "test_matched"}),
+        (MNLI, ("validation=validation_mismatched",),
+         {"train": "train", "validation": "validation_mismatched", "test": "test_matched"}),
+        (MNLI, ("test=validation_mismatched",),
+         {"train": "train", "validation": "validation_matched", "test": "validation_mismatched"}),
+        (["train", "test", "unsupervised"], (), {"train": "train", "test": "test"}),
+        (["train", "dev", "train_extra"], (), {"train": "train", "validation": "dev"}),
+        (["train_r1", "dev_r1"], (), {"train": "train_r1", "validation": "dev_r1"}),
+        (["latest", "trained", "train"], (), {"train": "train"}),
+    ],
+)  # fmt: skip
+def test_splits_of_tfds_are_found_by_their_names(names, chosen, expected):
+    lines = []
+    assert dict(choose_splits("tfds:x", names, chosen, lines.append)) == expected
+    unused = [name for name in names if name not in expected.values()]
+    assert all(name in lines[0] for name in unused) if unused else not lines
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "expected"),
+    [
+        (["train_r1", "train_r2"], (), "several train splits, train_r1, train_r2: choose one with "
+                                       r"task.splits=\('train=train_r1',\)"),
+        (MNLI, ("validation=dev",), "has 'validation=dev', expected SPLIT=NAME .* validation_matched"),
+        (MNLI, ("dev=validation_matched",), "has 'dev=validation_matched', expected SPLIT=NAME"),
+        (MNLI, ("test=train", "test=test_matched"), "has 'test=test_matched', expected SPLIT=NAME once"),
+        (MNLI, ("train",), "has 'train', expected SPLIT=NAME"),
+    ],
+)  # fmt: skip
+def test_splits_of_tfds_that_are_ambiguous_or_not_there_are_an_error(names, chosen, expected):
+    with pytest.raises(ValueError, match=expected):
+        choose_splits("tfds:x", names, chosen, lambda line: None)
+
+
+def test_splits_are_chosen_for_tfds_alone(tmp_path):
+    (tmp_path / "train.tsv").write_text("text\tlabel\na\t0\nb\t1\n")
+    with pytest.raises(ValueError, match="task.splits=.* names splits of a TFDS data set, but"):
+        load(f"files:{tmp_path}/train.tsv", dialect=Dialect(splits=("test=validation",)))

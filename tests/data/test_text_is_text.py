@@ -133,6 +133,12 @@ KINDS = {
         dummy=1,
         collapse=0,
     ),
+    "spm fairseq": lambda: from_directory(
+        sentencepiece,
+        [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *unigram_pieces()[3:]],
+        name="sentencepiece.bpe.model",
+        model_type="xlm-roberta",
+    ),
     "spm bpe": lambda: from_directory(
         sentencepiece, bpe_pieces(), 2, "tokenizer.model", "llama", bytes=True, collapse=0
     ),

@@ -91,6 +91,17 @@ MODELS = {
     "starcoder2": ("Starcoder2ForCausalLM", {**LLAMA, "sliding_window": 4}),
     "gpt_neox": ("GPTNeoXForCausalLM", {**LLAMA, "hidden_size": 32}),
     "gemma": ("GemmaForCausalLM", {**LLAMA, "head_dim": 8}),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {
+            **LLAMA,
+            "head_dim": 8,
+            "sliding_window": 4,
+            "query_pre_attn_scalar": 4,
+            "attn_logit_softcapping": 1.5,
+            "final_logit_softcapping": 2.5,
+        },
+    ),
     "gemma3": (
         "Gemma3ForCausalLM",
         {

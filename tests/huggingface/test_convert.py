@@ -154,6 +154,39 @@ def test_an_imported_classifier_records_its_labels_and_what_its_head_needs(tmp_p
     assert config["problem_type"] == "single_label_classification"
 
 
+def test_labels_of_a_directory_without_a_head_come_back(tmp_path):
+    source = bert(tmp_path)
+    config = json.loads((source / "config.json").read_text())
+    labels = {"id2label": {"0": "wet", "1": "dry"}, "label2id": {"wet": 0, "dry": 1}}
+    (source / "config.json").write_text(json.dumps(config | labels))
+    convert.from_hf(str(source), str(tmp_path / "imported"))
+    assert "labels" not in run_directory.read_manifest(tmp_path / "imported")
+    convert.to_hf(str(tmp_path / "imported"), str(tmp_path / "back"))
+    back = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert {key: back[key] for key in labels} == labels
+    assert "problem_type" not in back
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_tensor_with_nan_or_infinity_is_refused_by_name_and_nothing_is_left(
+    tmp_path, value, dtype
+):
+    source = altered(tmp_path / "source", "gpt2")
+    weights = open_weights(source)
+    arrays = {name: weights.read(name).astype(convert.DTYPES[dtype]) for name in weights.leaves}
+    arrays["transformer.h.1.mlp.c_fc.weight"][3, 5] = value
+    (pathlib.Path(source) / "model.safetensors").unlink()
+    leaves = {name: Leaf(array.dtype, array.shape) for name, array in arrays.items()}
+    write_weights(source, leaves, arrays.get)
+    with pytest.raises(
+        ConfigError, match=r"tensor transformer.h.1.mlp.c_fc.weight .* \(1 of "
+    ) as error:
+        convert.from_hf(source, str(tmp_path / "run"))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 @pytest.mark.parametrize("name", models.PRESETS)
 def test_every_preset_is_expressed_by_a_family_and_read_back(name):
     model = ModelConfig(**{"max_length": 512, **models.preset(name)})

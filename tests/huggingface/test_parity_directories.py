@@ -4,6 +4,7 @@ import functools
 import json
 
 import pytest
+import sentencepiece as spm
 from published import (
     TEXTS,
     WORDS,
@@ -91,6 +92,27 @@ def xlm_roberta(folder):
     (folder / "config.json").write_text('{"model_type": "xlm-roberta"}')
 
 
+def trained(folder, name, of, **options):
+    """A SentencePiece model alone, trained on the texts below."""
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join((TEXTS + WORDS) * 20), encoding="utf-8")
+    spm.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(folder / "trained"), vocab_size=90, minloglevel=2,
+        hard_vocab_limit=False, **options,
+    )  # fmt: skip
+    (folder / "trained.model").rename(folder / name)
+    (folder / "config.json").write_text(json.dumps({"model_type": of}))
+
+
+def xlm_roberta_spm(folder, symbols=("<b>",)):
+    trained(folder, "sentencepiece.bpe.model", "xlm-roberta", user_defined_symbols=list(symbols))
+
+
+def t5_bpe(folder, name="tokenizer.model"):
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    trained(folder, name, "t5", model_type="bpe", **ids)
+
+
 def added(number, text, **flags):
     names = ("lstrip", "rstrip", "normalized", "single_word", "special")
     return {str(number): {"content": text, **dict.fromkeys(names, False), **flags}}
@@ -167,8 +189,15 @@ FORMS = {
     "gemma": (gemma, None, {}),
     "gemma bos": (gemma, {"add_bos_token": True, "tokenizer_class": "GemmaTokenizer"}, {}),
     "gemma, generic": (gemma, GENERIC, {}),
+    "gemma 2": (gemma, None, {"config.json": {"model_type": "gemma2"}}),
     "gemma 3": (gemma, None, {"config.json": {"model_type": "gemma3_text"}}),
     "xlm-roberta": (xlm_roberta, None, {}),
+    "xlm-roberta, sentencepiece": (xlm_roberta_spm, None, {}),
+    "xlm-roberta, sentencepiece, mask": (
+        xlm_roberta_spm, {"mask_token": {"__type": "AddedToken", **MASK}}, {}),
+    "xlm-roberta, sentencepiece, extra": (
+        functools.partial(xlm_roberta_spm, symbols=()), {"additional_special_tokens": ["[X]"]}, {}),
+    "t5 bpe, generic": (t5_bpe, GENERIC, {}),
     "xlm-roberta without prefix": (xlm_roberta, {"add_prefix_space": False}, {}),
     "xlm-roberta, generic": (xlm_roberta, GENERIC, {}),
     "phi3": (saved(llama, "LlamaTokenizer"), LLAMA, {"config.json": {"model_type": "phi3"}}),
@@ -234,6 +263,14 @@ def test_a_class_that_is_not_read_is_refused_by_file_and_key(tmp_path):
     make(tmp_path, "bert json")
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "AlbertTokenizer"}')
     with pytest.raises(ConfigError, match="tokenizer_config.json has tokenizer_class='AlbertTok"):
+        read_tokenizer(tmp_path)
+
+
+def test_a_sentencepiece_model_of_another_kind_than_its_class_is_refused_by_file_and_key(tmp_path):
+    t5_bpe(tmp_path, "spiece.model")
+    with pytest.raises(
+        ConfigError, match="spiece.model is .* BPE, but T5Tokenizer .*tokenizer_class"
+    ):
         read_tokenizer(tmp_path)
 
 

@@ -29,6 +29,21 @@ MODELS = {
     },
     "Olmo2": {},
     "Gemma": {"head_dim": 16},
+    "Gemma2": {
+        "head_dim": 16,
+        "num_hidden_layers": 3,
+        "sliding_window": 4,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 1.5,
+        "final_logit_softcapping": 2.5,
+    },
+    "Gemma2, without caps": {
+        "head_dim": 16,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "layer_types": ["full_attention"] * 2,
+    },
+    "Gemma3, capped": {"head_dim": 16, "final_logit_softcapping": 2.5},
     "Gemma3": {
         "head_dim": 16,
         "num_hidden_layers": 3,

@@ -24,8 +24,7 @@ from tokenizers import AddedToken, Tokenizer
 from data import tokenizer as tokenizer_module
 from data.examples import Examples
 from data.special_tokens import SpecialTokenTemplate, template_for
-from huggingface import tokenizer_classes
-from huggingface import tokenizers as readers
+from huggingface import older_tokenizers, tokenizer_classes
 from huggingface.tokenizer_classes import CLASSES, GENERIC
 from huggingface.tokenizers import read_tokenizer, write_tokenizer
 from tasks.encoding import encode
@@ -366,7 +365,11 @@ def test_the_documentation_lists_the_classes_that_are_read():
         same = [other for other, of in tokenizer_classes._SAME.items() if of == name]
         types = [t for t, of in tokenizer_classes._REGISTERED.items() if of in (name, *same)]
         types += ["llama"] if name == GENERIC else []
-        found = [names for names, _, read in readers._READERS if name in readers._SUPPORTED[read]]
+        found = [
+            names
+            for names, _, read in older_tokenizers._READERS
+            if name in older_tokenizers._SUPPORTED[read]
+        ]
         together = " and " if len(found) == 1 else " or "
         files = together.join(f"`{file}`" for names in found for file in names) or "refused"
         shown = ", ".join(f"`{t}`" for t in types) or "by name only"

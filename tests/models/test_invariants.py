@@ -44,6 +44,7 @@ DECODERS = {
     "gemma": {"positions": "rope", "norm": "rmsnorm", "norm_position": "both", "sliding_window": 3,
               "global_attn_every_n_layers": 2, "first_global_layer": 1, "norm_scale_offset": True,
               "scale_embeddings": True, "attention_scale_dim": 16},
+    "capped": {"positions": "rope", "attention_logit_softcap": 1.5, "final_logit_softcap": 2.5},
     "dynamic": {"positions": "rope", "rope_scaling": "dynamic", "rope_factor": 3.0,
                 "rope_original_length": 4},
 }  # fmt: skip

@@ -25,16 +25,18 @@ def example(seed=0):
     return features, table, bias, targets, weights
 
 
-def reference(features, table, bias, targets, weights, z_loss=0.0):
+def reference(features, table, bias, targets, weights, z_loss=0.0, cap=0.0):
     """float64: (sum, weight, correct) and the gradients of the sum."""
     x, w = features.astype(np.float64), table[:VOCAB_SIZE].astype(np.float64)
-    logits = x @ w.T + bias[:VOCAB_SIZE]
+    logits, slope = x @ w.T + bias[:VOCAB_SIZE], 1.0
+    if cap:
+        logits, slope = cap * np.tanh(logits / cap), 1 / np.cosh(logits / cap) ** 2
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     onehot = np.eye(VOCAB_SIZE)[targets]
     log_z = np.log(np.exp(logits).sum(-1))
     losses = -np.log((p * onehot).sum(-1)) + z_loss * log_z**2
-    d_logits = (p - onehot + 2 * z_loss * (log_z[..., None] * p)) * weights[..., None]
+    d_logits = (p - onehot + 2 * z_loss * (log_z[..., None] * p)) * weights[..., None] * slope
     d_table = np.zeros(table.shape)
     d_table[:VOCAB_SIZE] = np.einsum("bnv,bne->ve", d_logits, x)
     d_bias = np.zeros(bias.shape)
@@ -50,9 +52,10 @@ def chunks(request, monkeypatch):
     monkeypatch.setattr(loss_module, "number_of_chunks", lambda *_: request.param)
 
 
-def with_gradients(features, table, bias, targets, weights, z_loss=0.0):
+def with_gradients(features, table, bias, targets, weights, z_loss=0.0, cap=0.0):
     def total(features, table, bias, weights):
-        out = chunked_cross_entropy(features, table, bias, targets, weights, VOCAB_SIZE, z_loss)
+        static = VOCAB_SIZE, z_loss, cap
+        out = chunked_cross_entropy(features, table, bias, targets, weights, *static)
         return 3.0 * out[0], out
 
     with jax.numpy_dtype_promotion("strict"):
@@ -61,12 +64,14 @@ def with_gradients(features, table, bias, targets, weights, z_loss=0.0):
         )
 
 
-@pytest.mark.parametrize("z_loss", [0.0, 0.3])
-def test_value_and_gradients_equal_the_reference(chunks, z_loss):
+@pytest.mark.parametrize(("z_loss", "cap"), [(0.0, 0.0), (0.3, 0.0), (0.3, 2.5)])
+def test_value_and_gradients_equal_the_reference(chunks, z_loss, cap):
     arrays = example()
-    gradients, sums = with_gradients(*map(jnp.asarray, arrays), z_loss)
-    expected_sums, expected = reference(*arrays, z_loss)
-    assert z_loss == 0.0 or expected_sums[0] > reference(*arrays)[0][0] + 1
+    gradients, sums = with_gradients(*map(jnp.asarray, arrays), z_loss, cap)
+    expected_sums, expected = reference(*arrays, z_loss, cap)
+    if cap:  # the larger logits are capped
+        assert expected_sums[0] < 0.8 * reference(*arrays, z_loss)[0][0]
+    assert z_loss == 0.0 or cap or expected_sums[0] > reference(*arrays)[0][0] + 1
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
     for actual, desired in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(actual, 3 * desired, atol=2e-5 * np.abs(desired).max())

@@ -98,6 +98,21 @@ def test_invariant_05_losses_are_sums_and_weights_recomputed_by_hand(architectur
     assert set(objectives.loss_of(objective).loss_weights()) <= set(sums)
 
 
+@pytest.mark.parametrize("architecture, name", sorted(FIRST))
+def test_the_loss_is_that_of_the_capped_logits(architecture, name):
+    objective, model, params, _, batch, losses = make(architecture, name)
+    cap = 0.5
+    capped = models.build(dataclasses.replace(model.config, final_logit_softcap=cap))
+    sums = run(functools.partial(objectives.loss_of(objective).losses, capped), params, batch, None)
+    hidden = hidden_states(model, params, batch, None)
+    table = model.apply({"params": params}, method="output_embedding")[0][: VOCABULARY.size]
+    logits = cap * np.tanh(np.asarray(hidden @ table.T, np.float64) / cap)
+    picked = np.take_along_axis(logits, np.asarray(batch.targets)[..., None], -1)[..., 0]
+    expected = (np.log(np.exp(logits).sum(-1)) - picked) * np.asarray(batch.loss_weights)
+    np.testing.assert_allclose(sums["lm"][0], expected.sum(), rtol=1e-5)
+    assert abs(sums["lm"][0] - run(losses, params, batch, None)["lm"][0]) > 1
+
+
 @each_pair
 def test_invariant_04_denominators_match_the_losses_and_microbatches_add_up(architecture, name):
     objective, _, params, _, batch, losses = make(architecture, name)

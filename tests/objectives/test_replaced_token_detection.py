@@ -3,12 +3,14 @@
 NumPy samples the tokens again; they are then constants of a loss that does no sampling.
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from scipy import stats
 
 import models
@@ -87,7 +89,9 @@ def generate(objective, model, params, batch, dropout_rng=None):
         hidden = hidden_states(generator, own, batch, dropout_rng)
         features = generator.apply({"params": own}, hidden, method="lm_features")
         table, bias = generator.apply({"params": own}, method="output_embedding")
-        return features @ table.T + bias[None, None]
+        logits = features @ table.T + bias[None, None]
+        cap = generator.config.final_logit_softcap
+        return cap * jnp.tanh(logits / cap) if cap else logits
 
     return generator, own, np.asarray(score(own), np.float64)
 
@@ -144,8 +148,15 @@ def test_samples_are_regular_at_both_ends_of_the_interval_and_independent_of_chu
     np.testing.assert_array_equal(sample_tokens(features, table, None, uniforms, ranges), samples)
 
 
-def test_invariant_05_every_sum_equals_its_recomputation():
+@pytest.mark.parametrize("cap", [0.0, 6.0])
+def test_invariant_05_every_sum_equals_its_recomputation(cap):
     objective, model, params, batch, losses = setup()
+    if cap:  # of the generator: its samples and its loss
+        capped = dataclasses.replace(
+            model.config, final_logit_softcap=cap, lm_head_bias_init="zeros"
+        )
+        model = models.build(capped)
+        losses = jax.jit(functools.partial(objective.losses, model))
     with jax.numpy_dtype_promotion("strict"):
         sums = jax.device_get(losses(params, batch, None))
     _, _, logits = generate(objective, model, params, batch)
