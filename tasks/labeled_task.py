@@ -70,6 +70,12 @@ class LabeledTask(Task):
         labels. Raises ValueError for options that name no columns."""
         raise NotImplementedError
 
+    def text_columns(self) -> dict[str, Column]:
+        """{role: Column} of an example that is a text, or several, in the order of tools.predict's flags:
+        by default all columns but the labels. A task that reads other values may read texts, too."""
+        columns = self.example_columns()
+        return {role: column for role, column in columns.items() if not column.is_label}
+
     def complete_examples(self, splits: dict[str, Examples], log) -> dict[str, Examples]:
         """{split: Examples} as the task needs them, of those of the columns, with labels or without; `read`
         and tools.predict call it. Raises ValueError of one line."""

@@ -229,7 +229,8 @@ class LoadedLabeledTask(LoadedTask):
         """`prediction_rows` with where each example is from (its file by default if there are several) and
         its texts, after what they have."""
         rows = self.prediction_rows(split, outputs)
-        inputs = [role for role, each in self.task.example_columns().items() if not each.is_label]
+        columns = self.task.example_columns() | self.task.text_columns()
+        inputs = [role for role, column in columns.items() if not column.is_label]
         for row, found in zip(rows, self.texts[split].describe(inputs, with_file), strict=True):
             yield row | {name: value for name, value in found.items() if name not in row}
 

@@ -93,17 +93,16 @@ def run(given, assignments):
             rows, scores = score(predictor, files, progress)
             writer.write(list(rows))
         else:
-            columns = {role: c for role, c in predictor.columns.items() if not c.is_label}
-            max_rows = BATCHES * predictor.config.evaluation.batch_size
+            task, max_rows = predictor.config.task, BATCHES * predictor.config.evaluation.batch_size
+            columns, texts = predictor.input_columns, task.text_columns()
             if files:
-                parts = files_in_parts(
-                    files, columns, predictor.config.task.dialect, max_rows, progress
-                )
+                names = names_of([*columns.values(), *texts.values()])
+                parts = files_in_parts(files, names, task.dialect, max_rows, progress)
             elif given.text or given.text_pair:
-                parts = [table_of_texts(given.text, given.text_pair, columns)]
+                parts = [table_of_texts(given.text, given.text_pair, texts)]
             else:
-                parts = stdin_in_parts(columns, max_rows)
-            for part in rows_of(predictor, parts, columns, len(files) > 1, progress):
+                parts = stdin_in_parts(texts, max_rows)
+            for part in rows_of(predictor, parts, (columns, texts), len(files) > 1, progress):
                 writer.write(part)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; {writer.count:,} predictions are written") from None
@@ -136,7 +135,7 @@ def check_output(output: str, files: list[str]) -> None:
 
 def names_of(columns) -> list[str]:
     """The names of columns, without repeats."""
-    return list(dict.fromkeys(column.name for column in columns.values()))
+    return list(dict.fromkeys(column.name for column in columns))
 
 
 def dialect_of(path: str, dialect: Dialect) -> Dialect:
@@ -144,13 +143,13 @@ def dialect_of(path: str, dialect: Dialect) -> Dialect:
     return dialect if FORMATS.get(identify(path).format) else Dialect()
 
 
-def files_in_parts(files, columns, dialect, max_rows, progress) -> Iterator[Table]:
+def files_in_parts(files, names, dialect, max_rows, progress) -> Iterator[Table]:
     """The rows of files, in tables of at most `max_rows`."""
     dialect.check()
     before = 0  # bytes
     for path in files:
         ours = dialect_of(path, dialect)
-        for table in tables.read_chunks(path, names_of(columns), ours, log.info, max_rows):
+        for table in tables.read_chunks(path, names, ours, log.info, max_rows):
             progress.start_part(before + table.position, len(table.numbers))
             yield table
         before += os.path.getsize(path)
@@ -216,7 +215,7 @@ def score(predictor, files, progress):
     columns, task = predictor.columns, predictor.config.task
     task.dialect.check()
     found = [
-        tables.read(path, names_of(columns), dialect_of(path, task.dialect), log.info)
+        tables.read(path, names_of(columns.values()), dialect_of(path, task.dialect), log.info)
         for path in files
     ]
     examples = examples_of(SPLIT, found, columns, task.missing, log.info)
@@ -225,14 +224,16 @@ def score(predictor, files, progress):
     return loaded.full_rows(SPLIT, outputs, len(files) > 1), scores
 
 
-def rows_of(predictor, parts, columns, with_file, progress) -> Iterator[list[dict]]:
-    """The rows of each table, in order, numbered from 0 over all of them.
+def rows_of(predictor, parts, choices, with_file, progress) -> Iterator[list[dict]]:
+    """The rows of each table, in order, numbered from 0 over all of them. It has one of the `choices` of
+    columns, {role: Column} each.
 
     A row without a text has the keys of the others without values, and an 'error'."""
     labels = {"label", *(role for role, each in predictor.columns.items() if each.is_label)}
-    ours = {"row", "file", *columns} - {"id"}
+    ours = {"row", "file", *(role for columns in choices for role in columns)} - {"id"}
     keys, waiting, first = {}, [], 0
     for table in parts:
+        columns = columns_of(table, choices)
         check_columns(table, columns)
         values, complete, absent = complete_rows(table, columns)
         rows = {}
@@ -257,6 +258,12 @@ def rows_of(predictor, parts, columns, with_file, progress) -> Iterator[list[dic
             first, waiting = first + len(waiting), []
     if waiting:
         yield numbered(waiting, {"id": None, "prediction": None}, first)
+
+
+def columns_of(table, choices):
+    """The first of the choices whose columns a table has, by default the first one."""
+    there = (c for c in choices if {*required(c)} <= table.columns.keys())
+    return next(there, choices[0])
 
 
 def numbered(rows, keys, first):

@@ -99,6 +99,11 @@ class Predictor:
         """{role: Column} of an example, labels included."""
         return self.config.task.example_columns()
 
+    @property
+    def input_columns(self) -> dict[str, Column]:
+        """Those without the labels."""
+        return {role: column for role, column in self.columns.items() if not column.is_label}
+
     def describe(self) -> str:
         """One line for the log."""
         labels = f", {len(self.label_names)} labels" if self.label_names else ""

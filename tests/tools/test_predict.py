@@ -4,7 +4,9 @@ import gzip
 import io
 import json
 import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -191,6 +193,24 @@ def test_ctrl_c_leaves_whole_lines_of_the_parts_before_it(
     assert status == 130 and parts == [16] * 3  # never more than a part is in memory
     assert err.splitlines()[-1] == "error: interrupted; 32 predictions are written"
     assert output.read_text().count("\n") == 33 and output.read_text().endswith("\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_program_leaves_whole_lines(folder, tmp_path):
+    (tmp_path / "new.tsv").write_text("sentence\n" + "the river and the light\n" * 500_000)
+    command = [sys.executable, "-m", "tools.predict", f"--run={folder}/encoder",
+               f"--file={tmp_path}/new.tsv", f"--output={tmp_path}/out.tsv"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    output, started = tmp_path / "out.tsv", time.monotonic()
+    while not output.exists() or output.stat().st_size < 100_000:
+        assert process.poll() is None and time.monotonic() - started < 300
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    lines = output.read_text().splitlines(keepends=True)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert err.splitlines()[-1] == f"error: interrupted; {len(lines) - 1:,} predictions are written"
+    assert len({line.count("\t") for line in lines}) == 1 and lines[-1].endswith("light\n")
 
 
 def test_an_interrupt_while_lines_are_written_waits_for_their_end():
