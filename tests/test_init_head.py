@@ -12,6 +12,7 @@ from tasks.classification import Classification
 from training.init_head import plan_head
 
 HEAD = "heads/classification/output/kernel"
+PARAMS = {HEAD: np.zeros((4, 2)), "encoder/layer_0/mlp/in/kernel": np.zeros((4, 4))}
 
 
 def run_of(folder, labels=("dry", "wet"), name="classification", imported=None, **options):
@@ -46,7 +47,7 @@ PUBLISHED = {"head": "classification", "head_needs": {"pooler": True, "pooling":
         ({}, {"labels": ("dry", "ice", "wet")}, "head new: labels differ (this task adds ice)"),
         ({"labels": ("dry", "ice", "wet")}, {}, "head new: labels differ (this task lacks ice)"),
         ({"labels": ("no", "yes")}, {}, "head new: labels differ (no, yes there; dry, wet here)"),
-        ({"name": "regression"}, {}, "head new: {} has a regression head"),
+        ({"name": "regression"}, {}, "head new: {} has that of config.task.name=regression"),
         ({"imported": {}}, {}, "head new: {} has no head of a task"),
         ({"imported": PUBLISHED}, {"pooler": True}, "head kept: its labels are those of the task"),
         ({"imported": PUBLISHED}, {}, "head new: config.task.pooler=True would keep it"),
@@ -66,16 +67,19 @@ PUBLISHED = {"head": "classification", "head_needs": {"pooler": True, "pooling":
 def test_a_head_is_kept_if_task_labels_and_form_agree_and_the_log_says_so(
     tmp_path, source, task, line
 ):
-    plan = plan_head(run_of(tmp_path / "run", **source), task_of(**task), [HEAD])
+    plan = plan_head(run_of(tmp_path / "run", **source), task_of(**task), PARAMS, PARAMS)
     assert plan.line == line.format(tmp_path / "run")
     assert plan.is_kept == line.startswith("head kept") and plan.is_permuted == ("order" in line)
 
 
-def test_allow_missing_gives_a_new_head(tmp_path):
-    run, paths = run_of(tmp_path / "run"), [HEAD, "heads/classification/output/bias", "heads/lm/x"]
-    plan = plan_head(run, task_of(), paths, ("heads/classification/.*",))
+def test_allow_missing_gives_a_new_head_and_so_do_other_parameters(tmp_path):
+    run, head = run_of(tmp_path / "run"), task_of()
+    plan = plan_head(run, head, PARAMS, PARAMS, ("heads/classification/.*",))
     assert plan.line == "head new: config.restore.allow_missing names it" and not plan.is_kept
-    assert plan_head(run, task_of(), paths, ("heads/lm/.*",)).is_kept
+    assert plan_head(run, head, PARAMS, PARAMS, ("encoder/.*",)).is_kept
+    for other in ({HEAD: np.zeros((5, 2))}, {**PARAMS, "heads/classification/x": np.zeros(1)}):
+        plan = plan_head(run, head, PARAMS, other)
+        assert plan.line.startswith("head new: its parameters differ (heads/classification/")
 
 
 def test_finetuning_a_finetuned_run_keeps_its_head_or_says_why_not(tmp_path, caplog):

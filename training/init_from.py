@@ -207,7 +207,7 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
     head, notes = None, []
     if config.init == "pretrained":
-        head = plan_head(source.run, task, target, config.restore.allow_missing)
+        head = plan_head(source.run, task, target, found, config.restore.allow_missing)
         notes.append(head.line)
         if head.is_kept:
             allow_missing = config.restore.allow_missing

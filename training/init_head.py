@@ -31,36 +31,45 @@ class HeadPlan:
         return self.is_kept and self.order != tuple(range(len(self.order)))
 
 
-def plan_head(run, task, paths, allow_missing=()) -> HeadPlan:
+def plan_head(run, task, target, found, allow_missing=()) -> HeadPlan:
     """The HeadPlan of a task.
 
     Args:
       run: the run directory of the source.
       task: the loaded task, with `name`, `label_names` and `task`, its options.
-      paths: of the parameters of this model.
+      target, found: {path: leaf with a shape} of the parameters of this model and of the source.
       allow_missing: regexes of parameters that are not loaded.
     """
     manifest, labels = run_directory.read_manifest(run), list(task.label_names)
     name, problem_type, needs = _head_of(run, manifest, task)
     if name != task.name:
-        return HeadPlan(f"head new: {run} has {f'a {name} head' if name else 'no head of a task'}")
+        return HeadPlan(
+            f"head new: {run} has {f'that of config.task.name={name}' if name else 'no head of a task'}"
+        )
     if problem_type != task.task.hf_problem_type:
         return HeadPlan(f"head new: its problem_type is {problem_type}, which this task is not")
-    found = list(manifest.get("labels", []))
-    if sorted(found) != sorted(labels):
-        return HeadPlan(f"head new: labels differ ({_difference(found, labels)})")
+    names = list(manifest.get("labels", []))
+    if sorted(names) != sorted(labels):
+        return HeadPlan(f"head new: labels differ ({_difference(names, labels)})")
     options = dataclasses.asdict(task.task)
     options |= task.task.head_options(task.model_config.architecture)
     other = {n: value for n, value in needs.items() if options.get(n) != value}
     if other:
         flags = " ".join(f"config.task.{name}={value!r}" for name, value in other.items())
         return HeadPlan(f"head new: {flags} would keep it")
-    own = [path for path in paths if path.startswith(f"heads/{task.name}/")]
+    own, theirs = (_shapes(params, f"heads/{task.name}/") for params in (target, found))
     if own and all(any(re.fullmatch(each, path) for each in allow_missing) for path in own):
         return HeadPlan("head new: config.restore.allow_missing names it")
-    order = tuple(found.index(label) for label in labels)
+    if own != theirs:
+        paths = sorted({path for path, _ in own.items() ^ theirs.items()})
+        return HeadPlan(f"head new: its parameters differ ({_shown(paths, 3)})")
+    order = tuple(names.index(label) for label in labels)
     plan = HeadPlan("head kept: its labels are those of the task", order)
     return dataclasses.replace(plan, line=plan.line + ", in another order" * plan.is_permuted)
+
+
+def _shapes(params, start):
+    return {path: tuple(leaf.shape) for path, leaf in params.items() if path.startswith(start)}
 
 
 def _head_of(run, manifest, task):
@@ -87,4 +96,4 @@ def _difference(found, labels):
 
 def _shown(labels, limit=6):
     more = f" and {len(labels) - limit} more" if len(labels) > limit else ""
-    return ", ".join(str(label)[:30] for label in labels[:limit]) + more
+    return ", ".join(str(label)[:50] for label in labels[:limit]) + more
