@@ -208,7 +208,7 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     head, notes = None, []
     if config.init == "pretrained":
         head = plan_head(source.run, task, target, found, config.restore.allow_missing)
-        notes.append(head.line)
+        notes += [head.line] * bool(head.line)
         if head.is_kept:
             allow_missing = config.restore.allow_missing
     fresh, vocab_size = params, read_model_config(source.run).vocab_size

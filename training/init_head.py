@@ -14,7 +14,7 @@ class HeadPlan:
     """What happens to the head.
 
     Attributes:
-      line: for the log: 'head kept: ...' or 'head new: ...', with the reason.
+      line: for the log: 'head kept: ...' or 'head new: ...', with the reason; '' for a task without one.
       order: index in the source's labels of each label of the task; None: the head is new.
     """
 
@@ -40,6 +40,9 @@ def plan_head(run, task, target, found, allow_missing=()) -> HeadPlan:
       target, found: {path: leaf with a shape} of the parameters of this model and of the source.
       allow_missing: regexes of parameters that are not loaded.
     """
+    own, theirs = (_shapes(params, f"heads/{task.name}/") for params in (target, found))
+    if not own:
+        return HeadPlan("")
     manifest, labels = run_directory.read_manifest(run), list(task.label_names)
     name, problem_type, needs = _head_of(run, manifest, task)
     if name != task.name:
@@ -57,8 +60,7 @@ def plan_head(run, task, target, found, allow_missing=()) -> HeadPlan:
     if other:
         flags = " ".join(f"config.task.{name}={value!r}" for name, value in other.items())
         return HeadPlan(f"head new: {flags} would keep it")
-    own, theirs = (_shapes(params, f"heads/{task.name}/") for params in (target, found))
-    if own and all(any(re.fullmatch(each, path) for each in allow_missing) for path in own):
+    if all(any(re.fullmatch(each, path) for each in allow_missing) for path in own):
         return HeadPlan("head new: config.restore.allow_missing names it")
     if own != theirs:
         paths = sorted({path for path, _ in own.items() ^ theirs.items()})

@@ -156,7 +156,8 @@ def test_a_head_of_another_problem_type_is_not_trained_as_classes(kind, tmp_path
         "labels": ["wet", "dry"],
     }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    plan = plan_head(tmp_path, Loaded, {}, {})
+    params = {"heads/classification/output/kernel": np.zeros((4, 2))}
+    plan = plan_head(tmp_path, Loaded, params, params)
     assert not plan.is_kept and plan.line.startswith("head new") and kind in plan.line
 
 
