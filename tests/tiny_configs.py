@@ -86,11 +86,11 @@ def pretraining(folder, config="configs/decoder.py", **overrides):
 
 def untrained(folder, architecture):
     """Writes a run of a tiny model with random parameters and a word-level tokenizer; returns its path."""
-    run, tokenizer = pathlib.Path(folder), tokenizers.of_words(WORDS)
+    run, tokenizer = pathlib.Path(folder), tokenizers.of_words((*WORDS, "dry", "wet"))
     model = ModelConfig(
         architecture=architecture, num_layers=1, emb_dim=32, num_heads=2, mlp_dim=64
     )
-    model = complete_config(model, tokenizer.size, 24)
+    model = complete_config(model, tokenizer.size, 64)
     tokens, mask = np.ones((1, 4), np.int32), np.ones((1, 4), np.int32)
     inputs = [models.make_inputs(tokens, mask, "bidirectional"), None]
     if architecture == "encoder_decoder":
