@@ -38,6 +38,7 @@ from training import (
     schedules,
     sharding,
 )
+from training.compilation import announced_jit
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.optimizers import Optimizer, describe_param_rules
@@ -50,7 +51,7 @@ from training.train_step import accumulate_gradients, check_batch, init_params, 
 log = logging.getLogger("triptych")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@announced_jit("the train step", static_argnums=(0, 1, 2), donate_argnums=3)
 def train_step(task, model, axes, state, frozen, rngs, inputs, learning_rate):
     """(state after one more update, {name: (sum, weight)} of the batch); frozen: other parameters."""
 
@@ -63,7 +64,7 @@ def train_step(task, model, axes, state, frozen, rngs, inputs, learning_rate):
     return axes.map(update, axes.frozen)(state, frozen, rngs, inputs, learning_rate)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@announced_jit("the evaluation step", static_argnums=(0, 1, 2))
 def eval_step(task, model, axes, params, frozen, rngs, inputs):
     """The predictions [B, ...] of an evaluation batch, which all replicas read, on every process."""
 
@@ -116,9 +117,7 @@ def train(group):
         config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh)
     )
     tasks = replicas.tasks_of(group, task)
-    sharding.assert_equal_across_processes(
-        repr((group, task.fingerprint)), "the config or the data"
-    )
+    sharding.assert_equal_across_processes(repr((group, task.fingerprint)), "the config or data")
     for replica in group:
         run_directory.check_unchanged(replica.folder, **task.identities)
     for line in task.describe():

@@ -29,6 +29,7 @@ from tasks.sums import format_metrics
 from training import config as configs
 from training import continuation, flops, init_from, logs, run_directory, schedules, sharding
 from training.checkpoint import Checkpoints
+from training.compilation import announced_jit
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
@@ -44,7 +45,7 @@ from training.unigram_baseline import count_targets, num_sample_batches, sum_cou
 log = logging.getLogger("triptych")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+@announced_jit("the train step", static_argnums=(0, 1), donate_argnums=2)
 def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
     """(state after one more update, {name: (sum, weight)} of the batch); frozen: other parameters."""
     batch = task.prepare(rngs["corruption"], inputs)
@@ -53,14 +54,14 @@ def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
     return state.apply_gradients(grads, sums, task.loss_weights(), learning_rate)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@announced_jit("the evaluation step", static_argnums=(0, 1))
 def eval_step(task, model, params, rngs, inputs):
     """{name: (sum, weight)} of an evaluation batch; its corruption is the same at every step."""
     batch = task.prepare(rngs["evaluation"], inputs)
     return sharding.constrain_replicated(task.outputs(model, params, batch))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@announced_jit("the count of targets", static_argnums=(0, 1))
 def count_step(task, model, params, rngs, inputs):
     """{loss: (weight of each class float32[vocab_size], total float32[])} of the targets of a batch."""
     batch = task.prepare(rngs["corruption"], inputs)
@@ -101,9 +102,7 @@ def run(config, workdir):
         config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh),
         check_tokenizer=source.check_tokenizer,
     )  # fmt: skip
-    sharding.assert_equal_across_processes(
-        repr((resolved, task.fingerprint)), "the config or the data"
-    )
+    sharding.assert_equal_across_processes(repr((resolved, task.fingerprint)), "the config or data")
     run_directory.check_unchanged(run_dir, **task.identities)
     for line in task.describe():
         log.info(line)

@@ -43,6 +43,7 @@ class Column:
         the task reads, None if it is absent; raises ValueError with the reason and the remedy.
       is_label: a test split may lack it.
       is_optional: its values may be absent, and the column too.
+      takes_objects: `convert` takes objects too, as dicts of values.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Column:
     convert: Callable[[Any], Any] = as_text
     is_label: bool = False
     is_optional: bool = False
+    takes_objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def read(
     """
     dialect.check()
     names = tuple(dict.fromkeys(column.name for column in columns.values()))
-    found = _tables(source, names, dialect, cache_dir, log)
+    objects = tuple(column.name for column in columns.values() if column.takes_objects)
+    found = _tables(source, names, dialect, cache_dir, log, objects)
     if "train" not in found:
         raise ValueError(
             f"{source} has no train split, but {', '.join(found)}: name a file train.tsv (or .csv, .jsonl)"
@@ -134,7 +137,7 @@ def read(
     return splits
 
 
-def _tables(source, columns, dialect, cache_dir, log) -> dict[str, list[Table]]:
+def _tables(source, columns, dialect, cache_dir, log, objects=()) -> dict[str, list[Table]]:
     scheme, _, rest = source.partition(":")
     if dialect.splits and scheme != "tfds":
         raise ValueError(
@@ -145,12 +148,12 @@ def _tables(source, columns, dialect, cache_dir, log) -> dict[str, list[Table]]:
         directory, _ = python_docs.prepare(rest, cache_dir, log)
         return _tfds(str(python_docs.directory_of(directory, "labeled")), columns)
     if scheme == "tfds" and rest:
-        return _tfds(rest, columns, dialect.splits, log)
+        return _tfds(rest, columns, dialect.splits, log, objects)
     if scheme == "files" and rest:
         found = defaultdict(list)
         paths = expand(rest, log)
         for split, path in [(split_of(path), path) for path in paths]:
-            found[split].append(tables.read(path, columns, dialect, log))
+            found[split].append(tables.read(path, columns, dialect, log, objects))
         return found
     raise ValueError(
         f"task.source {source!r} is not a labeled set: choose python_docs, tfds:NAME or "
@@ -158,7 +161,7 @@ def _tables(source, columns, dialect, cache_dir, log) -> dict[str, list[Table]]:
     )
 
 
-def _tfds(name, columns, chosen=(), log=lambda line: None) -> dict[str, list[Table]]:
+def _tfds(name, columns, chosen=(), log=lambda line: None, objects=()) -> dict[str, list[Table]]:
     """The splits of a TFDS dataset. Class labels become their names, -1 an absent value."""
     builder = tfds_builder(name)
     features = builder.info.features
@@ -170,6 +173,7 @@ def _tfds(name, columns, chosen=(), log=lambda line: None) -> dict[str, list[Tab
             list(features),
             {c: [] for c in there},
             unit="record",
+            objects=objects,
         )
         data = builder.as_data_source(name_there)
         for start in range(0, len(data), 1024):
@@ -181,6 +185,11 @@ def _tfds(name, columns, chosen=(), log=lambda line: None) -> dict[str, list[Tab
 
 
 def _tfds_value(value, feature):
+    if isinstance(value, dict):  # of a sequence of features
+        return {name: _tfds_value(each, None) for name, each in value.items()}
+    inner = getattr(feature, "feature", None)  # of a sequence
+    if isinstance(value, list) or hasattr(inner, "int2str"):
+        return [_tfds_value(each, inner) for each in value]
     if hasattr(feature, "int2str"):
         return feature.int2str(int(value)) if int(value) >= 0 else None
     if isinstance(value, np.ndarray):
@@ -285,18 +294,24 @@ def _value(table, row, column):
         raise ValueError(f"{table.at(row)}, column {column.name!r}: {error}") from error
 
 
+def _is_absent(value, known) -> bool:
+    """Whether nothing is in a value: no text, no element, or a label that means so and is not `known`."""
+    if isinstance(value, str):
+        label = labels.label_of(value)
+        return not label or (label not in known and labels.is_like_no_label(label))
+    values = value.values() if isinstance(value, dict) else value or ()
+    return all(_is_absent(each, known) for each in values)
+
+
 def _is_unlabeled(found, columns, train) -> bool:
     """Whether a test split has no label at all, as in GLUE: no column, no value, or -1, ?, ... everywhere."""
     for role, column in columns.items():
         if not column.is_label:
             continue
-        known = {label for label in train.get(role) if isinstance(label, str)}
+        values = (value if isinstance(value, list) else [value] for value in train.get(role))
+        known = {each for value in values for each in value if isinstance(each, str)}
         for table in found:
             for value in table.columns.get(column.name, [None]):
-                label = labels.label_of(value) if isinstance(value, str) else value
-                is_absent = label is None or (
-                    isinstance(label, str) and label not in known and labels.is_like_no_label(label)
-                )
-                if not is_absent:
+                if not _is_absent(value, known):
                     return False
     return any(column.is_label for column in columns.values())

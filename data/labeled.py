@@ -54,19 +54,29 @@ def load(
     """
     columns = class_columns(text_column, text_pair_column, label_column)
     splits = read(source, columns, dialect or Dialect(), missing, cache_dir, log)
-    counts = Counter(splits["train"].label)
-    if label_column:
-        labels.check(counts, _files(splits["train"]))
-        for examples in splits.values():
-            for label, place in zip(examples.label, examples.places, strict=False):
-                if label not in counts:
-                    raise labels.unknown_error(str(place), label, sorted(counts))
-        make_validation(source, splits, validation_fraction, log)
-        for line in (*labels.notes(counts), *_notes(splits, counts)):
-            log(f"warning: {line}")
-        log(overlap(splits))
+    names = check_classes(source, splits, validation_fraction, log) if label_column else ()
     contents = {s: [v.text, v.text_pair, v.label] for s, v in splits.items()}
-    return LabeledSplits(splits, digest(contents), tuple(sorted(counts)))
+    return LabeledSplits(splits, digest(contents), names)
+
+
+def check_classes(
+    source: str, splits: dict[str, Examples], fraction: float, log, roles=("text", "text_pair")
+) -> tuple[str, ...]:
+    """The sorted classes of splits with a column `label`, checked, and a validation split if they lack one.
+
+    Arguments and errors as in `load` and `overlap`.
+    """
+    counts = Counter(splits["train"].label)
+    labels.check(counts, files_of(splits["train"]))
+    for examples in splits.values():
+        for label, place in zip(examples.label, examples.places, strict=False):
+            if label not in counts:
+                raise labels.unknown_error(str(place), label, sorted(counts))
+    make_validation(source, splits, fraction, log)
+    for line in (*labels.notes(counts), *_notes(splits, counts, roles)):
+        log(f"warning: {line}")
+    log(overlap(splits, roles))
+    return tuple(sorted(counts))
 
 
 def text_columns(text_column: str, text_pair_column: str) -> dict[str, Column]:
@@ -85,9 +95,21 @@ def class_columns(text_column: str, text_pair_column: str, label_column: str) ->
     return columns
 
 
-def _files(examples: Examples) -> str:
+def files_of(examples: Examples) -> str:
     """The files of a split, for an error."""
     return place_of(list({id(place.table): place.table for place in examples.places}.values()))
+
+
+def complete(
+    source: str, splits: dict[str, Examples], label_names, fraction: float, log,
+    roles=("text", "text_pair"),
+) -> LabeledSplits:  # fmt: skip
+    """The labeled set of splits that have been read and checked, with a validation split; logs what is
+    made, absent, or in two splits. Arguments as in `load` and `overlap`."""
+    make_validation(source, splits, fraction, log)
+    log(overlap(splits, roles))
+    contents = {split: examples.columns for split, examples in splits.items()}
+    return LabeledSplits(splits, digest(contents), tuple(label_names))
 
 
 def make_validation(source: str, splits: dict[str, Examples], fraction: float, log) -> None:
@@ -152,11 +174,14 @@ def _split_validation(splits: dict[str, Examples], fraction: float) -> None:
 
 def _texts(examples: Examples) -> list[str]:
     """The first text of each example, by which copies are found."""
-    first = next(iter(examples.columns.values()))
-    return [value if isinstance(value, str) else " ".join(map(str, value)) for value in first]
+    return _joined(next(iter(examples.columns.values())))
 
 
-def _notes(splits: dict[str, Examples], counts: Counter) -> list[str]:
+def _joined(values) -> list[str]:
+    return [value if isinstance(value, str) else " ".join(map(str, value)) for value in values]
+
+
+def _notes(splits: dict[str, Examples], counts: Counter, roles) -> list[str]:
     """Lines about splits whose scores say little."""
     lines, train, validation = [], splits["train"], splits["validation"]
     absent = sorted(set(counts) - set(validation.label))
@@ -167,13 +192,12 @@ def _notes(splits: dict[str, Examples], counts: Counter) -> list[str]:
             "task.validation_fraction, or add examples"
         )
     seen = defaultdict(set)
-    for text, pair, label in zip(
-        train.text, train.text_pair or train.text, train.label, strict=True
-    ):
-        seen[_key(text), _key(pair)].add(label)
+    texts = [train.get(role) for role in roles if train.get(role) is not None]
+    for *row, label in zip(*texts, train.label, strict=True):
+        seen[tuple(map(_key, row))].add(label)
     if several := sum(len(found) > 1 for found in seen.values()):
         lines.append(f"{several:,} texts of train have more than one label")
-    if words := [text for text in train.text if labels.is_like_absent(text)]:
+    if words := [text for text in texts[0] if labels.is_like_absent(text)]:
         lines.append(
             f"{len(words):,} texts of train are words for an absent value, such as {words[0]!r}: leave "
             "them empty if they mean that"
@@ -184,13 +208,12 @@ def _notes(splits: dict[str, Examples], counts: Counter) -> list[str]:
     return lines
 
 
-def overlap(splits: dict[str, Examples]) -> str:
-    """A line about the examples of a split whose texts are also in an earlier one."""
+def overlap(splits: dict[str, Examples], roles=("text", "text_pair")) -> str:
+    """A line about the examples of a split whose texts, the columns `roles`, are also in an earlier one."""
     keys = {}
     for split in (split for split in SPLITS if split in splits):
-        texts = _texts(splits[split])
-        pairs = splits[split].text_pair or [""] * len(texts)
-        keys[split] = [(_key(a), _key(b)) for a, b in zip(texts, pairs, strict=True)]
+        there = [_joined(v) for role in roles if (v := splits[split].get(role)) is not None]
+        keys[split] = [tuple(map(_key, row)) for row in zip(*there, strict=True)]
     repeated = len(keys["train"]) - len(set(keys["train"]))
     found, copies = [f"{repeated:,} of {len(keys['train']):,} train examples repeat another"], 0
     for first, second in itertools.combinations(keys, 2):

@@ -25,6 +25,11 @@ def label_of(value: str) -> str:
     return label.strip(invisible) if invisible else label
 
 
+def is_number(label: str) -> bool:
+    """Whether a label is written as a number, which may be infinite."""
+    return bool(_NUMBER.fullmatch(label))
+
+
 def is_invisible(char: str) -> bool:
     """Whether a character leaves no trace: white space, control and format characters."""
     return char.isspace() or unicodedata.category(char) in ("Cc", "Cf")
@@ -32,7 +37,7 @@ def is_invisible(char: str) -> bool:
 
 def similar(label: str) -> str:
     """A key that labels share if they differ in case, inner white space, width, or as 1 and 1.0 do."""
-    if _NUMBER.fullmatch(label):
+    if is_number(label):
         return str(_NUMBERS.create_decimal(label).normalize(_NUMBERS))
     words = re.split(r"[\s_-]+", unicodedata.normalize("NFKC", label).casefold())
     visible = ("".join(c for c in word if not is_invisible(c)) for word in words)
@@ -45,8 +50,8 @@ def is_like_absent(value: str) -> bool:
 
 
 def is_like_no_label(label: str) -> bool:
-    """Whether a label means that there is none, in a split without any: -1 or a word for it."""
-    return label in ("-1", "-1.0") or is_like_absent(label)
+    """Whether a label means that there is none, in a split without any: -1, _ (CoNLL-U) or a word for it."""
+    return label in ("-1", "-1.0", "_") or is_like_absent(label)
 
 
 def check(counts: Counter, place: str) -> None:
@@ -60,15 +65,20 @@ def check(counts: Counter, place: str) -> None:
             f"{place} has one label alone, {_shown(counts)}, and a classifier needs two: check "
             "task.label_column, or add rows of another label"
         )
-    numbers = [label for label in counts if _NUMBER.fullmatch(label)]
+    numbers = [label for label in counts if is_number(label)]
     if len(numbers) == len(counts) > MAX_REAL_CLASSES and not all(
         float(label).is_integer() for label in numbers
     ):
         raise ValueError(
             f"{place} has {len(counts):,} real numbers as labels in {rows:,} rows, such as "
-            f"{_shown(numbers, 3)}, and each would be a class: write classes, such as ranges of the "
-            "number, into the label column"
+            f"{_shown(numbers, 3)}, and each would be a class: set task.name=regression to predict "
+            "the number, or write classes into the label column"
         )
+    check_number(counts, rows, place)
+
+
+def check_number(counts: Counter, rows: int, place: str) -> None:
+    """Raises ValueError for so many labels that few rows have the same."""
     if rows >= 20 and len(counts) > rows / 2:
         raise ValueError(
             f"{place} has {len(counts):,} labels in {rows:,} rows, such as {_shown(counts, 3)}, too many "
@@ -113,14 +123,14 @@ def notes(counts: Counter) -> list[str]:
         label, separator = composed
         lines.append(
             f"label {_shown([label])} is a class of its own, although its parts, divided by {separator!r}, "
-            "are labels too: a row has one label here; write one data set for each label if "
-            "rows have several"
+            "are labels too: a row has one label here; set task.name=multi_label and "
+            f"task.label_separator={separator!r} if rows have several"
         )
-    numbers = [label for label in counts if _NUMBER.fullmatch(label)]
+    numbers = [label for label in counts if is_number(label)]
     if len(numbers) == len(counts) and not all(float(label).is_integer() for label in numbers):
         lines.append(
             f"the labels are real numbers, {_shown(sorted(numbers, key=float), 6)}, and each is a class "
-            "without an order"
+            "without an order: task.name=regression predicts numbers"
         )
     return lines
 

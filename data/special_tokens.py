@@ -62,6 +62,22 @@ def template_for(
     return SpecialTokenTemplate(prefix, end, separator)
 
 
+def pair_templates(
+    architecture: str, special_ids: dict, own: SpecialTokenTemplate | None = None
+) -> tuple[SpecialTokenTemplate, SpecialTokenTemplate]:
+    """The templates of a source, and of the target that a model generates after reading it.
+
+    An encoder-decoder reads the source as it reads any text, and its target is a text that ends with
+    [EOS]. A decoder reads one sequence: `source [SEP] target [EOS]`, with the separator of its template,
+    or [EOS] where the template has none. Arguments and errors as in `template_for`.
+    """
+    document = template_for(architecture, special_ids, own, documents=True)
+    if architecture != "decoder":
+        return template_for(architecture, special_ids, own), document
+    end = (special_ids["eos"],)
+    return replace(document, suffix=document.separator or end), SpecialTokenTemplate((), end, ())
+
+
 def add_special_tokens(
     tokens: np.ndarray, lengths: np.ndarray, template: SpecialTokenTemplate
 ) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reads the requested columns of TSV, CSV and JSONL files.
+"""Reads the requested columns of TSV, CSV, JSONL and SQuAD files.
 
 Between data/files.py, which opens a file, and data/labeled.py, which asks for columns.
 """
@@ -15,10 +15,11 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from data import conll, squad
 from data.file_kinds import COMPRESSIONS, identify
 from data.files import reading_text, utf8_error
 from data.labels import is_invisible, label_of
-from data.quotes import Quotes, holds_rows
+from data.table_hints import Quotes, header_hint, holds_rows
 
 # Format -> the character between its fields; '' for one JSON object per line.
 FORMATS = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}
@@ -65,7 +66,8 @@ class Dialect:
 class Table:
     """The rows of one file or TFDS split: requested columns alone.
 
-    columns: {name: values}; a value is a text, None if it is absent, or a list of texts.
+    columns: {name: values}; a value is a text, None if it is absent, or a list of texts; in the columns
+    `objects`, a dict of values too.
     """
 
     place: str  # the file's path, or the name of the TFDS split
@@ -74,6 +76,7 @@ class Table:
     numbers: list[int] = field(default_factory=list)  # line, or number of the record
     unit: str = "line"
     hint: str = ""  # what else may be wrong if a column is missing
+    objects: tuple = ()  # names of the columns whose values may be objects
     position: int = 0  # bytes of the file on disk that were read up to its end
     characters: int = 0  # of its texts
 
@@ -82,7 +85,7 @@ class Table:
         self.numbers.append(number)
         for name, value in values.items():
             try:
-                self.columns[name].append(value_of(value))
+                self.columns[name].append(value_of(value, name in self.objects))
             except ValueError as error:
                 raise ValueError(f"{self.at(-1)}, column {name!r}: {error}") from error
             self.characters += len(value) if isinstance(value, str | list) else 0
@@ -120,11 +123,12 @@ def column_name(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip().strip("\ufeff").strip())
 
 
-def value_of(value):
+def value_of(value, objects=False):
     """Converts a value to a text, to a list of texts, or to None if it is absent.
 
-    null, NaN and texts without a visible character are absent; numbers and booleans are as in JSON. Raises
-    ValueError for bytes that are not UTF-8, half of a surrogate pair, a NUL and an object.
+    null, NaN and texts without a visible character are absent; numbers and booleans are as in JSON. With
+    `objects`, a value may be one, and lists keep texts without a visible character. Raises ValueError
+    for bytes that are not UTF-8, half of a surrogate pair, a NUL and another object.
     """
     if isinstance(value, bytes):
         try:
@@ -144,50 +148,73 @@ def value_of(value):
         return None if all(map(is_invisible, value)) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, _Object):
-        raise ValueError("it is an object {...}, expected a text; choose another column")
+    if isinstance(value, _Object | dict):
+        if not objects:
+            raise ValueError("it is an object {...}, expected a text; choose another column")
+        return {key: value_of(each, objects) for key, each in dict(value).items()}
     if isinstance(value, list):
-        return [value_of(each) for each in value]
+        return [_element(each, objects) for each in value]
     return json.dumps(value)
 
 
-def read(path: str, names, dialect: Dialect, log=lambda line: None) -> Table:
-    """The columns `names` of a TSV, CSV or JSONL file, those that it has.
+def _element(value, objects):
+    """A value in a list; a text without a visible character is kept if `objects`."""
+    found = value_of(value, objects)
+    if found is None and objects and isinstance(value, str | bytes):
+        return value if isinstance(value, str) else value.decode()
+    return found
 
+
+def read(path: str, names, dialect: Dialect, log=lambda line: None, objects=()) -> Table:
+    """The columns `names` of a TSV, CSV, JSONL, CoNLL, CoNLL-U or SQuAD file, those that it has.
+
+    Values of the columns `objects` may be objects.
     Raises ValueError or OSError of one line that names the file, the line and the remedy.
     """
-    return next(read_chunks(path, names, dialect, log))
+    return next(read_chunks(path, names, dialect, log, objects))
 
 
 def read_chunks(
-    path: str, names, dialect: Dialect, log=lambda line: None, max_rows: int = 0
+    path: str, names, dialect: Dialect, log=lambda line: None, objects=(), max_rows: int = 0
 ) -> Iterator[Table]:
     """As `read`, in tables of at most `max_rows` rows (0: all) and, with such a limit, of about
-    `_CHUNK_CHARACTERS`: a file of any size takes the memory of one table."""
+    `_CHUNK_CHARACTERS`: a TSV, CSV or JSONL file of any size takes the memory of one table."""
     form = identify(path).format
-    if form not in FORMATS:
-        hint = (
-            "write one object per line in a .jsonl file (rename it if it is so, or use jq -c '.[]')"
-            if form == ".json"
-            else "convert or rename it"
-        )
-        with reading_text(path):  # what is not text is named first
-            pass
-        raise ValueError(
-            f"{path} is none of {', '.join(FORMATS)} (plain or {', '.join(COMPRESSIONS)}): {hint}"
-        )
-    if not FORMATS[form] and (dialect.delimiter or dialect.columns):
-        name = "delimiter" if dialect.delimiter else "columns"
-        raise ValueError(f"task.{name} is of TSV and CSV files, but {path} is JSON: leave it out")
     with reading_text(path) as (stream, raw):
         lines = _decoded(path, stream)
-        if FORMATS[form]:
+        if FORMATS.get(form):
             tables = _separated(path, lines, form, names, dialect, log, max_rows)
+        elif form in FORMATS:
+            check_json_dialect(path, dialect)
+            tables = _jsonl(path, lines, names, objects, max_rows)
         else:
-            tables = _jsonl(path, lines, names, max_rows)
+            tables = [_whole(path, form, "".join(lines), names, dialect, objects)]
         for table in tables:
             table.position = raw.tell()
             yield table
+
+
+def _whole(path, form, content, names, dialect, objects) -> Table:
+    """The table of a file that is read at once."""
+    if form in conll.FORMATS:
+        return Table(path, *conll.read(path, content, names, dialect.columns, dialect.delimiter))
+    if form == ".json" and squad.is_squad(parsed := squad.parse(path, content)):
+        check_json_dialect(path, dialect)
+        return _squad(path, parsed, names, objects)
+    hint = (
+        "write one object per line in a .jsonl file (rename it if it is so, or use jq -c '.[]')"
+        if form == ".json"
+        else "convert or rename it"
+    )
+    known = ", ".join((*FORMATS, *conll.FORMATS))
+    raise ValueError(f"{path} is none of {known} (plain or {', '.join(COMPRESSIONS)}): {hint}")
+
+
+def check_json_dialect(path: str, dialect: Dialect) -> None:
+    """Raises ValueError for options of TSV and CSV files."""
+    if dialect.delimiter or dialect.columns:
+        name = "delimiter" if dialect.delimiter else "columns"
+        raise ValueError(f"task.{name} is of TSV and CSV files, but {path} is JSON: leave it out")
 
 
 def _decoded(path, stream) -> Iterator[str]:
@@ -222,7 +249,7 @@ def _separated(path, lines, form, names, dialect, log, max_rows) -> Iterator[Tab
         places |= {name: found[0]} if found else {}
     table = Table(path, header, {name: [] for name in places})
     if not places:  # an error, whatever the rows are
-        table.hint = _header_hint(first_line.rstrip("\n"), delimiter, names, len(header))
+        table.hint = header_hint(first_line.rstrip("\n"), delimiter, names, len(header))
         for number, row in itertools.islice(rows, 20):
             if {*map(column_name, names)} <= {*map(column_name, row)}:
                 table.hint = f"; or remove the lines before line {number}, which names them"
@@ -305,36 +332,30 @@ def _quoted_rows(
         ) from error
 
 
-def _header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str:
-    """Hints about a first line that lacks a requested column, for the error message."""
-    hints = []
-    other = [each for each in ("\t", ";", ",", "|") if each != delimiter and each in first_line]
-    if delimiter not in first_line and other:
-        hints.append(f"set task.delimiter={other[0]!r} if that divides its fields")
-        num_fields = first_line.count(other[0]) + 1
-    if "\r" in first_line.rstrip("\r"):
-        hints.append("convert its line ends, which are not all the same")
-    if '"' in first_line:
-        hints.append("set task.quoting=minimal if quotes enclose its fields")
-    example = [*names, *(f"other{n}" for n in range(1, num_fields))][: max(num_fields, len(names))]
-    shown = ", ".join(map(repr, example[:5])) + (", ..." if len(example) > 5 else "")
-    hints.append(f"set task.columns=({shown}), in its order, if its first line is no header")
-    return "; or " + ", or ".join(hints)
-
-
 class _Object(list):
     """The (key, value) pairs of a JSON object, which may repeat a key."""
 
 
-def _jsonl(path, lines, names, max_rows) -> Iterator[Table]:
-    table, seen, is_empty = Table(path, [], {name: [] for name in names}), {}, True
+def _squad(path: str, content: dict, names, objects) -> Table:
+    there = {name: [] for name in names if name in squad.COLUMNS}
+    table = Table(path, list(squad.COLUMNS), there, unit="question", objects=objects)
+    for number, question in enumerate(squad.questions(path, content), 1):
+        table.add(number, {name: question[name] for name in there})
+    return table
+
+
+def _jsonl(path, lines, names, objects, max_rows) -> Iterator[Table]:
+    def empty():
+        return Table(path, [], {name: [] for name in names}, objects=objects)
+
+    table, seen, is_empty = empty(), {}, True
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         keys = [(column_name(key), value) for key, value in json_object(path, number, line)]
         if table.is_full(max_rows):
             yield table.with_names(seen)
-            table = Table(path, [], {name: [] for name in names})
+            table = empty()
         is_empty = False
         seen |= dict.fromkeys(key for key, _ in keys)
         values = dict.fromkeys(names)

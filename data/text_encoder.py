@@ -54,14 +54,30 @@ class TextEncoder:
             joined.append(ids[0] if len(ids) == 1 else np.concatenate([_NONE, *ids]))
         return joined
 
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(the tokens of `encode_batch` int32[n], offsets int32[n, 2]) of each text: token i is of its
+        characters offsets[i, 0] to offsets[i, 1], which may include a space before it."""
+        found = []
+        for text in texts:
+            spans = list(self._spans(text))
+            parts = [text[start:end] for start, end in spans]
+            encodings = self._inner.encode_batch(parts, add_special_tokens=False)
+            ids = [np.array(each.ids, np.int32) for each in encodings]
+            offsets = [np.array(each.offsets, np.int32).reshape(-1, 2) for each in encodings]
+            for number, (part, (start, _)) in enumerate(zip(parts, spans, strict=True)):
+                if self._has_long_words(part, ids[number]):
+                    ids[number], offsets[number] = self._with_long_words(part)
+                offsets[number] += start
+            found.append((np.concatenate(ids), np.concatenate(offsets)))
+        return found
+
     def _encode(self, texts):
         """The tokens of each of the texts, which are not split further."""
         encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
         found = [np.array(each.ids, np.int32) for each in encodings]
-        if self._continuations is not None:
-            for number, text in enumerate(texts):
-                if _LONG_RUN.search(text) and self._unknown in found[number]:
-                    found[number] = self._with_long_words(text)
+        for number, text in enumerate(texts):
+            if self._has_long_words(text, found[number]):
+                found[number], _ = self._with_long_words(text)
         return found
 
     def split(self, text: str):
@@ -70,15 +86,20 @@ class TextEncoder:
         A text is split at a single space between two words, with or without the space, where the
         tokens around it show that this changes none. A text without such a place stays whole.
         """
+        for start, end in self._spans(text):
+            yield text[start:end]
+
+    def _spans(self, text):
+        """Yields (start, end) of each part of `split`."""
         start = 0
         while len(text) - start > _CHUNK:
             places = _SPACE.finditer(text, start + _CHUNK)
             found = (self._seam(text, m.start()) for m in itertools.islice(places, _TRIES))
             end, following = next(filter(None, found), (len(text), len(text)))
-            yield text[start:end]
+            yield start, end
             start = following
         if start < len(text) or not start:
-            yield text[start:]
+            yield start, len(text)
 
     def cut(self, text: str) -> tuple[str, str]:
         """(head, rest) of a text that continues, as `split` would divide it."""
@@ -94,22 +115,32 @@ class TextEncoder:
                 return place, following
         return None
 
+    def _has_long_words(self, text, ids):
+        """Whether a text with these tokens may have words that are longer than the library handles."""
+        is_limited = self._continuations is not None
+        return is_limited and _LONG_RUN.search(text) is not None and self._unknown in ids
+
     def _with_long_words(self, text):
-        """The tokens of a text with words that are longer than the library handles."""
+        """(tokens, offsets) of a text with words that are longer than the library handles."""
         encoding = self._inner.encode(text, add_special_tokens=False)
-        ids = []
+        ids, offsets = [], []
         for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            word = text[start:end]
+            word = tokenizers.NormalizedString(text[start:end])
             if token == self._unknown and self._inner.normalizer is not None:
-                word = self._inner.normalizer.normalize_str(word)
-            if token == self._unknown and _LONGEST_WORD < len(word) <= self._limit:
-                ids += self._wordpiece(word)
+                self._inner.normalizer.normalize(word)
+            if token == self._unknown and _LONGEST_WORD < len(word.normalized) <= self._limit:
+                found = self._wordpiece(word.normalized)
+                ids += [each for each, _ in found]
+                ends = [start + len(word[:place].original) for _, place in found]
+                offsets += zip([start, *ends[:-1]], ends, strict=True)
             else:
                 ids.append(token)
-        return np.array(ids, np.int32)
+                offsets.append((start, end))
+        return np.array(ids, np.int32), np.array(offsets, np.int32).reshape(-1, 2)
 
     def _wordpiece(self, word):
-        """The longest tokens that spell a word from its start; [UNK] if some part has none."""
+        """[(token, its end in the word)] of the longest tokens that spell a word from its start; [UNK] if
+        some part has none."""
         found, start = [], 0
         while start < len(word):
             prefix = self._continuations if start else ""
@@ -118,8 +149,8 @@ class TextEncoder:
                 if token is not None:
                     break
             else:
-                return [self._unknown]
-            found.append(token)
+                return [(self._unknown, len(word))]
+            found.append((token, end))
             start = end
         return found
 

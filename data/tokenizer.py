@@ -164,6 +164,11 @@ class Tokenizer:
         """The tokens of many texts of any length, each int32[n], without special tokens."""
         return self._encoder.encode_batch(texts)
 
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(the tokens int32[n] of `encode_batch`, the characters int32[n, 2] that each is of: start and
+        end) of many texts. The characters of a token may include the space before it."""
+        return self._encoder.encode_with_offsets(texts)
+
     def cut(self, text: str) -> tuple[str, str]:
         """(head, rest) of a text that continues: the tokens of the head, then those of the rest and what
         follows it, are those of the whole. The head may be empty."""

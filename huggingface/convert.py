@@ -67,9 +67,14 @@ def _read_hf(source):
         raise ConfigError(f"{str(source)!r} has no config.json; {remedy}")
     config = read_json(inside(source, "config.json"))
     family, name = _family_and_class(config, source)
-    head = task_head(family.classes[name].split())
+    family = family.with_prefix(family.class_prefixes.get(name, family.prefix))
+    head, labels = task_head(family.classes[name].split()), []
     model, ignored = family.read_config(config)
-    labels = published.labels_of(config, family) if head else []
+    if head and published.has_labels(head):
+        labels = published.labels_of(config, family, head)
+        head = published.head_of(config, head, len(labels))
+        labels = labels if head != "regression" or len(labels) > 1 else []
+    family = family.for_head(head)
     weights = open_weights(source, name)
     family, stored = tensors.named(family, weights, source)
     tied = tensors.is_tied(family, model, weights, stored)
@@ -129,7 +134,7 @@ def _read_hf(source):
     }
     if head:
         origin |= {"head": head, "head_needs": needs}
-    origin |= published.head_origin(config, len(labels))
+    origin |= published.head_origin(config, head)
     config = {"huggingface": str(source), "seed": {}}
     return RunContents(str(source), model, arrays, tokenizer, labels, origin, config)
 

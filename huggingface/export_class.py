@@ -35,6 +35,7 @@ def _candidates(model, head, given, architecture=""):
     nearest first. Problems are the fields of the model, or of a task, that it cannot express."""
     found = []
     for family in FAMILIES.values():
+        family = family.for_head(head)
         if not architecture or architecture in family.classes:
             config, problems = family.hf_config(reparametrize.expressible_model(model))
             task = reparametrize.expressible_task(model, given, family.head_needs.get(head, {}))
@@ -83,10 +84,11 @@ def describe_export(model: ModelConfig, params: dict, task=None) -> str:
     if not problems:
         return f"Hugging Face export: {classes[0]} (python -m tools.convert to_hf)"
     nearest = f"; nearest is {classes[0]}" if classes else ""
-    return f"no Hugging Face export: {', '.join(problems[:7])}{nearest}{_exporting_recipes(model, problems)}"
+    recipes = _exporting_recipes(model, heads, problems)
+    return f"no Hugging Face export: {', '.join(problems[:7])}{nearest}{recipes}"
 
 
-def _exporting_recipes(model, problems):
+def _exporting_recipes(model, heads, problems):
     """The end of a message about fields of a model: the recipes that some class expresses."""
     found = []
     if not any(problem.startswith("model.") for problem in problems):
@@ -95,7 +97,7 @@ def _exporting_recipes(model, problems):
         if model.architecture in recipe:
             fields = {"architecture": model.architecture, **recipe[model.architecture]}
             other = complete_config(ModelConfig(**fields), 128, 128)
-            if not export_classes(other, ("lm",))[1]:
+            if not export_classes(other, heads)[1]:
                 found.append(f"recipe={name}")
     return f"; of the shipped recipes {' and '.join(found)} can be exported" if found else ""
 
@@ -124,7 +126,7 @@ def choose_class(
         raise ConfigError(
             f"no class of transformers can express {contents.name}; the nearest family, "
             f"{family.model_type}, needs other values: {', '.join(problems[:7])}; "
-            f"{remedy}{_exporting_recipes(contents.model_config, problems)}"
+            f"{remedy}{_exporting_recipes(contents.model_config, contents.heads, problems)}"
         )
     fitting.sort(key=lambda each: each[0].model_type != origin.get("model_type"))
     run, (head, task) = contents, task_of(contents)

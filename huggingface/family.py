@@ -35,8 +35,20 @@ from huggingface.param_map import (  # noqa: F401  for the families, beside Fami
     norm,
 )
 from models.config import NON_STRUCTURAL_FIELDS, ModelConfig, resolve_defaults
+from tasks import FINETUNE_TASKS, TASKS
 from tasks.base import AUTO_POOLING
+from tasks.classification import Classification
 from training.config import ConfigError
+
+# Task heads that a directory stores as a sequence classifier; which one, its problem_type says. {head: the
+# task config's fields that it needs beside those of a classifier}.
+CLASSIFIER = Classification.name
+CLASSIFIER_HEADS = {
+    name: task.hf_head_needs for name, task in FINETUNE_TASKS.items() if task.hf_problem_type
+}
+# What the heads of most families for tokens are: a dense layer.
+TOKEN_HEAD = {"pooler": False, "head_bias": True}
+
 
 # ---- both tables ---------------------------------------------------------------------------------
 
@@ -62,12 +74,14 @@ class Family:
       ties_by_tensors: whether the output is tied is seen from the tensors alone, whatever the config
         has (T5).
       optional: tensors that may be missing, and are then zeros.
+      class_prefixes: {class: the prefix of its tensors}, where it is another one.
       bare_classes: classes whose directories omit the prefix; empty: the base model alone.
       tied: {tensor that a directory may store as a copy: its original}.
       legacy_suffixes: (old, new) suffixes of tensor names.
       ignored: regexes of tensors that are not parameters.
       constants: ModelConfig -> {tensor: array} of what a directory has and is no parameter here.
       head_needs: {task head: {task config field: value}}, required for the head to compute the same.
+      head_keys: {task head: {key of config.json: the one value that is supported}}.
       pooling_key: (key of config.json, its values), in a family with a choice of pooling.
     """
 
@@ -84,12 +98,14 @@ class Family:
     head_dropout_key: str = ""
     ties_by_tensors: bool = False
     optional: tuple[str, ...] = ()
+    class_prefixes: dict[str, str] = field(default_factory=dict)
     bare_classes: tuple[str, ...] = ()
     tied: dict[str, str] = field(default_factory=dict)
     legacy_suffixes: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     constants: Callable[[ModelConfig], dict[str, np.ndarray]] = lambda model: {}
     head_needs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    head_keys: dict[str, dict[str, Any]] = field(default_factory=dict)
     pooling_key: tuple[str, tuple[str, ...]] = ("", ())
 
     @property
@@ -212,9 +228,15 @@ class Family:
     def head_needs_in(self, config: dict, head: str) -> dict[str, Any]:
         """{task config field: value} with which the task head of a directory computes the same here.
 
-        Raises ConfigError for an unsupported pooling in its config.json."""
+        Raises ConfigError for an unsupported pooling or another value of `head_keys` in its config.json."""
         needs, (key, poolings) = self.head_needs.get(head, {}), self.pooling_key
-        if not needs or not poolings:
+        for name, expected in self.head_keys.get(head, {}).items():
+            if config.get(name, expected) != expected:
+                raise ConfigError(
+                    f"config.json of model_type={self.model_type!r} has {name}={config[name]!r}; expected "
+                    f"{expected!r}; choose another model"
+                )
+        if not needs or not poolings or not _is_pooled(head):
             return needs
         pooling = config.get(key, poolings[0])
         if pooling not in poolings:
@@ -227,6 +249,7 @@ class Family:
     def unmet_needs(self, head: str, task: dict[str, Any]) -> dict[str, Any]:
         """{task config field: value} that this family's head needs and a task config lacks."""
         needs, (_, poolings) = self.head_needs.get(head, {}), self.pooling_key
+        poolings = poolings if _is_pooled(head) else ()
         task = task | {"pooling": self._pooling(task)}
         if needs and poolings and task["pooling"] not in poolings:
             needs = needs | {"pooling": poolings[0]}
@@ -235,11 +258,36 @@ class Family:
     def pooling_config(self, task: dict[str, Any]) -> dict[str, str]:
         """The pooling of a task config as config.json stores it; {} in a family without the choice."""
         key, poolings = self.pooling_key
-        return {key: self._pooling(task)} if self._pooling(task) in poolings else {}
+        if "pooling" not in task or self._pooling(task) not in poolings:
+            return {}
+        return {key: self._pooling(task)}
 
     def _pooling(self, task):
         pooling = task.get("pooling", "auto")
         return AUTO_POOLING[self.architecture] if pooling == "auto" else pooling
+
+    def for_head(self, head: str) -> "Family":
+        """The family whose sequence classifier is the head of another task, one of CLASSIFIER_HEADS."""
+        if head not in CLASSIFIER_HEADS or CLASSIFIER not in self.head_needs:
+            return self
+        old, new = f"heads/{CLASSIFIER}/", f"heads/{head}/"
+
+        def renamed(native):
+            if isinstance(native, tuple):
+                return tuple(map(renamed, native))
+            return native.replace(old, new)
+
+        needs = dict(self.head_needs)
+        needs = {head: needs.pop(CLASSIFIER) | CLASSIFIER_HEADS[head]} | needs
+        return dataclasses.replace(
+            self,
+            classes={
+                name: " ".join(head if each == CLASSIFIER else each for each in heads.split())
+                for name, heads in self.classes.items()
+            },
+            params=[each._replace(native=renamed(each.native)) for each in self.params],
+            head_needs=needs,
+        )
 
     # ---- tensors ---------------------------------------------------------------------------------
 
@@ -278,21 +326,23 @@ class Family:
     def for_class(self, name: str) -> "Family":
         """The family with the tensor names of a directory of class `name`."""
         bare = self.bare_classes or (self.base_class,)
-        return self.without_prefix() if name in bare else self
+        return self.with_prefix("" if name in bare else self.class_prefixes.get(name, self.prefix))
 
-    def without_prefix(self) -> "Family":
-        """The family with the tensor names of a directory that omits the prefix."""
+    def with_prefix(self, prefix: str) -> "Family":
+        """The family with the tensor names of a directory with another prefix, '' for none."""
 
-        def cut(name):
-            return name.removeprefix(self.prefix)
+        def renamed(name):
+            own = name.removeprefix(self.prefix)
+            return name if own == name else prefix + own
 
         return dataclasses.replace(
             self,
-            params=[each._replace(hf=cut(each.hf)) for each in self.params],
+            prefix=prefix,
+            params=[each._replace(hf=renamed(each.hf)) for each in self.params],
             constants=lambda model: {
-                cut(name): array for name, array in self.constants(model).items()
+                renamed(name): array for name, array in self.constants(model).items()
             },
-            tied={cut(copy): cut(original) for copy, original in self.tied.items()},
+            tied={renamed(copy): renamed(original) for copy, original in self.tied.items()},
         )
 
     def current_name(self, name: str) -> str:
@@ -304,6 +354,10 @@ class Family:
 
     def is_ignored(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+
+def _is_pooled(head):
+    return any(field.name == "pooling" for field in dataclasses.fields(TASKS[head]))
 
 
 _SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",

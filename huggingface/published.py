@@ -6,7 +6,7 @@ no field of ours holds. They are in `origin`, which a run that starts from the d
 
 from typing import Any
 
-from huggingface.family import Family
+from huggingface.family import CLASSIFIER, CLASSIFIER_HEADS, Family
 from tasks import TASKS
 from training.config import ConfigError
 
@@ -16,11 +16,14 @@ _WRITTEN = ("model_type", "architectures", "dtype", "torch_dtype", "transformers
             "_name_or_path", "name_or_path", *_HEAD_KEYS)  # fmt: skip
 
 
-def labels_of(config: dict, family: Family) -> list[str]:
-    """Label names in the order of their ids; LABEL_0, ... if config.json has none.
+def labels_of(config: dict, family: Family, head: str = "") -> list[str]:
+    """Label names in the order of their ids; LABEL_0, ... if config.json has none; the outputs of a head
+    without classes.
 
     Raises ConfigError, naming the key, for names that are no list of labels, and for a problem_type that
     does not fit them."""
+    if head and TASKS[head].output_names:
+        return list(TASKS[head].output_names)
     names, count = config.get("id2label"), config.get("num_labels")
     if names is None:
         count = family.num_labels if count is None else count
@@ -48,14 +51,28 @@ def labels_of(config: dict, family: Family) -> list[str]:
     return [str(names[str(i)]) for i in range(len(names))]
 
 
-def head_origin(config: dict, num_labels: int) -> dict[str, Any]:
-    """Entries of `origin` for a head: its keys of config.json as they are, which a directory may have
-    without a head, and what it means; num_labels=0: there is none."""
+def has_labels(head: str) -> bool:
+    """Whether the outputs of a task's head have names."""
+    task = TASKS[head]
+    return bool(task.hf_problem_type or task.has_label_names or task.output_names)
+
+
+def head_of(config: dict, head: str, num_labels: int) -> str:
+    """The task head of a class with `head`: what a sequence classifier means, its problem_type says."""
+    if head != CLASSIFIER:
+        return head
     one = PROBLEM_TYPES[2] if num_labels == 1 else PROBLEM_TYPES[0]
+    problem = config.get("problem_type") or one
+    return next(each for each in CLASSIFIER_HEADS if TASKS[each].hf_problem_type == problem)
+
+
+def head_origin(config: dict, head: str) -> dict[str, Any]:
+    """Entries of `origin` for a head: what it means, and its keys of config.json as they are."""
     keys = {key: config[key] for key in _HEAD_KEYS if key in config}
-    if not num_labels:
+    if not head:
         return {"head_keys": keys} if keys else {}
-    return {"problem_type": config.get("problem_type") or one, "head_keys": keys}
+    problem = TASKS[head].hf_problem_type
+    return {**({"problem_type": problem} if problem else {}), "head_keys": keys}
 
 
 def other_keys(config: dict, family: Family, written: dict) -> dict[str, Any]:
@@ -71,12 +88,14 @@ def head_keys(contents, family: Family, head: str, task: dict) -> dict[str, Any]
     pooling = family.pooling_config(task or origin.get("head_needs", {}))
     if not task and "head_keys" in origin:
         return origin["head_keys"] | pooling
-    labels = dict(enumerate(contents.labels))
-    found = {
-        "id2label": {str(i): label for i, label in labels.items()},
-        "label2id": {label: i for i, label in labels.items()},
-        "problem_type": TASKS[head].hf_problem_type,
-    }
+    found, problem = {}, TASKS[head].hf_problem_type
+    if problem or TASKS[head].has_label_names:
+        labels = dict(enumerate(contents.labels or ["LABEL_0"]))  # as transformers names one output
+        found = {
+            "id2label": {str(i): label for i, label in labels.items()},
+            "label2id": {label: i for i, label in labels.items()},
+            **({"problem_type": problem} if problem else {}),
+        }
     if task and family.head_dropout_key:
         found[family.head_dropout_key] = task["head_dropout_rate"]
     return found | pooling

@@ -5,6 +5,9 @@ Output biases: after a LayerNorm of scale g and bias c, each state is h = g n + 
 u h = 1 for u = 1 / (g sum(c / g)), and logits W h + b are (W + b u^T) h. The bias c is shifted first,
 because its sum may be 0. A tied output matrix becomes an untied one.
 
+The mean and standard deviation with which a regression's output z is z * std + mean are multiplied into
+its output layer.
+
 An absent transform of an encoder's LM head, or an absent pooler, becomes an identity, because for a small
 e gelu(e x) is e x / 2 and tanh(e x) is e x.
 """
@@ -41,6 +44,12 @@ def _adds_pooler(task, needs):
     return bool(task) and wanted and not task["pooler"]
 
 
+def _folds_units(model, task, needs):
+    """Whether the units of a regression become a part of its output layer, which needs a bias then."""
+    has_bias = needs.get("head_bias") is not False or _ends_with_layer_norm(model, "decoder")
+    return "standardize" in needs and bool(task.get("standardize")) and has_bias
+
+
 def expressible_model(model: ModelConfig) -> ModelConfig:
     """The model as it is exported: a decoder without output biases, an encoder with BERT's LM head."""
     if model.lm_head_bias and _ends_with_layer_norm(model, "decoder"):
@@ -50,6 +59,8 @@ def expressible_model(model: ModelConfig) -> ModelConfig:
 
 def expressible_task(model: ModelConfig, task: dict, needs: dict) -> dict:
     """The fields of a task's config as they are exported to a family whose head has `needs`."""
+    if _folds_units(model, task, needs):
+        task = task | {"standardize": False, "head_bias": True}
     if task and needs.get("head_bias") is False and _ends_with_layer_norm(model, "decoder"):
         task = task | {"head_bias": False}
     if _adds_pooler(task, needs):
@@ -68,8 +79,10 @@ def expressible(contents: RunContents, head: str, task: dict, needs: dict) -> Ru
     """
     arrays, model = dict(contents.arrays), contents.model_config
     stack, output = f"{model.architecture}/final_norm", f"heads/{head}/output"
-    layers = {f"{output}/bias": f"{output}/kernel", f"{LM}/bias": f"{LM}/kernel"}
-    layers = {bias: kernel for bias, kernel in layers.items() if bias in arrays}
+    if _folds_units(model, task, needs):
+        arrays = _fold_units(arrays, f"heads/{head}/units", output)
+    outputs = (output, LM) if needs.get("head_bias") is False else (LM,)
+    layers = {f"{name}/bias": f"{name}/kernel" for name in outputs if f"{name}/bias" in arrays}
     if layers and _ends_with_layer_norm(model, "decoder"):
         arrays = _fold_biases(arrays, *_read_norm(contents, stack), stack, layers)
     if _adds_pooler(task, needs):
@@ -108,6 +121,21 @@ def _fold_biases(arrays, scale, bias, stack, layers):
         shape = (len(scale), *arrays[bias_path].shape)
         folded[kernel_path] = _lazy(shape, functools.partial(fold, kernel_path, bias_path))
     return folded
+
+
+def _fold_units(arrays, units, output):
+    """`arrays` whose output layer gives values, without the units of a regression."""
+    mean, std = arrays[f"{units}/mean"], arrays[f"{units}/std"]
+    kernel, bias = arrays[f"{output}/kernel"], arrays.get(f"{output}/bias")
+
+    def bias_in_units():
+        return (bias.read() * std.read() if bias else 0) + mean.read()
+
+    rest = {path: array for path, array in arrays.items() if not path.startswith(units)}
+    return rest | {
+        f"{output}/kernel": _lazy(kernel.shape, lambda: kernel.read() * std.read()),
+        f"{output}/bias": _lazy(mean.shape, bias_in_units),
+    }
 
 
 def _identity_pooler(size, kernel, head):

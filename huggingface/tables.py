@@ -32,12 +32,15 @@ def families() -> str:
     for family in FAMILIES.values():
         heads = [head.rstrip("?") for each in family.classes.values() for head in each.split()]
         heads = [head for head in dict.fromkeys(heads) if "/" not in head]
-        needs = [each for needs in family.head_needs.values() for each in needs.items()]
-        options = " ".join(f"`{name}={value}`" for name, value in needs)
-        if family.pooling_key[0]:
-            options += f" `pooling={' or '.join(family.pooling_key[1])}`"
+        options = []
+        for head, needs in family.head_needs.items():
+            named = " ".join(f"`{name}={value}`" for name, value in needs.items())
+            if family.pooling_key[0] and "pooling" in family.head_needs_in({}, head):
+                named += f" `pooling={' or '.join(family.pooling_key[1])}`"
+            options.append(f"{head}: {named}")
+        options = "; ".join(options)
         rows.append([f"`{family.model_type}`", _code(family.classes), ", ".join(heads), options])
-    head = ("`model_type`", "classes", "heads", "options of a classifier (`config.task.*`)")
+    head = ("`model_type`", "classes", "heads", "options of a task head (`config.task.*`)")
     return _table(head, rows)
 
 

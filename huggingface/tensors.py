@@ -27,7 +27,7 @@ def named(family: Family, weights: Weights, source) -> tuple[Family, dict[str, s
     Raises ConfigError, naming the prefix, for names that begin with one of another program."""
     own = family.prefix
     if not any(tensor.startswith(family.prefix) for tensor in weights.leaves):
-        family = family.without_prefix()
+        family = family.with_prefix("")
     stored = {family.current_name(tensor): tensor for tensor in weights.leaves}
     table = next(p.hf for p in family.params if p.native == "embed/tokens/embedding")
     names = [table, *(copy for copy, original in family.tied.items() if original == table)]

@@ -37,6 +37,7 @@ AUTO_CLASSES = {
     "LMHeadModel": "AutoModelForCausalLM", "ConditionalGeneration": "AutoModelForSeq2SeqLM",
     "SequenceClassification": "AutoModelForSequenceClassification",
     "PreTraining": "AutoModelForPreTraining", "Model": "AutoModel",
+    "MultipleChoice": "AutoModelForMultipleChoice",
     "NextSentencePrediction": "AutoModelForNextSentencePrediction",
 }  # fmt: skip
 

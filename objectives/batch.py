@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from models.inputs import ModelInputs
+from objectives.packing import Packing
 
 
 @struct.dataclass(kw_only=True)
@@ -33,7 +34,7 @@ class Batch:
 
     inputs: ModelInputs  # [B,T]; the encoder inputs of an encoder-decoder
     decoder_inputs: ModelInputs | None = None  # [B,U]; encoder-decoder only
-    targets: jax.Array  # int32[B,N] token to predict
+    targets: jax.Array  # int32[B,N] token to predict; float32 in a regression
     loss_weights: jax.Array  # float32[B,N] weight in the loss; 0 = not a target
     # int32[B,N] position of the hidden state that predicts each target; None: N is T (or U), and
     # state i predicts target i.
@@ -43,6 +44,7 @@ class Batch:
     # and the half-open ranges of ids that may be sampled (static).
     sampling_uniforms: jax.Array | None = None
     regular_token_ranges: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
+    packing: Packing | None = None  # labeled tasks: how the model reads several examples in a row
     negatives: jax.Array | None = None  # skip_gram: int32[B,M] negative samples
 
 

@@ -4,6 +4,7 @@ Objectives with heads or losses of their own implement TrainingLoss and reuse th
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 
 from objectives.base import Objective
 from objectives.batch import Batch
-from objectives.loss import chunked_cross_entropy
+from objectives.loss import chunked_cross_entropy, token_losses
+from objectives.packing import apply_packed
 
 
 @runtime_checkable
@@ -75,16 +77,40 @@ def loss_of(objective: Objective) -> TrainingLoss:
     return objective if isinstance(objective, TrainingLoss) else LMLoss(objective.z_loss)
 
 
-def lm_scores(model, params, hidden: jax.Array, batch: Batch, z_loss: float = 0.0) -> dict:
+def lm_scores(
+    model,
+    params,
+    hidden: jax.Array,
+    batch: Batch,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> dict:
     """{'lm': (sum, weight), 'accuracy': (sum, weight)} of the targets, from the hidden states [B,N,D]
     that predict them."""
-    features = model.apply({"params": params}, hidden, method="lm_features")
-    table, bias = model.apply({"params": params}, method="output_embedding")
     total, weight, correct = chunked_cross_entropy(
-        features, table, bias, batch.targets, batch.loss_weights, model.config.vocab_size, z_loss,
+        *_lm_head(model, params, hidden),
+        batch.targets,
+        batch.loss_weights,
+        model.config.vocab_size,
+        z_loss,
         model.config.final_logit_softcap,
-    )  # fmt: skip
+        label_smoothing,
+    )
     return {"lm": (total, weight), "accuracy": (correct, weight)}
+
+
+def lm_token_losses(model, params, hidden: jax.Array, targets) -> tuple[jax.Array, jax.Array]:
+    """(-log p(target), 1 for a correct prediction) float32[B,N] of targets int32[B,N], from the hidden
+    states [B,N,D] that predict them; no gradient."""
+    head = _lm_head(model, params, hidden)
+    config = model.config
+    return token_losses(*head, targets, config.vocab_size, config.final_logit_softcap)
+
+
+def _lm_head(model, params, hidden):
+    """(features [B,N,E], output embedding [V,E], bias [V] or None): logits are their product."""
+    features = model.apply({"params": params}, hidden, method="lm_features")
+    return features, *model.apply({"params": params}, method="output_embedding")
 
 
 def hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) -> jax.Array:
@@ -94,13 +120,13 @@ def hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) ->
 
 def last_hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) -> jax.Array:
     """Hidden states [B,T,D] of the decoder, or of the encoder if there is no decoder."""
-    return model.apply(
+    apply = partial(
+        model.apply,
         {"params": params},
-        batch.inputs,
-        batch.decoder_inputs,
         deterministic=dropout_rng is None,
         rngs={} if dropout_rng is None else {"dropout": dropout_rng},
     )
+    return apply_packed(apply, batch)
 
 
 def select_target_positions(hidden: jax.Array, batch: Batch) -> jax.Array:

@@ -27,6 +27,7 @@ def chunked_cross_entropy(
     vocab_size: int,
     z_loss: float = 0.0,
     softcap: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """-> float32[] each: (sum of weight * (-log p(target) + z_loss * log(Z)^2), sum of weights, sum of
     weights of correctly predicted targets); Z = sum of exp(logits), the softmax normalizer.
@@ -35,6 +36,8 @@ def chunked_cross_entropy(
     >= vocab_size have probability 0. targets int32 and weights float32 [B,N] or [N]; a target with
     weight 0 may be any id. Logits, softmax and sums are float32. The prediction is the argmax of the
     logits. z_loss is static and keeps log Z near 0 (Chowdhery et al. 2022, PaLM, section 5: 1e-4).
+    label_smoothing is static: -log p(target) becomes -sum_v q_v log p_v with q = (1 - label_smoothing)
+    onehot(target) + label_smoothing / vocab_size (Szegedy et al. 2016, section 7).
     softcap is static: the model's final_logit_softcap.
 
     One pass over chunks of positions computes value and gradient: each chunk's logits give its part
@@ -50,6 +53,38 @@ def chunked_cross_entropy(
     """
     if features.ndim == 2:
         features, targets, weights = features[None], targets[None], weights[None]
+    _check(features, table, targets, weights, vocab_size)
+    chunks = number_of_chunks(*targets.shape, table.shape[0])
+    static = (vocab_size, chunks, z_loss, softcap, label_smoothing)
+    return _cross_entropy(features, table, bias, targets, weights, static)
+
+
+def token_losses(
+    features: jax.Array,
+    table: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+    vocab_size: int,
+    softcap: float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
+    """(-log p(target), 1 for a correct prediction), float32[B,N] each; no gradient. Arguments as in
+    chunked_cross_entropy."""
+    features, table, bias = jax.lax.stop_gradient((features, table, bias))
+    ones = jnp.ones(targets.shape, jnp.float32)
+    _check(features, table, targets, ones, vocab_size)
+
+    def step(carry, chunk):
+        _, _, per_token, _ = _score_chunk(table, bias, (vocab_size, 0, 0.0, softcap, 0.0), *chunk)
+        return carry, per_token
+
+    chunks = number_of_chunks(*targets.shape, table.shape[0])
+    _, scores = _scan(step, None, _split(chunks, features, targets, ones))
+    losses, hits = (_join(x, targets.shape[1]) for x in scores)
+    return losses, hits
+
+
+def _check(features, table, targets, weights, vocab_size):
+    """Raises ValueError for shapes that do not fit each other."""
     if features.ndim != 3 or targets.shape != features.shape[:2] or weights.shape != targets.shape:
         raise ValueError(
             f"features {features.shape}, targets {targets.shape}, weights {weights.shape}: "
@@ -60,9 +95,6 @@ def chunked_cross_entropy(
             f"vocab_size {vocab_size} with a table of {table.shape[0]} rows: "
             "expected at most as many tokens as rows"
         )
-    chunks = number_of_chunks(*targets.shape, table.shape[0])
-    static = (vocab_size, chunks, z_loss, softcap)
-    return _cross_entropy(features, table, bias, targets, weights, static)
 
 
 def number_of_chunks(rows: int, positions: int, vocab_size: int) -> int:
@@ -76,19 +108,16 @@ def number_of_chunks(rows: int, positions: int, vocab_size: int) -> int:
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _cross_entropy(features, table, bias, targets, weights, static):
-    vocab_size, chunks, *scales = static
-
     def step(sums, chunk):
-        loss, correct, _, _ = _score_chunk(table, bias, vocab_size, scales, *chunk)
+        loss, correct, _, _ = _score_chunk(table, bias, static, *chunk)
         return [sums[0] + loss, sums[1] + correct], None
 
     sums = [jnp.zeros((), jnp.float32)] * 2
-    sums, _ = _scan(step, sums, _split(chunks, features, targets, weights))
+    sums, _ = _scan(step, sums, _split(static[1], features, targets, weights))
     return sums[0], weights.sum(), sums[1]
 
 
 def _forward(features, table, bias, targets, weights, static):
-    vocab_size, chunks, *scales = static
     kernel = table.astype(features.dtype)
     zero = jnp.zeros((), jnp.float32)
     # The table's gradient is summed as [E,V], so that its product reads the large operand, the logits'
@@ -98,7 +127,7 @@ def _forward(features, table, bias, targets, weights, static):
         sums.append(jnp.zeros(bias.shape, jnp.float32))
 
     def step(sums, chunk):
-        loss, correct, per_token, gradient = _score_chunk(table, bias, vocab_size, scales, *chunk)
+        loss, correct, per_token, gradient = _score_chunk(table, bias, static, *chunk)
         d_logits = gradient()
         factor = d_logits.astype(features.dtype)
         d_features = jnp.einsum("BNV,VE->BNE", factor, kernel)
@@ -108,7 +137,7 @@ def _forward(features, table, bias, targets, weights, static):
             new.append(sums[3] + d_logits.sum((0, 1)))
         return new, (d_features, *per_token)
 
-    sums, outputs = _scan(step, sums, _split(chunks, features, targets, weights))
+    sums, outputs = _scan(step, sums, _split(static[1], features, targets, weights))
     d_features, *per_token = (_join(x, targets.shape[1]) for x in outputs)
     # These gradients are for a cotangent of 1. The gradient of a weight is the loss of its target.
     # The barrier prevents XLA from moving the transposition into the loop.
@@ -132,11 +161,11 @@ def _backward(static, residuals, cotangents):
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _score_chunk(table, bias, vocab_size, scales, features, targets, weights):
+def _score_chunk(table, bias, static, features, targets, weights):
     """-> (sum of weighted losses, sum of weighted hits, [losses, hits] float32[B,n] each, function that
     returns the gradient of the logits before the cap, float32[B,n,V]). A hit is 1 for a correct
-    prediction. scales: (z_loss, softcap)."""
-    z_loss, softcap = scales
+    prediction."""
+    vocab_size, _, z_loss, softcap, smoothing = static
     logits = capped = lm_logits(features, table, bias, softcap)
     token = jnp.arange(table.shape[0], dtype=jnp.int32)[None, None]
     if vocab_size < table.shape[0]:
@@ -147,6 +176,9 @@ def _score_chunk(table, bias, vocab_size, scales, features, targets, weights):
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="clip")[..., 0]
     log_z = jnp.log(normalizer[..., 0]) + highest[..., 0]
     losses = log_z - target
+    if smoothing:
+        known = jnp.where(token < vocab_size, logits, jnp.float32(0))
+        losses = losses + smoothing * (target - known.sum(-1) / vocab_size)
     if z_loss:
         losses = losses + z_loss * jnp.square(log_z)
     first = jnp.where(logits == highest, token, jnp.int32(table.shape[0])).min(-1)
@@ -156,9 +188,13 @@ def _score_chunk(table, bias, vocab_size, scales, features, targets, weights):
         # The gradient of log(Z) is p; both -log p(target) and log(Z)^2 depend on log(Z).
         by_log_z = weights * (1 + 2 * z_loss * log_z) if z_loss else weights
         scaled = exponentials * (by_log_z[..., None] / normalizer)
-        d_logits = scaled - jnp.where(
-            token == targets[..., None], weights[..., None], jnp.float32(0)
-        )
+        at_target = jnp.where(token == targets[..., None], weights[..., None], jnp.float32(0))
+        if smoothing:
+            others = jnp.where(
+                token < vocab_size, jnp.float32(smoothing / vocab_size), jnp.float32(0)
+            )
+            at_target = (1 - smoothing) * at_target + others * weights[..., None]
+        d_logits = scaled - at_target
         if softcap:  # the derivative of c tanh(x / c) is 1 - tanh^2
             d_logits = d_logits * (1 - jnp.square(capped / softcap))
         return d_logits

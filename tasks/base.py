@@ -66,6 +66,9 @@ class Task:
     """The options of a task: a frozen dataclass per type of task, which defines the section `task`."""
 
     name: ClassVar[str]  # also the name of its head in the parameter tree
+    # The outputs of its head, where they are not the labels of the data.
+    output_names: ClassVar[tuple[str, ...]] = ()
+    has_label_names: ClassVar[bool] = False  # of the outputs, beside those of a classifier
 
     special_tokens: tuple = option(
         (), "strings in the texts that become single tokens, such as ('[E1]', '[/E1]')"
@@ -114,6 +117,7 @@ class LoadedTask:
     Attributes:
       model_config: ModelConfig with every zero filled in.
       tokenizer: data.tokenizer.Tokenizer.
+      num_shapes: how many shapes batches may have, each of which is compiled.
       batch_size: examples per step, over all processes.
       epoch_size: training examples in an epoch.
       tokens_per_step: tokens in a step, for durations and throughput. Pretraining counts encoder and
@@ -126,6 +130,7 @@ class LoadedTask:
     """
 
     length_share = 1.0
+    num_shapes = 1
 
     # Traced by jit: pure JAX.
 
@@ -168,6 +173,15 @@ class LoadedTask:
             yield self.train_inputs(start)
             start += 1
 
+    def iterate_together(self, tasks: list, start: int):
+        """Iterates over [the `train_inputs` of each of these tasks], in equal shapes, from step `start` on.
+        The tasks differ in their seed (`with_seed`); this one is one of them."""
+        return map(list, zip(*(task.iterate(start) for task in tasks), strict=True))
+
+    def describe_shape(self, inputs: Any) -> str:
+        """The shape of `train_inputs` or `eval_inputs` in a few words, where there are several."""
+        return ""
+
     def eval_inputs(self, split: str):
         """Iterates over the evaluation batches of a split, as NumPy arrays of this process's rows."""
         raise NotImplementedError
@@ -175,6 +189,11 @@ class LoadedTask:
     def has_split(self, split: str) -> bool:
         """Whether the data has this split."""
         raise NotImplementedError
+
+    def in_order(self, split: str, outputs: list) -> list:
+        """The `outputs` of the batches of `eval_inputs`, fetched to the host, in the order of the examples
+        of the split."""
+        return outputs
 
     def collect(self, split: str, outputs: list) -> Any:
         """The predictions of a split from the `outputs` of its batches, fetched to the host."""
@@ -216,5 +235,5 @@ class LoadedTask:
 def evaluate(task: LoadedTask, split: str, predict) -> tuple[Any, dict[str, float]]:
     """(predictions, {metric: value}) of a split; predict(inputs) returns `LoadedTask.outputs`."""
     outputs = [predict(inputs) for inputs in task.eval_inputs(split)]
-    predictions = task.collect(split, jax.device_get(outputs))
+    predictions = task.collect(split, task.in_order(split, jax.device_get(outputs)))
     return predictions, task.score(split, predictions)

@@ -1,6 +1,7 @@
-"""The loss of classification: cross entropy with label smoothing and class weights.
+"""The options of tasks on classes: the metric, and a loss with label smoothing and class weights.
 
-Only the training loss has them; the scores of a split do not. Used by tasks/classification.py.
+Only the training loss has these; the scores of a split do not. Used by tasks/classification.py and
+tasks/text_to_text.py.
 """
 
 import dataclasses
@@ -13,6 +14,39 @@ import optax
 
 from models.config import option
 from tasks.base import Task
+from tasks.metrics import CLASS_METRICS
+
+# Labels that mean yes, as data sets of two classes write them.
+POSITIVE = ("1", "true", "yes", "positive", "pos", "equivalent", "duplicate")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMetricOptions(Task):
+    """The options of the scores."""
+
+    metric: str = option(
+        "accuracy",
+        "chooses the best checkpoint; f1 is that of one class, positive_label",
+        choices=(*CLASS_METRICS, "f1"),
+    )
+    positive_label: str = option(
+        "", f"of two labels, the one whose F1 is scored; '': the one among {', '.join(POSITIVE)}"
+    )
+
+    def index_of_positive(self, label_names) -> int:
+        """The index of the label whose F1 is scored, -1 for none. Raises ValueError for a label that train
+        does not have, and for metric=f1 without one."""
+        if self.positive_label in label_names:
+            return label_names.index(self.positive_label)
+        found = [n for n, label in enumerate(label_names) if label.casefold() in POSITIVE]
+        if not self.positive_label and len(label_names) == 2 and len(found) == 1:
+            return found[0]
+        if self.positive_label or self.metric == "f1":
+            raise ValueError(
+                f"task.positive_label={self.positive_label!r} is none of the labels: set it to the one "
+                f"whose F1 is scored, of {', '.join(map(repr, label_names))[:160]}"
+            )
+        return -1
 
 
 @dataclasses.dataclass(frozen=True)

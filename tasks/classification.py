@@ -7,21 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import labeled
-from models.config import option
 from tasks import predictions
-from tasks.class_loss import ClassLossOptions, cross_entropy, example_weights
-from tasks.metrics import CLASS_METRICS, classification_scores, score
-from tasks.pooled_task import LoadedPooledTask, PooledTask
+from tasks.class_loss import ClassLossOptions, ClassMetricOptions, cross_entropy, example_weights
+from tasks.loaded_labeled_task import host
+from tasks.metrics import classification_scores
+from tasks.pooled_task import LoadedPooledTask, PooledTask, TextColumns
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(ClassLossOptions, PooledTask):
+class Classification(ClassMetricOptions, ClassLossOptions, TextColumns, PooledTask):
     """One label per text, or per pair of texts."""
 
     name: ClassVar[str] = "classification"
     hf_problem_type: ClassVar[str] = "single_label_classification"
-
-    metric: str = option("accuracy", "chooses the best checkpoint", choices=tuple(CLASS_METRICS))
 
     def example_columns(self):
         self.check_columns()
@@ -40,6 +38,7 @@ class Classification(ClassLossOptions, PooledTask):
         return self.pooled_fields(len(label_names), model_config) | {
             "label_smoothing": self.label_smoothing,
             "class_weights": self.weight_of_classes(labels, label_names),
+            "positive": self.index_of_positive(label_names),
         }
 
 
@@ -49,6 +48,7 @@ class LoadedClassification(LoadedPooledTask):
 
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()  # of each class in the loss; () if they are equal
+    positive: int = host(default=-1)  # class of the metric f1
 
     name = Classification.name
 
@@ -75,7 +75,9 @@ class LoadedClassification(LoadedPooledTask):
 
     def score(self, split, predictions):
         labels = self.encoded[split].labels
-        return classification_scores(labels, predictions) if (labels >= 0).all() else {}
+        if (labels < 0).any():
+            return {}
+        return classification_scores(labels, predictions, self.positive)
 
     def constant_scores(self, split):
         """Of the most frequent label in train."""
@@ -83,7 +85,8 @@ class LoadedClassification(LoadedPooledTask):
         if not (labels >= 0).all():
             return {}
         most = np.full_like(labels, np.bincount(train).argmax())
-        return {self.task.metric: score(self.task.metric, labels, most)}
+        scores = classification_scores(labels, np.eye(len(self.label_names))[most], self.positive)
+        return {self.task.metric: scores[self.task.metric]}
 
     def prediction_rows(self, split, outputs):
         return predictions.class_rows(self.label_names, self.encoded[split].labels, outputs)

@@ -28,6 +28,19 @@ class Encoded:
         return len(self.lengths)
 
     @property
+    def num_examples(self) -> int:
+        """Examples; each has at least one row."""
+        return len(self)
+
+    def rows_of(self, examples: np.ndarray) -> np.ndarray:
+        """The rows int64[m] of the examples int64[n], in their order."""
+        return examples
+
+    def examples_of(self, rows: np.ndarray) -> np.ndarray:
+        """The example int64[n] of each of the rows int64[n]."""
+        return rows
+
+    @property
     def strata(self) -> np.ndarray:
         """int[n]: the class of each example, whose shares a label budget keeps; one class for labels of
         another kind."""
@@ -37,6 +50,15 @@ class Encoded:
     def describe_unknown(self, name: str) -> str:
         """A line for the log, with the share of unknown tokens."""
         return describe_unknown(name, self.num_unknown, self.num_tokens)
+
+    def describe_truncated(self, name: str, task) -> list[str]:
+        """Lines for the log about the texts that `task` truncates; [] if there are none."""
+        if not self.num_truncated:
+            return []
+        return [
+            f"{self.num_truncated:,} of {len(self):,} {name} examples were truncated to "
+            f"{task.max_seq_len} tokens"
+        ]
 
 
 def encode(
@@ -66,7 +88,7 @@ def encode(
             start = len(template.prefix)
             separator = start + int(np.argmax(ids[start:] == template.separator[0]))
             token_type_ids[i, separator + len(template.separator) : len(ids)] = 1
-    labels = _label_ids(examples.label, len(first), label_names)
+    labels = label_ids(examples.label, len(first), label_names)
     texts = [ids for ids in (*first, *second) if ids is not None]
     unknown = tokenizer.special_ids()["unk"]
     num_unknown = sum(int((ids == unknown).sum()) for ids in texts)
@@ -75,7 +97,10 @@ def encode(
     )
 
 
-def _label_ids(labels, count, label_names):
+def label_ids(labels, count: int, label_names) -> np.ndarray:
+    """int32[count]: the index of each label's name, -1 everywhere without labels.
+
+    Raises ValueError for a label that is not among `label_names`."""
     if not labels:
         return np.full(count, -1, np.int32)
     ids = {name: number for number, name in enumerate(label_names)}

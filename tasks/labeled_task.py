@@ -27,7 +27,12 @@ class LabeledTask(Task):
     loaded_type: ClassVar[type]  # a LoadedLabeledTask
     # Options that decide what a trained head computes: another run keeps a head if these agree.
     head_fields: ClassVar[tuple[str, ...]] = ()
-    hf_problem_type: ClassVar[str] = ""  # of a head in a Hugging Face config.json; '': it has none
+    # Of a sequence classifier of transformers with this head; '': it is none.
+    hf_problem_type: ClassVar[str] = ""
+    hf_head_needs: ClassVar[dict] = {}  # {option: value}, which the head there needs
+    predicts_labels: ClassVar[bool] = True  # False: predictions are scores of given labels
+    can_pack: ClassVar[bool] = False  # its model reads one row per example, through `apply_packed`
+    length_options: ClassVar[tuple[str, ...]] = ("max_seq_len",)  # those that decide `longest`
 
     source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
     splits: tuple = option(
@@ -58,6 +63,10 @@ class LabeledTask(Task):
     )
     group_by_length: int = option(
         0, "steps whose examples are sorted by length, then cut into batches; 0: off", min=0
+    )
+
+    packing: bool = option(
+        False, "the model reads several short examples in one row, isolated from each other"
     )
 
     @property
@@ -162,18 +171,40 @@ class LabeledTask(Task):
             examples=chosen,
             fingerprint=splits.fingerprint,
             seed=config.seed.data,
+            grad_accum_steps=config.training.grad_accum_steps,
+            batch_divisor=batch_divisor,
             eval_batch_size=-(-config.evaluation.batch_size // batch_divisor) * batch_divisor,
             process_index=process_index,
             process_count=process_count,
         )
 
     def check_model(self, model_config: ModelConfig) -> None:
-        """Raises ValueError if the options do not fit the model."""
-        if model_config.positions == "learned" and self.max_seq_len > model_config.max_length:
+        """Raises ValueError if the options do not fit the model or each other."""
+        if self.packing and self.group_by_length:
             raise ValueError(
-                f"task.max_seq_len={self.max_seq_len}, but the pretrained model has "
-                f"{model_config.max_length} learned positions: set it to at most that"
+                f"task.packing=True and task.group_by_length={self.group_by_length} both avoid padding: "
+                "choose one of them"
             )
+        if self.packing and not self.can_pack:
+            raise ValueError(
+                f"task.packing=True does not work with task.name={self.name!r}: set task.group_by_length "
+                "instead"
+            )
+        length = self.longest(model_config.architecture)
+        if model_config.positions == "learned" and length > model_config.max_length:
+            given = " and ".join(
+                f"task.{name}={getattr(self, name)}" for name in self.length_options
+            )
+            raise ValueError(
+                f"{given}, but the pretrained model has {model_config.max_length} learned positions: "
+                "set it to at most that"
+                + f", both together if they share a row ({length} tokens)"
+                * (length > self.max_seq_len)
+            )
+
+    def longest(self, architecture: str) -> int:
+        """Tokens of the longest sequence that a model reads."""
+        return self.max_seq_len
 
     def outline(self, config, model_config, tokenizer_file):
         self.check_model(model_config)

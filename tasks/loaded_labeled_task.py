@@ -1,4 +1,4 @@
-"""A labeled set as batches: the order of its examples, token ids, the head over the model's states.
+"""A labeled set as arrays of token ids, and the head over the model's states.
 
 The base class of the loaded tasks; a file per task adds targets, loss and metrics.
 """
@@ -16,11 +16,11 @@ from data import tokenizer as tokenizers
 from models.config import ModelConfig
 from models.inputs import ModelInputs
 from objectives.batch import Batch
+from objectives.packing import apply_packed
 from tasks import example_order, predictions
-from tasks.base import LoadedTask, Task
+from tasks.base import Task
 from tasks.encoding import Encoded
-
-_WIDTH_STEP = 8  # group_by_length pads a batch to a multiple of this, so few programs are compiled
+from tasks.labeled_batches import LabeledBatches
 
 
 def host(**options):
@@ -29,13 +29,13 @@ def host(**options):
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedLabeledTask(LoadedTask):
+class LoadedLabeledTask(LabeledBatches):
     """An encoded labeled dataset. `train_inputs` are a Batch of NumPy arrays, which `prepare` returns.
 
     Subclasses define `name`, `batch`, `losses` and, on the host, `score` and `prediction_rows`.
     """
 
-    head: nn.Module
+    head: nn.Module | None  # None: the model's own LM head
     model_config: ModelConfig
     pad: int
     start: int  # first token of an encoder-decoder's decoder
@@ -49,25 +49,27 @@ class LoadedLabeledTask(LoadedTask):
     fingerprint: str = host()
     seed: int = host()
     eval_batch_size: int = host()
+    grad_accum_steps: int = host()
+    batch_divisor: int = host()  # device shards of a batch: rows are a multiple of it
     process_index: int = host()
     process_count: int = host()
+    fixed_shapes: tuple = host(default=())  # of batches; (): chosen by the lengths of the examples
 
     @property
     def best_metric(self) -> str:
         return f"+{self.task.metric}"
 
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """int64[m]: the training rows of `examples`."""
+        return self.encoded["train"].rows_of(self.examples)
+
     @property
     def epoch_size(self) -> int:
-        return len(self.examples)
-
-    @functools.cached_property
-    def length_share(self) -> float:
-        widths = [self._width(self._indices(step)) for step in range(self.task.group_by_length)]
-        return float(np.mean(widths)) / self.task.max_seq_len if widths else 1.0
-
-    @property
-    def tokens_per_step(self) -> int:
-        return round(self.batch_size * self.task.max_seq_len * self.length_share)
+        """Rows of the label budget. Where examples have several rows, it is the mean over all subsets, so
+        that runs of several seeds have the same number of steps."""
+        train = self.encoded["train"]
+        return round(len(train) * len(self.examples) / train.num_examples)
 
     @property
     def identities(self) -> dict:
@@ -76,6 +78,10 @@ class LoadedLabeledTask(LoadedTask):
             "tokenizer": self.tokenizer.fingerprint,
             "labels": list(self.label_names),
         }
+
+    def manifest(self):
+        shapes = {"batch_shapes": [list(each) for each in self.shapes]}
+        return {**self.identities, **(shapes if self._is_sorted else {})}
 
     @functools.cached_property
     def abstract_batch(self) -> Batch:
@@ -86,6 +92,7 @@ class LoadedLabeledTask(LoadedTask):
 
     def init(self, rngs, model):
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.abstract_batch)
+        batch = self.model_batch(batch)
         params = model.init(rngs["init"], batch.inputs, batch.decoder_inputs)["params"]
         states = jnp.zeros((1, self.model_config.emb_dim), jnp.float32)
         head = self.head.init(rngs["head"], states)["params"]
@@ -97,22 +104,27 @@ class LoadedLabeledTask(LoadedTask):
     def loss_weights(self):
         return {self.name: 1.0}
 
+    def hidden_states(self, apply, batch: Batch, deterministic: bool) -> jax.Array:
+        """The last hidden states [B, T, D]; apply(inputs, ...) calls the model."""
+        return apply_packed(functools.partial(apply, deterministic=deterministic), batch)
+
     def head_inputs(self, hidden: jax.Array, batch: Batch) -> jax.Array:
         """The states [B, ..., D] that the head reads, of the last hidden states [B, T, D]."""
         raise NotImplementedError
 
+    def model_batch(self, batch: Batch) -> Batch:
+        """The batch with inputs [B, T], as the model reads them."""
+        return batch
+
     def outputs(self, model, params, batch, dropout_rng=None):
         """The head's float32[B, ...] of every row, including padding rows."""
+        batch = self.model_batch(batch)
         rngs = [{}, {}]
         if dropout_rng is not None:
             rngs = [{"dropout": rng} for rng in jax.random.split(dropout_rng)]
-        hidden = model.apply(
-            {"params": params},
-            batch.inputs,
-            batch.decoder_inputs,
-            deterministic=dropout_rng is None,
-            rngs=rngs[0],
-        )
+        deterministic = dropout_rng is None
+        apply = functools.partial(model.apply, {"params": params}, rngs=rngs[0])
+        hidden = self.hidden_states(apply, batch, deterministic)
         states = self.head_inputs(hidden, batch)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return self.head.apply(
@@ -126,16 +138,8 @@ class LoadedLabeledTask(LoadedTask):
 
     def batch(self, split: str, indices, width: int | None = None) -> Batch:
         """The examples int[B] of a split as arrays [B, ...], padded to `width` tokens; the index PADDING
-        gives a row of weight 0."""
+        gives a row of weight 0. A task with K lengths has K widths."""
         raise NotImplementedError
-
-    def train_inputs(self, step):
-        indices = self._indices(step)
-        return self.batch("train", self._local(indices), self._width(indices))
-
-    def eval_inputs(self, split):
-        for indices in example_order.sequential(len(self.encoded[split]), self.eval_batch_size):
-            yield self.batch(split, self._local(indices))
 
     def with_seed(self, seed):
         if seed == self.seed:
@@ -151,30 +155,6 @@ class LoadedLabeledTask(LoadedTask):
     def has_split(self, split):
         return split in self.encoded
 
-    def _indices(self, step):
-        """Indices int64[batch_size] of the training examples of a step, over all processes."""
-        if self.task.group_by_length:
-            lengths = self.encoded["train"].lengths[self.examples]
-            places = example_order.grouped_at(
-                step, self.batch_size, lengths, self.task.group_by_length, self.seed
-            )
-        else:
-            places = example_order.shuffled_at(step, self.batch_size, len(self.examples), self.seed)
-        return self.examples[places]
-
-    def _width(self, indices):
-        """The length that a batch is padded to: max_seq_len, or less with group_by_length."""
-        split = self.encoded["train"]
-        if not self.task.group_by_length:
-            return split.tokens.shape[1]
-        longest = -(-int(split.lengths[indices].max()) // _WIDTH_STEP) * _WIDTH_STEP
-        return min(longest, split.tokens.shape[1])
-
-    def _local(self, indices):
-        """This process's share of a global batch."""
-        share = len(indices) // self.process_count
-        return indices[self.process_index * share :][:share]
-
     def real(self, indices) -> tuple[np.ndarray, np.ndarray]:
         """(indices int[B] in which padding is example 0, bool[B]: whether a row is an example)."""
         real = np.asarray(indices) != example_order.PADDING
@@ -182,7 +162,10 @@ class LoadedLabeledTask(LoadedTask):
 
     def model_inputs(self, split, indices, width=None) -> tuple[ModelInputs, np.ndarray]:
         """(the token ids of the examples int[B], padded to `width`; int32[B] their lengths)."""
-        encoded = self.encoded[split]
+        return self.inputs_of(self.encoded[split], indices, width)
+
+    def inputs_of(self, encoded: Encoded, indices, width=None) -> tuple[ModelInputs, np.ndarray]:
+        """As `model_inputs`, of the rows int[B] of any encoded texts."""
         chosen, real = self.real(indices)
         lengths = np.where(real, encoded.lengths[chosen], 0).astype(np.int32)
         tokens = encoded.tokens[chosen][:, :width]
@@ -218,8 +201,9 @@ class LoadedLabeledTask(LoadedTask):
         )
 
     def collect(self, split, outputs):
-        """The outputs float32[n, ...] of a split."""
-        return np.concatenate(outputs)[: len(self.encoded[split])]
+        """The outputs of the rows of a split: arrays [n, ...]."""
+        count = len(self.encoded[split])
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
 
     def prediction_rows(self, split, outputs):
         """Iterates over a dict for each example of a split, in order: what `predictions.write` writes."""
@@ -241,6 +225,7 @@ class LoadedLabeledTask(LoadedTask):
         return ((self.model_config, params, {self.name: 1}),)
 
     def provenance(self, step):
+        examples = self.encoded["train"].examples_of(self._indices(step))
         return [
             {
                 "number": step * self.batch_size + row,
@@ -248,7 +233,7 @@ class LoadedLabeledTask(LoadedTask):
                 "row": example,
                 "documents": [{"document": example, "file": "train", "number": example}],
             }
-            for row, example in enumerate(self._indices(step).tolist())
+            for row, example in enumerate(examples.tolist())
         ]
 
     def describe_labels(self) -> str:
@@ -257,17 +242,14 @@ class LoadedLabeledTask(LoadedTask):
 
     def describe(self):
         splits = ", ".join(
-            f"{len(split):,} {name}" for name, split in self.encoded.items() if name != "train"
+            f"{split.num_examples:,} {name}"
+            for name, split in self.encoded.items()
+            if name != "train"
         )
         lines = [
-            f"{self.describe_labels()}; {len(self.examples):,} of {len(self.encoded['train']):,} "
-            f"training examples, {splits}"
+            f"{self.describe_labels()}; {len(self.examples):,} of "
+            f"{self.encoded['train'].num_examples:,} training examples, {splits}"
         ]
         for name, split in self.encoded.items():
-            lines.append(split.describe_unknown(name))
-            if split.num_truncated:
-                lines.append(
-                    f"{split.num_truncated:,} of {len(split):,} {name} examples were truncated to "
-                    f"{self.task.max_seq_len} tokens"
-                )
-        return lines
+            lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
+        return lines + self.describe_batches()

@@ -32,8 +32,8 @@ class TextColumns:
 
 
 @dataclasses.dataclass(frozen=True)
-class PooledTask(TextColumns, LabeledTask):
-    """A task whose head reads one state per text, or per pair of texts."""
+class HeadOptions:
+    """The options of a head: those of the published ones."""
 
     head_fields: ClassVar[tuple[str, ...]] = (
         "pooler", "pooler_activation", "pooler_norm", "head_bias", "pooling", "decoder_input",
@@ -51,6 +51,24 @@ class PooledTask(TextColumns, LabeledTask):
         False, "LayerNorm after the pooler, both without biases (ModernBERT)"
     )
     head_bias: bool = option(True, "bias of the classifier (published decoders have none)")
+
+    @staticmethod
+    def head_module(num_classes: int, **options) -> ClassificationHead:
+        """The head for these options of the task (fields of this class)."""
+        names = {"head_dropout_rate": "dropout_rate", "head_bias": "use_bias"}
+        fields = {f.name for f in dataclasses.fields(ClassificationHead)}
+        options = {names.get(name, name): value for name, value in options.items()}
+        return ClassificationHead(
+            num_classes, **{name: value for name, value in options.items() if name in fields}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledTask(HeadOptions, LabeledTask):
+    """A task whose head reads one state per text, per pair of texts, or per choice."""
+
+    can_pack: ClassVar[bool] = True
+
     pooling: str = option(
         "auto",
         "state that is classified: [CLS] (encoders), the last token (decoders), or the mean; auto: cls, "
@@ -77,16 +95,6 @@ class PooledTask(TextColumns, LabeledTask):
             "pooling": resolve_pooling(self.pooling, model_config.architecture),
             "decoder_input": self.decoder_input,
         }
-
-    @staticmethod
-    def head_module(num_classes: int, **options) -> ClassificationHead:
-        """The head for these options of the task (fields of this class)."""
-        names = {"head_dropout_rate": "dropout_rate", "head_bias": "use_bias"}
-        fields = {f.name for f in dataclasses.fields(ClassificationHead)}
-        options = {names.get(name, name): value for name, value in options.items()}
-        return ClassificationHead(
-            num_classes, **{name: value for name, value in options.items() if name in fields}
-        )
 
     def encode(self, examples, tokenizer, template, label_names, architecture):
         return encode(

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from data.files import write_atomically
-from tasks.metrics import softmax
+from tasks.metrics import sigmoid, softmax
 
 FORMATS = ("jsonl", "tsv")
 # What ends a field or a line of TSV (also for Python's splitlines), and the backslash: a tab is written \\t.
@@ -36,6 +36,47 @@ def class_rows(label_names: Sequence[str], labels, logits, ids=None) -> Iterator
             "probabilities": {
                 name: round(float(x), 6) for name, x in zip(label_names, p, strict=True)
             },
+        }
+
+
+def value_rows(values, found) -> Iterator[dict]:
+    """{id, label, prediction} of each example, in order: values float[n], NaN without a label (written as
+    ''), found float[n]."""
+    for example, (value, guess) in enumerate(zip(values, found, strict=True)):
+        known = round(float(value), 6) if np.isfinite(value) else ""
+        yield {"id": example, "label": known, "prediction": round(float(guess), 6)}
+
+
+def label_list_rows(label_names: Sequence[str], labels, logits, threshold: float) -> Iterator[dict]:
+    """{id, label: [...], prediction: [...], probabilities: {name: p}} of each example, in order.
+
+    labels int[n, C] of 0 and 1, -1 without labels (written as ''); logits [n, C].
+    """
+    for example, (known, p) in enumerate(zip(labels, sigmoid(logits), strict=True)):
+        named = list(zip(label_names, known, p, strict=True))
+        yield {
+            "id": example,
+            "label": [name for name, value, _ in named if value] if (known >= 0).all() else "",
+            "prediction": [name for name, _, x in named if x >= threshold],
+            "probabilities": {name: round(float(x), 6) for name, _, x in named},
+        }
+
+
+def choice_rows(choices: Sequence[list[str]], labels, logits) -> Iterator[dict]:
+    """{id, label, prediction, choice, probabilities: [...]} of each example, in order.
+
+    choices: the texts of each example; labels int[n], the index of the answer, -1 without one (written as
+    ''); logits [n, C]. `choice` is the text of the predicted index.
+    """
+    rows = zip(choices, labels, softmax(logits), strict=True)
+    for example, (texts, label, p) in enumerate(rows):
+        guess = int(p.argmax())
+        yield {
+            "id": example,
+            "label": int(label) if label >= 0 else "",
+            "prediction": guess,
+            "choice": texts[guess],
+            "probabilities": [round(float(x), 6) for x in p[: len(texts)]],
         }
 
 

@@ -21,10 +21,10 @@ import models
 import train
 from models.config import ModelConfig
 from objectives import OBJECTIVES
-from tasks import TASKS
+from tasks import TASKS, evaluate
 from tasks.classification import Classification
 from training import config as configs
-from training import schedules, sharding
+from training import init_from, run_directory, schedules, sharding
 from training.durations import StepConverter
 from training.optimizers import OPTIMIZERS, Optimizer
 from training.schema import FinetuneConfig, ModelOverrides, PretrainConfig
@@ -139,6 +139,42 @@ def trace_step(folder, file, **overrides):
     jax.eval_shape(step, state, {}, rngs, task.train_inputs(0), np.float32(0))
 
 
+def load_task(folder, file):
+    """Loads the task of a finetuning config, and scores an untrained model with a batch of it."""
+    config = tiny_configs.finetuning(folder, folder / "source", file)
+    source = init_from.finetune_source(
+        configs.resolve(FinetuneConfig, config), folder / "none", lambda path: path
+    )
+    config = source.config
+    config.task.outline(config, config.model, source.tokenizer_file)
+    task = config.task.load(config, config.model, source.tokenizer_file, lambda line: None)
+    model, rngs = models.build(task.model_config), rng_streams(config.seed)
+    params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
+    losses = functools.partial(task.losses, model, dropout_rng=None)
+    jax.eval_shape(losses, params, task.train_inputs(0))
+    assert task.best_metric[0] in "+-"
+
+
+# The finetuning tasks besides the one that the run below trains: (config file, options).
+TASK_CHOICES = [("configs/finetune/question_answering.py:squad_v2", {})]
+
+
+def trace_task(folder, file, **options):
+    """Loads a task, and evaluates outputs that are drawn at random in place of a model's."""
+    config = tiny_configs.finetuning(folder, folder / "source", file, **options)
+    config = configs.resolve(FinetuneConfig, config)
+    model = ModelConfig(**run_directory.read_config(folder / "source")["model"])
+    task = config.task.load(config, model, f"{folder}/source/tokenizer.json", lambda line: None)
+    network, rngs = models.build(task.model_config), rng_streams(config.seed)
+    params = jax.eval_shape(functools.partial(init_params, task, network), rngs)
+    outputs = jax.eval_shape(functools.partial(task.outputs, network), params, task.abstract_batch)
+    shape = (config.evaluation.batch_size, *outputs.shape[1:])
+    random = np.random.default_rng(0)
+    predictions, _ = evaluate(task, "test", lambda batch: random.normal(size=shape))
+    assert task.best_metric
+    task.write_predictions(folder, "test", predictions)
+
+
 @pytest.fixture
 def restored_jax_config():
     """The entry points set where compiled programs are kept, and which ones."""
@@ -166,6 +202,12 @@ def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_conf
         finetuning = tiny_configs.finetuning(tmp_path, tmp_path / "source")
         finetune.main(["--config=configs/finetune/classification.py",
                        f"--workdir={tmp_path}/task", *tiny_configs.flags(finetuning)])  # fmt: skip
+        for name in ("regression", "multi_label", "multiple_choice", "seq2seq", "text_to_text"):
+            load_task(tmp_path, f"configs/finetune/{name}.py")
+        TASKS["multiple_choice"]().example_columns()  # of a list in a column
+        load_task(tmp_path, "configs/finetune/tagging.py")
+        for file, options in TASK_CHOICES:
+            trace_task(tmp_path, file, **options)
         for name, objective in OBJECTIVES.items():
             architecture = objective().architectures[0]
             trace_step(tmp_path, FILES[architecture], **{"objective.name": name})
@@ -174,7 +216,7 @@ def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_conf
             trace_step(tmp_path, DECODER, **overrides)
         for file, overrides in CHOICES:
             trace_step(tmp_path, file, **overrides)
-    changing = {f"PooledTask.{name}" for name in OTHER_HEADS}
+    changing = {f"HeadOptions.{name}" for name in OTHER_HEADS}
     changing |= {f"ModelOverrides.{name}" for name in OTHER_MODELS}
     assert tracer.unread() == changing
 

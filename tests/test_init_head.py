@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -49,6 +50,8 @@ PUBLISHED = {"head": "classification", "head_needs": {"pooler": True, "pooling":
         ({"labels": ("no", "yes")}, {}, "head new: labels differ (no, yes there; dry, wet here)"),
         ({"name": "regression"}, {}, "head new: {} has that of config.task.name=regression"),
         ({"imported": {}}, {}, "head new: {} has no head of a task"),
+        ({"imported": {"head": "multi_label", "head_needs": {}}}, {},
+         "head new: {} has that of config.task.name=multi_label"),
         ({"imported": PUBLISHED}, {"pooler": True}, "head kept: its labels are those of the task"),
         ({"imported": PUBLISHED}, {}, "head new: config.task.pooler=True would keep it"),
         ({"imported": {**PUBLISHED, "problem_type": "regression"}}, {"pooler": True},
@@ -112,6 +115,7 @@ def test_finetuning_a_finetuned_run_keeps_its_head_or_says_why_not(tmp_path, cap
     assert fresh.shape == trained[HEAD].shape and np.any(fresh != trained[HEAD])
     for file in ("train", "validation", "test"):
         text = (tmp_path / f"{file}.tsv").read_text()
-        (tmp_path / f"{file}.tsv").write_text(text + "snow\tice\n" * 3)
+        new = [re.sub(r"\t(dry|wet)\t", "\tice\t", row, count=1) for row in text.splitlines()[1:4]]
+        (tmp_path / f"{file}.tsv").write_text(text + "\n".join(new) + "\n")
     assert head("more").shape == (32, 3)
     assert "head new: labels differ (this task adds ice)" in caplog.text

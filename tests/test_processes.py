@@ -103,5 +103,5 @@ def test_processes_with_different_configs_fail_within_seconds(folder):
     commands = [command(folder, f"different-{i}", "decoder", seed__data=i) for i in range(2)]
     codes, outputs = launch(commands, 1)
     assert codes == [1, 1], "\n".join(outputs)
-    message = "the config or the data of processes [1] differs from process 0; start all processes"
+    message = "the config or data of processes [1] differs from process 0; start all processes"
     assert all(message in output for output in outputs), "\n".join(outputs)

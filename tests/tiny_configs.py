@@ -39,10 +39,16 @@ def corpus(folder, documents=300, seed=0):
 
 
 def labeled(folder, rows=120, pairs=False):
-    """Writes {train,validation,test}.tsv whose label is the presence of a word; returns the source."""
+    """Writes {train,validation,test}.tsv whose label is the presence of a word; returns the source.
+
+    Without pairs there are columns for other tasks too: a value, several labels, and two choices."""
     random = np.random.default_rng(1)
     for split in ("train", "validation", "test"):
-        lines = ["sentence\tother\tlabel"] if pairs else ["sentence\tlabel"]
+        lines = (
+            ["sentence\tother\tlabel"]
+            if pairs
+            else ["sentence\tlabel\tvalue\tlabels\tfirst\tsecond\tchoice"]
+        )
         for _ in range(rows):
             words = [WORDS[i] for i in random.integers(0, len(WORDS), 12)]
             label = bool(random.integers(2))
@@ -50,11 +56,47 @@ def labeled(folder, rows=120, pairs=False):
             random.shuffle(words)
             label = "wet" if label else "dry"
             half = len(words) // 2
-            cells = [" ".join(words[:half]), " ".join(words[half:])] if pairs else [" ".join(words)]
-            lines.append("\t".join([*cells, label]))
+            if pairs:
+                cells = [" ".join(words[:half]), " ".join(words[half:]), label]
+            else:
+                length = len(words[0])
+                several = f"{label},long" if length > 4 else label
+                cells = [" ".join(words), label, f"{length / 2}", several, "dry", "wet"]
+                cells.append(str(int(label == "wet")))
+            lines.append("\t".join(cells))
         text = "\n".join(lines) + "\n"
         (pathlib.Path(folder) / f"{split}.tsv").write_text(text, encoding="utf-8")
     return f"files:{folder}/{{train,validation,test}}.tsv"
+
+
+def tagged(folder, rows=60):
+    """Writes {train,validation,test}.conll whose tags follow from the words; returns the source."""
+    random = np.random.default_rng(3)
+    for split in ("train", "validation", "test"):
+        lines = []
+        for _ in range(rows):
+            words = [WORDS[i] for i in random.integers(0, len(WORDS), random.integers(3, 30))]
+            lines += [f"{word} {'B-LONG' if len(word) > 4 else 'O'}" for word in words] + [""]
+        (pathlib.Path(folder) / f"{split}.conll").write_text("\n".join(lines), encoding="utf-8")
+    return f"files:{folder}/{{train,validation,test}}.conll"
+
+
+def questions(folder, rows=24, splits=("train", "dev", "test")):
+    """Writes SQuAD files, {split}-v2.0.json, whose answer is the word after the question's; a fourth of the
+    questions has none. Returns the source."""
+    random = np.random.default_rng(2)
+    for split in splits:
+        paragraphs = []
+        for number in range(rows):
+            words = [WORDS[i] for i in random.permutation(len(WORDS))[: 12 + number % 20]]
+            at = int(random.integers(len(words) - 1))
+            answer = {"text": words[at + 1], "answer_start": len(" ".join(words[: at + 1])) + 1}
+            question = {"id": f"{split}{number}", "question": f"what follows {words[at]}?",
+                        "answers": [answer] if number % 4 else []}  # fmt: skip
+            paragraphs.append({"context": " ".join(words), "qas": [question]})
+        content = {"version": "v2.0", "data": [{"title": "x", "paragraphs": paragraphs}]}
+        (pathlib.Path(folder) / f"{split}-v2.0.json").write_text(json.dumps(content))
+    return f"files:{folder}/{{{','.join(splits)}}}-v2.0.json"
 
 
 # The fields that every tiny run shares.
@@ -104,16 +146,56 @@ def untrained(folder, architecture):
     return run
 
 
+# Config file of a task -> its fields for the files of `labeled`.
+TASK_FIELDS = {
+    "classification": {"task.text_column": "sentence", "task.label_column": "label"},
+    "ag_news": {"task.text_column": "sentence", "task.text_pair_column": "label"},
+    "imdb": {"task.text_column": "sentence"},
+    "regression": {"task.text_column": "sentence", "task.label_column": "value"},
+    "multi_label": {"task.text_column": "sentence", "task.label_column": "labels",
+                    "task.label_separator": ","},
+    "multiple_choice": {"task.text_column": "sentence", "task.choice_columns": "('first', 'second')",
+                        "task.label_column": "choice"},
+    "text_to_text": {"task.text_column": "sentence", "task.label_column": "label"},
+    "seq2seq": {"task.source_column": "sentence", "task.target_column": "label",
+                "task.max_target_len": 8},
+}  # fmt: skip
+
+
 def finetuning(folder, run, config="configs/finetune/classification.py", **overrides):
     """A shipped finetuning config on `run`, with labels written to `folder`."""
+    name = pathlib.Path(config.partition(":")[0]).stem
+    data = DATA.get(name, classes)(folder)
+    if name not in DATA:
+        data |= TASK_FIELDS.get(name, TASK_FIELDS["classification"])
+    tiny = {**LOOP, "init_from": str(run), "evaluation.every": "1 step", **data}
+    return _overridden(config, tiny, overrides)
+
+
+def classes(folder):
+    """The task's fields for the files that `labeled` writes to `folder`, without the columns."""
     if not (pathlib.Path(folder) / "train.tsv").exists():
         labeled(folder)
-    tiny = {
-        **LOOP, "init_from": str(run), "task.source": f"files:{folder}/{{train,validation,test}}.tsv",
-        "task.text_column": "sentence", "task.label_column": "label", "task.max_seq_len": 24,
-        "evaluation.every": "1 step",
+    return {
+        "task.source": f"files:{folder}/{{train,validation,test}}.tsv", "task.max_seq_len": 24
     }  # fmt: skip
-    return _overridden(config, tiny, overrides)
+
+
+def tags(folder):
+    """The task's fields for the sentences that `tagged` writes to `folder`."""
+    return {"task.source": tagged(folder), "task.max_seq_len": 24}
+
+
+def spans(folder):
+    """The task's fields for the questions that `questions` writes to `folder`."""
+    return {
+        "task.source": questions(folder), "task.no_answer": True, "task.max_seq_len": 32,
+        "task.max_query_len": 8, "task.stride": 8,
+    }  # fmt: skip
+
+
+# Config file of a task: the function that writes its data; by default `classes`.
+DATA = {"question_answering": spans, "tagging": tags}
 
 
 def _overridden(config, tiny, overrides):

@@ -86,6 +86,11 @@ def run(given, assignments):
     predictor = Predictor(given.run, given.step, assignments)
     files = [path for pattern in given.file for path in expand(pattern, log.info)]
     check_output(given.output, files)
+    if not (predictor.config.task.predicts_labels or given.score):
+        raise ConfigError(
+            f"{predictor.describe()}: its predictions are scores of given labels; add --file with both "
+            "columns and --score"
+        )
     log.info(predictor.describe())
     progress, writer, scores = Progress(files), Writer(given.output, form), {}
     try:
@@ -96,8 +101,8 @@ def run(given, assignments):
             task, max_rows = predictor.config.task, BATCHES * predictor.config.evaluation.batch_size
             columns, texts = predictor.input_columns, task.text_columns()
             if files:
-                names = names_of([*columns.values(), *texts.values()])
-                parts = files_in_parts(files, names, task.dialect, max_rows, progress)
+                read = [*columns.values(), *texts.values()]
+                parts = files_in_parts(files, read, task.dialect, max_rows, progress)
             elif given.text or given.text_pair:
                 parts = [table_of_texts(given.text, given.text_pair, texts)]
             else:
@@ -133,23 +138,25 @@ def check_output(output: str, files: list[str]) -> None:
 # ---- What is read --------------------------------------------------------------------------------
 
 
-def names_of(columns) -> list[str]:
-    """The names of columns, without repeats."""
-    return list(dict.fromkeys(column.name for column in columns))
+def names_of(columns) -> tuple[list[str], tuple[str, ...]]:
+    """(the names of columns, without repeats; those whose values may be objects)."""
+    names = list(dict.fromkeys(column.name for column in columns))
+    return names, tuple(column.name for column in columns if column.takes_objects)
 
 
 def dialect_of(path: str, dialect: Dialect) -> Dialect:
-    """How a file is written: the run may have read another format."""
-    return dialect if FORMATS.get(identify(path).format) else Dialect()
+    """How a file is written: JSON lines have no dialect, whatever the run has read."""
+    return Dialect() if FORMATS.get(identify(path).format) == "" else dialect
 
 
-def files_in_parts(files, names, dialect, max_rows, progress) -> Iterator[Table]:
+def files_in_parts(files, columns, dialect, max_rows, progress) -> Iterator[Table]:
     """The rows of files, in tables of at most `max_rows`."""
     dialect.check()
+    names, objects = names_of(columns)
     before = 0  # bytes
     for path in files:
         ours = dialect_of(path, dialect)
-        for table in tables.read_chunks(path, names, ours, log.info, max_rows):
+        for table in tables.read_chunks(path, names, ours, log.info, objects, max_rows):
             progress.start_part(before + table.position, len(table.numbers))
             yield table
         before += os.path.getsize(path)
@@ -214,13 +221,14 @@ def score(predictor, files, progress):
     """(the rows of labeled files, {metric: value})."""
     columns, task = predictor.columns, predictor.config.task
     task.dialect.check()
+    names, objects = names_of(columns.values())
     found = [
-        tables.read(path, names_of(columns.values()), dialect_of(path, task.dialect), log.info)
+        tables.read(path, names, dialect_of(path, task.dialect), log.info, objects)
         for path in files
     ]
     examples = examples_of(SPLIT, found, columns, task.missing, log.info)
     progress.start_part(progress.total, len(examples))
-    loaded, outputs, scores = predictor.evaluate(examples, progress)
+    loaded, outputs, scores = predictor.predict(examples, progress, as_in_run=True)
     return loaded.full_rows(SPLIT, outputs, len(files) > 1), scores
 
 
@@ -239,7 +247,7 @@ def rows_of(predictor, parts, choices, with_file, progress) -> Iterator[list[dic
         rows = {}
         if complete:
             examples = Examples(values, [Place(table, row) for row in complete])
-            task, outputs = predictor.predict(examples, progress)
+            task, outputs, _ = predictor.predict(examples, progress)
             ids = values.get("id", [None] * len(complete))
             found = zip(task.full_rows(SPLIT, outputs, with_file), ids, strict=True)
             found = (without(row, labels) | {"id": name} for row, name in found)

@@ -14,7 +14,7 @@ from data.examples import Column, Examples
 from data.labeled import LabeledSplits
 from huggingface import as_run
 from models.config import ModelConfig
-from tasks import FINETUNE_TASKS, by_length, evaluate
+from tasks import FINETUNE_TASKS, batch_shapes, evaluate
 from training import checkpoint, run_directory, sharding
 from training import config as configs
 from training.config import ConfigError
@@ -72,6 +72,7 @@ class Predictor:
         self.config = configs.resolve(FinetuneConfig, configs.override(given, assignments))
         self.config.task.check_model(self.model_config)
         self.label_names = tuple(manifest.get("labels", ()))
+        self._shapes = tuple(map(tuple, manifest.get("batch_shapes", ())))
         self._batch_size = 0
 
     def _given(self, run, config, origin):
@@ -124,54 +125,50 @@ class Predictor:
         )
         return checkpoint.read_params(self.run / "checkpoints", self.step, target)
 
-    def _assemble(self, examples, task, batch_size):
-        evaluation = dataclasses.replace(self.config.evaluation, batch_size=batch_size)
-        splits = task.complete_examples({SPLIT: examples}, log.info)
-        loaded = task.assemble(
+    def predict(self, examples: Examples, report=lambda done: None, as_in_run: bool = False):
+        """(the loaded task of at least one example, its predictions, {metric: value} or {}).
+
+        Args:
+          report: receives the number of rows of each batch that is done.
+          as_in_run: the batches are those of finetune.py's evaluation, and the predictions on the same
+            devices are the same to the last bit; otherwise examples of similar length are together, in at
+            most four shapes.
+        """
+        task, model = self._assemble(examples, as_in_run)
+        waiting = []  # the device computes a batch while the host prepares the next one
+
+        def step(inputs):
+            inputs = sharding.global_array(self._mesh, inputs)
+            waiting.append(predict_step(task, model, self._params, inputs))
+            if len(waiting) > 1:
+                jax.block_until_ready(waiting.pop(0))
+                report(task.eval_batch_size)
+            return waiting[-1]
+
+        with sharding.use_mesh(self._mesh):
+            return task, *evaluate(task, SPLIT, step)
+
+    def _assemble(self, examples, as_in_run):
+        options, batch_size = self.config.task, self.config.evaluation.batch_size
+        if not as_in_run:
+            if not self._batch_size:  # a few texts need no batch of 64, and one program does
+                self._batch_size = min(batch_size, 1 << (len(examples) - 1).bit_length())
+            batch_size = self._batch_size
+            if not options.packing:  # evaluation sorts by length with either option
+                options = dataclasses.replace(options, group_by_length=1)
+        splits = options.complete_examples({SPLIT: examples}, log.info)
+        loaded = options.assemble(
             LabeledSplits(splits, "", self.label_names),
-            dataclasses.replace(self.config, evaluation=evaluation),
+            dataclasses.replace(
+                self.config,
+                evaluation=dataclasses.replace(self.config.evaluation, batch_size=batch_size),
+            ),
             self.model_config,
             str(self.run / "tokenizer.json"),
             log.info,
             batch_divisor=sharding.num_batch_shards(self._mesh),
         )
         self.num_truncated += loaded.encoded[SPLIT].num_truncated
+        shapes = self._shapes if as_in_run else batch_shapes.halved_shapes(loaded.full_shape)
+        loaded = dataclasses.replace(loaded, fixed_shapes=shapes)
         return loaded, models.build(loaded.model_config)
-
-    def predict(self, examples: Examples, report=lambda done: None):
-        """(the loaded task of at least one example, in the split `SPLIT`, and its predictions); report
-        receives the number of rows of each batch that is done."""
-        if not self._batch_size:  # a few texts need no batch of 64, and one program does
-            few = 1 << (len(examples) - 1).bit_length()
-            self._batch_size = min(self.config.evaluation.batch_size, few)
-        options = dataclasses.replace(self.config.task, group_by_length=0)  # by_length does that
-        task, model = self._assemble(examples, options, self._batch_size)
-
-        def shapes(inputs):
-            return predict_step.eval_shape(task, model, self._params, inputs)
-
-        with sharding.use_mesh(self._mesh):
-            step = self._step(task, model)
-            return task, by_length.predict(task, SPLIT, step, shapes, report)
-
-    def evaluate(self, examples: Examples, report=lambda done: None):
-        """(the loaded task, its predictions, {metric: value}) of labeled examples, in the batches of
-        finetune.py's evaluation: to the last bit what it predicts on the same devices."""
-        batch_size = self.config.evaluation.batch_size
-        task, model = self._assemble(examples, self.config.task, batch_size)
-        step = self._step(task, model)
-
-        def reported(inputs):
-            outputs = jax.device_get(step(inputs))
-            report(batch_size)
-            return outputs
-
-        with sharding.use_mesh(self._mesh):
-            return task, *evaluate(task, SPLIT, reported)
-
-    def _step(self, task, model):
-        def step(inputs):
-            inputs = sharding.global_array(self._mesh, inputs)
-            return predict_step(task, model, self._params, inputs)
-
-        return step

@@ -67,11 +67,11 @@ def flops_per_row(specs, batch):
 
 
 def _model_flops(config, params, heads, batch):
-    inputs = batch.inputs.tokens.shape[1]
+    inputs = batch.inputs.tokens.shape[-1]
     if config.architecture == "embeddings":  # a product for each pair, and with each negative
         return 3 * 2 * config.emb_dim * (batch.targets.shape[1] + inputs * batch.negatives.shape[1])
     is_encoder_decoder = config.architecture == "encoder_decoder"
-    outputs = batch.decoder_inputs.tokens.shape[1] if is_encoder_decoder else 0
+    outputs = batch.decoder_inputs.tokens.shape[-1] if is_encoder_decoder else 0
 
     def positions(path):
         """The number of positions of a row that a kernel is applied to."""

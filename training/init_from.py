@@ -13,11 +13,14 @@ from models.config import ModelConfig, complete_config
 from training import checkpoint, frozen, init_stacks, paths, run_directory
 from training.config import ConfigError
 from training.init_head import plan_head
+from training.init_stacks import shorten_paths
 from training.param_rules import flatten_params, merge_params, unflatten_params
 from training.restore_plan import TOKEN_EMBEDDING, plan_restore
 from training.schema import ModelOverrides
 
-PRETRAINING_HEADS = (r"heads/.*", r"generator/.*")  # finetuning drops them
+PRETRAINING_HEADS = (r"heads/.*", r"generator/.*")  # finetuning drops those that its task lacks
+# Parameters with an entry for each token -> the axis of these entries.
+VOCABULARY_AXES = {TOKEN_EMBEDDING: 0, "heads/lm/bias": 0, "heads/lm/kernel": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,7 @@ def finetune_source(config, run_dir, as_run) -> InitSource:
         embedding_size = model.emb_dim
         model = _around_embedding(config, embedding_size, name)
         model = complete_config(model, run_directory.read_config(run)["model"]["vocab_size"],
-                                config.task.max_seq_len)  # fmt: skip
+                                config.task.longest(model.architecture))  # fmt: skip
     elif config.model != ModelConfig():
         raise ConfigError(
             f"config.model is set, but init_from={name!r} has a model of its own; leave config.model out, "
@@ -214,9 +217,12 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     fresh, vocab_size = params, read_model_config(source.run).vocab_size
     has_new_tokens = TOKEN_EMBEDDING in found and vocab_size < task.model_config.vocab_size
     if has_new_tokens:  # the checkpoint's rows are read as they are
-        leaf = jax.ShapeDtypeStruct(found[TOKEN_EMBEDDING].shape, target[TOKEN_EMBEDDING].dtype)
-        params = merge_params(unflatten_params({TOKEN_EMBEDDING: leaf}), params)
-        target = {**target, TOKEN_EMBEDDING: leaf}
+        leaves = {
+            path: jax.ShapeDtypeStruct(found[path].shape, target[path].dtype)
+            for path in VOCABULARY_AXES.keys() & found.keys() & target.keys()
+        }
+        params = merge_params(unflatten_params(leaves), params)
+        target = {**target, **leaves}
     plan = plan_restore(
         target, found, config.init, allow_missing,
         (*PRETRAINING_HEADS, *config.restore.allow_unexpected), source.name,
@@ -224,29 +230,31 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     loaded = {path: path for path in plan.loaded}
     params = read = _read(source, loaded, params, shardings, config.init_ema)
     if has_new_tokens:
-        params = _with_new_rows(
-            params, fresh, vocab_size, shardings, TOKEN_EMBEDDING in plan.loaded
-        )
+        params = _with_new_rows(params, fresh, vocab_size, shardings, leaves, plan.loaded)
         notes.append(
             f"{task.model_config.vocab_size - vocab_size} new tokens have fresh embeddings"
         )
     if head and head.is_permuted:
         params = _reorder_classes(params, shardings, task.name, head.order)
+    is_new = not (head and head.is_kept)
+    if is_new and (kept := [path for path in plan.loaded if path.startswith("heads/")]):
+        notes.append(f"the pretrained head is kept: {shorten_paths(kept)}")
     lines = [*plan.lines(target), *notes]
     lines += [_describe_source(source, config.init_ema)] * bool(plan.loaded)
     return params, lines, _reference(source, loaded, read, params)
 
 
-def _with_new_rows(params, fresh, vocab_size, shardings, is_loaded):
-    """`params` with a token embedding whose first `vocab_size` rows were loaded and the others are fresh."""
-    rows = flatten_params(fresh)[TOKEN_EMBEDDING]
-    place = flatten_params(shardings)[TOKEN_EMBEDDING]
-    if is_loaded:
-        loaded = flatten_params(params)[TOKEN_EMBEDDING]
-        rows = jax.jit(
-            lambda old, new: new.at[:vocab_size].set(old[:vocab_size]), out_shardings=place
-        )(loaded, rows)
-    return merge_params(unflatten_params({TOKEN_EMBEDDING: rows}), params)
+def _with_new_rows(params, fresh, vocab_size, shardings, resized, loaded):
+    """`params` in which the `resized` paths have the entries of the first `vocab_size` tokens from the
+    checkpoint, where they are `loaded`, and the others are fresh."""
+    rows, places = flatten_params(fresh), flatten_params(shardings)
+    rows = {path: rows[path] for path in resized}
+    for path in rows.keys() & set(loaded):
+        known = (*[slice(None)] * VOCABULARY_AXES[path], slice(vocab_size))
+        rows[path] = jax.jit(
+            lambda old, new, known=known: new.at[known].set(old[known]), out_shardings=places[path]
+        )(flatten_params(params)[path], rows[path])
+    return merge_params(unflatten_params(rows), params)
 
 
 def published(source: InitSource) -> dict:

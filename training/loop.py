@@ -6,7 +6,6 @@ It knows nothing of text, objectives or tasks: it receives an iterator and funct
 import collections
 import dataclasses
 import logging
-import time
 
 import jax
 import numpy as np
@@ -142,14 +141,10 @@ def train_loop(
             if step == intervals.total:
                 break
             batch = next(inputs)
-            if step == start:  # the first update is compiled: said, timed, and left out of the rate
-                log.info("compiling the train step")
-                began = time.perf_counter()
             state, sums = train_step(state, batch, learning_rates[step])
             pending.append((step + 1, learning_rates[step].tolist(), sums))
-            if step == start:
+            if step == start:  # the first update, which is compiled, is left out of the rate
                 jax.block_until_ready(sums)
-                log.info(f"compiled and ran in {time.perf_counter() - began:.1f} s")
                 throughput.start(step + 1)
             if is_due(step + 1, intervals.log, intervals.total):
                 write_log_line(step + 1)

@@ -166,7 +166,7 @@ class Axes:
         own = [outputs]
         if self.size:
             own = [_index(outputs, number) for number in range(self.size)]
-        predictions = [task.collect(split, each) for each in own]
+        predictions = [task.collect(split, task.in_order(split, each)) for each in own]
         scores = [
             {} if number in left_out else task.score(split, each)
             for number, each in enumerate(predictions)
@@ -363,7 +363,9 @@ def tasks_of(group, task) -> list:
 
 def batches(tasks, start):
     """Iterates over the training inputs of all tasks, a list for each step from `start` on."""
-    return zip(*(task.iterate(start) for task in tasks), strict=True)
+    if len(tasks) == 1:
+        return ([inputs] for inputs in tasks[0].iterate(start))
+    return tasks[0].iterate_together(tasks, start)
 
 
 def describe_group(group) -> str:

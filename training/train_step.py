@@ -4,12 +4,11 @@ The step itself is in train.py and finetune.py. Losses are (sum, weight) pairs, 
 weight of the whole batch.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from training import sharding
+from training.compilation import announced_jit
 from training.config import ConfigError
 from training.param_rules import merge_params
 
@@ -28,7 +27,7 @@ def rng_streams(seeds) -> dict[str, jax.Array]:
     return {name: rng_stream(seed, name) for name, seed in of.items()}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@announced_jit("the initial parameters", static_argnums=(0, 1))
 def init_params(task, model, rngs):
     """Random parameters of a task's model and heads; rngs: `rng_streams`."""
     return sharding.constrain_params(task.init(rngs, model))

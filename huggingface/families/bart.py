@@ -39,6 +39,7 @@ BART = Family(
     classes={
         "BartForConditionalGeneration": "lm",
         "BartForSequenceClassification": "classification",
+        "BartForQuestionAnswering": "question_answering",
         "BartModel": "",
     },
     params=[
@@ -48,6 +49,7 @@ BART = Family(
         ParamMap("heads/lm/bias", "final_logits_bias", VOCAB_ROW),
         *dense("heads/classification/pooler", "classification_head.dense"),
         *dense("heads/classification/output", "classification_head.out_proj"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50265),
@@ -113,6 +115,7 @@ BART = Family(
             "pooler_activation": "tanh",
             "pooling": "last",
             "decoder_input": "text",
-        }
+        },
+        "question_answering": {"pooler": False},
     },
 )

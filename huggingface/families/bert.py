@@ -3,7 +3,7 @@ sentence encoders. model_type "bert".
 """
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey
-from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, attention, dense, norm
 
 LAYER = "encoder/layer_{i}"
 
@@ -72,6 +72,9 @@ BERT = Family(
         "BertForMaskedLM": "lm pair?",
         "BertForNextSentencePrediction": "pair",
         "BertForSequenceClassification": "classification",
+        "BertForMultipleChoice": "multiple_choice",
+        "BertForTokenClassification": "tagging",
+        "BertForQuestionAnswering": "question_answering",
         "BertModel": "pair/pooler?",
     },
     params=[
@@ -83,6 +86,10 @@ BERT = Family(
         *dense("heads/pair/output", "cls.seq_relationship"),
         *dense("heads/classification/pooler", "bert.pooler.dense"),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/multiple_choice/pooler", "bert.pooler.dense"),
+        *dense("heads/multiple_choice/output", "classifier"),
+        *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=CONFIG_KEYS,
     fixed=FIXED,
@@ -93,5 +100,12 @@ BERT = Family(
     legacy_suffixes=LEGACY_SUFFIXES,
     ignored=IGNORED,
     head_dropout_key="classifier_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
+    head_needs={
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
+        ),
+        "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
+    },
 )

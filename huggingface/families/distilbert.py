@@ -2,7 +2,7 @@
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, training
 from huggingface.families import bert
-from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, attention, dense, norm
 
 LAYER = "encoder/layer_{i}"
 QKVO = ("q_lin", "k_lin", "v_lin", "out_lin")
@@ -14,6 +14,9 @@ DISTILBERT = Family(
     classes={
         "DistilBertForMaskedLM": "lm",
         "DistilBertForSequenceClassification": "classification",
+        "DistilBertForMultipleChoice": "multiple_choice",
+        "DistilBertForTokenClassification": "tagging",
+        "DistilBertForQuestionAnswering": "question_answering",
         "DistilBertModel": "",
     },
     params=[
@@ -30,6 +33,10 @@ DISTILBERT = Family(
         ParamMap("heads/lm/bias", "vocab_projector.bias", VOCAB),
         *dense("heads/classification/pooler", "pre_classifier"),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/multiple_choice/pooler", "pre_classifier"),
+        *dense("heads/multiple_choice/output", "classifier"),
+        *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 30522),
@@ -57,5 +64,12 @@ DISTILBERT = Family(
         **training("qa_dropout"),
     },
     head_dropout_key="seq_classif_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "relu", "pooling": "cls"}},
+    head_needs={
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": "relu", "pooling": "cls"},
+        ),
+        "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
+    },
 )

@@ -4,7 +4,7 @@ language model; the discriminator predicts for each token whether it was replace
 
 from huggingface.config_mapping import ConfigKey, of_other_classes
 from huggingface.families import bert
-from huggingface.family import VOCAB, Family, ParamMap, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, dense, norm
 
 _OWN = (("activation",), ("emb_dim",), ("num_heads",), ("mlp_dim",))  # other values or defaults
 
@@ -15,6 +15,9 @@ ELECTRA = Family(
         "ElectraForMaskedLM": "lm",
         "ElectraForPreTraining": "discriminator",
         "ElectraForSequenceClassification": "classification",
+        "ElectraForMultipleChoice": "multiple_choice",
+        "ElectraForTokenClassification": "tagging",
+        "ElectraForQuestionAnswering": "question_answering",
         "ElectraModel": "",
     },
     params=[
@@ -27,6 +30,10 @@ ELECTRA = Family(
         *dense("heads/discriminator/output", "discriminator_predictions.dense_prediction"),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
+        *dense("heads/multiple_choice/pooler", "sequence_summary.summary"),
+        *dense("heads/multiple_choice/output", "classifier"),
+        *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -43,5 +50,19 @@ ELECTRA = Family(
         "summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"
     ),
     head_dropout_key="classifier_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"}},
+    head_keys={
+        "multiple_choice": {
+            "summary_type": "first",
+            "summary_use_proj": True,
+            "summary_activation": "gelu",
+        }
+    },
+    head_needs={
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
+        ),
+        "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
+    },
 )

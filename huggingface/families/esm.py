@@ -6,7 +6,7 @@ import numpy as np
 
 from huggingface.config_mapping import ConfigKey, FixedKey
 from huggingface.families import bert
-from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, attention, dense, norm
 
 LAYER, HF_LAYER = "encoder/layer_{i}", "esm.encoder.layer.{i}"
 ROTARY = "attention.self.rotary_embeddings.inv_freq"
@@ -29,6 +29,7 @@ ESM = Family(
     classes={
         "EsmForMaskedLM": "lm",
         "EsmForSequenceClassification": "classification",
+        "EsmForTokenClassification": "tagging",
         "EsmModel": "",
     },
     params=[
@@ -48,6 +49,7 @@ ESM = Family(
         ParamMap("heads/lm/bias", "lm_head.bias", VOCAB),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
+        *dense("heads/tagging/output", "classifier"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", None),
@@ -83,5 +85,8 @@ ESM = Family(
     ignored=(r".*position_ids", r".*rotary_embeddings\.inv_freq", r".*contact_head\..*"),
     constants=_constants,
     unused=dict.fromkeys(("esmfold_config", "vocab_list"), "of a model that folds proteins"),
-    head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
+    head_needs={
+        "classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
+        "tagging": TOKEN_HEAD,
+    },
 )  # fmt: skip

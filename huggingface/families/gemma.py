@@ -5,7 +5,7 @@ and caps logits; Gemma 3 normalizes queries and keys, and its windows have a RoP
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey, disagreement
 from huggingface.families import llama
-from huggingface.family import Family, norm
+from huggingface.family import TOKEN_HEAD, Family, norm
 from huggingface.rope import TWO_ROPES_FIELDS, read_two_ropes, rope_key, write_two_ropes
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"  # layer types
@@ -147,6 +147,7 @@ GEMMA = Family(
     classes={
         "GemmaForCausalLM": "lm",
         "GemmaForSequenceClassification": "classification",
+        "GemmaForTokenClassification": "tagging",
         "GemmaModel": "",
     },
     params=llama.PARAMS,
@@ -159,7 +160,7 @@ GEMMA = Family(
     fixed=_FIXED,
     tied={"lm_head.weight": "model.embed_tokens.weight"},
     unused={"hidden_activation": "of older files, which transformers no longer reads"},
-    head_needs=_HEAD,
+    head_needs={**_HEAD, "tagging": TOKEN_HEAD},
 )
 
 GEMMA2 = Family(
@@ -168,6 +169,7 @@ GEMMA2 = Family(
     classes={
         "Gemma2ForCausalLM": "lm",
         "Gemma2ForSequenceClassification": "classification",
+        "Gemma2ForTokenClassification": "tagging",
         "Gemma2Model": "",
     },
     params=_FOUR_NORMS,
@@ -190,7 +192,7 @@ GEMMA2 = Family(
         "sliding_window_size": "of older files, beside sliding_window, which transformers reads",
         "cache_implementation": "an option of generation, kept for the export",
     },
-    head_needs=_HEAD,
+    head_needs={**_HEAD, "tagging": TOKEN_HEAD},
 )
 
 GEMMA3 = Family(
@@ -223,5 +225,5 @@ GEMMA3 = Family(
         "_sliding_window_pattern": "written by transformers, which reads layer_types",
         "cache_implementation": "an option of generation, kept for the export",
     },
-    head_needs=_HEAD,
+    head_needs={**_HEAD, "tagging": TOKEN_HEAD},
 )  # fmt: skip

@@ -10,7 +10,7 @@ from huggingface.config_mapping import (
     numerics,
     of_other_classes,
 )
-from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, dense, norm
 
 LAYER, HF_LAYER = "decoder/layer_{i}", "transformer.h.{i}"
 ATTENTION = f"{LAYER}/self_attention"
@@ -30,6 +30,8 @@ GPT2 = Family(
     classes={
         "GPT2LMHeadModel": "lm",
         "GPT2ForSequenceClassification": "classification",
+        "GPT2ForTokenClassification": "tagging",
+        "GPT2ForQuestionAnswering": "question_answering",
         "GPT2Model": "",
     },
     params=[
@@ -44,6 +46,8 @@ GPT2 = Family(
         *norm("decoder/final_norm", "transformer.ln_f"),
         ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
+        *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50257),
@@ -82,5 +86,9 @@ GPT2 = Family(
         **numerics("reorder_and_upcast_attn"),
         "n_ctx": "the older name of n_positions, which transformers no longer reads",
     },
-    head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+    head_needs={
+        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
+    },
 )

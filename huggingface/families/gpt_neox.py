@@ -4,6 +4,7 @@ in a part of each head. Query, key and value are one tensor, head by head. model
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, training
 from huggingface.family import (
+    TOKEN_HEAD,
     VOCAB,
     VOCAB_TRANSPOSE,
     ArrayTransform,
@@ -27,6 +28,8 @@ GPT_NEOX = Family(
     classes={
         "GPTNeoXForCausalLM": "lm",
         "GPTNeoXForSequenceClassification": "classification",
+        "GPTNeoXForTokenClassification": "tagging",
+        "GPTNeoXForQuestionAnswering": "question_answering",
         "GPTNeoXModel": "",
     },
     params=[
@@ -44,6 +47,8 @@ GPT_NEOX = Family(
         *norm("decoder/final_norm", "gpt_neox.final_layer_norm"),
         ParamMap("heads/lm/kernel", "embed_out.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
+        *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50432),
@@ -68,5 +73,9 @@ GPT_NEOX = Family(
     legacy_suffixes=(("lm_head.weight", "embed_out.weight"),),
     ignored=(r".*\.attention\.(masked_)?bias",),
     unused=training("classifier_dropout"),
-    head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+    head_needs={
+        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
+    },
 )  # fmt: skip

@@ -3,7 +3,16 @@ of query, key and value), Qwen3 (normalized queries and keys). One table of tens
 """
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey
-from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, attention, dense, norm
+from huggingface.family import (
+    TOKEN_HEAD,
+    VOCAB,
+    VOCAB_TRANSPOSE,
+    Family,
+    ParamMap,
+    attention,
+    dense,
+    norm,
+)
 from huggingface.rope import rope_key
 
 LAYER, HF_LAYER = "decoder/layer_{i}", "model.layers.{i}"
@@ -22,6 +31,8 @@ PARAMS = [
     *norm("decoder/final_norm", "model.norm"),
     ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
     *dense("heads/classification/output", "score"),
+    *dense("heads/tagging/output", "score"),
+    *dense("heads/question_answering/output", "qa_outputs"),
 ]
 
 
@@ -54,8 +65,12 @@ def _family(
         classes={
             f"{name}ForCausalLM": "lm",
             f"{name}ForSequenceClassification": "classification",
+            f"{name}ForTokenClassification": "tagging",
+            f"{name}ForQuestionAnswering": "question_answering",
             f"{name}Model": "",
         },
+        # transformers keeps an older name there, but for Mistral.
+        class_prefixes={} if name == "Mistral" else {f"{name}ForQuestionAnswering": "transformer."},
         params=PARAMS,
         config_keys=[
             ConfigKey("vocab_size", "vocab_size", vocab_size),
@@ -78,7 +93,11 @@ def _family(
         tied={"lm_head.weight": "model.embed_tokens.weight"},
         ignored=(r".*\.rotary_emb\.inv_freq",),
         unused=unused or {},
-        head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+        head_needs={
+            "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+            "tagging": TOKEN_HEAD,
+            "question_answering": {"pooler": False},
+        },
     )
 
 

@@ -94,6 +94,9 @@ MODERNBERT = Family(
     classes={
         "ModernBertForMaskedLM": "lm",
         "ModernBertForSequenceClassification": "classification",
+        "ModernBertForMultipleChoice": "multiple_choice",
+        "ModernBertForTokenClassification": "tagging",
+        "ModernBertForQuestionAnswering": "question_answering",
         "ModernBertModel": "",
     },
     params=[
@@ -113,6 +116,15 @@ MODERNBERT = Family(
         *dense("heads/classification/pooler", "head.dense", activation="gelu"),
         *norm("heads/classification/pooler_norm", "head.norm", norm_epsilon=1e-5),
         *dense("heads/classification/output", "classifier"),
+        *dense("heads/multiple_choice/pooler", "head.dense", activation="gelu"),
+        *norm("heads/multiple_choice/pooler_norm", "head.norm", norm_epsilon=1e-5),
+        *dense("heads/multiple_choice/output", "classifier"),
+        *dense("heads/tagging/pooler", "head.dense", activation="gelu"),
+        *norm("heads/tagging/pooler_norm", "head.norm", norm_epsilon=1e-5),
+        *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/pooler", "head.dense", activation="gelu"),
+        *norm("heads/question_answering/pooler_norm", "head.norm", norm_epsilon=1e-5),
+        *dense("heads/question_answering/output", "classifier"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 50368),
@@ -145,7 +157,11 @@ MODERNBERT = Family(
     },
     tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     head_needs={
-        "classification": {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True}
+        **dict.fromkeys(
+            ("classification", "multiple_choice", "tagging"),
+            {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True},
+        ),
+        "question_answering": {"pooler": True},
     },
     unused={
         **training("mlp_dropout", "initializer_cutoff_factor"),

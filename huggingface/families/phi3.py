@@ -4,7 +4,7 @@ by LongRoPE. model_type "phi3".
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, dropout_keys
 from huggingface.families import llama
-from huggingface.family import TRANSPOSE, Family, ParamMap
+from huggingface.family import TOKEN_HEAD, TRANSPOSE, Family, ParamMap
 from huggingface.rope import rope_key
 
 QUERY_KEY_VALUE = tuple(f"{llama.ATTENTION}/{name}/kernel" for name in ("query", "key", "value"))
@@ -21,13 +21,15 @@ PHI3 = Family(
     classes={
         "Phi3ForCausalLM": "lm",
         "Phi3ForSequenceClassification": "classification",
+        "Phi3ForTokenClassification": "tagging",
         "Phi3Model": "",
     },
     params=[
         *(
             each
             for each in llama.PARAMS
-            if each.native not in {*QUERY_KEY_VALUE, *GATE_UP} and not each.hf.endswith(".bias")
+            if each.native not in {*QUERY_KEY_VALUE, *GATE_UP}
+            and not each.hf.endswith("_proj.bias")
         ),
         ParamMap(QUERY_KEY_VALUE, f"{llama.HF_ATTENTION}.qkv_proj.weight", TRANSPOSE),
         ParamMap(GATE_UP, f"{llama.HF_LAYER}.mlp.gate_up_proj.weight", TRANSPOSE),
@@ -56,5 +58,8 @@ PHI3 = Family(
     ],
     fixed=llama.FIXED,
     tied={"lm_head.weight": "model.embed_tokens.weight"},
-    head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+    head_needs={
+        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "tagging": TOKEN_HEAD,
+    },
 )

@@ -6,7 +6,7 @@ import dataclasses
 
 from huggingface.config_mapping import ConfigKey, CustomKey
 from huggingface.families import bert
-from huggingface.family import VOCAB, Family, ParamMap, dense, norm
+from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, dense, norm
 
 
 def _read_positions(config):
@@ -34,6 +34,9 @@ def _classes(name):
     return {
         f"{name}ForMaskedLM": "lm pair/pooler?",
         f"{name}ForSequenceClassification": "classification",
+        f"{name}ForMultipleChoice": "multiple_choice",
+        f"{name}ForTokenClassification": "tagging",
+        f"{name}ForQuestionAnswering": "question_answering",
         f"{name}Model": "pair/pooler?",
     }
 
@@ -50,6 +53,10 @@ ROBERTA = Family(
         *dense("heads/pair/pooler", "roberta.pooler.dense"),
         *dense("heads/classification/pooler", "classifier.dense"),
         *dense("heads/classification/output", "classifier.out_proj"),
+        *dense("heads/multiple_choice/pooler", "roberta.pooler.dense"),
+        *dense("heads/multiple_choice/output", "classifier"),
+        *dense("heads/tagging/output", "classifier"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         *(key for key in bert.CONFIG_KEYS if key.fields not in _OWN),
@@ -69,7 +76,14 @@ ROBERTA = Family(
     },
     ignored=bert.IGNORED,
     head_dropout_key="classifier_dropout",
-    head_needs={"classification": {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"}},
+    head_needs={
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
+        ),
+        "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
+    },
 )
 XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", classes=_classes("XLMRoberta"))
 XLM_ROBERTA = dataclasses.replace(

@@ -1,7 +1,16 @@
 """StarCoder2 (Lozhkov et al. 2024): GPT-2's layers with RoPE. model_type "starcoder2"."""
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, dropout_keys
-from huggingface.family import VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, attention, dense, norm
+from huggingface.family import (
+    TOKEN_HEAD,
+    VOCAB,
+    VOCAB_TRANSPOSE,
+    Family,
+    ParamMap,
+    attention,
+    dense,
+    norm,
+)
 from huggingface.rope import rope_key
 
 LAYER, HF_LAYER = "decoder/layer_{i}", "model.layers.{i}"
@@ -13,6 +22,7 @@ STARCODER2 = Family(
     classes={
         "Starcoder2ForCausalLM": "lm",
         "Starcoder2ForSequenceClassification": "classification",
+        "Starcoder2ForTokenClassification": "tagging",
         "Starcoder2Model": "",
     },
     params=[
@@ -28,6 +38,7 @@ STARCODER2 = Family(
         *norm("decoder/final_norm", "model.norm"),
         ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/output", "score"),
+        *dense("heads/tagging/output", "score"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 49152),
@@ -50,5 +61,8 @@ STARCODER2 = Family(
     fixed={"architecture": "decoder", "positions": "rope"},
     tied={"lm_head.weight": "model.embed_tokens.weight"},
     ignored=(r".*\.rotary_emb\.inv_freq",),
-    head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+    head_needs={
+        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "tagging": TOKEN_HEAD,
+    },
 )  # fmt: skip

@@ -100,6 +100,7 @@ T5 = Family(
     classes={
         "T5ForConditionalGeneration": "lm",
         "T5ForSequenceClassification": "classification",
+        "T5ForQuestionAnswering": "question_answering",
         "T5Model": "",
     },
     bare_classes=("T5ForConditionalGeneration", "T5Model"),
@@ -122,6 +123,7 @@ T5 = Family(
         ParamMap("heads/lm/kernel", "lm_head.weight", VOCAB_TRANSPOSE),
         *dense("heads/classification/pooler", "classification_head.dense"),
         *dense("heads/classification/output", "classification_head.out_proj"),
+        *dense("heads/question_answering/output", "qa_outputs"),
     ],
     config_keys=[
         ConfigKey("vocab_size", "vocab_size", 32128),
@@ -176,7 +178,8 @@ T5 = Family(
             "pooler_activation": "tanh",
             "pooling": "last",
             "decoder_input": "text",
-        }
+        },
+        "question_answering": {"pooler": False},
     },
 )
 

@@ -14,23 +14,32 @@ from studies import objectives, three_ways
 from studies.config import ComparisonConfig, StudyConfig
 from training import config as configs
 from training.config import ConfigError
-from training.schema import PretrainConfig
+from training.schema import FinetuneConfig, PretrainConfig
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 HELPERS = {"__init__.py", "base.py"}
+BENCHMARKS = {"glue.py", "super_glue.py"}  # configs of finetune.py with an argument
 # A run of word vectors gives its embeddings to a model that the finetuning config describes.
 FROM_WORD_VECTORS = {"init": "embeddings", "model__num_layers": 1, "model__emb_dim": 32,
                      "model__num_heads": 2, "model__mlp_dim": 64}  # fmt: skip
 
+GENERATES = ("seq2seq", "text_to_text")  # tasks that an encoder cannot do
+# Finetuning configs that run on every pretraining config; the others run on that of an encoder, or on this.
+EVERYWHERE = ("classification", "seq2seq")
+ONLY = {"text_to_text": "decoder"}
+
 
 def shipped(folder):
-    return sorted(p for p in (ROOT / "configs" / folder).glob("*.py") if p.name not in HELPERS)
+    files = (ROOT / "configs" / folder).glob("*.py")
+    return sorted(p for p in files if p.name not in HELPERS | BENCHMARKS)
 
 
 def recipes_of(path):
     return [name for name, fitting in presets.RECIPES.items() if path.stem in fitting]
 
 
+# Finetuning configs that run on every pretraining config; the others run on that of an encoder.
+EVERYWHERE = ("classification",)
 TRANSFORMERS = [p for p in shipped(".") if "recipe:" in p.read_text()]
 
 
@@ -51,14 +60,63 @@ def test_every_folder_of_configs_is_tested():
 )
 @pytest.mark.parametrize("target", shipped("finetune"), ids=lambda p: p.stem)
 def test_invariant_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder, path, target):
+    if target.stem not in EVERYWHERE and path.stem != ONLY.get(target.stem, "encoder"):
+        pytest.skip("with one architecture alone")
     run = folder / path.stem
     config = tiny_configs.pretraining(folder, str(path), model__num_layers=1)
     assert train.run(config, str(run)).step == 2
     overrides = FROM_WORD_VECTORS if config.model.architecture == "embeddings" else {}
+    if target.stem in GENERATES and "model__num_layers" in overrides:
+        overrides = overrides | {"model__architecture": "decoder"}
+    if target.stem not in EVERYWHERE and path.stem != "encoder":
+        pytest.skip("with the encoder alone")
     config = tiny_configs.finetuning(folder, run, str(target), **overrides)
+    if target.stem in GENERATES and path.stem in ("encoder", "electra"):
+        with pytest.raises(ValueError, match="an encoder cannot"):
+            finetune.run(config, f"{run}-{target.stem}")
+        return
     result = finetune.run(config, f"{run}-{target.stem}")
     assert result.step == 2
-    assert "test/accuracy" in result.metrics
+    metric = config.task.get("metric", "accuracy")
+    metric = {"regression": "pearson", "multi_label": "micro_f1"}.get(target.stem, metric)
+    assert f"test/{metric}" in result.metrics
+
+
+def glue(name):
+    """(config file, task, the values of a row by column) of each benchmark's tasks."""
+    module = importlib.import_module(f"configs.{name}")
+    return [(f"configs/{name}.py:task={task}", fields) for task, fields in module.TASKS.items()]
+
+
+@pytest.mark.parametrize(("file", "fields"), [*glue("glue"), *glue("super_glue")])
+def test_a_benchmark_reads_the_columns_of_its_task_and_has_its_metric(tmp_path, file, fields):
+    """The labels are those of its files; TFDS has names in their place."""
+    columns = [value for name, value in fields.items() if name.endswith("_column")]
+    columns += fields.get("choice_columns", ())
+    columns += re.findall(r"{(\w+)}", fields.get("prompt", ""))
+    labels = ["3.5", "1.25"] if fields.get("name") == "regression" else ["0", "1"]
+    for split in ("train", "dev"):
+        lines = ["\t".join([*columns, "label"])]
+        for row in range(8):
+            lines.append("\t".join([f"{name} {row}" for name in columns] + [labels[row % 2]]))
+        (tmp_path / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    given = configs.override(
+        configs.load_config_file(file),
+        [("task.source", f"files:{tmp_path}/{{train,dev}}.tsv"), ("init_from", "unused")],
+    )
+    task = configs.resolve(FinetuneConfig, given).task
+    splits = task.read()
+    assert len(splits["validation"]) == 8
+    assert set(fields.items()) <= {(name, getattr(task, name)) for name in fields}
+    if task.metric == "f1":
+        assert task.index_of_positive(splits.label_names) == 1
+        for names in (("equivalent", "not_equivalent"), ("duplicate", "not_duplicate")):
+            assert task.index_of_positive(names) == 0
+
+
+def test_a_benchmark_without_that_task_names_those_it_has():
+    with pytest.raises(ConfigError, match="task=mrcp: expected one of cola, sst2, mrpc"):
+        configs.load_config_file("configs/glue.py:task=mrcp")
 
 
 @pytest.mark.slow

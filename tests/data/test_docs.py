@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from data import labeled, labels  # noqa: E402
+from data.conll import FORMATS as CONLL  # noqa: E402
 from data.file_kinds import COMPRESSIONS, NOT_TEXT  # noqa: E402
 from data.files import LEFTOVERS  # noqa: E402
 from data.splits import SPLIT_WORDS, SPLITS  # noqa: E402
@@ -102,7 +103,7 @@ def written(page):
 def test_the_tables_of_the_page_are_those_of_the_code():
     page = PAGE.read_text(encoding="utf-8")
     assert page == written(page), "run python tests/data/test_docs.py"
-    for suffix in (*LEFTOVERS, *COMPRESSIONS):
+    for suffix in (*LEFTOVERS, *COMPRESSIONS, *CONLL):
         assert f"`{suffix}`" in page
     assert f"more than {labels.MAX_REAL_CLASSES} different real numbers" in page
     assert f"fewer than {labeled.SMALL} examples" in page

@@ -193,7 +193,7 @@ CASES = {
     "1 and 1.0": ({"train.tsv": table(labeled(pos="1", neg="0")), "dev.tsv": table([("x", "1.0")])}, {},
                   "dev.tsv at line 2 has the label '1.0' .did you mean '1'"),
     "float": ({"train.tsv": table([(text, f"{i / 7:.3f}") for i, (text, _) in enumerate(ROWS)])}, {},
-              "has 40 real numbers as labels in 40 rows.*write classes"),
+              "has 40 real numbers as labels in 40 rows.*set task.name=regression to predict"),
     "half stars": ({"train.tsv": table(labeled(pos="1.5", neg="1"))}, {},
                    {"train": 40, "said": "the labels are real numbers, '1', '1.5'"}),
     "a column of ids": ({"train.tsv": table([(text, f"id{i}") for i, (text, _) in enumerate(ROWS)])}, {},

@@ -57,7 +57,7 @@ WRONG = {
     "more layers than tensors": ({"config": {"num_hidden_layers": 10**9}}, "1,000,000,000 layers"),
     "another depth": ({"config": {"num_hidden_layers": 3}}, "missing bert.encoder.layer.2"),
     "an extra layer": ({"config": {"num_hidden_layers": 1}}, "unexpected bert.encoder.layer.1"),
-    "a class": ({"config": {"architectures": ["BertForMultipleChoice"]}}, "BertForMultipleChoice"),
+    "a class": ({"config": {"architectures": ["BertLMHeadModel"]}}, "BertLMHeadModel"),
     "a family": ({"config": {"model_type": "xlnet"}}, "model_type='xlnet'"),
     "an extra tensor": (
         {"bert.pooler.extra": np.zeros(2, np.float32)},

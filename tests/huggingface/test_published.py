@@ -15,10 +15,8 @@ from data import tokenizer as tokenizers
 from huggingface import convert
 from huggingface.families import FAMILIES
 from huggingface.weights import Leaf, open_weights, write_weights
-from tasks.classification import Classification
 from training import init_from, run_directory
 from training.config import ConfigError
-from training.init_head import plan_head
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -116,8 +114,9 @@ def test_labels_without_names_are_numbered_as_in_transformers(count, tmp_path):
         del config[key]
     (source / "config.json").write_text(json.dumps(config | {"num_labels": count}))
     convert.from_hf(str(source), str(tmp_path / "run"))
-    labels = run_directory.read_manifest(tmp_path / "run")["labels"]
-    assert labels == [f"LABEL_{i}" for i in range(count)]
+    labels = run_directory.read_manifest(tmp_path / "run").get("labels", [])
+    # One label is the name of the only output of a regression, which says nothing.
+    assert labels == ([f"LABEL_{i}" for i in range(count)] if count > 1 else [])
 
 
 @pytest.mark.parametrize(
@@ -144,21 +143,6 @@ def test_labels_that_contradict_each_other_are_refused(config, message, tmp_path
 
 def test_bart_has_three_labels_where_its_config_says_nothing():
     assert convert.published.labels_of({}, FAMILIES["bart"]) == ["LABEL_0", "LABEL_1", "LABEL_2"]
-
-
-@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
-def test_a_head_of_another_problem_type_is_not_trained_as_classes(kind, tmp_path):
-    class Loaded:
-        name, label_names, task = "classification", ("wet", "dry"), Classification()
-
-    manifest = {
-        "huggingface": {"head": "classification", "problem_type": kind, "head_needs": {}},
-        "labels": ["wet", "dry"],
-    }
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    params = {"heads/classification/output/kernel": np.zeros((4, 2))}
-    plan = plan_head(tmp_path, Loaded, params, params)
-    assert not plan.is_kept and plan.line.startswith("head new") and kind in plan.line
 
 
 # ---- Generation and training values ----------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import objectives.loss as loss_module
-from objectives.loss import chunked_cross_entropy, number_of_chunks
+from objectives.loss import chunked_cross_entropy, number_of_chunks, token_losses
 
 ROWS, POSITIONS, DIM, PADDED, VOCAB_SIZE = 3, 10, 8, 128, 100
 
@@ -25,7 +25,7 @@ def example(seed=0):
     return features, table, bias, targets, weights
 
 
-def reference(features, table, bias, targets, weights, z_loss=0.0, cap=0.0):
+def reference(features, table, bias, targets, weights, z_loss=0.0, cap=0.0, smoothing=0.0):
     """float64: (sum, weight, correct) and the gradients of the sum."""
     x, w = features.astype(np.float64), table[:VOCAB_SIZE].astype(np.float64)
     logits, slope = x @ w.T + bias[:VOCAB_SIZE], 1.0
@@ -33,10 +33,10 @@ def reference(features, table, bias, targets, weights, z_loss=0.0, cap=0.0):
         logits, slope = cap * np.tanh(logits / cap), 1 / np.cosh(logits / cap) ** 2
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
-    onehot = np.eye(VOCAB_SIZE)[targets]
+    q = (1 - smoothing) * np.eye(VOCAB_SIZE)[targets] + smoothing / VOCAB_SIZE
     log_z = np.log(np.exp(logits).sum(-1))
-    losses = -np.log((p * onehot).sum(-1)) + z_loss * log_z**2
-    d_logits = (p - onehot + 2 * z_loss * (log_z[..., None] * p)) * weights[..., None] * slope
+    losses = -(q * np.log(p)).sum(-1) + z_loss * log_z**2
+    d_logits = (p - q + 2 * z_loss * (log_z[..., None] * p)) * weights[..., None] * slope
     d_table = np.zeros(table.shape)
     d_table[:VOCAB_SIZE] = np.einsum("bnv,bne->ve", d_logits, x)
     d_bias = np.zeros(bias.shape)
@@ -52,9 +52,9 @@ def chunks(request, monkeypatch):
     monkeypatch.setattr(loss_module, "number_of_chunks", lambda *_: request.param)
 
 
-def with_gradients(features, table, bias, targets, weights, z_loss=0.0, cap=0.0):
+def with_gradients(features, table, bias, targets, weights, z_loss=0.0, cap=0.0, smoothing=0.0):
     def total(features, table, bias, weights):
-        static = VOCAB_SIZE, z_loss, cap
+        static = VOCAB_SIZE, z_loss, cap, smoothing
         out = chunked_cross_entropy(features, table, bias, targets, weights, *static)
         return 3.0 * out[0], out
 
@@ -64,11 +64,14 @@ def with_gradients(features, table, bias, targets, weights, z_loss=0.0, cap=0.0)
         )
 
 
-@pytest.mark.parametrize(("z_loss", "cap"), [(0.0, 0.0), (0.3, 0.0), (0.3, 2.5)])
-def test_value_and_gradients_equal_the_reference(chunks, z_loss, cap):
+@pytest.mark.parametrize(
+    ("z_loss", "cap", "smoothing"),
+    [(0.0, 0.0, 0.0), (0.3, 0.0, 0.0), (0.3, 2.5, 0.0), (0.3, 0.0, 0.1), (0.3, 2.5, 0.1)],
+)
+def test_value_and_gradients_equal_the_reference(chunks, z_loss, cap, smoothing):
     arrays = example()
-    gradients, sums = with_gradients(*map(jnp.asarray, arrays), z_loss, cap)
-    expected_sums, expected = reference(*arrays, z_loss, cap)
+    gradients, sums = with_gradients(*map(jnp.asarray, arrays), z_loss, cap, smoothing)
+    expected_sums, expected = reference(*arrays, z_loss, cap, smoothing)
     if cap:  # the larger logits are capped
         assert expected_sums[0] < 0.8 * reference(*arrays, z_loss)[0][0]
     assert z_loss == 0.0 or cap or expected_sums[0] > reference(*arrays)[0][0] + 1
@@ -84,6 +87,17 @@ def test_the_value_without_differentiation_is_the_same(chunks, z_loss):
     np.testing.assert_allclose(sums, reference(*arrays, z_loss)[0], rtol=1e-5)
 
 
+def test_the_losses_of_single_tokens_are_those_of_the_sum(chunks):
+    features, table, bias, targets, weights = example(1)
+    losses, hits = jax.jit(token_losses, static_argnums=4)(
+        features, table, bias, targets, VOCAB_SIZE
+    )
+    (total, _, correct), (*_, expected) = reference(features, table, bias, targets, weights)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose((losses * weights).sum(), total, rtol=1e-5)
+    np.testing.assert_allclose((hits * weights).sum(), correct, rtol=1e-6)
+
+
 def test_a_zero_z_loss_adds_no_operation():
     """With 0 the program is unchanged; otherwise it has no additional product or exponential."""
     arrays = [jnp.asarray(x) for x in example()]
@@ -95,8 +109,8 @@ def test_a_zero_z_loss_adds_no_operation():
 
         return str(jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2)))(*arrays[:3]))
 
-    assert program(0.0) == program()
-    assert program(0.3) != program()
+    assert program(0.0) == program(0.0, 0.0) == program()
+    assert program(0.3) != program() != program(0.0, 0.1)
     for operation in ("dot_general", " exp "):
         assert program(0.3).count(operation) == program().count(operation) > 0
 

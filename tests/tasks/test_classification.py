@@ -373,3 +373,27 @@ def test_a_pooler_with_a_norm_has_no_biases_as_in_modernbert():
     output = params["output"]
     expected = hidden @ np.asarray(output["kernel"]) + np.asarray(output["bias"])
     np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-5)
+
+
+@each_architecture
+@pytest.mark.parametrize("pooling", ["auto", "mean"])
+def test_packed_batches_have_the_logits_of_unpacked_ones(folder, architecture, pooling):
+    _, model, params = trained_on(folder, architecture)
+    splits = {"train": random_split(40, longest=4), "validation": random_split(5)}
+    task = load(folder, architecture, splits, pooling=pooling, packing=True)
+    plain = load(folder, architecture, splits, pooling=pooling)
+    batches = [each.train_inputs(1) for each in (task, plain)]
+    assert 0 < task.packed_rows < 16 == len(batches[0].targets)
+    assert batches[0].packing is not None and batches[1].packing is None
+    assert any("packed: 16 examples in" in line for line in task.describe())
+    step = jax.jit(lambda batch: task.outputs(model, params, batch))
+    packed, expected = map(step, batches)
+    np.testing.assert_allclose(packed, expected, rtol=1e-4, atol=1e-5)
+    long = {"train": ([" ".join(["w1"] * 8)] * 20, ["bad", "good"] * 10), "validation": TEXTS}
+    task = load(folder, architecture, long, packing=True)
+    assert task.packed_rows == 0 and task.train_inputs(0).packing is None
+    assert any("packing saves no row" in line for line in task.describe())
+    with pytest.raises(ValueError, match="both avoid padding"):
+        load(folder, architecture, splits, packing=True, group_by_length=2).task.check_model(
+            model_config(architecture)
+        )

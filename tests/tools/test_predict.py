@@ -14,8 +14,9 @@ import tiny_configs
 from published import bert
 
 import finetune
-from tasks import by_length, predictions
+from tasks import predictions
 from tools import predict
+from tools.predictor import Predictor
 from training import cli, preemption, run_directory
 
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
@@ -174,15 +175,15 @@ def test_tabs_quotes_and_line_ends_of_a_text_stay_in_its_line(folder, tmp_path, 
 def test_ctrl_c_leaves_whole_lines_of_the_parts_before_it(
     folder, tmp_path, capsys, monkeypatch, small_parts
 ):
-    parts, compute = [], by_length.predict
+    parts, compute = [], Predictor.predict
 
-    def interrupted(*arguments):
-        parts.append(len(arguments[0].texts["test"]))
+    def interrupted(self, examples, report):
+        parts.append(len(examples))
         if len(parts) == 3:
             raise KeyboardInterrupt
-        return compute(*arguments)
+        return compute(self, examples, report)
 
-    monkeypatch.setattr(by_length, "predict", interrupted)
+    monkeypatch.setattr(Predictor, "predict", interrupted)
     output = tmp_path / "new.tsv"
     flags = (
         f"--run={folder}/encoder",
@@ -318,20 +319,6 @@ def test_invalid_standard_input_is_named(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\xff\n")))
     status, out, err = execute(capsys, f"--run={folder}/encoder")
     assert status == 1 and "standard input is not UTF-8 at line 2" in err and not out
-
-
-def test_batches_have_at_most_four_widths_and_every_row_once():
-    lengths = np.random.default_rng(0).integers(1, 513, 1000)
-    for longest in (4, 24, 100, 512):
-        clipped = np.minimum(lengths, longest)
-        found = list(by_length.batches(clipped, 64, longest))
-        rows = np.concatenate([indices for indices, _ in found])
-        assert sorted(rows[rows >= 0]) == [*range(1000)] and (rows < 0).sum() == 24
-        assert {indices.shape for indices, _ in found} == {(64,)}
-        assert all(
-            clipped[indices[indices >= 0]].max() <= width <= longest for indices, width in found
-        )
-        assert len({width for _, width in found}) <= 4
 
 
 def test_a_run_without_scores_is_read_at_its_newest_step(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Whether the double quotes of TSV and CSV files mean what their dialect says. Used by data/tables.py."""
+"""What may be wrong with a TSV or CSV file: its first line, and quotes. Used by data/tables.py."""
 
 import re
 
@@ -38,3 +38,20 @@ class Quotes:
     def are_consistent(self) -> bool:
         """Every quote encloses a field, and quotes inside are doubled or every field is enclosed."""
         return self.count > 0 and not self._others and bool(self._doubled or not self._plain)
+
+
+def header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str:
+    """Hints about a first line that lacks a requested column, for the error message."""
+    hints = []
+    other = [each for each in ("\t", ";", ",", "|") if each != delimiter and each in first_line]
+    if delimiter not in first_line and other:
+        hints.append(f"set task.delimiter={other[0]!r} if that divides its fields")
+        num_fields = first_line.count(other[0]) + 1
+    if "\r" in first_line.rstrip("\r"):
+        hints.append("convert its line ends, which are not all the same")
+    if '"' in first_line:
+        hints.append("set task.quoting=minimal if quotes enclose its fields")
+    example = [*names, *(f"other{n}" for n in range(1, num_fields))][: max(num_fields, len(names))]
+    shown = ", ".join(map(repr, example[:5])) + (", ..." if len(example) > 5 else "")
+    hints.append(f"set task.columns=({shown}), in its order, if its first line is no header")
+    return "; or " + ", or ".join(hints)

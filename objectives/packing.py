@@ -1,0 +1,65 @@
+"""Packing: the model reads several examples in one row, isolated as pretraining's documents are.
+
+A Batch of a labeled task keeps its examples apart, [B, T]; `apply_packed` moves their tokens into fewer
+rows for the model, and its hidden states back. So losses, heads and metrics know nothing of it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from models.inputs import ModelInputs
+
+
+@struct.dataclass(kw_only=True)
+class Packing:
+    """Where the B examples of a batch are in R rows. Those of T and U tokens below are of the inputs and of
+    the decoder inputs; an encoder-decoder has an example in the same row of both."""
+
+    rows: jax.Array  # int32[B] in 0 .. R - 1
+    offsets: jax.Array  # int32[B] the first position in `inputs`
+    decoder_offsets: jax.Array  # int32[B] the first position in `decoder_inputs`
+    num_rows: int = struct.field(pytree_node=False)  # R
+
+
+def apply_packed(apply: Callable, batch) -> jax.Array:
+    """apply(inputs, decoder_inputs), the last hidden states [B, T, D] (or [B, U, D] of a decoder), of the
+    rows of a Batch; states of padding may have any value."""
+    packing = batch.packing
+    if packing is None:
+        return apply(batch.inputs, batch.decoder_inputs)
+    inputs = _pack(batch.inputs, packing, packing.offsets)
+    decoder_inputs, read, offsets = None, batch.inputs, packing.offsets
+    if batch.decoder_inputs is not None:
+        read, offsets = batch.decoder_inputs, packing.decoder_offsets
+        decoder_inputs = _pack(read, packing, offsets)
+    hidden = apply(inputs, decoder_inputs)
+    rows, places = _places(read, packing, offsets)
+    return hidden.at[rows, places].get(mode="clip")
+
+
+def _places(inputs, packing, offsets):
+    """(rows int32[B, 1], positions int32[B, T]) of the tokens; padding is beyond the end of its row."""
+    width = inputs.tokens.shape[1]
+    places = offsets[:, None] + jnp.arange(width, dtype=jnp.int32)[None]
+    return packing.rows[:, None], jnp.where(inputs.segment_ids > 0, places, jnp.int32(width))
+
+
+def _pack(inputs: ModelInputs, packing, offsets) -> ModelInputs:
+    """ModelInputs [B, T], one segment each -> [R, T], in which an example is segment 1 + its number."""
+    index = _places(inputs, packing, offsets)
+    shape = (packing.num_rows, inputs.tokens.shape[1])
+    numbers = jnp.arange(1, inputs.tokens.shape[0] + 1, dtype=jnp.int32)[:, None]
+
+    def move(x):
+        return None if x is None else jnp.zeros(shape, x.dtype).at[index].set(x, mode="drop")
+
+    return inputs.replace(
+        tokens=move(inputs.tokens),
+        segment_ids=move(jnp.broadcast_to(numbers, inputs.tokens.shape)),
+        positions=move(inputs.positions),
+        prefix=move(inputs.prefix),
+        token_type_ids=move(inputs.token_type_ids),
+    )

@@ -1,0 +1,60 @@
+"""Tiny labeled tasks for tests: a tokenizer of words, rows as JSON lines, a model of one layer."""
+
+import json
+
+import numpy as np
+
+import models
+from data import tokenizer as tokenizers
+from training import config as configs
+from training.schema import FinetuneConfig
+
+PAD, CLS, SEP, EOS, START = 0, 2, 3, 4, 6
+FIRST = 113  # the special tokens precede the words
+WORDS = [f"w{n}" for n in range(30)]
+LENGTH = 8
+ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
+
+
+def ids(text):
+    """The token ids of words."""
+    return [FIRST + int(word[1:]) for word in text.split()]
+
+
+def random_texts(count, seed=0, longest=6):
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, random.integers(1, longest + 1))) for _ in range(count)]
+
+
+def model_config(architecture, **fields):
+    sizes = {"num_layers": 1, "emb_dim": 16, "num_heads": 2, "mlp_dim": 32, "vocab_size": 143,
+             "max_length": 8 * LENGTH, "dropout_rate": 0.1, "init_std": 0.3}  # fmt: skip
+    return models.ModelConfig(architecture=architecture, **{**sizes, **fields})
+
+
+def write(folder, splits):
+    """Writes {split: rows} or {split: text of a .tsv file}; returns the source."""
+    names = []
+    for split, rows in splits.items():
+        is_text = isinstance(rows, str)
+        text = rows if is_text else "".join(json.dumps(row) + "\n" for row in rows)
+        names.append(f"{split}.{'tsv' if is_text else 'jsonl'}")
+        (folder / names[-1]).write_text(text, encoding="utf-8")
+    return f"files:{folder}/{{{','.join(names)}}}"
+
+
+def resolve(name, source, batch=(16, 16), **options):
+    """The FinetuneConfig of a task; batch: sizes for training and evaluation."""
+    return configs.resolve(FinetuneConfig, {
+        "init_from": "unused", "task": {"name": name, "source": source, "max_seq_len": LENGTH, **options},
+        "training": {"batch_size": batch[0]}, "evaluation": {"batch_size": batch[1]},
+    })  # fmt: skip
+
+
+def load(folder, name, architecture, splits, batch=(16, 16), **options):
+    """The loaded task of {split: rows}."""
+    tokenizers.of_words(WORDS).save(folder / "tokenizer.json")
+    config = resolve(name, write(folder, splits), batch, **options)
+    return config.task.load(
+        config, model_config(architecture), folder / "tokenizer.json", lambda line: None
+    )
