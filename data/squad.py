@@ -7,6 +7,8 @@ of its context: (text, start), in characters (Unicode code points), as in SQuAD.
 import json
 from collections.abc import Callable, Iterator
 
+from data.labels import is_invisible
+
 # The columns of a SQuAD file: those of Hugging Face's and TFDS's data sets of it.
 COLUMNS = ("id", "title", "context", "question", "answers")
 
@@ -69,7 +71,7 @@ def as_answers(value) -> list[tuple[str, int | None]] | None:
     for each in _as_list(value):
         if isinstance(each, dict):
             answers += as_answers(each)
-        elif isinstance(each, str):
+        elif isinstance(each, str) and not all(map(is_invisible, each)):
             answers.append((each, None))
         else:
             raise ValueError(

@@ -13,16 +13,17 @@ import tokenizers
 
 from data import labeled, labels, tag_schemes
 from data.conll import FORMATS as CONLL
-from data.examples import SPLITS, Column, Examples, place_of, read
+from data.examples import Column, Examples, place_of, read
 from data.file_kinds import identify
 from data.files import digest, expand
+from data.splits import SPLITS
 from data.tables import Dialect
 
 # Scripts that write no space between words: each letter, with its marks, is a word.
 _LETTERS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
 # Punctuation marks and symbols are words; what joins an emoji to the next stays with it.
 _SYMBOLS = r"[^\w\s\x{200c}\x{200d}\x{fe0f}][\x{200d}\x{fe0f}]*"
-_MOST_UNKNOWN = 0.5
+_MOST_UNKNOWN, _MANY_TAGS = 0.5, 1000
 _label_of = functools.lru_cache(maxsize=1 << 14)(labels.label_of)
 
 
@@ -263,6 +264,8 @@ def _notes(train, place):
             f"{place} has {len(train):,} tags in {words:,} words, such as {min(train)!r}, too many to "
             "learn: check task.tag_column"
         )
+    if len(train) > _MANY_TAGS:
+        yield f"{place} has {len(train):,} tags, such as {min(train)!r}: check task.tag_column"
     groups = defaultdict(list)
     for tag in sorted(train):
         groups[tag.casefold()].append(tag)

@@ -22,6 +22,8 @@ class Packing:
     offsets: jax.Array  # int32[B] the first position in `inputs`
     decoder_offsets: jax.Array  # int32[B] the first position in `decoder_inputs`
     num_rows: int = struct.field(pytree_node=False)  # R
+    width: int = struct.field(pytree_node=False)  # of a packed row of `inputs`
+    decoder_width: int = struct.field(pytree_node=False)  # of one of `decoder_inputs`
 
 
 def apply_packed(apply: Callable, batch) -> jax.Array:
@@ -30,27 +32,26 @@ def apply_packed(apply: Callable, batch) -> jax.Array:
     packing = batch.packing
     if packing is None:
         return apply(batch.inputs, batch.decoder_inputs)
-    inputs = _pack(batch.inputs, packing, packing.offsets)
-    decoder_inputs, read, offsets = None, batch.inputs, packing.offsets
+    read = batch.inputs, packing.rows, packing.offsets, packing.width
+    inputs, decoder_inputs = _pack(*read, packing.num_rows), None
     if batch.decoder_inputs is not None:
-        read, offsets = batch.decoder_inputs, packing.decoder_offsets
-        decoder_inputs = _pack(read, packing, offsets)
+        read = batch.decoder_inputs, packing.rows, packing.decoder_offsets, packing.decoder_width
+        decoder_inputs = _pack(*read, packing.num_rows)
     hidden = apply(inputs, decoder_inputs)
-    rows, places = _places(read, packing, offsets)
+    rows, places = _places(*read)
     return hidden.at[rows, places].get(mode="clip")
 
 
-def _places(inputs, packing, offsets):
+def _places(inputs, rows, offsets, width):
     """(rows int32[B, 1], positions int32[B, T]) of the tokens; padding is beyond the end of its row."""
-    width = inputs.tokens.shape[1]
-    places = offsets[:, None] + jnp.arange(width, dtype=jnp.int32)[None]
-    return packing.rows[:, None], jnp.where(inputs.segment_ids > 0, places, jnp.int32(width))
+    places = offsets[:, None] + jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)[None]
+    return rows[:, None], jnp.where(inputs.segment_ids > 0, places, jnp.int32(width))
 
 
-def _pack(inputs: ModelInputs, packing, offsets) -> ModelInputs:
-    """ModelInputs [B, T], one segment each -> [R, T], in which an example is segment 1 + its number."""
-    index = _places(inputs, packing, offsets)
-    shape = (packing.num_rows, inputs.tokens.shape[1])
+def _pack(inputs: ModelInputs, rows, offsets, width, num_rows) -> ModelInputs:
+    """ModelInputs [B, T] of one segment each -> [num_rows, width], in which an example is segment 1 + its
+    number."""
+    index, shape = _places(inputs, rows, offsets, width), (num_rows, width)
     numbers = jnp.arange(1, inputs.tokens.shape[0] + 1, dtype=jnp.int32)[:, None]
 
     def move(x):

@@ -227,6 +227,9 @@ class LoadedTask:
         """{key: value} about the data, for the run's manifest.json."""
         return self.identities
 
+    # Function of a target, an entry of Batch.targets, that returns its text; None if targets are tokens.
+    name_of_target = None
+
     def describe(self) -> list[str]:
         """Lines about the data and the task for the start of the log."""
         raise NotImplementedError

@@ -20,8 +20,8 @@ _EVAL_WINDOW = 50  # batches whose sorted examples decide the shapes of evaluati
 class LabeledBatches(LoadedTask):
     """The batches of LoadedLabeledTask, which has the fields that are read here, and `batch`."""
 
-    # Whether `outputs` are [B, T, ...], a value for each token that is padded with the batch.
-    outputs_follow_width = False
+    # Where `outputs` are [B, T, ...], a value for each token: that of the padding of shorter batches.
+    output_padding: float | None = None
 
     @property
     def full_shape(self) -> tuple[int, ...]:
@@ -64,9 +64,7 @@ class LabeledBatches(LoadedTask):
         for _ in range(_PACKED_SAMPLE):
             chosen = random.integers(0, len(self.encoded["train"]), size)
             batch = self.batch("train", chosen)
-            lengths = packing.lengths_of(batch)
-            sides = (batch.inputs, batch.decoder_inputs)[: lengths.shape[1]]
-            capacity = [side.tokens.shape[1] for side in sides]
+            lengths, capacity = packing.lengths_of(batch), packing.capacity_of(batch)
             rows = max(rows, packing.first_fit(lengths, capacity)[2])
         rows = -(-rows // self.batch_divisor) * self.batch_divisor
         return rows if rows < size else 0
@@ -121,11 +119,14 @@ class LabeledBatches(LoadedTask):
         order = self._eval_order(split)
 
         def join(*parts):
-            if self.outputs_follow_width:
-                width = self.full_shape[0]
+            if self.output_padding is not None:
+                width, value = self.full_shape[0], self.output_padding
+                widths = [
+                    [(0, 0), (0, width - x.shape[1]), *[(0, 0)] * (x.ndim - 2)] for x in parts
+                ]
                 parts = [
-                    np.pad(x, [(0, 0), (0, width - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
-                    for x in parts
+                    np.pad(x, each, constant_values=value)
+                    for x, each in zip(parts, widths, strict=True)
                 ]
             parts = np.concatenate(parts)[: len(order)]
             found = np.empty_like(parts)

@@ -142,6 +142,7 @@ class LabeledTask(Task):
         if tokenizer.is_word_level and "train" in splits:
             texts = [text for column in splits["train"].columns.values() for text in column]
             texts = [text for text in texts if isinstance(text, str)]
+            texts += [" ".join(words) for words in splits["train"].get("words") or ()]
             log(
                 f"vocabulary coverage of the training examples: {vectors.coverage(tokenizer, texts)}"
             )

@@ -236,6 +236,10 @@ class LoadedLabeledTask(LabeledBatches):
             for row, example in enumerate(examples.tolist())
         ]
 
+    @property
+    def name_of_target(self):
+        return self.label_names.__getitem__ if self.label_names else None
+
     def describe_labels(self) -> str:
         """The labels in a few words, for the log."""
         return f"{len(self.label_names)} labels"

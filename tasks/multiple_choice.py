@@ -29,6 +29,7 @@ class MultipleChoice(PooledTask):
     """The right one of several choices."""
 
     name: ClassVar[str] = "multiple_choice"
+    can_pack: ClassVar[bool] = False  # a question has a row for each choice
 
     metric: str = option("accuracy", "chooses the best checkpoint", choices=("accuracy",))
     text_column: str = option("question", "column of the question, or of a sentence to complete")
@@ -164,6 +165,7 @@ class LoadedMultipleChoice(LoadedPooledTask):
     num_choices: int = 2  # C, of the question with most
 
     name = MultipleChoice.name
+    name_of_target = str
 
     def tokens_read(self, shape):
         return super().tokens_read(shape) * self.num_choices

@@ -33,7 +33,9 @@ class QuestionAnswering(LabeledTask):
     """A span of a context per question."""
 
     name: ClassVar[str] = "question_answering"
+    can_pack: ClassVar[bool] = True
     output_names: ClassVar[tuple[str, ...]] = ("start", "end")
+    head_fields: ClassVar[tuple[str, ...]] = ("pooler",)
 
     question_column: str = option("question", "column of the question")
     context_column: str = option("context", "column of the text that holds the answer")
@@ -89,15 +91,17 @@ class QuestionAnswering(LabeledTask):
         return {role: columns[role] for role in ("question", "context")}
 
     def complete_examples(self, splits, log):
-        found = {name: self._located(name, each, log) for name, each in splits.items()}
-        return {name: _with_ids(name, each, log) for name, each in found.items()}
+        """With 'answers' as [(text, start)] of each question, and an id for each."""
+        return {
+            name: _with_ids(name, self._located(name, examples, log), log)
+            for name, examples in splits.items()
+        }
 
     def read(self, log=lambda line: None):
-        splits = read(self.source, self.example_columns(), self.dialect, self.missing, log=log)
-        splits = {name: self._located(name, examples, log) for name, examples in splits.items()}
+        found = read(self.source, self.example_columns(), self.dialect, self.missing, log=log)
+        splits = self.complete_examples(found, log)
         labeled.make_validation(self.source, splits, self.validation_fraction, log)
-        for name, examples in splits.items():
-            splits[name] = _with_ids(name, examples, log)
+        splits["validation"] = _with_ids("validation", splits["validation"], log)
         log(
             labeled.overlap(
                 {
@@ -122,7 +126,6 @@ class QuestionAnswering(LabeledTask):
 
     @staticmethod
     def _located(split, examples: Examples, log) -> Examples:
-        """The examples with 'answers' as [(text, start)] of each question."""
         columns = dict(examples.columns)
         starts = columns.pop("answer_starts", None)
         if "answers" in columns:
@@ -169,7 +172,7 @@ class QuestionAnswering(LabeledTask):
 def _with_ids(split: str, examples: Examples, log) -> Examples:
     """The examples with an id each, by default their number. Raises ValueError for two with the same id in a
     split that is predicted, and for one without an id among others."""
-    ids = examples.get("id")
+    ids = examples.get("id") or [None]
     remedy = "or set task.id_column='' to number the questions"
     if not any(ids):
         if split != "train":
@@ -199,6 +202,7 @@ class LoadedQuestionAnswering(LoadedLabeledTask):
     """Questions, with their contexts as windows."""
 
     name = QuestionAnswering.name
+    output_padding = _MASKED
 
     def head_inputs(self, hidden, batch):
         return hidden

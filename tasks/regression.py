@@ -133,6 +133,8 @@ class LoadedRegression(LoadedPooledTask):
     def prediction_rows(self, split, outputs):
         return predictions.value_rows(self.encoded[split].labels, outputs)
 
+    name_of_target = staticmethod("{:g}".format)
+
     def describe_labels(self):
         values = self.encoded["train"].labels if "train" in self.encoded else np.zeros(1)
         return (

@@ -5,6 +5,7 @@ T5ForTokenClassification; its decoder is neither run nor trained.
 """
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -16,6 +17,7 @@ from data.examples import Column
 from data.files import write_atomically
 from models.config import option
 from objectives.batch import Batch
+from objectives.packing import apply_packed
 from tasks import predictions, tag_scores, windows
 from tasks.class_loss import ClassLossOptions, cross_entropy, example_weights
 from tasks.labeled_task import LabeledTask
@@ -29,6 +31,7 @@ class Tagging(ClassLossOptions, HeadOptions, LabeledTask):
     """A tag for each word of a sentence."""
 
     name: ClassVar[str] = "tagging"
+    can_pack: ClassVar[bool] = True
     has_label_names: ClassVar[bool] = True
 
     token_column: str = option(
@@ -153,6 +156,7 @@ class LoadedTagging(LoadedLabeledTask):
     class_weights: tuple[float, ...] = ()  # of each tag in the loss; () if they are equal
 
     name = Tagging.name
+    output_padding = 0
 
     @property
     def scheme(self) -> str:
@@ -167,7 +171,9 @@ class LoadedTagging(LoadedLabeledTask):
 
     def hidden_states(self, apply, batch, deterministic):
         if self.model_config.architecture == "encoder_decoder":
-            return apply(batch.inputs, method="encode", deterministic=deterministic)
+            encode = functools.partial(apply, method="encode", deterministic=deterministic)
+            encoder_batch = batch.replace(decoder_inputs=None)
+            return apply_packed(lambda inputs, _: encode(inputs), encoder_batch)
         return super().hidden_states(apply, batch, deterministic)
 
     def head_inputs(self, hidden, batch):

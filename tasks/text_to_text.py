@@ -34,6 +34,7 @@ class TextToText(ClassMetricOptions, TextColumns, LabeledTask):
     """One label per text, generated as words."""
 
     name: ClassVar[str] = "text_to_text"
+    can_pack: ClassVar[bool] = True
     length_options: ClassVar[tuple[str, ...]] = Seq2seq.length_options
 
     prompt: str = option(
@@ -241,6 +242,7 @@ class LoadedTextToText(LoadedSeq2seq):
     positive: int = host(default=-1)  # class of the metric f1
 
     name = TextToText.name
+    name_of_target = None  # targets are the tokens of words
 
     @property
     def best_metric(self):

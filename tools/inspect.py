@@ -189,6 +189,5 @@ def print_text(view, rows, raw, documents):
             ids = np.asarray(document_ids(tokens, spec.vocabulary, spec.architecture))
             inputs = render_batch.ModelInputs(tokens, ids, None)
             lines += render_batch.render_inputs("raw", inputs, {}, token_text)
-        label_names = getattr(task, "label_names", ())
-        lines += render_batch.render_row(view.row(row), token_text, label_names)
+        lines += render_batch.render_row(view.row(row), token_text, task.name_of_target)
         console.print(render_batch.table(lines))

@@ -46,26 +46,26 @@ class TokenText:
         return "".join(visible), continues
 
 
-def render_row(batch, token_text, label_names=()) -> list[tuple[str, str, str]]:
+def render_row(batch, token_text, name_of=None) -> list[tuple[str, str, str]]:
     """One row of a Batch (NumPy arrays) as (name, document or '', text): the model inputs document by
-    document, then the other fields. Predictions are shown in the sequence that makes them."""
+    document, then the other fields. Predictions are shown in the sequence that makes them. name_of: the
+    text of a target, None if targets are tokens."""
     predicts = "inputs" if batch.decoder_inputs is None else "decoder_inputs"
-    targets = _targets_by_position(batch, getattr(batch, predicts).tokens.shape)
+    targets = _targets_by_position(batch, getattr(batch, predicts).tokens.shape[-1])
     shown = () if targets is None else ("targets", "loss_weights", "target_positions")
     lines = []
     for field in dataclasses.fields(batch):
         name, value = field.name, getattr(batch, field.name)
         if value is None or name in shown or not field.metadata.get("pytree_node", True):
             continue
-        if (
-            isinstance(value, ModelInputs) and value.tokens.ndim > 1
-        ):  # such as a text for each choice
-            for number in range(len(value.tokens)):
-                one = jax.tree.map(lambda x, number=number: x[number], value)
-                lines += render_inputs(f"{name} {number}", one, {}, token_text)
-        elif isinstance(value, ModelInputs):
+        if isinstance(value, ModelInputs):
             here = targets if targets and name == predicts else {}
-            lines += render_inputs(name, value, here, token_text, label_names)
+            if value.tokens.ndim == 1:
+                lines += render_inputs(name, value, here, token_text, name_of)
+            else:  # several sequences, such as the choices of a question
+                for place in range(len(value.tokens)):
+                    one = jax.tree.map(lambda x, place=place: x[place], value)
+                    lines += render_inputs(f"{name}[{place}]", one, {}, token_text)
         elif name == "negatives":
             lines.append((name, "", " ".join(token_text(token)[0] for token in value)))
         else:
@@ -73,7 +73,7 @@ def render_row(batch, token_text, label_names=()) -> list[tuple[str, str, str]]:
     return lines
 
 
-def render_inputs(name, inputs, targets, token_text, label_names=()):
+def render_inputs(name, inputs, targets, token_text, name_of=None):
     """The documents of one sequence, its padding, and its token type ids."""
     segment_ids, lines = inputs.segment_ids, []
     edges = [0, *(np.flatnonzero(np.diff(segment_ids)) + 1).tolist(), len(segment_ids)]
@@ -81,7 +81,7 @@ def render_inputs(name, inputs, targets, token_text, label_names=()):
         if segment_ids[start] == 0:
             lines.append((name, "", f"{stop - start} padding"))
         else:
-            text = _document(inputs, range(start, stop), targets, token_text, label_names)
+            text = _document(inputs, range(start, stop), targets, token_text, name_of)
             lines.append((name, str(segment_ids[start]), text))
     if inputs.token_type_ids is not None:
         lines.append((f"{name}.token_type_ids", "", _numbers(inputs.token_type_ids)))
@@ -100,13 +100,12 @@ def table(lines) -> Table:
     return grid
 
 
-def _targets_by_position(batch, shape):
-    """{position: [(target, loss weight)]}, or None if targets have no positions in a sequence of this
-    shape."""
-    positions = np.arange(shape[-1]) if batch.target_positions is None else batch.target_positions
+def _targets_by_position(batch, length):
+    """{position: [(target, loss weight)]}, or None if targets have no positions in the sequence."""
+    positions = batch.target_positions
+    positions = np.arange(len(batch.targets)) if positions is None else positions
     used, found = np.flatnonzero(batch.loss_weights), {}
-    is_one = len(shape) == 1 and positions.shape == batch.targets.shape == batch.loss_weights.shape
-    if not is_one or (positions[used] >= shape[-1]).any():
+    if positions.shape != batch.targets.shape or (positions[used] >= length).any():
         return None
     for n in used:
         target = batch.targets[n].item(), float(batch.loss_weights[n])
@@ -114,10 +113,10 @@ def _targets_by_position(batch, shape):
     return found
 
 
-def _document(inputs, places, targets, token_text, label_names):
+def _document(inputs, places, targets, token_text, name_of):
     """The tokens at `places` as one text."""
     tokens, prefix, text = inputs.tokens.tolist(), inputs.prefix, []
-    generates = inputs.attention != "bidirectional" and not label_names
+    generates = inputs.attention != "bidirectional" and name_of is None
     # If the model generates, most targets are the next token: brackets say it shorter than arrows.
     predicted = {
         place + 1
@@ -134,10 +133,8 @@ def _document(inputs, places, targets, token_text, label_names):
         closing = "›" if place in predicted and place + 1 not in predicted else ""
         text.append(f"{opening}{word}{closing}")
         for target, weight in [] if place + 1 in predicted else targets.get(place, []):
-            is_token = not (label_names or isinstance(target, float))
-            name = label_names[target] if label_names else f"{target:.6g}"
-            word, continues = token_text(target) if is_token else (name, False)
-            is_kept = is_token and target == tokens[place] and not generates
+            word, continues = (name_of(target), False) if name_of else token_text(target)
+            is_kept = target == tokens[place] and not generates and name_of is None
             word = "=" if is_kept else "·" * continues + word
             text.append(f"→{word}" + ("" if weight == 1 else f"×{weight:.4g}"))
     if prefix is not None and prefix[places[-1]]:

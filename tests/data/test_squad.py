@@ -121,7 +121,7 @@ def test_validation_questions_are_taken_with_all_of_their_context(tmp_path):
 def test_tfds_questions_have_their_answers_and_starts(tmp_path):
     import tensorflow_datasets as tfds
 
-    class Small(tfds.core.GeneratorBasedBuilder):
+    class SmallSquad(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
         url_infos = {}
 
@@ -142,7 +142,7 @@ def test_tfds_questions_have_their_answers_and_starts(tmp_path):
             yield 1, {"id": "b", "context": CONTEXT, "question": "who?",
                       "answers": {"text": [], "answer_start": []}}  # fmt: skip
 
-    builder = Small(data_dir=tmp_path, file_format="array_record")
+    builder = SmallSquad(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare(download_dir=tmp_path / "downloads")
     source = f"tfds:{builder.data_path}"
     found = QuestionAnswering(source=source, no_answer=True).read()
@@ -181,7 +181,7 @@ BAD = {  # files, options of the task, the message
         "train.json at question 2, column 'answers': it has no answer: .*task.no_answer=True",
     ),
     "an answer of white space": (
-        {"train.jsonl": lines(row([" "], [3]))}, {}, "the answer None is no text: correct it"
+        {"train.jsonl": lines(row([" "], [3]))}, {}, "the answer ' ' is no text: correct it"
     ),
     "an answer that is null": (
         {"train.jsonl": lines(row(), row(None, None))}, {}, "line 2 has no value in column 'answers'"

@@ -159,6 +159,24 @@ def test_a_label_budget_counts_questions_and_keeps_the_share_without_an_answer(f
     assert {each["row"] for each in provenance} <= set(chosen.tolist())
 
 
+@each_architecture
+def test_grouped_batches_are_short_and_keep_their_targets(folder, architecture):
+    rows = [("w29", f"w1 w2{' w3' * (n % 16)} w4", "w4") for n in range(32)]
+    options = {"max_seq_len": 40, "group_by_length": 8}
+    task = load(folder, architecture, {"train": rows, "validation": ROWS[:1]}, **options)
+    widths = set()
+    for step in range(8):
+        batch = task.train_inputs(step)
+        widths.add(batch.inputs.tokens.shape[1])
+        assert batch.allowed.shape == batch.inputs.tokens.shape
+        first, last = batch.targets.T
+        assert (batch.inputs.tokens[np.arange(4), first] == FIRST + 4).all() and (
+            first == last
+        ).all()
+        assert batch.allowed[np.arange(4), first].all()
+    assert len(widths) > 1 and max(widths) <= 24
+
+
 def perfect(batch):
     """Logits that are highest at the targets."""
     start, end = (np.eye(LENGTH)[batch.targets[:, i]] for i in (0, 1))

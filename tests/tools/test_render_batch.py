@@ -48,7 +48,8 @@ def make_row(inputs, targets, loss_weights, target_positions=None, **fields):
 
 def render(row, label_names=()):
     """The lines as 'name document│text'."""
-    lines = render_batch.render_row(row, render_batch.TokenText(Tokenizer()), label_names)
+    name_of = label_names.__getitem__ if label_names else None
+    lines = render_batch.render_row(row, render_batch.TokenText(Tokenizer()), name_of)
     return [f"{name} {document}│{text}" for name, document, text in lines]
 
 
@@ -89,24 +90,6 @@ def test_several_targets_of_one_position_and_labels_by_name():
     assert render(row, ("dry", "wet")) == ["inputs 1│[CLS]→wet runs"]
 
 
-def test_a_target_that_is_a_number_and_the_texts_of_several_choices_are_shown():
-    row = make_row(make_inputs([CLS, RUNS]), [0], [1], [0]).replace(targets=np.float32([3.25]))
-    assert render(row) == ["inputs 1│[CLS]→3.25 runs"]
-    texts = [make_inputs([THE, RIV, PAD], [1, 1, 0]), make_inputs([COLD, RUNS, EOS])]
-    choices = jax.tree.map(lambda *x: np.stack(x), *texts)
-    row = make_row(choices, [1], [1])
-    assert render(row) == [
-        "inputs 0 1│the riv", "inputs 0 │1 padding", "inputs 1 1│cold runs [EOS]", "targets │1",
-        "loss_weights │1",
-    ]  # fmt: skip
-    row = make_row(
-        make_inputs([CLS, THE, RIV, RUNS]), [1, 2], [1, 1]
-    )  # positions, such as of an answer
-    assert render(row, ("start", "end")) == [
-        "inputs 1│[CLS] the riv runs", "targets │1 2", "loss_weights │1×2"
-    ]  # fmt: skip
-
-
 def test_negative_samples_are_shown_as_tokens():
     negatives = np.array([COLD, THE, COLD], np.int32)
     row = make_row(make_inputs([RIV, RUNS]), [RUNS, RIV], [1, 1], [0, 1], negatives=negatives)
@@ -145,3 +128,24 @@ def test_the_words_of_all_tokens_are_the_text(kind):
     special = tokenizer.special_ids()
     assert token_text(special["mask"]) == ("[MASK]", False)
     assert token_text(special["size"] + 1) == (f"⟨{special['size'] + 1}⟩", False)
+
+
+def test_each_choice_of_a_question_is_a_sequence():
+    both = [make_inputs([CLS, RUNS, SEP]), make_inputs([CLS, COLD, PAD])]
+    inputs = jax.tree.map(lambda *x: np.stack(x), *both)
+    row = make_row(inputs, [1], [1], [[0], [0]])
+    assert render(row, ("first", "second")) == [
+        "inputs[0] 1│[CLS] runs [SEP]", "inputs[1] 1│[CLS] cold", "inputs[1] │1 padding", "targets │1",
+        "loss_weights │1", "target_positions │0×2",
+    ]  # fmt: skip
+
+
+def test_a_value_is_shown_as_a_number():
+    row = Batch(
+        inputs=make_inputs([CLS, RUNS]),
+        targets=np.array([2.5], np.float32),
+        loss_weights=np.ones(1, np.float32),
+        target_positions=np.zeros(1, np.int32),
+    )
+    lines = render_batch.render_row(row, render_batch.TokenText(Tokenizer()), "{:g}".format)
+    assert lines == [("inputs", "1", "[CLS]→2.5 runs")]
