@@ -54,8 +54,6 @@ PUBLISHED = {"head": "classification", "head_needs": {"pooler": True, "pooling":
          "head new: {} has that of config.task.name=multi_label"),
         ({"imported": PUBLISHED}, {"pooler": True}, "head kept: its labels are those of the task"),
         ({"imported": PUBLISHED}, {}, "head new: config.task.pooler=True would keep it"),
-        ({"imported": {**PUBLISHED, "problem_type": "regression"}}, {"pooler": True},
-         "head new: its problem_type is regression, which this task is not"),
         ({}, {"pooling": "mean"}, "head new: config.task.pooling='cls' would keep it"),
         ({"pooling": "cls"}, {"pooling": "auto"}, "head kept: its labels are those of the task"),
         ({"pooler": True, "pooler_activation": "relu"}, {"pooler": True},

@@ -85,12 +85,6 @@ class Predictor:
                 f"{run!r} has no head of a task: it was pretrained; finetune it first (python finetune.py "
                 f"--config=configs/finetune/NAME.py --config.init_from={run}), and name that run"
             )
-        kind, expected = origin["problem_type"], FINETUNE_TASKS[name].hf_problem_type
-        if kind != expected:
-            raise ConfigError(
-                f"{run!r} has a head of problem_type={kind!r}, which is not supported; expected "
-                f"{expected!r}"
-            )
         length = min(self.model_config.max_length or MAX_SEQ_LEN, MAX_SEQ_LEN)
         task = {"name": name, "max_seq_len": length, **origin["head_needs"]}
         return {"init_from": str(self.run), "task": task}

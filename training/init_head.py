@@ -44,13 +44,11 @@ def plan_head(run, task, target, found, allow_missing=()) -> HeadPlan:
     if not own:
         return HeadPlan("")
     manifest, labels = run_directory.read_manifest(run), list(task.label_names)
-    name, problem_type, needs = _head_of(run, manifest, task)
+    name, needs = _head_of(run, manifest, task)
     if name != task.name:
         return HeadPlan(
             f"head new: {run} has {f'that of config.task.name={name}' if name else 'no head of a task'}"
         )
-    if problem_type != task.task.hf_problem_type:
-        return HeadPlan(f"head new: its problem_type is {problem_type}, which this task is not")
     names = list(manifest.get("labels", []))
     if sorted(names) != sorted(labels):
         return HeadPlan(f"head new: labels differ ({_difference(names, labels)})")
@@ -75,16 +73,15 @@ def _shapes(params, start):
 
 
 def _head_of(run, manifest, task):
-    """(task of the source's head or '', its problem_type, the options of the task that it needs)."""
+    """(task of the source's head or '', the options of the task that it needs)."""
     origin, options = manifest.get("huggingface", {}), task.task
     if origin:
-        kind = origin.get("problem_type", options.hf_problem_type)
-        return origin.get("head", ""), kind, origin.get("head_needs", {})
+        return origin.get("head", ""), origin.get("head_needs", {})
     stored = run_directory.read_config(run)["config"].get("task", {})
     fields = {name: stored[name] for name in options.head_fields if name in stored}
     architecture = task.model_config.architecture
     needs = dataclasses.replace(options, **fields).head_options(architecture) if fields else {}
-    return stored.get("name", ""), options.hf_problem_type, needs
+    return stored.get("name", ""), needs
 
 
 def _difference(found, labels):
