@@ -36,7 +36,7 @@ class HeadOptions:
     """The options of a head: those of the published ones."""
 
     head_fields: ClassVar[tuple[str, ...]] = (
-        "pooler", "pooler_activation", "pooler_norm", "head_bias", "pooling", "decoder_input",
+        "pooler", "pooler_activation", "pooler_norm", "head_bias",
     )  # fmt: skip
 
     head_dropout_rate: float = option(0.1, "dropout before the classifier", min=0.0, max=0.99)
@@ -66,6 +66,10 @@ class HeadOptions:
 @dataclasses.dataclass(frozen=True)
 class PooledTask(HeadOptions, LabeledTask):
     """A task whose head reads one state per text, per pair of texts, or per choice."""
+
+    head_fields: ClassVar[tuple[str, ...]] = (
+        *HeadOptions.head_fields, "pooling", "decoder_input",
+    )  # fmt: skip
 
     can_pack: ClassVar[bool] = True
 

@@ -31,6 +31,7 @@ class Tagging(ClassLossOptions, HeadOptions, LabeledTask):
     """A tag for each word of a sentence."""
 
     name: ClassVar[str] = "tagging"
+    head_fields: ClassVar[tuple[str, ...]] = (*HeadOptions.head_fields, "subword")
     can_pack: ClassVar[bool] = True
     has_label_names: ClassVar[bool] = True
 
