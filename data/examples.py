@@ -5,7 +5,7 @@ set fits in memory.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,16 @@ class Examples:
         numbers = [int(i) for i in indices]
         columns = {role: [values[i] for i in numbers] for role, values in self.columns.items()}
         return Examples(columns, [self.places[i] for i in numbers] if self.places else [])
+
+    def describe(self, roles: Iterable[str], with_file: bool | None = None) -> Iterator[dict]:
+        """For each example: 'row', its line or the number of its record, 'file' (by default if there are
+        several), and the values of these roles."""
+        several = len({id(place.table) for place in self.places}) > 1
+        with_file = several if with_file is None else with_file
+        roles = [role for role in roles if role in self.columns]
+        for number in range(len(self)):
+            found = self.places[number].describe(with_file) if self.places else {}
+            yield found | {role: self.columns[role][number] for role in roles}
 
 
 def read(
@@ -192,29 +202,20 @@ def _tfds_value(value, feature):
 def examples_of(split, found: list[Table], columns: dict[str, Column], missing, log) -> Examples:
     """The examples of the tables of a split; as in `read`."""
     for table in found:
-        for column in columns.values():
-            if column.name not in table.columns and not column.is_optional:
-                raise table.missing_column(column.name, f"task.{column.option}")
+        check_columns(table, columns)
     values, places, dropped = {role: [] for role in columns}, [], 0
     for table in found:
-        for row in range(len(table.numbers)):
-            converted = {role: _value(table, row, column) for role, column in columns.items()}
-            absent = [
-                columns[role].name
-                for role, value in converted.items()
-                if value is None and not columns[role].is_optional
-            ]
-            if absent and missing == "error":
+        complete, rows, absent = complete_rows(table, columns)
+        for row, name in absent.items():
+            if missing == "error":
                 raise ValueError(
-                    f"{table.at(row)} has no value in column {absent[0]!r}: add it, or set "
+                    f"{table.at(row)} has no value in column {name!r}: add it, or set "
                     "task.missing=drop to leave such rows out"
                 )
-            if absent:
-                dropped += 1
-                continue
-            places.append(Place(table, row))
-            for role, value in converted.items():
-                values[role].append(value)
+        dropped += len(absent)
+        places += [Place(table, row) for row in rows]
+        for role in columns:
+            values[role] += complete[role]
     if dropped:
         log(
             f"{dropped:,} of {dropped + len(places):,} {split} rows have no text or label and are "
@@ -226,6 +227,38 @@ def examples_of(split, found: list[Table], columns: dict[str, Column], missing, 
             f"{place_of(found)}: the {split} split is empty, {why}: add rows, or leave it out"
         )
     return Examples(values, places)
+
+
+def check_columns(table: Table, columns: dict[str, Column]) -> None:
+    """Raises ValueError if the table lacks a column that is not optional."""
+    for column in columns.values():
+        if column.name not in table.columns and not column.is_optional:
+            raise table.missing_column(column.name, f"task.{column.option}")
+
+
+def complete_rows(
+    table: Table, columns: dict[str, Column]
+) -> tuple[dict[str, list], list[int], dict[int, str]]:
+    """({role: values} of the rows of a table that lack no value; the numbers of these rows; of each other
+    row its number and the name of a column without a value).
+
+    Raises ValueError, which names line and column, for a value that a column cannot have.
+    """
+    values, rows, absent = {role: [] for role in columns}, [], {}
+    for row in range(len(table.numbers)):
+        converted = {role: _value(table, row, column) for role, column in columns.items()}
+        lacking = [
+            columns[role].name
+            for role, value in converted.items()
+            if value is None and not columns[role].is_optional
+        ]
+        if lacking:
+            absent[row] = lacking[0]
+            continue
+        rows.append(row)
+        for role, value in converted.items():
+            values[role].append(value)
+    return values, rows, absent
 
 
 @dataclass(frozen=True)
@@ -242,6 +275,10 @@ class Place:
     def number(self) -> int:
         """Line of the file, or number of the record."""
         return self.table.numbers[self.row]
+
+    def describe(self, with_file: bool) -> dict:
+        """{'row': number}, with 'file' if asked for."""
+        return {"row": self.number} | ({"file": self.table.place} if with_file else {})
 
 
 def place_of(found: list[Table]) -> str:

@@ -52,9 +52,7 @@ def load(
 
     Raises FileNotFoundError or ValueError of one line.
     """
-    columns = text_columns(text_column, text_pair_column)
-    if label_column:
-        columns["label"] = Column(label_column, "label_column", as_label, is_label=True)
+    columns = class_columns(text_column, text_pair_column, label_column)
     splits = read(source, columns, dialect or Dialect(), missing, cache_dir, log)
     names = check_classes(source, splits, validation_fraction, log) if label_column else ()
     contents = {s: [v.text, v.text_pair, v.label] for s, v in splits.items()}
@@ -86,6 +84,14 @@ def text_columns(text_column: str, text_pair_column: str) -> dict[str, Column]:
     columns = {"text": Column(text_column, "text_column")}
     if text_pair_column:
         columns["text_pair"] = Column(text_pair_column, "text_pair_column")
+    return columns
+
+
+def class_columns(text_column: str, text_pair_column: str, label_column: str) -> dict[str, Column]:
+    """{role: Column} of a text, or of a pair, with a class; label_column='' leaves the class out."""
+    columns = text_columns(text_column, text_pair_column)
+    if label_column:
+        columns["label"] = Column(label_column, "label_column", as_label, is_label=True)
     return columns
 
 

@@ -19,15 +19,14 @@ from data import conll, squad
 from data.file_kinds import COMPRESSIONS, identify
 from data.files import reading_text, utf8_error
 from data.labels import is_invisible, label_of
+from data.table_hints import Quotes, header_hint, holds_rows
 
 # Format -> the character between its fields; '' for one JSON object per line.
 FORMATS = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}
 # task.quoting of 'auto' for a delimiter; another delimiter is read as CSV is.
 _AUTO_QUOTING = {"\t": "none"}
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Byte order marks: one starts a file, and others are in joined files.
-_MARKS = re.compile("^\ufeff+", re.MULTILINE)
+_CHUNK_CHARACTERS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,8 @@ class Table:
     unit: str = "line"
     hint: str = ""  # what else may be wrong if a column is missing
     objects: tuple = ()  # names of the columns whose values may be objects
+    position: int = 0  # bytes of the file on disk that were read up to its end
+    characters: int = 0  # of its texts
 
     def add(self, number: int, values: dict) -> None:
         """Adds the row of a line with its values by column. Raises ValueError that names both."""
@@ -87,6 +88,19 @@ class Table:
                 self.columns[name].append(value_of(value, name in self.objects))
             except ValueError as error:
                 raise ValueError(f"{self.at(-1)}, column {name!r}: {error}") from error
+            self.characters += len(value) if isinstance(value, str | list) else 0
+
+    def is_full(self, max_rows: int) -> bool:
+        """Whether it has `max_rows` rows (0: no limit), or so long texts that it ends before."""
+        return bool(max_rows) and (
+            len(self.numbers) >= max_rows or self.characters >= _CHUNK_CHARACTERS
+        )
+
+    def with_names(self, names) -> "Table":
+        """The table of objects that have these keys in all, without the columns that none has."""
+        self.names = list(names)
+        self.columns = {n: v for n, v in self.columns.items() if column_name(n) in names}
+        return self
 
     def at(self, row: int) -> str:
         """The place of a row, for an error message."""
@@ -157,30 +171,43 @@ def read(path: str, names, dialect: Dialect, log=lambda line: None, objects=()) 
     Values of the columns `objects` may be objects.
     Raises ValueError or OSError of one line that names the file, the line and the remedy.
     """
-    with reading_text(path) as (stream, _):
-        data = stream.read()
-    try:
-        content = _MARKS.sub("", data.decode())
-    except UnicodeDecodeError as error:
-        raise utf8_error(path, error.start) from error
+    return next(read_chunks(path, names, dialect, log, objects))
+
+
+def read_chunks(
+    path: str, names, dialect: Dialect, log=lambda line: None, objects=(), max_rows: int = 0
+) -> Iterator[Table]:
+    """As `read`, in tables of at most `max_rows` rows (0: all) and, with such a limit, of about
+    `_CHUNK_CHARACTERS`: a TSV, CSV or JSONL file of any size takes the memory of one table."""
     form = identify(path).format
+    with reading_text(path) as (stream, raw):
+        lines = _decoded(path, stream)
+        if FORMATS.get(form):
+            tables = _separated(path, lines, form, names, dialect, log, max_rows)
+        elif form in FORMATS:
+            check_json_dialect(path, dialect)
+            tables = _jsonl(path, lines, names, objects, max_rows)
+        else:
+            tables = [_whole(path, form, "".join(lines), names, dialect, objects)]
+        for table in tables:
+            table.position = raw.tell()
+            yield table
+
+
+def _whole(path, form, content, names, dialect, objects) -> Table:
+    """The table of a file that is read at once."""
     if form in conll.FORMATS:
         return Table(path, *conll.read(path, content, names, dialect.columns, dialect.delimiter))
     if form == ".json" and squad.is_squad(parsed := squad.parse(path, content)):
         check_json_dialect(path, dialect)
         return _squad(path, parsed, names, objects)
-    if form not in FORMATS:
-        hint = (
-            "write one object per line in a .jsonl file (rename it if it is so, or use jq -c '.[]')"
-            if form == ".json"
-            else "convert or rename it"
-        )
-        known = ", ".join((*FORMATS, *conll.FORMATS))
-        raise ValueError(f"{path} is none of {known} (plain or {', '.join(COMPRESSIONS)}): {hint}")
-    if FORMATS[form]:
-        return _separated(path, content, form, names, dialect, log)
-    check_json_dialect(path, dialect)
-    return _jsonl(path, content, names, objects)
+    hint = (
+        "write one object per line in a .jsonl file (rename it if it is so, or use jq -c '.[]')"
+        if form == ".json"
+        else "convert or rename it"
+    )
+    known = ", ".join((*FORMATS, *conll.FORMATS))
+    raise ValueError(f"{path} is none of {known} (plain or {', '.join(COMPRESSIONS)}): {hint}")
 
 
 def check_json_dialect(path: str, dialect: Dialect) -> None:
@@ -190,9 +217,23 @@ def check_json_dialect(path: str, dialect: Dialect) -> None:
         raise ValueError(f"task.{name} is of TSV and CSV files, but {path} is JSON: leave it out")
 
 
-def _separated(path, content, form, names, dialect, log) -> Table:
+def _decoded(path, stream) -> Iterator[str]:
+    """The lines of a stream with their ends, without byte order marks at their starts."""
+    offset = 0
+    for line in stream:
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise utf8_error(path, offset + error.start) from error
+        offset += len(line)
+        yield text.lstrip("\ufeff")
+
+
+def _separated(path, lines, form, names, dialect, log, max_rows) -> Iterator[Table]:
     delimiter, quoted = dialect.of(form)
-    rows = _quoted_rows(path, content, delimiter) if quoted else _plain_rows(content, delimiter)
+    first_line = next(lines, "")
+    lines = itertools.chain([first_line], lines)
+    rows = _quoted_rows(path, lines, delimiter) if quoted else _plain_rows(lines, delimiter)
     first = next((each for each in rows if dialect.columns or label_of("".join(each[1]))), None)
     if first is None:
         raise ValueError(f"{path} is empty: its first line must name the columns")
@@ -208,14 +249,15 @@ def _separated(path, content, form, names, dialect, log) -> Table:
         places |= {name: found[0]} if found else {}
     table = Table(path, header, {name: [] for name in places})
     if not places:  # an error, whatever the rows are
-        table.hint = _header_hint(content.partition("\n")[0], delimiter, names, len(header))
+        table.hint = header_hint(first_line.rstrip("\n"), delimiter, names, len(header))
         for number, row in itertools.islice(rows, 20):
             if {*map(column_name, names)} <= {*map(column_name, row)}:
                 table.hint = f"; or remove the lines before line {number}, which names them"
-        return table
+        yield table
+        return
     if dialect.columns:
         rows = itertools.chain([first], rows)
-    quotes = _Quotes() if dialect.quoting == "auto" and not quoted else None
+    quotes = Quotes() if dialect.quoting == "auto" and not quoted else None
     long_rows = []  # with a line end in a field
     for number, row in rows:
         if len(row) == 1 < len(header) and not label_of(row[0]):
@@ -232,40 +274,51 @@ def _separated(path, content, form, names, dialect, log) -> Table:
             raise ValueError(
                 f"{path} repeats its header at line {number}, as joined files do: remove the line"
             )
+        if table.is_full(max_rows):
+            _check_long_rows(table, long_rows, delimiter, places)
+            yield table
+            table, long_rows = Table(path, header, {name: [] for name in places}), []
         values = {name: row[place] for name, place in places.items()}
         table.add(number, values)
         if quoted and any("\n" in value for value in row):
             long_rows.append((number, row))
         for value in values.values() if quotes else ():
             quotes.see(value)
-    known = {place: set(table.columns[name]) for name, place in places.items()}
-    for number, row in long_rows:
-        if _holds_rows(row, delimiter, known):
-            raise ValueError(
-                f"{path} has rows inside the quotes of the row that starts at line {number}: correct its "
-                "quotes, or set task.quoting=none if quotes are text"
-            )
+    _check_long_rows(table, long_rows, delimiter, places)
     if quotes and quotes.are_consistent():
         log(
             f"warning: {quotes.count:,} fields of {path} are in double quotes as a CSV writer puts them, "
             "and the quotes are read as text: set task.quoting=minimal to read what they enclose, or "
             "none to keep them"
         )
-    return table
+    yield table
 
 
-def _plain_rows(content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _check_long_rows(table, long_rows, delimiter, places):
+    known = {place: set(table.columns[name]) for name, place in places.items()}
+    for number, row in long_rows:
+        if holds_rows(row, delimiter, known):
+            raise ValueError(
+                f"{table.place} has rows inside the quotes of the row that starts at line {number}: "
+                "correct its quotes, or set task.quoting=none if quotes are text"
+            )
+
+
+def _plain_rows(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Quotes are text and nothing is escaped, as in GLUE."""
-    for number, line in enumerate(content.split("\n"), 1):
-        line = line.removesuffix("\r")
+    for number, line in enumerate(lines, 1):
+        line = line.removesuffix("\n").removesuffix("\r")
         if line:
             yield number, line.split(delimiter)
 
 
-def _quoted_rows(path: str, content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _quoted_rows(
+    path: str, lines: Iterator[str], delimiter: str
+) -> Iterator[tuple[int, list[str]]]:
     """Rows as of RFC 4180; the number is that of the row's first line."""
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    ends = itertools.chain.from_iterable(io.StringIO(line, newline="") for line in lines)
+    reader = csv.reader(ends, delimiter=delimiter, strict=True)  # a lone \r ends a line too
     number = 1
     try:
         for row in reader:
@@ -277,58 +330,6 @@ def _quoted_rows(path: str, content: str, delimiter: str) -> Iterator[tuple[int,
             f"{path} is not CSV at line {reader.line_num}, in the row that starts at line {number} "
             f"({error}): correct its quotes, or set task.quoting=none if quotes are text"
         ) from error
-
-
-def _holds_rows(row: list[str], delimiter: str, known: dict[int, set]) -> bool:
-    """Whether a line within the quotes of a field is a row by its number of fields and one of its values.
-
-    known: {place of a column: its values}. The first line continues the fields before the quote.
-    """
-    for place, value in enumerate(row):
-        *lines, _ = value.split("\n")
-        for number, line in enumerate(lines):
-            first = -1 if number else place
-            cells = row[: max(first, 0)] + line.removesuffix("\r").split(delimiter)
-            if len(cells) == len(row) and any(p > first and cells[p] in known[p] for p in known):
-                return True
-    return False
-
-
-def _header_hint(first_line: str, delimiter: str, names, num_fields: int) -> str:
-    """Hints about a first line that lacks a requested column, for the error message."""
-    hints = []
-    other = [each for each in ("\t", ";", ",", "|") if each != delimiter and each in first_line]
-    if delimiter not in first_line and other:
-        hints.append(f"set task.delimiter={other[0]!r} if that divides its fields")
-        num_fields = first_line.count(other[0]) + 1
-    if "\r" in first_line.rstrip("\r"):
-        hints.append("convert its line ends, which are not all the same")
-    if '"' in first_line:
-        hints.append("set task.quoting=minimal if quotes enclose its fields")
-    example = [*names, *(f"other{n}" for n in range(1, num_fields))][: max(num_fields, len(names))]
-    shown = ", ".join(map(repr, example[:5])) + (", ..." if len(example) > 5 else "")
-    hints.append(f"set task.columns=({shown}), in its order, if its first line is no header")
-    return "; or " + ", or ".join(hints)
-
-
-class _Quotes:
-    """Detects whether a CSV writer made the quotes in the fields of a file."""
-
-    def __init__(self):
-        self.count = self._doubled = self._plain = self._others = 0
-
-    def see(self, value: str) -> None:
-        if '"' not in value:
-            self._plain += 1
-        elif _QUOTED.fullmatch(value):
-            self.count += 1
-            self._doubled += '""' in value[1:-1]
-        else:
-            self._others += 1
-
-    def are_consistent(self) -> bool:
-        """Every quote encloses a field, and quotes inside are doubled or every field is enclosed."""
-        return self.count > 0 and not self._others and bool(self._doubled or not self._plain)
 
 
 class _Object(list):
@@ -343,12 +344,19 @@ def _squad(path: str, content: dict, names, objects) -> Table:
     return table
 
 
-def _jsonl(path: str, content: str, names, objects) -> Table:
-    table, seen = Table(path, [], {name: [] for name in names}, objects=objects), {}
-    for number, line in enumerate(content.split("\n"), 1):
+def _jsonl(path, lines, names, objects, max_rows) -> Iterator[Table]:
+    def empty():
+        return Table(path, [], {name: [] for name in names}, objects=objects)
+
+    table, seen, is_empty = empty(), {}, True
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         keys = [(column_name(key), value) for key, value in json_object(path, number, line)]
+        if table.is_full(max_rows):
+            yield table.with_names(seen)
+            table = empty()
+        is_empty = False
         seen |= dict.fromkeys(key for key, _ in keys)
         values = dict.fromkeys(names)
         for name in names:
@@ -357,11 +365,9 @@ def _jsonl(path: str, content: str, names, objects) -> Table:
                 raise ValueError(f"{path} has {name!r} twice at line {number}: rename one")
             values[name] = found[0] if found else None
         table.add(number, values)
-    if not table.numbers:
+    if is_empty:
         raise ValueError(f"{path} is empty: expected one object per line")
-    table.names = list(seen)
-    table.columns = {n: v for n, v in table.columns.items() if column_name(n) in seen}
-    return table
+    yield table.with_names(seen)
 
 
 def json_object(path: str, number: int, line: str) -> _Object:

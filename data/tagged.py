@@ -185,7 +185,7 @@ def load(
     _check_files(source)
     splits = read(source, columns, dialect or Dialect(), missing, "", log)
     for split, examples in splits.items():
-        splits[split] = _checked(examples)
+        splits[split] = checked(examples)
     place = place_of([each.table for each in splits["train"].places][:1])
     for line in _notes(_count(splits["train"]), place):
         log(f"warning: {line}")
@@ -217,7 +217,7 @@ def _check_files(source):
             )
 
 
-def _checked(examples):
+def checked(examples):
     """The examples with a tag for each word. Raises ValueError that names the line."""
     words, tags = examples.get("words"), examples.get("tags")
     found = []

@@ -4,7 +4,6 @@ All names, shapes and dtypes are checked before anything is written.
 """
 
 import functools
-import json
 import math
 import pathlib
 
@@ -190,9 +189,7 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
     Raises ConfigError, before anything is written, for a model that no class can express, naming the
     values that one could.
     """
-    scores = paths.of(run) / "scores.json"
-    scored = json.loads(scores.read_text())["step"] if scores.is_file() else ""
-    folder, step = checkpoint.resolve_checkpoint(run, scored)
+    folder, step = checkpoint.resolve_checkpoint(run, run_directory.scored_step(run))
     target = pathlib.Path(directory)
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{str(directory)!r} is not empty; choose another directory")

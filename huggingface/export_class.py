@@ -66,7 +66,12 @@ def export_classes(
             if {*required} <= {*heads} <= {*required, *optional}:
                 found.append((name, problems))
     if not found:
-        return [], [f"no class has the heads {', '.join(heads)}"]
+        head = task_head(heads)
+        return [], [
+            f"task.name={head!r} (no class here has its head)"
+            if head
+            else f"no class has the heads {', '.join(heads)}"
+        ]
     fitting = [name for name, problems in found if not problems]
     return (fitting, []) if fitting else ([found[0][0]], found[0][1])
 

@@ -82,6 +82,16 @@ def cover(longest: np.ndarray, top, full: tuple[int, ...]) -> tuple[tuple[int, .
     return tuple(sorted(found, key=lambda shape: (sum(shape), shape)))
 
 
+def halved_shapes(full: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """`full` and a half, a quarter and an eighth of it, ascending: shapes for examples of unknown lengths."""
+    parts = [[-(-size // divisor) for size in full] for divisor in (8, 4, 2, 1)]
+    rounded = (
+        tuple(min(size, -(-part // _STEP) * _STEP) for size, part in zip(full, each, strict=True))
+        for each in parts
+    )
+    return tuple(dict.fromkeys(rounded))
+
+
 def smallest_shape(shapes, lengths) -> tuple[int, ...]:
     """The first of the shapes, ascending, that holds the lengths int[K]; the last one if none does."""
     return next((s for s in shapes if np.less_equal(lengths, s).all()), shapes[-1])

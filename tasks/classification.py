@@ -21,6 +21,10 @@ class Classification(ClassMetricOptions, ClassLossOptions, TextColumns, PooledTa
     name: ClassVar[str] = "classification"
     hf_problem_type: ClassVar[str] = "single_label_classification"
 
+    def example_columns(self):
+        self.check_columns()
+        return labeled.class_columns(self.text_column, self.text_pair_column, self.label_column)
+
     def read(self, log=lambda line: None):
         self.check_columns()
         return labeled.load(

@@ -40,6 +40,8 @@ class LabeledBatches(LoadedTask):
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shapes that batches are padded to, ascending; `full_shape` alone without group_by_length
         and packing. Packed training batches have the last one."""
+        if self.fixed_shapes:
+            return self.fixed_shapes
         if not self._is_sorted:
             return (self.full_shape,)
         chosen = batch_shapes.choose_shapes(

@@ -21,12 +21,16 @@ from tasks.loaded_labeled_task import LoadedLabeledTask
 
 @dataclasses.dataclass(frozen=True)
 class LabeledTask(Task):
-    """A task on a labeled dataset. Subclasses define `loaded_type`, `read`, `encode` and `loaded_fields`."""
+    """A task on a labeled dataset. Subclasses define `loaded_type`, `example_columns`, `read`, `encode` and
+    `loaded_fields`."""
 
     loaded_type: ClassVar[type]  # a LoadedLabeledTask
+    # Options that decide what a trained head computes: another run keeps a head if these agree.
+    head_fields: ClassVar[tuple[str, ...]] = ()
     # Of a sequence classifier of transformers with this head; '': it is none.
     hf_problem_type: ClassVar[str] = ""
     hf_head_needs: ClassVar[dict] = {}  # {option: value}, which the head there needs
+    predicts_labels: ClassVar[bool] = True  # False: predictions are scores of given labels
     can_pack: ClassVar[bool] = False  # its model reads one row per example, through `apply_packed`
     length_options: ClassVar[tuple[str, ...]] = ("max_seq_len",)  # those that decide `longest`
 
@@ -75,10 +79,20 @@ class LabeledTask(Task):
         labels. Raises ValueError for options that name no columns."""
         raise NotImplementedError
 
+    def text_columns(self) -> dict[str, Column]:
+        """{role: Column} of an example that is a text, or several, in the order of tools.predict's flags:
+        by default all columns but the labels. A task that reads other values may read texts, too."""
+        columns = self.example_columns()
+        return {role: column for role, column in columns.items() if not column.is_label}
+
     def complete_examples(self, splits: dict[str, Examples], log) -> dict[str, Examples]:
         """{split: Examples} as the task needs them, of those of the columns, with labels or without; `read`
         and tools.predict call it. Raises ValueError of one line."""
         return splits
+
+    def head_options(self, architecture: str) -> dict[str, Any]:
+        """{name: value} of `head_fields`, with the values that hold for an architecture."""
+        return {name: getattr(self, name) for name in self.head_fields}
 
     def read(self, log=lambda line: None) -> labeled.LabeledSplits:
         """The labeled dataset, as text. Raises FileNotFoundError or ValueError, in one line."""

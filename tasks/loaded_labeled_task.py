@@ -5,7 +5,7 @@ The base class of the loaded tasks; a file per task adds targets, loss and metri
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ class LoadedLabeledTask(LabeledBatches):
     batch_divisor: int = host()  # device shards of a batch: rows are a multiple of it
     process_index: int = host()
     process_count: int = host()
+    fixed_shapes: tuple = host(default=())  # of batches; (): chosen by the lengths of the examples
 
     @property
     def best_metric(self) -> str:
@@ -208,12 +209,17 @@ class LoadedLabeledTask(LabeledBatches):
         """Iterates over a dict for each example of a split, in order: what `predictions.write` writes."""
         raise NotImplementedError
 
-    def write_predictions(self, folder, split, outputs):
-        predictions.write(folder / f"predictions_{split}.tsv", self.prediction_rows(split, outputs))
+    def full_rows(self, split, outputs, with_file: bool | None = None) -> Iterator[dict]:
+        """`prediction_rows` with where each example is from (its file by default if there are several) and
+        its texts, after what they have."""
+        rows = self.prediction_rows(split, outputs)
+        columns = self.task.example_columns() | self.task.text_columns()
+        inputs = [role for role, column in columns.items() if not column.is_label]
+        for row, found in zip(rows, self.texts[split].describe(inputs, with_file), strict=True):
+            yield row | {name: value for name, value in found.items() if name not in row}
 
-    def head_options(self) -> dict[str, Any]:
-        """The options of the task, `auto` resolved: a published head needs some of them."""
-        return dataclasses.asdict(self.task)
+    def write_predictions(self, folder, split, outputs):
+        predictions.write(folder / f"predictions_{split}.tsv", self.full_rows(split, outputs))
 
     def flops_specs(self, params):
         return ((self.model_config, params, {self.name: 1}),)

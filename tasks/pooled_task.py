@@ -35,6 +35,10 @@ class TextColumns:
 class HeadOptions:
     """The options of a head: those of the published ones."""
 
+    head_fields: ClassVar[tuple[str, ...]] = (
+        "pooler", "pooler_activation", "pooler_norm", "head_bias",
+    )  # fmt: skip
+
     head_dropout_rate: float = option(0.1, "dropout before the classifier", min=0.0, max=0.99)
     pooler: bool = option(False, "dense layer and activation before the classifier")
     pooler_activation: str = option(
@@ -63,6 +67,10 @@ class HeadOptions:
 class PooledTask(HeadOptions, LabeledTask):
     """A task whose head reads one state per text, per pair of texts, or per choice."""
 
+    head_fields: ClassVar[tuple[str, ...]] = (
+        *HeadOptions.head_fields, "pooling", "decoder_input",
+    )  # fmt: skip
+
     can_pack: ClassVar[bool] = True
 
     pooling: str = option(
@@ -76,6 +84,13 @@ class PooledTask(HeadOptions, LabeledTask):
         "input of an encoder-decoder's decoder: the text again (BART), or the start token alone",
         choices=("text", "start"),
     )
+
+    def head_options(self, architecture):
+        options = super().head_options(architecture)
+        options["pooling"] = resolve_pooling(self.pooling, architecture)
+        unused = () if self.pooler else ("pooler_activation", "pooler_norm")
+        unused += () if architecture == "encoder_decoder" else ("decoder_input",)
+        return {name: value for name, value in options.items() if name not in unused}
 
     def pooled_fields(self, num_outputs: int, model_config) -> dict:
         """The fields of LoadedPooledTask for a head of that many outputs."""
@@ -129,6 +144,3 @@ class LoadedPooledTask(LoadedLabeledTask):
     def targets(self, split, indices):
         """(targets [B, N], float32[B, N] their weights) of the examples int[B]; weight 0: no label."""
         raise NotImplementedError
-
-    def head_options(self):
-        return super().head_options() | {"pooling": self.pooling}

@@ -1,18 +1,24 @@
 """Predictions of a split as TSV or JSONL, one row per example, labels by name.
 
-Written by finetune.py at its end.
+Written by finetune.py at its end, and by tools/predict.py as it reads.
 """
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
 
 from data.files import write_atomically
 from tasks.metrics import sigmoid, softmax
+
+FORMATS = ("jsonl", "tsv")
+# What ends a field or a line of TSV (also for Python's splitlines), and the backslash: a tab is written \\t.
+_ENDS = "\\\t\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+_JSON_ESCAPES = {
+    ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"
+}  # the others are escaped
+_ESCAPES = {ord(end): end.encode("unicode_escape").decode() for end in _ENDS}
 
 
 def class_rows(label_names: Sequence[str], labels, logits, ids=None) -> Iterator[dict]:
@@ -74,37 +80,55 @@ def choice_rows(choices: Sequence[list[str]], labels, logits) -> Iterator[dict]:
         }
 
 
-def write(path, rows) -> None:
-    """Writes dicts, one per example; the file is complete or absent.
+def lines(rows: Iterable[dict], form: str, header: list[str] | None = None) -> Iterator[str]:
+    """Rows as lines of 'jsonl' or 'tsv', one per row, after the header of a TSV file.
 
-    In a .tsv file a value that is a dict has a column for each key, `p(key)`, and a list is JSON; a .jsonl
-    file keeps them. Raises ValueError for another kind of file.
+    header: the columns of a TSV file that was written in part; an empty list receives those of the first
+    row.
+
+    In TSV a value that is a dict has a column for each key, `p(key)`, a list is JSON, None is empty, and
+    tabs, line ends and backslashes are escaped; quotes are text. JSON lines keep the values.
+    """
+    header = [] if header is None else header
+    for row in rows:
+        if form == "jsonl":
+            text = json.dumps(row, ensure_ascii=False, default=lambda x: x.tolist())
+            yield text.translate(_JSON_ESCAPES) + "\n"
+            continue
+        cells = dict(_cells(row))
+        if not header:
+            header += cells
+            yield "\t".join(map(_escaped, header)) + "\n"
+        yield "\t".join(_escaped(cells[name]) for name in header) + "\n"
+
+
+def write(path, rows: Iterable[dict]) -> None:
+    """Writes rows to a .tsv or .jsonl file, which is complete or absent; see `lines`.
+
+    Raises ValueError for another kind of file.
     """
     path = epath.Path(path)
-    if path.suffix == ".jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    elif path.suffix == ".tsv":
-        text = _tsv(rows)
-    else:
+    write_atomically(path, "".join(lines(rows, format_of(path))).encode())
+
+
+def format_of(path) -> str:
+    """The format that the name of a file says. Raises ValueError for another one."""
+    form = epath.Path(path).suffix.lower().removeprefix(".")
+    if form not in FORMATS:
         raise ValueError(
-            f"cannot write predictions to {path.name!r}: expected a .tsv or .jsonl file"
+            f"cannot write predictions to {epath.Path(path).name!r}: expected a .tsv or .jsonl file"
         )
-    write_atomically(path, text.encode())
+    return form
 
 
-def _tsv(rows):
-    buffer, header = io.StringIO(), None
-    table = csv.writer(buffer, delimiter="\t", lineterminator="\n")
-    for row in rows:
-        cells = {}
-        for name, value in row.items():
-            if isinstance(value, dict):
-                cells |= {f"p({key})": each for key, each in value.items()}
-            else:
-                is_list = isinstance(value, list)
-                cells[name] = json.dumps(value, ensure_ascii=False) if is_list else value
-        if header is None:
-            header = list(cells)
-            table.writerow(header)
-        table.writerow(list(cells.values()))
-    return buffer.getvalue()
+def _cells(row):
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from ((f"p({key})", each) for key, each in value.items())
+        else:
+            is_list = isinstance(value, list | tuple)
+            yield name, json.dumps(value, ensure_ascii=False) if is_list else value
+
+
+def _escaped(value) -> str:
+    return "" if value is None else str(value).translate(_ESCAPES)

@@ -35,6 +35,7 @@ class QuestionAnswering(LabeledTask):
     name: ClassVar[str] = "question_answering"
     can_pack: ClassVar[bool] = True
     output_names: ClassVar[tuple[str, ...]] = ("start", "end")
+    head_fields: ClassVar[tuple[str, ...]] = ("pooler",)
 
     question_column: str = option("question", "column of the question")
     context_column: str = option("context", "column of the text that holds the answer")
@@ -84,6 +85,10 @@ class QuestionAnswering(LabeledTask):
             names = ", ".join(f"task.{role}_column" for role in required)
             raise ValueError(f"{names} must name columns, not ''")
         return columns
+
+    def text_columns(self):
+        columns = self.example_columns()
+        return {role: columns[role] for role in ("question", "context")}
 
     def complete_examples(self, splits, log):
         """With 'answers' as [(text, start)] of each question, and an id for each."""
@@ -295,7 +300,7 @@ class LoadedQuestionAnswering(LoadedLabeledTask):
     def write_predictions(self, folder, split, outputs):
         """Writes predictions_SPLIT.json, {id: text} as SQuAD's scripts read it, nbest_SPLIT.jsonl, and with
         `no_answer` null_odds_SPLIT.json, {id: odds}."""
-        rows = list(self.prediction_rows(split, outputs))
+        rows = list(self.full_rows(split, outputs))
         predictions.write(folder / f"nbest_{split}.jsonl", rows)
         files = {"predictions": "prediction"}
         files |= {"null_odds": "null_odds"} if self.task.no_answer else {}

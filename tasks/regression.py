@@ -23,6 +23,7 @@ class Regression(TextColumns, PooledTask):
     name: ClassVar[str] = "regression"
     hf_problem_type: ClassVar[str] = "regression"
     hf_head_needs: ClassVar[dict] = {"standardize": False}
+    head_fields: ClassVar[tuple[str, ...]] = (*PooledTask.head_fields, "standardize")
 
     metric: str = option("pearson", "chooses the best checkpoint", choices=tuple(VALUE_METRICS))
     loss: str = option(

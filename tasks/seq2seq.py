@@ -33,6 +33,7 @@ class Seq2seq(LabeledTask):
 
     name: ClassVar[str] = "seq2seq"
     can_pack: ClassVar[bool] = True
+    predicts_labels: ClassVar[bool] = False
     length_options: ClassVar[tuple[str, ...]] = ("max_seq_len", "max_target_len")
 
     source_column: str = option("source", "column of the text that is read")
@@ -66,16 +67,15 @@ class Seq2seq(LabeledTask):
                 f"task.target_column={self.target_column!r}: name two columns"
             )
 
+    def example_columns(self):
+        return {
+            "source": Column(self.source_column, "source_column"),
+            "target": Column(self.target_column, "target_column", is_label=True),
+        }
+
     def read(self, log=lambda line: None):
         splits = labeled_examples.read(
-            self.source,
-            {
-                "source": Column(self.source_column, "source_column"),
-                "target": Column(self.target_column, "target_column", is_label=True),
-            },
-            self.dialect,
-            self.missing,
-            log=log,
+            self.source, self.example_columns(), self.dialect, self.missing, log=log
         )
         labeled.make_validation(self.source, splits, self.validation_fraction, log)
         log(labeled.overlap(splits, ("source", "target")))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import tag_schemes, tagged
+from data.examples import Column
 from data.files import write_atomically
 from models.config import option
 from objectives.batch import Batch
@@ -30,6 +31,7 @@ class Tagging(ClassLossOptions, HeadOptions, LabeledTask):
     """A tag for each word of a sentence."""
 
     name: ClassVar[str] = "tagging"
+    head_fields: ClassVar[tuple[str, ...]] = (*HeadOptions.head_fields, "subword")
     can_pack: ClassVar[bool] = True
     has_label_names: ClassVar[bool] = True
 
@@ -71,14 +73,23 @@ class Tagging(ClassLossOptions, HeadOptions, LabeledTask):
         -1, "tokens that two windows of a sentence share; -1: a quarter of a window", min=-1
     )
 
-    def read(self, log=lambda line: None):
+    def example_columns(self):
         names = (self.token_column, self.tag_column, self.text_column)
         if not all(names):
             raise ValueError(
                 "task.token_column, task.tag_column and task.text_column must name columns, not ''"
             )
+        return tagged.columns(*names, self.spans_column)
+
+    def text_columns(self):
+        return {"text": Column(self.text_column, "text_column")}
+
+    def complete_examples(self, splits, log):
+        return {split: tagged.checked(examples) for split, examples in splits.items()}
+
+    def read(self, log=lambda line: None):
         splits = tagged.load(
-            self.source, tagged.columns(*names, self.spans_column), self.scheme,
+            self.source, self.example_columns(), self.scheme,
             dialect=self.dialect, missing=self.missing,
             validation_fraction=self.validation_fraction, log=log,
         )  # fmt: skip
@@ -249,7 +260,7 @@ class LoadedTagging(LoadedLabeledTask):
     def write_predictions(self, folder, split, outputs):
         """Writes predictions_SPLIT.jsonl, predictions_SPLIT.conll (word, tag, prediction: the input of
         conlleval) and, with labels, report_SPLIT.tsv (the scores of each type of entity, or tag)."""
-        rows = list(self.prediction_rows(split, outputs))
+        rows = list(self.full_rows(split, outputs))
         predictions.write(folder / f"predictions_{split}.jsonl", rows)
         lines = []
         for row in rows:

@@ -7,7 +7,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from training import checkpoint
+import models
+from data import tokenizer as tokenizers
+from models.config import ModelConfig, complete_config
+from training import checkpoint, run_directory
 from training import config as configs
 from training.param_rules import flatten_params, unflatten_params
 
@@ -121,6 +124,26 @@ def pretraining(folder, config="configs/decoder.py", **overrides):
         "optimizer.warmup": "1 step", "evaluation.num_batches": 2, "evaluation.every": "never",
     }  # fmt: skip
     return _overridden(config, tiny, overrides)
+
+
+def untrained(folder, architecture):
+    """Writes a run of a tiny model with random parameters and a word-level tokenizer; returns its path."""
+    run, tokenizer = pathlib.Path(folder), tokenizers.of_words((*WORDS, "dry", "wet"))
+    model = ModelConfig(
+        architecture=architecture, num_layers=1, emb_dim=32, num_heads=2, mlp_dim=64
+    )
+    model = complete_config(model, tokenizer.size, 64)
+    tokens, mask = np.ones((1, 4), np.int32), np.ones((1, 4), np.int32)
+    inputs = [models.make_inputs(tokens, mask, "bidirectional"), None]
+    if architecture == "encoder_decoder":
+        inputs[1] = models.make_inputs(tokens, mask, "causal")
+    params = models.build(model).init(jax.random.key(0), *inputs)["params"]
+    run.mkdir(parents=True)
+    checkpoint.write_params(run, 0, jax.tree.map(np.asarray, params))
+    tokenizer.save(run / "tokenizer.json")
+    run_directory.write_config(run, {"seed": {}}, "pretrain", model)
+    run_directory.write_manifest(run, {"seed": {}}, {"tokenizer": tokenizer.fingerprint})
+    return run
 
 
 # Config file of a task -> its fields for the files of `labeled`.

@@ -237,8 +237,12 @@ def resolve_checkpoint(run, step=""):
         below = sorted(each.parent.name for each in folder.glob("*=*/checkpoints"))
         if below:
             raise ConfigError(f"{path!r} holds replicas; name one, such as {path}/{below[0]}")
+        runs = sorted(each.parent.name for each in folder.glob("*/checkpoints"))
         raise ConfigError(
-            f"{path!r} is not a run directory (no checkpoints/ in it); expected the --workdir of a "
+            f"{path!r} holds the runs {', '.join(runs[:4])}{', ...' * (len(runs) > 4)}; name one of them, "
+            f"such as {path}/{runs[0]}"
+            if runs
+            else f"{path!r} is not a run directory (no checkpoints/ in it); expected the --workdir of a "
             f"train.py run, such as runs/enc or runs/enc@2000"
         )
     steps = steps_of(folder)

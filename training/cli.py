@@ -52,7 +52,8 @@ def main(program, argv=None, console=None):
             traceback.print_exc()
         if isinstance(error, KeyboardInterrupt) or interrupted.is_set():
             _print_error(
-                "interrupted; run the same command again to resume from the last checkpoint"
+                str(error) * isinstance(error, KeyboardInterrupt)
+                or "interrupted; run the same command again to resume from the last checkpoint"
             )
             _exit(130)
         _print_error(explain(error))
@@ -167,7 +168,7 @@ def parse_args(argv, description, extra=(), config="required", examples=""):
     parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
     for flag, keywords in extra:
         parser.add_argument(flag, **keywords)
-    assignments, rest = _split_assignments(argv)
+    assignments, rest = split_assignments(argv)
     given = parser.parse_args(rest)
     if given.config is None:
         if assignments:
@@ -259,7 +260,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}{hint} (--help lists the flags)")
 
 
-def _split_assignments(argv):
+def split_assignments(argv):
     """([(key, value)] of --config.key=value, the other words)."""
     assignments, rest, words = [], [], list(argv)
     while words:

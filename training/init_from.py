@@ -12,6 +12,7 @@ import numpy as np
 from models.config import ModelConfig, complete_config
 from training import checkpoint, frozen, init_stacks, paths, run_directory
 from training.config import ConfigError
+from training.init_head import plan_head
 from training.init_stacks import shorten_paths
 from training.param_rules import flatten_params, merge_params, unflatten_params
 from training.restore_plan import TOKEN_EMBEDDING, plan_restore
@@ -191,7 +192,7 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     """(params with those of the source, lines for the log, the frozen.Reference to those that are the
     same there or None), by config.init.
 
-    The head of a published model is kept if its labels and its form are those of the task.
+    The head of a finetuned or published model is kept if its labels and its form are those of the task.
     """
     config, target = source.config, flatten_params(params)
     if config.embeddings_from:
@@ -207,10 +208,11 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
         check_tokenizer(run, task.tokenizer, "embeddings_from", config.embeddings_from)
     found = checkpoint.params_metadata(source.run, source.step)
     allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
-    order, notes = [], []
+    head, notes = None, []
     if config.init == "pretrained":
-        order, notes = _published_head(source.run, task)
-        if order:
+        head = plan_head(source.run, task, target, found, config.restore.allow_missing)
+        notes += [head.line] * bool(head.line)
+        if head.is_kept:
             allow_missing = config.restore.allow_missing
     fresh, vocab_size = params, read_model_config(source.run).vocab_size
     has_new_tokens = TOKEN_EMBEDDING in found and vocab_size < task.model_config.vocab_size
@@ -232,9 +234,10 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
         notes.append(
             f"{task.model_config.vocab_size - vocab_size} new tokens have fresh embeddings"
         )
-    if order != sorted(order):
-        params = _reorder_classes(params, shardings, task.name, order)
-    if not order and (kept := [path for path in plan.loaded if path.startswith("heads/")]):
+    if head and head.is_permuted:
+        params = _reorder_classes(params, shardings, task.name, head.order)
+    is_new = not (head and head.is_kept)
+    if is_new and (kept := [path for path in plan.loaded if path.startswith("heads/")]):
         notes.append(f"the pretrained head is kept: {shorten_paths(kept)}")
     lines = [*plan.lines(target), *notes]
     lines += [_describe_source(source, config.init_ema)] * bool(plan.loaded)
@@ -263,35 +266,6 @@ def published(source: InitSource) -> dict:
     names = ("model_type", "generation", "config", *labels)
     kept = {key: origin[key] for key in names if key in origin}
     return {"published": kept} if kept else {}
-
-
-def _published_head(run, task):
-    """(for each label of the task its index in a published head, or [] if the head is dropped; notes)."""
-    manifest = run_directory.read_manifest(run)
-    origin, labels = manifest.get("huggingface", {}), manifest.get("labels", [])
-    if not origin.get("head"):
-        return [], []
-    if origin["head"] != task.name:
-        return [], [f"the published head is dropped: it is of config.task.name={origin['head']}"]
-    if not labels and not task.label_names:
-        order, kept = [0], "the published head is kept"  # one output, without a name
-    elif sorted(labels) == sorted(task.label_names):
-        order = [labels.index(label) for label in task.label_names]
-        kept = "the published head is kept: its labels are those of the task"
-    else:
-        return [], [
-            f"the published head is dropped: its labels are {', '.join(labels[:6])}, those of the task "
-            f"{', '.join(task.label_names[:6])}"
-        ]
-    options = task.head_options()
-    wrong = [
-        f"config.task.{name}={value!r}"
-        for name, value in origin["head_needs"].items()
-        if options[name] != value
-    ]
-    if wrong:
-        return [], [f"the published head is dropped; {' '.join(wrong)} would keep it"]
-    return order, [kept]
 
 
 def _reorder_classes(params, shardings, head, order):

@@ -87,3 +87,28 @@ def insistent_interrupts():
     finally:
         ended.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def deferred_interrupts():
+    """A first Ctrl-C within the block takes effect at its end, so that what it writes is whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, caught = signal.getsignal(signal.SIGINT), []
+
+    def handler(number, frame):
+        caught.append(number)
+        if len(caught) > 1:
+            before(number, frame)
+
+    if not callable(before):  # nohup ignores it
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        before(signal.SIGINT, None)

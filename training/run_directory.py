@@ -153,6 +153,12 @@ def read_manifest(folder):
     return _read_object(path) if path.exists() else {}
 
 
+def scored_step(folder):
+    """The step whose parameters finetune.py scored, as text; '' for a run without final scores."""
+    path = paths.of(folder) / "scores.json"
+    return str(_read_object(path)["step"]) if path.exists() else ""
+
+
 def check_unchanged(folder, **identities):
     """Raises ConfigError if data, tokenizer or labels are not those that the run started with.
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 
 import models
@@ -14,10 +15,11 @@ from huggingface.run_contents import RunContents
 from models.config import resolve_defaults
 from models.presets import PRESETS, preset
 from tasks import TASKS
+from tasks.classification import Classification
 from tasks.tagging import Tagging
-from training import init_from
 from training.checkpoint import LazyArray
 from training.config import ConfigError
+from training.init_head import plan_head
 
 
 def model_of(name, **changes):
@@ -191,6 +193,13 @@ def test_the_export_is_described_in_one_line():
     assert "GPT2LMHeadModel" in describe_export(model_of("gpt2"), {"embed": {}})  # a tied output
 
 
+def test_a_task_whose_head_no_class_has_is_named_by_its_field(monkeypatch):
+    monkeypatch.setitem(TASKS, "ranking", Classification)
+    params = {"heads": {"ranking": {}}}
+    line = describe_export(model_of("bert-base"), params, Classification())
+    assert line == "no Hugging Face export: task.name='ranking' (no class here has its head)"
+
+
 def test_a_token_classifier_keeps_its_head_where_the_tags_are_those_of_the_task(tmp_path):
     tags = ["O", "B-X", "I-X"]
     manifest = {
@@ -201,16 +210,16 @@ def test_a_token_classifier_keeps_its_head_where_the_tags_are_those_of_the_task(
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
 
     def kept(names, **options):
-        task = Tagging(**options)
+        params = {"heads/tagging/output/kernel": np.zeros((4, len(names)))}
         loaded = type("Loaded", (), {
-            "name": "tagging", "label_names": names, "task": task,
-            "head_options": lambda: dataclasses.asdict(task),
+            "name": "tagging", "label_names": names, "task": Tagging(**options),
+            "model_config": model_of("bert-base"),
         })  # fmt: skip
-        return init_from._published_head(tmp_path, loaded)
+        return plan_head(tmp_path, loaded, params, params)
 
-    assert kept(("B-X", "I-X", "O"))[0] == [1, 2, 0]
-    assert kept(("B-X", "O"))[0] == []
-    order, (note,) = kept(("B-X", "I-X", "O"), pooler=True)
-    assert order == [] and "config.task.pooler=False would keep it" in note
+    assert kept(("B-X", "I-X", "O")).order == (1, 2, 0)
+    assert not kept(("B-X", "O")).is_kept
+    plan = kept(("B-X", "I-X", "O"), pooler=True)
+    assert not plan.is_kept and "config.task.pooler=False would keep it" in plan.line
     needs = FAMILIES["modernbert"].head_needs_in({"classifier_pooling": "mean"}, "tagging")
     assert needs == {"pooler": True, "pooler_activation": "gelu", "pooler_norm": True}

@@ -145,17 +145,6 @@ def test_bart_has_three_labels_where_its_config_says_nothing():
     assert convert.published.labels_of({}, FAMILIES["bart"]) == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
-@pytest.mark.parametrize("head", ["multi_label", "regression"])
-def test_a_head_of_another_problem_type_is_not_trained_as_classes(head, tmp_path):
-    class Loaded:
-        name, label_names = "classification", ("wet", "dry")
-
-    manifest = {"huggingface": {"head": head, "head_needs": {}}, "labels": ["wet", "dry"]}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    order, notes = init_from._published_head(tmp_path, Loaded)
-    assert order == [] and f"config.task.name={head}" in notes[0]
-
-
 # ---- Generation and training values ----------------------------------------------------------------
 
 GENERATION = {

@@ -26,6 +26,12 @@ def test_four_widths_have_the_least_padding_of_all_sets_of_four(seed):
     assert positions(found) == min(positions((*each, 104)) for each in candidates)
 
 
+def test_halved_shapes_are_at_most_four_multiples_of_eight_up_to_the_longest():
+    assert batch_shapes.halved_shapes((128,)) == ((16,), (32,), (64,), (128,))
+    assert batch_shapes.halved_shapes((24,)) == ((8,), (16,), (24,))
+    assert batch_shapes.halved_shapes((100, 4)) == ((16, 4), (32, 4), (56, 4), (100, 4))
+
+
 def test_the_shapes_of_pairs_hold_every_batch_and_save_most_of_the_padding():
     random = np.random.default_rng(0)
     lengths = np.clip(
