@@ -34,12 +34,18 @@ from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
-from training.param_rules import flatten_params, frozen_paths, merge_params, split_params
+from training.param_rules import flatten_params, merge_params, split_params, untrained_paths
 from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import FinetuneConfig
 from training.state import TrainState, eval_params
-from training.train_step import accumulate_gradients, check_batch, init_params, rng_streams
+from training.train_step import (
+    accumulate_gradients,
+    check_batch,
+    init_adapter,
+    init_params,
+    rng_streams,
+)
 
 log = logging.getLogger("triptych")
 
@@ -101,16 +107,14 @@ def run(config, workdir):
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
-    model = models.build(task.model_config)
+    model = models.build(task.model_config, config.adapter)
     rngs = rng_streams(config.seed)
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    fixed = frozen_paths(config.freeze, flatten_params(abstract_params))
-    optimizer = Optimizer(
-        config.optimizer, config.training.ema_decay, config.training.grad_accum_steps
-    )
-    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
+    fixed = untrained_paths(config, flatten_params(abstract_params), task.name)
     converter = StepConverter.of(config, task)
+    optimizer = Optimizer.of(config, converter)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
     intervals = Intervals.of(config, converter)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, task, learning_rates)
@@ -144,6 +148,8 @@ def run(config, workdir):
             params, lines, base = init_from.load_for_finetuning(
                 source, task, params, shardings, huggingface.as_run
             )
+            if source.adapter != config.adapter:
+                params |= init_adapter(model, rngs, params)
             params, frozen = split_params(params, fixed)
             state = TrainState.create(params, optimizer)
             state = jax.device_put(state, sharding.state_shardings(mesh, state))

@@ -43,9 +43,11 @@ def describe(params, frozen=()):
     """One line for the log: the numbers of parameters and of frozen parameters of a tree."""
     sizes = count_params(params)
     fixed = sum(leaf.size for path, leaf in flatten_params(params).items() if path in frozen)
+    trained = sizes["total"] - fixed
+    share = f", {fixed:,} frozen, {trained:,} ({trained / sizes['total']:.2%}) trained"
     return (
         f"{sizes['total']:,} parameters, {sizes['non_embedding']:,} without embeddings"
-        f"{f', {fixed:,} frozen' if fixed else ''}"
+        f"{share if fixed else ''}"
     )
 
 

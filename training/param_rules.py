@@ -78,6 +78,27 @@ def frozen_paths(patterns, names, what="config.freeze"):
     return frozenset(frozen)
 
 
+def untrained_paths(config, names, head):
+    """Paths that are not trained, by config.freeze and config.adapter, as a frozenset.
+
+    With an adapter, the model's own parameters are frozen, except the head of the task `head` and what
+    `adapter.modules_to_save` names. Raises ConfigError if nothing of the adapter is left to train."""
+    fixed, adapter = frozen_paths(config.freeze, names), config.adapter
+    if adapter.name == "none":
+        return fixed
+    saved = frozen_paths(adapter.modules_to_save, names, "config.adapter.modules_to_save")
+    own = {name for name in names if adapter.trains(name)}
+    if not own - fixed:
+        reason = f"all of them are frozen by config.freeze={config.freeze!r}"
+        raise ConfigError(
+            f"config.adapter.name={adapter.name!r} trains no parameter: "
+            f"{reason if own else 'the model has none that it trains'}; choose another adapter"
+            f"{', or leave freeze out' if own else ''}"
+        )
+    heads = {name for name in names if name.startswith(f"heads/{head}/")}
+    return frozenset(names) - (own | heads | saved) | fixed
+
+
 def split_params(params, frozen):
     """(trainable, frozen) subtrees: the first has gradients and optimizer state, the second has none."""
     flat = flatten_params(params)
