@@ -74,7 +74,7 @@ class Adapter:
         """The output of a module with the parameters `own`; next_fun(*args) is that without them."""
         raise NotImplementedError
 
-    not_merged_because = "it has no weights of its own"
+    not_merged_because = ""  # what prevents a merge
 
     def merge(self, leaves: dict, own: dict) -> dict:
         """{'kernel': ..., 'bias': ...} of a module that computes the same without the adapter."""
