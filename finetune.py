@@ -118,7 +118,7 @@ def run(config, workdir):
     intervals = Intervals.of(config, converter)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, task, learning_rates)
-    step_flops = flops.flops_per_step(task, abstract_params)
+    step_flops = flops.flops_per_step(task, abstract_params, fixed)
     for line in (flops.describe(abstract_params, fixed), *continued.describe()):
         log.info(line)
     for line in (*param_rules, str(task.model_config)):

@@ -1,7 +1,9 @@
 """Adapters end to end: what is trained, saved and resumed, what init_from does with them, bad configs."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny_configs
@@ -9,10 +11,19 @@ from hooks import crash_after_save
 from test_frozen import assert_same, saved
 
 import finetune
+import models
 import train
+from huggingface import convert
 from models import ADAPTERS
+from models.config import complete_config
+from training import config as configs
 from training import init_from, run_directory
+from training.checkpoint import Checkpoints
 from training.config import ConfigError
+from training.optimizers import AdamW, Optimizer
+from training.param_rules import unflatten_params
+from training.schema import CheckpointConfig, FinetuneConfig
+from training.state import TrainState
 
 HEAD = {f"heads/classification/output/{name}" for name in ("kernel", "bias")}
 LORA = {"adapter__name": "lora", "adapter__rank": 2}
@@ -156,3 +167,85 @@ def test_the_log_says_how_many_parameters_are_trained(folder, caplog):
     assert f"{sum(sizes):,} parameters" in line
     config = json.loads((folder / "logged/config.json").read_text())["config"]["adapter"]
     assert config["name"] == "lora" and config["rank"] == 2
+
+
+def logits_of(folder, run, step):
+    """Logits of the first test batch."""
+    config = configs.resolve(FinetuneConfig, tiny_configs.finetuning(folder, run))
+    task = config.task.load(
+        config, init_from.read_model_config(run), str(run / "tokenizer.json"), lambda line: None
+    )
+    model = models.build(task.model_config, init_from.read_adapter(run))
+    params = unflatten_params(tiny_configs.read_params(run, step))
+    return task.outputs(model, params, next(iter(task.eval_inputs("test"))))
+
+
+def test_a_merged_run_computes_the_same_and_needs_no_other_run(folder, tmp_path):
+    run = folder / "tuned"
+    options = {**LORA, "optimizer__learning_rate": 0.01, "training__duration": "4 steps",
+               "evaluation__select": "last"}  # fmt: skip
+    tune(folder, run.name, **options)
+    line = convert.merge(str(run), str(tmp_path / "merged"))
+    assert "4 of an adapter merged" in line and not (tmp_path / "merged/frozen.json").exists()
+    merged, trained = (tiny_configs.read_params(each, step)
+                       for each, step in ((tmp_path / "merged", 0), (run, 4)))  # fmt: skip
+    assert merged.keys() == {path for path in trained if not path.startswith("adapter/")}
+    changed = {path for path in merged if not np.array_equal(merged[path], trained[path])}
+    assert changed == {
+        f"decoder/layer_0/self_attention/{name}/kernel" for name in ("query", "value")
+    }
+    found, expected = (logits_of(folder, *each) for each in ((tmp_path / "merged", 0), (run, 4)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    config = run_directory.read_config(tmp_path / "merged")
+    assert config["config"]["adapter"] == {"name": "none"}
+    with pytest.raises(ConfigError, match="a bottleneck is a layer of its own"):
+        tune(folder, "layers", adapter__name="bottleneck", adapter__size=2)
+        convert.merge(str(folder / "layers"), str(tmp_path / "no"))
+
+
+def test_a_lora_checkpoint_is_less_than_two_percent_of_its_base(tmp_path):
+    """The proportions of BERT-base (12 layers, 30,522 tokens, LoRA of rank 8) at a quarter of its width."""
+    config = complete_config(models.ModelConfig(**models.preset("bert-base")), 30522, 512)
+    config = dataclasses.replace(config, emb_dim=192, mlp_dim=768, num_heads=3)
+    row = models.make_inputs(np.zeros((1, 4), np.int32), np.ones((1, 4), np.int32))
+    model = models.build(config)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), row)["params"])
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32), shapes)
+    own = {"adapter": ADAPTERS["lora"](rank=2).init(jax.random.key(0), params)}
+    for name, trained in (("full", params), ("lora", own)):
+        state = TrainState.create(trained, Optimizer(AdamW()))
+        with Checkpoints(tmp_path / name, CheckpointConfig()) as checkpoints:
+            checkpoints.save(state)
+            checkpoints.wait()
+    sizes = {
+        name: sum(f.stat().st_size for f in (tmp_path / name).rglob("*") if f.is_file())
+        for name in ("full", "lora")
+    }
+    assert sizes["lora"] < 0.02 * sizes["full"], sizes
+
+
+def test_gradual_unfreezing_and_layer_lr_decay_in_a_run_that_resumes_to_the_same_bits(
+    folder, monkeypatch
+):
+    options = {"optimizer__gradual_unfreezing": "34 %", "optimizer__layer_lr_decay": 0.5,
+               "training__duration": "6 steps", "checkpoint__max_to_keep": 9,
+               "optimizer__schedule": "constant", "optimizer__warmup": "never"}  # fmt: skip
+    expected = tune(folder, "unfrozen", **options)
+    with crash_after_save(monkeypatch, finetune, 3), pytest.raises(RuntimeError, match="crash"):
+        tune(folder, "unfrozen-crashed", **options)
+    assert tune(folder, "unfrozen-crashed", **options).metrics == expected.metrics
+    runs = [folder / name for name in ("unfrozen", "unfrozen-crashed")]
+    assert_same(*(tiny_configs.read_params(run, 6) for run in runs))
+    params = [tiny_configs.read_params(runs[0], step) for step in range(7)]
+
+    def moved(prefix):
+        """The steps at which a parameter below the prefix changed."""
+        return [step for step in range(1, 7)
+                if any(not np.array_equal(params[step][p], params[step - 1][p])
+                       for p in params[0] if p.startswith(prefix))]  # fmt: skip
+
+    assert moved("heads/") == [1, 2, 3, 4, 5, 6]
+    assert moved("decoder/layer_0/") == [3, 4, 5, 6] and moved("embed/") == [5, 6]
+    with pytest.raises(ConfigError, match="gradual_unfreezing='34 %' is now 3 steps, and 2 in"):
+        tune(folder, "unfrozen", **{**options, "training__duration": "9 steps"})
