@@ -123,7 +123,9 @@ def run(config, workdir):
         log.info(line)
     for line in (*param_rules, str(task.model_config)):
         log.debug(line)
-    log.info(huggingface.describe_export(task.model_config, abstract_params, config.task))
+    log.info(huggingface.describe_export(
+        task.model_config, abstract_params, config.task, config.adapter
+    ))  # fmt: skip
     select_best = config.evaluation.select == "best"
 
     with (
