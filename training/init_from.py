@@ -164,7 +164,11 @@ def _check_adapter(run, adapter, config):
     """The adapter of a run. Raises ConfigError if it has one that is not `adapter`."""
     there = read_adapter(run)
     if there.name not in ("none", "bitfit") and there != adapter:
-        same = "" if adapter.name == "none" else f", or set config.adapter as there: {there}"
+        same = (
+            ""
+            if adapter.name == "none"
+            else f", or set config.adapter as there: {str(there)[:120]}"
+        )
         raise ConfigError(
             f"config.init_from={config.init_from!r} has an adapter ({there.name}); merge it into the model "
             f"first (python -m tools.convert merge {config.init_from} TARGET){same}"

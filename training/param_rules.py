@@ -62,7 +62,17 @@ def frozen_paths(patterns, names, what="config.freeze"):
     """Paths that match one of the regexes `patterns`, as a frozenset.
 
     Raises ConfigError if a pattern matches no path, or if nothing is left to train."""
-    frozen = set()
+    frozen = matching_paths(patterns, names, what)
+    if frozen and len(frozen) == len(names):
+        raise ConfigError(f"{what}={patterns!r} freezes every parameter; leave some to train")
+    return frozen
+
+
+def matching_paths(patterns, names, what):
+    """Paths that match one of the regexes `patterns`, as a frozenset.
+
+    Raises ConfigError if a pattern matches no path."""
+    found = set()
     for pattern in patterns:
         try:
             matched = [name for name in names if re.fullmatch(pattern, name)]
@@ -72,10 +82,8 @@ def frozen_paths(patterns, names, what="config.freeze"):
             raise ConfigError(
                 f"{what}={pattern!r} matches no parameter; the paths look like {next(iter(names))!r}"
             )
-        frozen.update(matched)
-    if frozen and len(frozen) == len(names):
-        raise ConfigError(f"{what}={patterns!r} freezes every parameter; leave some to train")
-    return frozenset(frozen)
+        found.update(matched)
+    return frozenset(found)
 
 
 def untrained_paths(config, names, head):
@@ -86,7 +94,7 @@ def untrained_paths(config, names, head):
     fixed, adapter = frozen_paths(config.freeze, names), config.adapter
     if adapter.name == "none":
         return fixed
-    saved = frozen_paths(adapter.modules_to_save, names, "config.adapter.modules_to_save")
+    saved = matching_paths(adapter.modules_to_save, names, "config.adapter.modules_to_save")
     own = {name for name in names if adapter.trains(name)}
     if not own - fixed:
         reason = f"all of them are frozen by config.freeze={config.freeze!r}"

@@ -10,6 +10,7 @@ import functools
 import jax
 
 import models
+from models import Adapter
 from training import run_directory, schedules, sharding
 from training.checkpoint import params_metadata
 from training.config import ConfigError
@@ -34,7 +35,7 @@ def check_without_data(task, source, run_dir, mesh):
       mesh: jax.sharding.Mesh.
     """
     config = source.config
-    if source.run is not None and getattr(config, "adapter", None):
+    if source.run is not None and getattr(config, "adapter", None) not in (None, Adapter()):
         config.adapter.shapes(unflatten_params(params_metadata(source.run, source.step)))
     outline = task.outline(config, config.model, source.tokenizer_file)
     check_durations(config, outline.tokens_per_step if outline else 0)

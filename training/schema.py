@@ -170,7 +170,7 @@ class Seeds:
     init: int = option(0, "initial parameters", min=0)
     data: int = option(0, "data order, corruption, label subset", min=0)
     dropout: int = option(0, "dropout masks", min=0)
-    head: int = option(0, "parameters of a new task head", min=0)
+    head: int = option(0, "parameters of a new task head and of a new adapter", min=0)
 
 
 @dataclasses.dataclass(frozen=True)
