@@ -169,15 +169,16 @@ def test_the_log_says_how_many_parameters_are_trained(folder, caplog):
     assert config["name"] == "lora" and config["rank"] == 2
 
 
-def logits_of(folder, run, step):
-    """Logits of the first test batch."""
-    config = configs.resolve(FinetuneConfig, tiny_configs.finetuning(folder, run))
+def logits_of(folder, run, step, **overrides):
+    """(logits of the first test batch, the Batch)."""
+    config = configs.resolve(FinetuneConfig, tiny_configs.finetuning(folder, run, **overrides))
     task = config.task.load(
         config, init_from.read_model_config(run), str(run / "tokenizer.json"), lambda line: None
     )
     model = models.build(task.model_config, init_from.read_adapter(run))
     params = unflatten_params(tiny_configs.read_params(run, step))
-    return task.outputs(model, params, next(iter(task.eval_inputs("test"))))
+    batch = next(iter(task.eval_inputs("test")))
+    return task.outputs(model, params, batch), batch
 
 
 def test_a_merged_run_computes_the_same_and_needs_no_other_run(folder, tmp_path):
@@ -194,7 +195,7 @@ def test_a_merged_run_computes_the_same_and_needs_no_other_run(folder, tmp_path)
     assert changed == {
         f"decoder/layer_0/self_attention/{name}/kernel" for name in ("query", "value")
     }
-    found, expected = (logits_of(folder, *each) for each in ((tmp_path / "merged", 0), (run, 4)))
+    found, expected = (logits_of(folder, *each)[0] for each in ((tmp_path / "merged", 0), (run, 4)))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     config = run_directory.read_config(tmp_path / "merged")
     assert config["config"]["adapter"] == {"name": "none"}

@@ -5,7 +5,11 @@ import json
 import numpy as np
 import parity
 import pytest
+import tiny_configs
+from test_adapters import logits_of
 
+import finetune
+import train
 from huggingface import convert, from_peft, to_peft
 from training import run_directory
 from training.config import ConfigError
@@ -163,6 +167,32 @@ def test_the_base_of_a_run_of_ours_is_written_beside_its_adapter(tmp_path):
     again = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     name = "GPT2LMHeadModel"
     parity.assert_close(our_logits(run, name), peer_logits(again, name), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["lora", "ia3"])
+def test_peft_loads_what_finetuning_trained_with_its_head_and_labels(name, tmp_path):
+    preset = tiny_configs.pretraining(
+        tmp_path, "configs/encoder.py:preset=bert-tiny", model__init_std=0.3
+    )
+    train.run(preset, str(tmp_path / "bert"))
+    config = tiny_configs.finetuning(
+        tmp_path, tmp_path / "bert", adapter__name=name, task__pooler=True, optimizer__warmup="never",
+        optimizer__learning_rate=0.01, training__duration="5 steps", evaluation__select="last",
+    )  # fmt: skip
+    finetune.run(config, str(tmp_path / "run"))
+    to_peft.to_peft(str(tmp_path / "run"), str(tmp_path / "peft"))
+    loaded = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "peft").eval()
+    logits, batch = logits_of(tmp_path, tmp_path / "run", 5, task__pooler=True)
+    inputs = batch.inputs
+    arrays = (inputs.tokens, inputs.segment_ids, inputs.token_type_ids)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    arguments = {
+        n: torch.from_numpy(np.array(x)).long() for n, x in zip(names, arrays, strict=True)
+    }
+    parity.assert_close(logits, loaded(**arguments).logits, 1e-4)
+    assert set(loaded.config.id2label.values()) == {"wet", "dry"}
+    base = type(loaded.base_model.model).from_pretrained(tmp_path / "peft/base").eval()
+    assert float((base(**arguments).logits - loaded(**arguments).logits).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(
