@@ -42,11 +42,17 @@ from training.compilation import announced_jit
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.optimizers import Optimizer, describe_param_rules
-from training.param_rules import flatten_params, frozen_paths, merge_params, split_params
+from training.param_rules import flatten_params, merge_params, split_params, untrained_paths
 from training.preflight import check_without_data
 from training.schema import FinetuneConfig
 from training.state import TrainState, eval_params
-from training.train_step import accumulate_gradients, check_batch, init_params, rng_streams
+from training.train_step import (
+    accumulate_gradients,
+    check_batch,
+    init_adapter,
+    init_params,
+    rng_streams,
+)
 
 log = logging.getLogger("triptych")
 
@@ -125,27 +131,27 @@ def train(group):
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
-    model = models.build(task.model_config)
+    model = models.build(task.model_config, config.adapter)
     rngs = [rng_streams(replica.config.seed) for replica in group]
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs[0])
-    fixed = frozen_paths(config.freeze, flatten_params(abstract_params))
-    optimizer = Optimizer(
-        config.optimizer, config.training.ema_decay, config.training.grad_accum_steps
-    )
-    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
+    fixed = untrained_paths(config, flatten_params(abstract_params), task.name)
     converter = StepConverter.of(config, task)
+    optimizer = Optimizer.of(config, converter)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
     intervals = Intervals.of(config, converter)
     learning_rates = [schedules.learning_rates(r.config.optimizer, converter) for r in group]
     continued = [
         continuation.plan(replica.folder, replica.config, task, rates)
         for replica, rates in zip(group, learning_rates, strict=True)
     ]
-    step_flops = flops.flops_per_step(task, abstract_params)
+    step_flops = flops.flops_per_step(task, abstract_params, fixed)
     for line in (flops.describe(abstract_params, fixed), *continued[0].describe()):
         log.info(line)
     log.debug("\n".join((*param_rules, str(task.model_config))))
-    log.info(huggingface.describe_export(task.model_config, abstract_params, config.task))
+    log.info(huggingface.describe_export(
+        task.model_config, abstract_params, config.task, config.adapter
+    ))  # fmt: skip
     select_best = config.evaluation.select == "best"
     best_metric = task.best_metric if select_best else ""
 
@@ -162,6 +168,8 @@ def train(group):
             params, lines, base = init_from.load_for_finetuning(
                 source, task, params, shardings, huggingface.as_run
             )
+            if source.adapter != config.adapter:
+                params |= init_adapter(model, rngs[number], params)
             params, frozen = split_params(params, fixed)
             state = TrainState.create(params, optimizer)
             for line in (*lines, *checkpoints.save_frozen(frozen, base)):

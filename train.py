@@ -114,15 +114,13 @@ def run(config, workdir):
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
     fixed = frozen_paths(config.freeze, flatten_params(abstract_params))
-    optimizer = Optimizer(
-        config.optimizer, config.training.ema_decay, config.training.grad_accum_steps
-    )
-    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
     converter = StepConverter.of(config, task)
+    optimizer = Optimizer.of(config, converter)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
     intervals = Intervals.of(config, converter)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, task, learning_rates)
-    step_flops = flops.flops_per_step(task, abstract_params)
+    step_flops = flops.flops_per_step(task, abstract_params, fixed)
     for line in (flops.describe(abstract_params, fixed), *continued.describe()):
         log.info(line)
     for line in (*param_rules, str(task.model_config)):

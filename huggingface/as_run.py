@@ -14,6 +14,7 @@ from huggingface.convert import from_hf
 from huggingface.electra_pair import GENERATOR
 from huggingface.weights import read_json
 from training import paths
+from training.config import ConfigError
 
 _log = logging.getLogger("triptych")
 _FORMAT = 5  # increased when the same directory would become a different run
@@ -28,6 +29,11 @@ def as_run(path: str, cache_dir: str = "", log: Callable[[str], None] = _log.inf
     The run's name in the cache is a digest of the directory's files. One process imports it; others
     wait. Raises ConfigError for a model that is not supported."""
     config = pathlib.Path(path) / "config.json"
+    if not paths.remote(path) and (config.parent / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{path!r} is an adapter of PEFT; python -m tools.convert from_peft {path} RUN_DIR makes a run "
+            f"of it"
+        )
     if paths.remote(path) or not config.is_file() or "model_type" not in read_json(config):
         return path
     source = config.parent.resolve()

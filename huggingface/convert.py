@@ -20,6 +20,7 @@ from huggingface.weights import Leaf, inside, open_weights, read_json, write_wei
 from huggingface.whole import written_whole
 from training import checkpoint, paths, run_directory
 from training.config import ConfigError
+from training.param_rules import unflatten_params
 
 GENERATION = "generation_config.json"
 # Dtypes of Hugging Face tensors; ours are float32, which represents each of these exactly.
@@ -43,9 +44,9 @@ def from_hf(source: str, workdir: str) -> str:
     folder, source = paths.of(workdir), pathlib.Path(source)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{str(workdir)!r} is not empty; choose another directory for the run")
-    contents, pair = _read_hf(source), electra_pair.has_generator(source)
+    contents, pair = read_hf(source), electra_pair.has_generator(source)
     if pair:
-        contents = electra_pair.join(contents, _read_hf(source / GENERATOR))
+        contents = electra_pair.join(contents, read_hf(source / GENERATOR))
     with written_whole(folder) as partial:
         save_run(contents, partial)
     origin, count = contents.origin, sum(map(math.prod, contents.shapes.values()))
@@ -56,14 +57,12 @@ def from_hf(source: str, workdir: str) -> str:
     return line + origin["not_used"]
 
 
-def _read_hf(source):
+def read_hf(source):
     """The RunContents of a Hugging Face directory, checked."""
     if not (source / "config.json").is_file():
         remedy = "expected a Hugging Face directory with a model and its tokenizer"
         if (source / "adapter_config.json").exists():
-            remedy = (
-                "but a peft adapter; load it on its model, merge_and_unload() and save_pretrained"
-            )
+            remedy = "but a PEFT adapter: python -m tools.convert from_peft DIR RUN_DIR"
         raise ConfigError(f"{str(source)!r} has no config.json; {remedy}")
     config = read_json(inside(source, "config.json"))
     family, name = _family_and_class(config, source)
@@ -189,16 +188,42 @@ def to_hf(run: str, directory: str, dtype: str = "", architecture: str = "") -> 
     Raises ConfigError, before anything is written, for a model that no class can express, naming the
     values that one could.
     """
-    folder, step = checkpoint.resolve_checkpoint(run, run_directory.scored_step(run))
+    folder, step = scored_checkpoint(run)
     target = pathlib.Path(directory)
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"{str(directory)!r} is not empty; choose another directory")
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not supported; expected {', '.join(DTYPES)}")
-    contents = load_run(folder, step)
+    contents = load_run(folder, step).merged()
     with written_whole(target) as partial:
         lines = _write_parts(contents, partial, dtype, architecture)
     return f"{' and '.join(lines)} of {contents.name}"
+
+
+def scored_checkpoint(run):
+    """(run directory, step) of RUN[@STEP]; by default the step that finetune.py scored, else the newest."""
+    return checkpoint.resolve_checkpoint(run, run_directory.scored_step(run))
+
+
+def merge(run: str, workdir: str) -> str:
+    """Writes checkpoint RUN[@STEP] as a run with plain parameters, which needs no other run, and returns a
+    line that describes it: adapters are merged into the weights.
+
+    Raises ConfigError, before anything is written, for an adapter that is not a change of weights."""
+    folder, step = scored_checkpoint(run)
+    target = paths.of(workdir)
+    if target.exists() and any(target.iterdir()):
+        raise ConfigError(f"{str(workdir)!r} is not empty; choose another directory for the run")
+    contents = load_run(folder, step)
+    plain, record = contents.merged(), run_directory.read_config(folder)
+    manifest = run_directory.read_manifest(folder) | {"merged": f"{folder}@{step}"}
+    with written_whole(target) as partial:
+        partial.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_params(partial, 0, unflatten_params(plain.arrays))
+        plain.tokenizer.save(partial / "tokenizer.json")
+        run_directory.write_manifest(partial, plain.config | {"seed": {}}, manifest)
+        run_directory.write_config(partial, plain.config, record["kind"], plain.model_config)
+    return f"{len(plain.arrays)} tensors, {len(contents.own)} of an adapter merged"
 
 
 def _write_parts(contents, target, dtype, architecture):
@@ -210,10 +235,10 @@ def _write_parts(contents, target, dtype, architecture):
             (discriminator, target, electra_pair.DISCRIMINATOR_CLASS),
             (generator, target / GENERATOR, electra_pair.GENERATOR_CLASS),
         ]
-    return [_write_hf(*part, dtype) for part in parts]
+    return [write_hf(*part, dtype) for part in parts]
 
 
-def _write_hf(contents, target, architecture, dtype):
+def write_hf(contents, target, architecture, dtype):
     contents, family, config, name, tree = choose_class(contents, architecture)
     model, origin, tokenizer = contents.model_config, contents.origin, contents.tokenizer
     family = family.for_class(name)

@@ -76,9 +76,11 @@ def export_classes(
     return (fitting, []) if fitting else ([found[0][0]], found[0][1])
 
 
-def describe_export(model: ModelConfig, params: dict, task=None) -> str:
+def describe_export(model: ModelConfig, params: dict, task=None, adapter=None) -> str:
     """For the log: the class that a run with these (abstract) parameters is exported as, or the fields
-    that prevent it. `task` is a finetuning task's config."""
+    that prevent it. `task` is a finetuning task's config, `adapter` the run's adapter."""
+    if adapter is not None and adapter.not_merged_because:
+        return f"no Hugging Face export: adapter {adapter.name}, since {adapter.not_merged_because}"
     heads = tuple(params.get("heads", {})) or ("lm",)  # a tied head may have no parameters
     classes, problems = export_classes(model, heads, task and dataclasses.asdict(task))
     if not problems:

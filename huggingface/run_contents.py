@@ -12,9 +12,12 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from data.tokenizer import load as load_tokenizer
+from models.adapters import KEY, Adapter, modules_of
 from models.config import ModelConfig
 from training import run_directory
 from training.checkpoint import LazyArray, params_metadata, read_params, write_params
+from training.config import ConfigError
+from training.init_from import read_adapter
 from training.param_rules import flatten_params, unflatten_params
 
 
@@ -30,6 +33,7 @@ class RunContents:
       origin: manifest["huggingface"]: the directory that was imported, its class and dtypes; of a run
         that was trained from one, manifest["published"]: its other keys and options of generation.
       config: the run's resolved config.
+      adapter, own: the adapter, and its arrays {path below adapter/: array}.
     """
 
     name: str
@@ -39,6 +43,32 @@ class RunContents:
     labels: list[str]
     origin: dict
     config: dict
+    adapter: Adapter = Adapter()
+    own: dict = dataclasses.field(default_factory=dict)
+
+    def merged(self) -> "RunContents":
+        """The same function with plain parameters; itself if there is no adapter.
+
+        Raises ConfigError for an adapter that is not a change of weights."""
+        if not self.own:
+            return self
+        if self.adapter.not_merged_because:
+            raise ConfigError(
+                f"the adapter ({self.adapter.name}) of {self.name} cannot be merged into the model: "
+                f"{self.adapter.not_merged_because}; keep the run as it is"
+            )
+        arrays = dict(self.arrays)
+        for module, own in modules_of(unflatten_params(self.own)).items():
+            leaves = {
+                name: self.arrays[f"{module}/{name}"]
+                for name in ("kernel", "bias")
+                if f"{module}/{name}" in self.arrays
+            }
+            for name, leaf in leaves.items():
+                read = functools.partial(_merged, self.adapter, leaves, own, name)
+                arrays[f"{module}/{name}"] = LazyArray(leaf.shape, read)
+        config = {**self.config, "adapter": {"name": Adapter.name}}
+        return dataclasses.replace(self, arrays=arrays, config=config, adapter=Adapter(), own={})
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -50,23 +80,34 @@ class RunContents:
 
 
 def load_run(run: pathlib.Path, step: int) -> RunContents:
-    """Reads a checkpoint's run; the arrays remain on disk."""
+    """Reads a checkpoint's run; the arrays remain on disk, but for those of an adapter."""
+    arrays = _lazy_params(run, step)
+    own = {path.removeprefix(f"{KEY}/"): arrays.pop(path).read()
+           for path in sorted(arrays) if path.startswith(f"{KEY}/")}  # fmt: skip
     record, manifest = run_directory.read_config(run), run_directory.read_manifest(run)
     return RunContents(
         name=f"{run} at step {step}",
         model_config=ModelConfig(**record["model"]),
-        arrays=_lazy_params(run, step),
+        arrays=arrays,
         tokenizer=load_tokenizer(run / "tokenizer.json"),
         labels=manifest.get("labels", []),
         origin=manifest.get("huggingface") or manifest.get("published", {}),
         config=record["config"],
+        adapter=read_adapter(run),
+        own=own,
     )
+
+
+def _merged(adapter, leaves, own, name):
+    leaves = {each: leaf.read() for each, leaf in leaves.items()}
+    return np.asarray(adapter.merge(leaves, own)[name], np.float32)
 
 
 def save_run(contents: RunContents, run: pathlib.Path) -> None:
     """Writes a run directory like one of train.py at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    write_params(run, 0, unflatten_params(contents.arrays))
+    own = {f"{KEY}/{path}": array for path, array in contents.own.items()}
+    write_params(run, 0, unflatten_params(contents.arrays | own))
     contents.tokenizer.save(run / "tokenizer.json")
     extra = {"tokenizer": contents.tokenizer.fingerprint, "huggingface": contents.origin}
     if contents.labels:

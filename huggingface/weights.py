@@ -142,7 +142,7 @@ def open_weights(directory: str | pathlib.Path, architecture: str = "Model") -> 
             f"{str(directory)!r} is not a directory; expected one with config.json and {SINGLE}"
         )
     if file := inside(directory, SINGLE):
-        return Weights({file: _open(file)})
+        return open_file(file)
     if index := inside(directory, INDEX):
         return _open_shards(directory, index)
     names = sorted(path.name for path in directory.iterdir())
@@ -155,6 +155,11 @@ def open_weights(directory: str | pathlib.Path, architecture: str = "Model") -> 
         f"{directory} has neither {SINGLE} nor {INDEX}; it has {', '.join(names[:6]) or 'no files'}: "
         f"{pickles[0] if pickles else 'download the model again, with its safetensors'}"
     )
+
+
+def open_file(path: pathlib.Path) -> Weights:
+    """The tensors of one file. Raises ConfigError if it is not safetensors."""
+    return Weights({path: _open(path)})
 
 
 def _open_shards(directory, index):

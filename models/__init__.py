@@ -7,10 +7,14 @@ from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask, make_inputs
 from models.model import Transformer
 from models.presets import PRESETS, preset, size_fields
+from models.prompts import ADAPTERS, AdaptedModel, Adapter
 from models.word_vectors import WordVectors
 
 __all__ = [
+    "ADAPTERS",
     "PRESETS",
+    "AdaptedModel",
+    "Adapter",
     "ModelConfig",
     "ModelInputs",
     "Transformer",
@@ -23,11 +27,16 @@ __all__ = [
 ]
 
 
-def build(config: ModelConfig) -> Transformer | WordVectors:
-    """The model of a config. Parameters: model.init(rng, inputs, method='init_all')."""
+def build(
+    config: ModelConfig, adapter: Adapter | None = None
+) -> Transformer | WordVectors | AdaptedModel:
+    """The model of a config. Parameters: model.init(rng, inputs, method='init_all').
+
+    With an adapter, `apply` computes with params['adapter'] too."""
     if not config.vocab_size or not config.max_length:
         raise ValueError(
             f"model.vocab_size={config.vocab_size} and model.max_length={config.max_length}: "
             "expected both above 0; call models.config.complete_config first"
         )
-    return WordVectors(config) if config.architecture == "embeddings" else Transformer(config)
+    model = WordVectors(config) if config.architecture == "embeddings" else Transformer(config)
+    return model if adapter is None or type(adapter) is Adapter else AdaptedModel(model, adapter)

@@ -73,6 +73,7 @@ class Attention(nn.Module):
                 key_inputs.prefix,
                 config.sliding_window_at(self.layer) or key_inputs.sliding_window,
             )
+        k, v, mask, bias = self.extend_keys(k, v, mask, bias)
         dropout = nn.Dropout(
             config.attention_dropout_rate, deterministic=deterministic, name="dropout"
         )
@@ -82,6 +83,10 @@ class Attention(nn.Module):
         out = dot_product_attention(q, k, v, mask, bias=bias, scale=scale, cap=cap, dropout=dropout)
         out = out.reshape(*out.shape[:2], config.num_heads * head_dim)  # [B,T,HK]
         return Dense(config, config.emb_dim, kind="residual", depth=self.depth, name="out")(out)
+
+    def extend_keys(self, k, v, mask, bias):
+        """Where prefix tuning adds keys and values, and columns of the mask and bias: models/prompts.py."""
+        return k, v, mask, bias
 
 
 def dot_product_attention(

@@ -189,6 +189,11 @@ class Transformer(nn.Module):
         self, inputs: ModelInputs, deterministic: bool = True, decoder: bool = False
     ) -> jax.Array:
         """Input [B,T,D] of a stack's first layer; decoder=True: the decoder of an encoder-decoder."""
+        if self.has_variable("params", "adapter"):
+            raise ValueError(
+                "these parameters have an adapter, which this model does not compute: "
+                "build it with models.build(config, adapter)"
+            )
         x = self.embed(inputs, deterministic, decoder)
         if self.config.has_factorized_embeddings:
             x = with_logical_constraint(self.projection(x), "BTD")

@@ -225,7 +225,7 @@ class Directory:
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(param_shapes, "of_model", _shapes)
-                contents = convert._read_hf(self.folder)
+                contents = convert.read_hf(self.folder)
         except ConfigError as error:
             assert len(str(error)) < 700 and "\n" not in str(error)
             name = key.rpartition(".")[2]

@@ -25,7 +25,7 @@ from objectives.loss import chunked_cross_entropy
 from tasks.base import AUTO_POOLING
 from tasks.classification import Classification, LoadedClassification
 from tasks.encoding import Encoded
-from training import checkpoint, param_rules, run_directory
+from training import checkpoint, init_from, param_rules, run_directory
 
 RANDOM = np.random.default_rng(0)
 VOCAB_SIZE, ROWS, LENGTH, TARGET_LENGTH = 90, 3, 11, 6
@@ -43,9 +43,9 @@ def peers():
     return [pytest.importorskip(name, reason=reason) for name in ("torch", "transformers")]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _hidden(config, params, inputs):
-    return models.build(config).apply({"params": params}, *inputs)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _hidden(config, adapter, params, inputs):
+    return models.build(config, adapter).apply({"params": params}, *inputs)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -82,6 +82,7 @@ class NativeModel:
     config: ModelConfig
     params: dict
     start: int  # first token of an encoder-decoder's decoder
+    adapter: models.Adapter = models.Adapter()
 
     @classmethod
     def load(cls, run):
@@ -94,7 +95,7 @@ class NativeModel:
         target = param_rules.unflatten_params(target)
         params = checkpoint.read_params(f"{run}/checkpoints", 0, target)
         start = data_tokenizer.load(f"{run}/tokenizer.json").special_ids()["start"]
-        return cls(config, params, start)
+        return cls(config, params, start, init_from.read_adapter(run))
 
     @property
     def is_encoder_decoder(self):
@@ -113,7 +114,7 @@ class NativeModel:
         return inputs, models.make_inputs(shifted, jnp.ones_like(shifted), "causal")
 
     def hidden(self, *inputs):
-        return _hidden(self.config, self.params, inputs)
+        return _hidden(self.config, self.adapter, self.params, inputs)
 
     def logits(self, hidden):
         """float32[..., vocab_size]; float32[...] of a discriminator."""
@@ -138,7 +139,7 @@ class NativeModel:
         )  # fmt: skip
         (batch,) = loaded.eval_inputs("test")
         batch = jax.tree.map(jnp.asarray, batch)
-        return loaded.outputs(models.build(self.config), self.params, batch)
+        return loaded.outputs(models.build(self.config, self.adapter), self.params, batch)
 
     def loss_and_gradients(self, targets, weights, *inputs):
         """(mean cross-entropy, its gradients as a tree)."""

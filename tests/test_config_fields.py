@@ -19,14 +19,16 @@ import tiny_configs
 import finetune
 import models
 import train
+from models import ADAPTERS
 from models.config import ModelConfig
 from objectives import OBJECTIVES
 from tasks import TASKS, evaluate
 from tasks.classification import Classification
 from training import config as configs
-from training import init_from, run_directory, schedules, sharding
+from training import init_from, replicas, run_directory, schedules, sharding
 from training.durations import StepConverter
 from training.optimizers import OPTIMIZERS, Optimizer
+from training.param_rules import flatten_params, split_params, untrained_paths
 from training.schema import FinetuneConfig, ModelOverrides, PretrainConfig
 from training.state import TrainState
 from training.train_step import init_params, rng_streams
@@ -175,6 +177,23 @@ def trace_task(folder, file, **options):
     task.write_predictions(folder, "test", predictions)
 
 
+def trace_adapter(folder, name, **overrides):
+    """Traces the train step of finetuning `folder`/source with an adapter."""
+    overrides = {f"adapter__{key}": value for key, value in {"name": name, **overrides}.items()}
+    config = tiny_configs.finetuning(folder, folder / "source", **overrides)
+    config = configs.resolve(FinetuneConfig, config)
+    source = init_from.finetune_source(config, folder / "new", lambda path: path)
+    task = config.task.load(config, source.config.model, source.tokenizer_file, lambda line: None)
+    model, rngs = models.build(task.model_config, config.adapter), rng_streams(config.seed)
+    params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
+    fixed = untrained_paths(config, flatten_params(params), task.name)
+    trainable, frozen = split_params(params, fixed)
+    optimizer = Optimizer(config.optimizer)
+    state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), trainable)
+    step = functools.partial(finetune.train_step, task, model, replicas.Axes())
+    jax.eval_shape(step, state, frozen, rngs, task.train_inputs(0), np.float32(0))
+
+
 @pytest.fixture
 def restored_jax_config():
     """The entry points set where compiled programs are kept, and which ones."""
@@ -216,6 +235,9 @@ def test_invariant_07_a_run_reads_every_config_field(tmp_path, restored_jax_conf
             trace_step(tmp_path, DECODER, **overrides)
         for file, overrides in CHOICES:
             trace_step(tmp_path, file, **overrides)
+        for name in ADAPTERS:
+            options = {"dropout_rate": 0.1, "use_dora": True} if name == "lora" else {}
+            trace_adapter(tmp_path, name, **options)
     changing = {f"HeadOptions.{name}" for name in OTHER_HEADS}
     changing |= {f"ModelOverrides.{name}" for name in OTHER_MODELS}
     assert tracer.unread() == changing

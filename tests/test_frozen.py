@@ -20,7 +20,7 @@ from training import checkpoint, frozen, run_directory
 from training.config import ConfigError
 from training.param_rules import unflatten_params
 
-FREEZE = "('embed/.*', 'decoder/.*')"
+FREEZE = "('(?!heads/).*',)"  # a linear probe
 
 
 @pytest.fixture(scope="module")

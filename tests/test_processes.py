@@ -105,3 +105,27 @@ def test_processes_with_different_configs_fail_within_seconds(folder):
     assert codes == [1, 1], "\n".join(outputs)
     message = "the config or data of processes [1] differs from process 0; start all processes"
     assert all(message in output for output in outputs), "\n".join(outputs)
+
+
+@slow
+def test_frozen_parameters_are_saved_once_and_read_by_all_processes(folder):
+    assert_one_device_equals_four(folder, "frozen", "decoder", freeze="('embed/.*',)")
+    run = folder / "frozen-four"
+    first, last = (tiny_configs.read_params(run, step) for step in (0, 10))
+    np.testing.assert_array_equal(*(x["embed/tokens/embedding"] for x in (first, last)))
+    resumed = command(
+        folder, "frozen-four", "decoder", mesh__fsdp=2, training__duration="10 steps",
+        evaluation__every="10 steps", checkpoint__every="5 steps", freeze="('embed/.*',)",
+    )  # fmt: skip
+    codes, outputs = launch([resumed, resumed], 2)
+    assert codes == [0, 0] and "resumed from checkpoint 10" in outputs[0], outputs
+    config = tiny_configs.finetuning(
+        folder, run, adapter__name="lora", adapter__use_dora=True, mesh__fsdp=2
+    )
+    tuned = [sys.executable, "finetune.py", "--config=configs/finetune/classification.py",
+             f"--workdir={folder}/tuned", *tiny_configs.flags(config)]  # fmt: skip
+    codes, outputs = launch([tuned, tuned], 2)
+    assert codes == [0, 0], "\n".join(outputs)
+    found = tiny_configs.read_params(folder / "tuned", 2)
+    for path in last.keys() & found.keys():
+        np.testing.assert_array_equal(found[path], last[path], err_msg=path)

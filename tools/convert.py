@@ -2,6 +2,9 @@
 
 python -m tools.convert from_hf HF_DIR RUN_DIR
 python -m tools.convert to_hf RUN_DIR[@STEP] HF_DIR [--dtype=bfloat16] [--architecture=BertModel]
+python -m tools.convert merge RUN_DIR[@STEP] RUN_DIR            # an adapter into the weights
+python -m tools.convert to_peft RUN_DIR[@STEP] PEFT_DIR [--base=HF_DIR]
+python -m tools.convert from_peft PEFT_DIR RUN_DIR [--base=HF_DIR]
 python -m tools.convert from_vectors glove.txt RUN_DIR [--max_vectors=100000] [--seed=0]
 python -m tools.convert to_vectors RUN_DIR[@STEP] vectors.vec.gz [--no_header]
 """
@@ -16,6 +19,11 @@ FLAGS = {  # of each command
         "--dtype": {"help": "of the tensors; default: as imported, else float32"},
         "--architecture": {"help": "class of transformers; default: by the heads"},
     },
+    "merge": {},
+    "to_peft": {
+        "--base": {"help": "directory of the model that is adapted; default: PEFT_DIR/base"}
+    },
+    "from_peft": {"--base": {}},
     "from_vectors": {
         "--max_vectors": {"type": int, "help": "only the first words; default: all"},
         "--seed": {"type": int, "help": "of the vectors of special tokens; default: 0"},
@@ -39,16 +47,21 @@ def main(argv: list[str]) -> None:
     for command, flags in FLAGS.items():
         group = parser.add_argument_group(command) if flags else parser
         for flag, options in flags.items():
-            owners[group.add_argument(flag, **options).dest] = flag, command
+            if flag not in owners:
+                group.add_argument(flag, **options)
+            owners.setdefault(flag, []).append(command)
     parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
     given = vars(parser.parse_args(argv))
     given.pop("debug", None)
     command, source, target = (given.pop(name) for name in ("command", "source", "target"))
     if not target:
         parser.error(f"{command} needs two names, SOURCE and TARGET")
-    for flag, owner in (owners[name] for name in given):
-        if owner != command:
-            parser.error(f"flags such as {flag} belong to {owner}; omit it with {command}")
+    for flag, commands in owners.items():
+        name = {"--no_header": "header"}.get(flag, flag.removeprefix("--"))
+        if name in given and command not in commands:
+            parser.error(
+                f"flags such as {flag} belong to {' and '.join(commands)}; omit it with {command}"
+            )
     from tools import convert
 
     result = getattr(convert, command)(source, target, **given)
@@ -63,7 +76,9 @@ import numpy as np
 
 from data import tokenizer as tokenizers
 from data import vectors
-from huggingface.convert import from_hf, to_hf  # noqa: F401  two of the commands
+from huggingface.convert import from_hf, merge, to_hf  # noqa: F401  three of the commands
+from huggingface.from_peft import from_peft  # noqa: F401
+from huggingface.to_peft import to_peft  # noqa: F401
 from models.config import ModelConfig, complete_config
 from models.initializers import initializer
 from tools import word_vectors

@@ -162,6 +162,15 @@ def plan(folder, config, task, learning_rates) -> Continuation:
     held, old = max(steps, default=0), learning_rates
     if any(key.startswith(SCHEDULE) for key in differences):
         old = schedules.learning_rates(before.optimizer, StepConverter.of(before, task))
+    unfreezing = [
+        StepConverter.of(each, task).steps(each.optimizer.gradual_unfreezing, "optimizer")
+        for each in (before, config)
+    ]
+    if held and unfreezing[0] != unfreezing[1] and config.resume_from < 0:
+        raise ConfigError(
+            f"config.optimizer.gradual_unfreezing={config.optimizer.gradual_unfreezing!r} is now "
+            f"{unfreezing[1]} steps, and {unfreezing[0]} in {str(folder)!r}; give it in steps"
+        )
     others = any(not key.startswith(SCHEDULE) for key in differences)
     step, same = config.resume_from, _num_equal(old, learning_rates, held)
     if step >= 0 and (stored.get("resume_from") != step or same < held or others):

@@ -1,7 +1,8 @@
 """Model FLOPs of a training step, for utilization and for matching runs, from the parameter shapes.
 
 Model FLOPs are what the mathematics needs, not what the program executes (Chowdhery et al. 2022, PaLM,
-appendix B): 2 per weight and token forward, 4 backward; recomputation does not count.
+appendix B): 2 per weight and token forward, 4 backward, 2 of which for a frozen weight; recomputation
+does not count.
 """
 
 import jax
@@ -43,31 +44,43 @@ def describe(params, frozen=()):
     """One line for the log: the numbers of parameters and of frozen parameters of a tree."""
     sizes = count_params(params)
     fixed = sum(leaf.size for path, leaf in flatten_params(params).items() if path in frozen)
+    trained = sizes["total"] - fixed
+    share = f", {fixed:,} frozen, {trained:,} ({trained / sizes['total']:.2%}) trained"
     return (
         f"{sizes['total']:,} parameters, {sizes['non_embedding']:,} without embeddings"
-        f"{f', {fixed:,} frozen' if fixed else ''}"
+        f"{share if fixed else ''}"
     )
 
 
-def flops_per_step(task, params):
-    """Model FLOPs of one step of a LoadedTask, averaged over its batches."""
-    per_row = flops_per_row(task.flops_specs(params), task.abstract_batch)
+def flops_per_step(task, params, fixed=()):
+    """Model FLOPs of one step of a LoadedTask, averaged over its batches; fixed: paths that are frozen."""
+    per_row = flops_per_row(task.flops_specs(params), task.abstract_batch, fixed)
     return per_row * task.batch_size * task.length_share
 
 
-def flops_per_row(specs, batch):
+def flops_per_row(specs, batch, fixed=()):
     """Model FLOPs of one training step per row.
 
     Args:
       specs: ((ModelConfig, parameter tree, {head: positions of a row that it reads}), ...), one for each
         model that is trained; shapes suffice. The head `lm` counts tied embeddings too.
       batch: abstract Batch (arrays [B, ...]).
+      fixed: paths of the parameters that are frozen. Below the first one that is trained there is no
+        backward pass; here, that is all of the model if only heads are trained, and nothing otherwise.
     """
-    return sum(_model_flops(config, params, heads, batch) for config, params, heads in specs)
+    return sum(_model_flops(config, params, heads, batch, fixed) for config, params, heads in specs)
 
 
-def _model_flops(config, params, heads, batch):
-    inputs = batch.inputs.tokens.shape[-1]
+def _model_flops(config, params, heads, batch, fixed):
+    flat, inputs = flatten_params(params), batch.inputs.tokens.shape[-1]
+    if (prompt := flat.get("adapter/embed/tokens/prompt/embedding")) is not None:
+        inputs += prompt.shape[0]
+    backward = any(path not in fixed and not path.startswith("heads/") for path in flat)
+
+    def passes(path):
+        """Forward, gradient of the input, gradient of the weight: those that are computed."""
+        return 3 if path not in fixed else 2 if backward else 1
+
     if config.architecture == "embeddings":  # a product for each pair, and with each negative
         return 3 * 2 * config.emb_dim * (batch.targets.shape[1] + inputs * batch.negatives.shape[1])
     is_encoder_decoder = config.architecture == "encoder_decoder"
@@ -75,6 +88,7 @@ def _model_flops(config, params, heads, batch):
 
     def positions(path):
         """The number of positions of a row that a kernel is applied to."""
+        path = path.removeprefix("adapter/")
         if path.startswith("heads/"):
             return heads[path.split("/")[1]]
         if path.startswith("projection/"):  # of factorized embeddings, before both stacks
@@ -85,8 +99,8 @@ def _model_flops(config, params, heads, batch):
         return outputs if is_encoder_decoder and not encoded else inputs
 
     products = sum(
-        leaf.size * positions(path)
-        for path, leaf in flatten_params(params).items()
+        passes(path) * leaf.size * positions(path)
+        for path, leaf in flat.items()
         if path.endswith("/kernel")
     )
     scores = config.num_layers * inputs**2
@@ -97,5 +111,6 @@ def _model_flops(config, params, heads, batch):
     # An untied output embedding is a kernel, counted above.
     tied = config.vocab_size if config.tie_word_embeddings else 0
     head = heads.get("lm", 0) * tied * config.resolved_embedding_size
+    head *= passes("embed/tokens/embedding")
     attention_dim = config.num_heads * config.resolved_head_dim
-    return 3 * (2 * products + 2 * head + 4 * scores * attention_dim)
+    return 2 * products + 2 * head + (3 if backward else 1) * 4 * scores * attention_dim

@@ -9,6 +9,8 @@ import dataclasses
 import jax
 import numpy as np
 
+from models import ADAPTERS, Adapter
+from models.adapters import KEY
 from models.config import ModelConfig, complete_config
 from training import checkpoint, frozen, init_stacks, paths, run_directory
 from training.config import ConfigError
@@ -33,6 +35,7 @@ class InitSource:
       name: RUN@STEP of the parameters, '' for none.
       tokenizer_file: tokenizer.json of the source; '': the data decides.
       run, step: the run directory and checkpoint to read, None in a resumed run.
+      adapter: that of its parameters.
       imported: `run` is in the cache, made of a Hugging Face directory: it may be removed at any time.
     """
 
@@ -42,6 +45,7 @@ class InitSource:
     run: object = None
     step: int = 0
     imported: bool = False
+    adapter: Adapter = Adapter()
 
     def check_tokenizer(self, tokenizer):
         """Raises ConfigError if the parameters belong to another tokenizer than that of the data."""
@@ -77,6 +81,7 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
         return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
     path = as_run(config.init_from, config.data.cache_dir)
     run, step = checkpoint.resolve_checkpoint(path)
+    _check_adapter(run, Adapter(), config)
     source = InitSource(config, f"{run}@{step}", "", run, step, path != config.init_from)
     if "huggingface" not in run_directory.read_manifest(run):
         return source
@@ -119,8 +124,11 @@ def finetune_source(config, run_dir, as_run) -> InitSource:
             f"or set config.model_overrides"
         )
     config = dataclasses.replace(config, model=config.model_overrides.apply(model))
+    adapter = (
+        _check_adapter(run, config.adapter, config) if config.init == "pretrained" else Adapter()
+    )
     tokenizer_file = str(run / "tokenizer.json")
-    return InitSource(config, name, tokenizer_file, run, step, path != config.init_from)
+    return InitSource(config, name, tokenizer_file, run, step, path != config.init_from, adapter)
 
 
 def _around_embedding(config, size, name):
@@ -147,6 +155,29 @@ def _around_embedding(config, size, name):
 def read_model_config(run) -> ModelConfig:
     """The ModelConfig of a run directory, every zero filled in."""
     return ModelConfig(**run_directory.read_config(run)["model"])
+
+
+def read_adapter(run) -> Adapter:
+    """The adapter in the parameters of a run directory."""
+    given = dict(run_directory.read_config(run)["config"].get("adapter") or {"name": "none"})
+    kind = ADAPTERS[given.pop("name")]
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
+
+
+def _check_adapter(run, adapter, config):
+    """The adapter of a run. Raises ConfigError if it has one that is not `adapter`."""
+    there = read_adapter(run)
+    if there.name not in ("none", "bitfit") and there != adapter:
+        same = (
+            ""
+            if adapter.name == "none"
+            else f", or set config.adapter as there: {str(there)[:120]}"
+        )
+        raise ConfigError(
+            f"config.init_from={config.init_from!r} has an adapter ({there.name}); merge it into the model "
+            f"first (python -m tools.convert merge {config.init_from} TARGET){same}"
+        )
+    return there
 
 
 # ---- Parameters ----------------------------------------------------------------------------------
@@ -209,11 +240,15 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     found = checkpoint.params_metadata(source.run, source.step)
     allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
     head, notes = None, []
+    if source.adapter != config.adapter:
+        allow_missing = (rf"{KEY}/.*", *allow_missing)
     if config.init == "pretrained":
         head = plan_head(source.run, task, target, found, config.restore.allow_missing)
         notes += [head.line] * bool(head.line)
         if head.is_kept:
-            allow_missing = config.restore.allow_missing
+            allow_missing = tuple(
+                p for p in allow_missing if not p.startswith(f"heads/{task.name}/")
+            )
     fresh, vocab_size = params, read_model_config(source.run).vocab_size
     has_new_tokens = TOKEN_EMBEDDING in found and vocab_size < task.model_config.vocab_size
     if has_new_tokens:  # the checkpoint's rows are read as they are

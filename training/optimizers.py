@@ -16,6 +16,7 @@ from models.config import option
 from training.config import ConfigError
 from training.param_rules import flatten_params, resolve_rules, unflatten_params
 from training.schedules import SCHEDULES
+from training.unfreezing import gradually, layers_below_top
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +37,21 @@ class OptimizerConfig:
         "((regex, multiplier of weight_decay), ...), first match wins",
     )
     lr_mults: tuple = option(((r".*", 1.0),), "((regex, multiplier of learning_rate), ...)")
+    layer_lr_decay: float = option(
+        1.0,
+        "layer-wise learning-rate decay: the learning rate of each layer, and of the embeddings, is that of "
+        "the layer above times this",
+        min=1e-6,
+        max=1.0,
+    )
+    gradual_unfreezing: str = option(
+        "never",
+        "duration after which one more layer is trained, from the top; the heads are from the start (Howard "
+        "& Ruder 2018)",
+    )
 
-    def direction(self, params):
-        """Optax transformation from clipped gradients to directions, for the trainable `params`."""
+    def direction(self, algorithms):
+        """Optax transformation from clipped gradients to directions, for parameters {path: algorithm}."""
         raise TypeError(f"{type(self).__name__} is abstract; use one of {list(OPTIMIZERS)}")
 
     def algorithms(self, flat):
@@ -60,7 +73,7 @@ class AdamW(OptimizerConfig):
     epsilon: float = option(1e-8, "added to the root", min=0.0)
     parameter_scale: bool = option(False, "multiply updates by each tensor's RMS (Nawrot 2023)")
 
-    def direction(self, params):
+    def direction(self, algorithms):
         adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
         return optax.chain(adam, optax.scale_by_param_block_rms()) if self.parameter_scale else adam
 
@@ -80,7 +93,7 @@ class Lion(OptimizerConfig):
     beta1: float = option(0.9, "weight of the moment in the direction", min=0.0, max=1.0)
     beta2: float = option(0.99, "decay of the moment", min=0.0, max=1.0)
 
-    def direction(self, params):
+    def direction(self, algorithms):
         return optax.scale_by_lion(self.beta1, self.beta2)
 
 
@@ -111,7 +124,7 @@ class Muon(OptimizerConfig):
     beta2: float = option(0.98, "of AdamW, for the other parameters", min=0.0, max=1.0)
     epsilon: float = option(1e-8, "of AdamW, and added to the matrices' norm", min=0.0)
 
-    def direction(self, params):
+    def direction(self, algorithms):
         dimensions = optax.contrib.MuonDimensionNumbers()
         orthogonal = optax.contrib.scale_by_muon(
             ns_steps=self.newton_schulz_steps,
@@ -129,7 +142,7 @@ class Muon(OptimizerConfig):
                 "muon": optax.chain(orthogonal, optax.stateless(scaled)),
                 "adamw": optax.scale_by_adam(self.beta1, self.beta2, self.epsilon),
             },
-            unflatten_params(self.algorithms(flatten_params(params))),
+            unflatten_params(algorithms),
         )
 
     def _scale(self, fan_in, fan_out):
@@ -176,7 +189,7 @@ class Adafactor(OptimizerConfig):
     smallest_scale: float = option(1e-3, "lower bound of that RMS (epsilon 2)", min=0.0)
     factored_size: int = option(128, "smallest side of a matrix that is factored", min=1)
 
-    def direction(self, params):
+    def direction(self, algorithms):
         chain = [
             optax.scale_by_factored_rms(
                 decay_rate=self.decay_exponent,
@@ -213,15 +226,26 @@ class Optimizer:
         differ in nothing else are equal.
       ema_decay: decay of the averaged parameters, 0.0 for none.
       grad_accum_steps: microbatches per step.
+      unfreeze_every: steps after which one more layer is trained; 0: all are from the start.
     """
 
     config: OptimizerConfig
     ema_decay: float = 0.0
     grad_accum_steps: int = 1
+    unfreeze_every: int = 0
+
+    @classmethod
+    def of(cls, config, converter) -> "Optimizer":
+        """That of a run: its config, and the durations.StepConverter of its task."""
+        name = "optimizer.gradual_unfreezing"
+        every = converter.steps(config.optimizer.gradual_unfreezing, name)
+        training = config.training
+        return cls(config.optimizer, training.ema_decay, training.grad_accum_steps, every)
 
     def __post_init__(self):
         default = type(self.config)()
-        names = ("learning_rate", "schedule", "warmup", "cooldown", "final_lr_frac")
+        names = ("learning_rate", "schedule", "warmup", "cooldown", "final_lr_frac",
+                 "gradual_unfreezing")  # fmt: skip
         reset = {name: getattr(default, name) for name in names}
         object.__setattr__(self, "config", dataclasses.replace(self.config, **reset))
 
@@ -229,15 +253,27 @@ class Optimizer:
         """Optax transformation for the trainable `params`, without the learning rate.
 
         Its updates are directions to subtract, in units of the learning rate (lr_mults included)."""
-        config = self.config
-        wd_mults, lr_mults = _multipliers(config, flatten_params(params))
-        chain = [optax.clip_by_global_norm(config.grad_clip_norm)] if config.grad_clip_norm else []
-        chain.append(config.direction(params))
-        if config.weight_decay and any(wd_mults.values()):
-            chain.append(_add_weight_decay(config.weight_decay, unflatten_params(wd_mults)))
-        if any(multiplier != 1.0 for multiplier in lr_mults.values()):
-            chain.append(_scale(unflatten_params(lr_mults)))
-        return optax.chain(*chain)
+        config, flat = self.config, flatten_params(params)
+        wd_mults, lr_mults = _multipliers(config, flat)
+        algorithms = config.algorithms(flat)
+        clip = [optax.clip_by_global_norm(config.grad_clip_norm)] if config.grad_clip_norm else []
+
+        def after_clipping(paths):
+            chain = [config.direction({path: algorithms[path] for path in paths})]
+            wd, lr = ({path: table[path] for path in paths} for table in (wd_mults, lr_mults))
+            if config.weight_decay and any(wd.values()):
+                chain.append(_add_weight_decay(config.weight_decay, unflatten_params(wd)))
+            if any(multiplier != 1.0 for multiplier in lr.values()):
+                chain.append(_scale(unflatten_params(lr)))
+            return chain
+
+        if self.unfreeze_every:
+            return gradually(
+                optax.chain(*clip, optax.identity()),
+                lambda part: optax.chain(*after_clipping(flatten_params(part))),
+                self.unfreeze_every,
+            )
+        return optax.chain(*clip, *after_clipping(flat))
 
 
 def describe_param_rules(config, params, frozen):
@@ -248,13 +284,13 @@ def describe_param_rules(config, params, frozen):
     trainable = {path: leaf for path, leaf in flat.items() if path not in frozen}
     wd_mults, lr_mults = _multipliers(config, trainable)
     algorithms = config.algorithms(trainable)
-    lines = collections.Counter()
+    lines, layers = collections.Counter(), r"layer_\d+" if config.layer_lr_decay == 1 else "$^"
     for path, leaf in flat.items():
         shape = "x".join(map(str, leaf.shape)) or "scalar"
         rules = "frozen"
         if path in trainable:
             rules = f"lr {lr_mults[path]:g}  wd {wd_mults[path]:g}  {algorithms[path]}"
-        lines[re.sub(r"layer_\d+", "layer_*", path), shape, rules] += 1
+        lines[re.sub(layers, "layer_*", path), shape, rules] += 1
     width = max(len(path) for path, _, _ in lines)
     return [
         f"{path:<{width}}  {count:>3} x {shape:<12}  {rules}"
@@ -264,10 +300,11 @@ def describe_param_rules(config, params, frozen):
 
 def _multipliers(config, flat):
     """{path: multiplier} of the weight decay and of the learning rate."""
-    return (
-        resolve_rules(config.wd_mults, flat, "config.optimizer.wd_mults"),
-        resolve_rules(config.lr_mults, flat, "config.optimizer.lr_mults"),
-    )
+    lr_mults = resolve_rules(config.lr_mults, flat, "config.optimizer.lr_mults")
+    if config.layer_lr_decay != 1:
+        below = layers_below_top(flat)
+        lr_mults = {p: m * config.layer_lr_decay ** below[p] for p, m in lr_mults.items()}
+    return resolve_rules(config.wd_mults, flat, "config.optimizer.wd_mults"), lr_mults
 
 
 def _add_weight_decay(weight_decay, multipliers):

@@ -62,7 +62,17 @@ def frozen_paths(patterns, names, what="config.freeze"):
     """Paths that match one of the regexes `patterns`, as a frozenset.
 
     Raises ConfigError if a pattern matches no path, or if nothing is left to train."""
-    frozen = set()
+    frozen = matching_paths(patterns, names, what)
+    if frozen and len(frozen) == len(names):
+        raise ConfigError(f"{what}={patterns!r} freezes every parameter; leave some to train")
+    return frozen
+
+
+def matching_paths(patterns, names, what):
+    """Paths that match one of the regexes `patterns`, as a frozenset.
+
+    Raises ConfigError if a pattern matches no path."""
+    found = set()
     for pattern in patterns:
         try:
             matched = [name for name in names if re.fullmatch(pattern, name)]
@@ -72,10 +82,29 @@ def frozen_paths(patterns, names, what="config.freeze"):
             raise ConfigError(
                 f"{what}={pattern!r} matches no parameter; the paths look like {next(iter(names))!r}"
             )
-        frozen.update(matched)
-    if frozen and len(frozen) == len(names):
-        raise ConfigError(f"{what}={patterns!r} freezes every parameter; leave some to train")
-    return frozenset(frozen)
+        found.update(matched)
+    return frozenset(found)
+
+
+def untrained_paths(config, names, head):
+    """Paths that are not trained, by config.freeze and config.adapter, as a frozenset.
+
+    With an adapter, the model's own parameters are frozen, except the head of the task `head` and what
+    `adapter.modules_to_save` names. Raises ConfigError if nothing of the adapter is left to train."""
+    fixed, adapter = frozen_paths(config.freeze, names), config.adapter
+    if adapter.name == "none":
+        return fixed
+    saved = matching_paths(adapter.modules_to_save, names, "config.adapter.modules_to_save")
+    own = {name for name in names if adapter.trains(name)}
+    if not own - fixed:
+        reason = f"all of them are frozen by config.freeze={config.freeze!r}"
+        raise ConfigError(
+            f"config.adapter.name={adapter.name!r} trains no parameter: "
+            f"{reason if own else 'the model has none that it trains'}; choose another adapter"
+            f"{', or leave freeze out' if own else ''}"
+        )
+    heads = {name for name in names if name.startswith(f"heads/{head}/")}
+    return frozenset(names) - (own | heads | saved) | fixed
 
 
 def split_params(params, frozen):

@@ -10,16 +10,19 @@ import functools
 import jax
 
 import models
+from models import Adapter
 from training import run_directory, schedules, sharding
+from training.checkpoint import params_metadata
 from training.config import ConfigError
 from training.durations import StepConverter
 from training.init_from import plan_pretraining, read_model_config
 from training.optimizers import describe_param_rules
-from training.param_rules import flatten_params, frozen_paths
+from training.param_rules import flatten_params, frozen_paths, unflatten_params
 from training.train_step import init_params, rng_streams
 
 DURATIONS = ("training.duration", "evaluation.every", "checkpoint.every", "checkpoint.keep_period",
-             "logging.every", "optimizer.warmup", "optimizer.cooldown")  # fmt: skip
+             "logging.every", "optimizer.warmup", "optimizer.cooldown",
+             "optimizer.gradual_unfreezing")  # fmt: skip
 
 
 def check_without_data(task, source, run_dir, mesh):
@@ -32,6 +35,8 @@ def check_without_data(task, source, run_dir, mesh):
       mesh: jax.sharding.Mesh.
     """
     config = source.config
+    if source.run is not None and getattr(config, "adapter", None) not in (None, Adapter()):
+        config.adapter.shapes(unflatten_params(params_metadata(source.run, source.step)))
     outline = task.outline(config, config.model, source.tokenizer_file)
     check_durations(config, outline.tokens_per_step if outline else 0)
     if outline is None or run_directory.is_started(run_dir):

@@ -5,6 +5,7 @@
 
 import dataclasses
 
+from models import ADAPTERS, Adapter
 from models.config import ModelConfig, option
 from objectives import OBJECTIVES, Objective
 from tasks import FINETUNE_TASKS, Task
@@ -169,7 +170,7 @@ class Seeds:
     init: int = option(0, "initial parameters", min=0)
     data: int = option(0, "data order, corruption, label subset", min=0)
     dropout: int = option(0, "dropout masks", min=0)
-    head: int = option(0, "parameters of a new task head", min=0)
+    head: int = option(0, "parameters of a new task head and of a new adapter", min=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +253,7 @@ class FinetuneConfig:
     """The config of finetune.py."""
 
     task: Task = variants(FINETUNE_TASKS, next(iter(FINETUNE_TASKS)))
+    adapter: Adapter = variants(ADAPTERS, "none")
     model_overrides: ModelOverrides
     model: ModelConfig
     training: FinetuningSteps
@@ -310,6 +312,11 @@ class FinetuneConfig:
             raise ValueError(
                 "init_from is empty; set --config.init_from=RUN, the --workdir of a train.py run (with "
                 "init=random its model and tokenizer are used, its parameters are not)"
+            )
+        if self.adapter.name != "none" and self.init != "pretrained":
+            raise ValueError(
+                f"adapter.name={self.adapter.name!r} with init={self.init!r}: the model around an adapter "
+                "is not trained, and it would be random; set init=pretrained, or adapter.name=none"
             )
         if self.embeddings_from and self.init != "embeddings":
             raise ValueError(

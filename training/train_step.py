@@ -7,6 +7,8 @@ weight of the whole batch.
 import jax
 import jax.numpy as jnp
 
+from models import AdaptedModel
+from models.adapters import KEY
 from training import sharding
 from training.compilation import announced_jit
 from training.config import ConfigError
@@ -29,8 +31,24 @@ def rng_streams(seeds) -> dict[str, jax.Array]:
 
 @announced_jit("the initial parameters", static_argnums=(0, 1))
 def init_params(task, model, rngs):
-    """Random parameters of a task's model and heads; rngs: `rng_streams`."""
-    return sharding.constrain_params(task.init(rngs, model))
+    """Random parameters of a task's model, its heads and its adapter; rngs: `rng_streams`."""
+    params = task.init(rngs, model)
+    if isinstance(model, AdaptedModel):
+        batch = task.abstract_batch
+        lengths = [
+            x.tokens.shape[-1] for x in (batch.inputs, batch.decoder_inputs) if x is not None
+        ]
+        model.adapter.check(model.config, max(lengths))
+    return sharding.constrain_params({**params, **init_adapter(model, rngs, params)})
+
+
+@announced_jit("the initial parameters of the adapter", static_argnums=0)
+def init_adapter(model, rngs, params):
+    """{'adapter': its initial parameters}, which may depend on those of the model; {} without any."""
+    if not isinstance(model, AdaptedModel):
+        return {}
+    own = model.adapter.init(jax.random.fold_in(rngs["head"], 1), params)
+    return sharding.constrain_params({KEY: own} if own else {})
 
 
 def split_microbatches(batch, count: int):

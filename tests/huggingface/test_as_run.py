@@ -149,3 +149,9 @@ def test_finetuning_keeps_a_published_head_with_the_same_labels_and_options(
     published = open_weights(home).read("classifier.weight")[::-1].T  # ours are sorted: dry, wet
     assert np.array_equal(params_of(tmp_path / "run", 0)[OUTPUT], published) == kept
     assert run_directory.read_manifest(tmp_path / "run")["labels"] == ["dry", "wet"]
+
+
+def test_an_adapter_of_peft_names_the_command_that_makes_a_run_of_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"is an adapter of PEFT; .*tools.convert from_peft"):
+        as_run(str(tmp_path))

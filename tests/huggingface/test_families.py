@@ -12,6 +12,7 @@ from huggingface import param_shapes
 from huggingface.export_class import choose_class, describe_export, export_classes
 from huggingface.families import FAMILIES
 from huggingface.run_contents import RunContents
+from models import ADAPTERS
 from models.config import resolve_defaults
 from models.presets import PRESETS, preset
 from tasks import TASKS
@@ -191,6 +192,10 @@ def test_the_export_is_described_in_one_line():
     line = describe_export(model_of("bert-base", positions="rope"), params)
     assert "model.positions='rope' (expected 'learned')" in line and "BertForMaskedLM" in line
     assert "GPT2LMHeadModel" in describe_export(model_of("gpt2"), {"embed": {}})  # a tied output
+    lora, prompt = (ADAPTERS[name]() for name in ("lora", "prompt"))
+    assert "BertForMaskedLM" in describe_export(model_of("bert-base"), params, adapter=lora)
+    line = describe_export(model_of("bert-base"), params, adapter=prompt)
+    assert line.startswith("no Hugging Face export: adapter prompt, since further tokens")
 
 
 def test_a_task_whose_head_no_class_has_is_named_by_its_field(monkeypatch):

@@ -83,7 +83,7 @@ def test_a_file_that_was_not_fetched_is_named(name, tmp_path):
 
 def test_an_adapter_is_no_model(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"no config.json; but a peft adapter.*merge_and_unload"):
+    with pytest.raises(ConfigError, match=r"no config.json; but a PEFT adapter: .*from_peft"):
         convert.from_hf(str(tmp_path), str(tmp_path / "run"))
 
 

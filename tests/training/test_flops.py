@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import models
 from objectives.batch import Batch
 from training.flops import count_params, flops_per_row
+from training.param_rules import flatten_params
 
 D, E, F, V, T, U, N = 16, 8, 32, 128, 12, 6, 5
 
@@ -66,3 +67,36 @@ def test_several_models_add_up():
     params, batch = abstract(config, decoder=False)
     one = (config, params, {"lm": N})
     assert flops_per_row((one, one), batch) == 2 * flops_per_row((one,), batch)
+
+
+def test_a_frozen_kernel_needs_no_gradient_of_its_own_and_a_probe_no_backward_pass():
+    config = model_config(architecture="decoder", positions="rope", tie_word_embeddings=False)
+    params, batch = abstract(config, decoder=False)
+    adapter = models.ADAPTERS["lora"](rank=3)
+    own = jax.eval_shape(lambda: adapter.init(jax.random.key(0), _zeros(params)))
+    layer, scores = 4 * D * D + 2 * D * F, 2 * T * T * D
+    forward = 2 * (2 * layer * T + E * D * T + D * V * N) + 2 * 2 * scores
+    base = frozenset(flatten_params(params))
+    spec = ((config, {**params, "adapter": own}, {"lm": N}),)
+    thin = 2 * 2 * (2 * D * 3) * T  # two layers, A and B of query and value
+    found = flops_per_row(spec, batch, base)
+    assert found == 2 * forward + 2 * 2 * scores + 3 * 2 * thin
+    probe = base - {"heads/lm/kernel"}
+    found = flops_per_row(((config, params, {"lm": N}),), batch, probe)
+    assert found == forward + 2 * (2 * D * V * N)
+
+
+def test_a_prompt_lengthens_each_row():
+    config = model_config(architecture="decoder", positions="rope")
+    params, batch = abstract(config, decoder=False)
+    prompt = {
+        "embed": {"tokens": {"prompt": {"embedding": jax.ShapeDtypeStruct((4, E), jnp.float32)}}}
+    }
+    spec = ((config, {**params, "adapter": prompt}, {"lm": N}),)
+    longer = batch.inputs.replace(tokens=jax.ShapeDtypeStruct((2, T + 4), jnp.int32))
+    expected = flops_per_row(((config, params, {"lm": N}),), batch.replace(inputs=longer))
+    assert flops_per_row(spec, batch) == expected
+
+
+def _zeros(params):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)

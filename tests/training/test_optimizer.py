@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models import ADAPTERS
 from training.config import ConfigError
 from training.durations import StepConverter
 from training.optimizers import AdamW, Lion, Optimizer
@@ -18,6 +20,7 @@ from training.param_rules import (
     resolve_rules,
     split_params,
     unflatten_params,
+    untrained_paths,
 )
 from training.schedules import SCHEDULES, learning_rates
 
@@ -125,3 +128,26 @@ def test_invariant_09_frozen_parameters_have_no_optimizer_state():
     moments = sum(leaf.size for leaf in jax.tree.leaves(state) if jnp.ndim(leaf))
     assert moments == 2 * 8
     assert flatten_params(merge_params(trainable, rest)).keys() == NAMES.keys()
+
+
+def test_invariant_09_an_adapter_freezes_the_model_but_for_heads_and_modules_to_save():
+    names = [
+        *NAMES,
+        "adapter/encoder/layer_0/mlp/in/lora_a/kernel",
+        "heads/classification/output/bias",
+    ]
+
+    def trained(adapter, freeze=()):
+        config = types.SimpleNamespace(freeze=freeze, adapter=adapter)
+        return set(names) - untrained_paths(config, names, "classification")
+
+    own = {"adapter/encoder/layer_0/mlp/in/lora_a/kernel", "heads/classification/output/bias"}
+    assert trained(ADAPTERS["none"]()) == set(names)
+    assert trained(ADAPTERS["lora"]()) == own
+    saved = ADAPTERS["lora"](modules_to_save=("embed/.*",))
+    assert trained(saved) == own | {name for name in names if name.startswith("embed/")}
+    assert trained(saved, freeze=("embed/.*",)) == own
+    assert trained(ADAPTERS["bitfit"]()) == {name for name in names if name.endswith("/bias")}
+    with pytest.raises(ConfigError, match="trains no parameter: the model has none that it trains"):
+        names = ["encoder/layer_0/mlp/in/kernel", "heads/classification/output/kernel"]
+        trained(ADAPTERS["bitfit"]())

@@ -188,6 +188,24 @@ def test_invariant_09_frozen_parameters_stay_and_the_rest_moves():
         assert moved == (name not in frozen), name
 
 
+def test_replicas_of_the_trainable_state_share_the_frozen_parameters():
+    """vmap over the state, with the frozen parameters and the batch once: each replica is as alone."""
+    task, model, params = setup("decoder", "causal_lm")
+    trainable, rest = split_params(params, frozen_paths((r"embed/.*",), flatten_params(params)))
+    inputs, learning_rate = inputs_of(task), jnp.float32(1e-2)
+    states = [state_of(trainable), state_of(jax.tree.map(lambda x: x * 1.5, trainable))]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    step = functools.partial(train_step.__wrapped__, task, model)
+    found, _ = jax.jit(jax.vmap(step, in_axes=(0, None, None, None, None)))(
+        stacked, rest, RNGS, inputs, learning_rate
+    )
+    for number, state in enumerate(states):
+        alone, _ = jax.jit(step)(state, rest, RNGS, inputs, learning_rate)
+        for path, leaf in flatten_params(alone.params).items():
+            row = flatten_params(found.params)[path][number]
+            np.testing.assert_allclose(row, leaf, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
 def test_a_non_finite_update_is_skipped_and_its_number_recorded():
     task, model, params = setup("decoder", "causal_lm")
     batch = batch_of(task)

@@ -1,0 +1,278 @@
+"""Adapters: small sets of parameters that are trained while those of the model stay as they are.
+`AdaptedModel` (models/prompts.py) applies a model with one: the adapter intercepts the calls of layers
+(`flax.linen.intercept_methods`) and changes their activations, so that no full weight update is made.
+"""
+
+import re
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+
+from models.config import ModelConfig, option
+from models.layers import ACTIVATIONS, dense_product
+
+KEY = "adapter"  # of the parameter tree: params['adapter'] mirrors the paths of the model
+
+
+def modules_of(params) -> dict[str, dict]:
+    """{module path: {'lora_a/kernel': array, ...}} of params['adapter'].
+
+    The last two names of a path are the adapter's own."""
+    found = {}
+    for path, leaf in traverse_util.flatten_dict(params).items():
+        found.setdefault("/".join(path[:-2]), {})["/".join(path[-2:])] = leaf
+    return found
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """No adapter: everything is trained but what config.freeze names. The base class of all adapters."""
+
+    name = "none"
+
+    def init(self, rng: jax.Array, params: dict) -> dict:
+        """params['adapter'] for the parameters of a model, which they may depend on."""
+        found = {}
+        for number, (module, leaves) in enumerate(sorted(self.shapes(params).items())):
+            for name, leaf in self.init_module(jax.random.fold_in(rng, number), leaves).items():
+                found[(*module.split("/"), *name.split("/"))] = leaf
+        return traverse_util.unflatten_dict(found)
+
+    def shapes(self, params: dict) -> dict[str, dict]:
+        """{module path: its own parameters} of the modules that the adapter changes.
+
+        Raises ValueError naming the field that fits no module."""
+        return {}
+
+    def init_module(self, rng: jax.Array, leaves: dict) -> dict[str, jax.Array]:
+        """{'lora_a/kernel': array, ...} of one of them."""
+        raise NotImplementedError
+
+    def trains(self, path: str) -> bool:
+        """Whether it trains this parameter."""
+        return path.startswith(f"{KEY}/")
+
+    def check(self, config: ModelConfig, length: int) -> None:
+        """Raises ValueError if it does not fit sequences of `length` tokens."""
+
+    def interceptor(self, params: dict, config: ModelConfig):
+        """A function for `nn.intercept_methods`, for params['adapter']."""
+        modules = modules_of(params)
+
+        def intercept(next_fun, args, kwargs, context):
+            own = modules.get("/".join(context.module.path))
+            if own is None or context.method_name != "__call__":
+                return next_fun(*args, **kwargs)
+            return self.call(context.module, own, next_fun, *args, **kwargs)
+
+        return intercept
+
+    def call(self, module: nn.Module, own: dict, next_fun, *args, **kwargs) -> jax.Array:
+        """The output of a module with the parameters `own`; next_fun(*args) is that without them."""
+        raise NotImplementedError
+
+    not_merged_because = ""  # what prevents a merge
+
+    def merge(self, leaves: dict, own: dict) -> dict:
+        """{'kernel': ..., 'bias': ...} of a module that computes the same without the adapter."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Adapting(Adapter):
+    """What all adapters share: only the adapter and the heads of the task are trained."""
+
+    modules_to_save: tuple = option(
+        (), "regexes of other parameters that are trained and saved too, such as '.*_norm/scale'"
+    )
+
+
+def matching(params, patterns, field):
+    """{module path: its parameters} of the layers with a kernel, in the stacks, that a regex matches."""
+    modules = {}
+    for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
+        module, _, name = path.rpartition("/")
+        if path.startswith(("encoder/", "decoder/")):
+            modules.setdefault(module, {})[name] = leaf
+    modules = {module: leaves for module, leaves in modules.items() if "kernel" in leaves}
+    found = {}
+    for pattern in patterns:
+        try:
+            matched = [module for module in modules if re.fullmatch(pattern, module)]
+        except re.error as error:
+            raise ValueError(
+                f"adapter.{field}: {pattern!r} is not a regular expression: {error}"
+            ) from error
+        if not matched:
+            raise ValueError(
+                f"adapter.{field}: {pattern!r} matches no module of the model; their paths look like "
+                f"{next(iter(sorted(modules)), 'encoder/layer_0/self_attention/query')!r}"
+            )
+        found |= {module: modules[module] for module in matched}
+    return found
+
+
+@dataclass(frozen=True)
+class LoRA(Adapting):
+    """Low-rank adaptation (Hu et al. 2021): y = x W + alpha / rank * dropout(x) A B.
+
+    A [in, rank] is uniform in +- 1 / sqrt(in) and B [rank, out] is 0, so that training starts from the
+    pretrained function. DoRA (Liu et al. 2024) also trains the norm m [out] of each column of the
+    weight: y = m / |W + s A B| (x W + s x A B), and no gradient flows through the norm (section 4.3).
+    """
+
+    name = "lora"
+    target_modules: tuple = option(
+        (r".*/(query|value)",),
+        "regexes of the layers, such as '.*/self_attention/.*' or '.*/mlp/in'",
+    )
+    rank: int = option(8, "columns of A and rows of B", min=1)
+    alpha: float = option(16.0, "the update is multiplied by alpha / rank", min=0.0)
+    dropout_rate: float = option(0.0, "dropout of the input of A", min=0.0, max=0.99)
+    use_rslora: bool = option(False, "multiply by alpha / sqrt(rank) (Kalajdzievski 2023)")
+    use_dora: bool = option(False, "train the norm of each column too (DoRA)")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.use_rslora else self.rank)
+
+    def shapes(self, params):
+        return matching(params, self.target_modules, "target_modules")
+
+    def init_module(self, rng, leaves):
+        fan_in, fan_out = leaves["kernel"].shape
+        bound = fan_in**-0.5
+        a = jax.random.uniform(rng, (fan_in, self.rank), jnp.float32, -bound, bound)
+        own = {"lora_a/kernel": a, "lora_b/kernel": jnp.zeros((self.rank, fan_out), jnp.float32)}
+        if self.use_dora:
+            own["magnitude/scale"] = jnp.linalg.norm(leaves["kernel"], axis=0)
+        return own
+
+    def call(self, module, own, next_fun, x):
+        y, kept = next_fun(x), x
+        if self.dropout_rate and module.has_rng("dropout"):
+            keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - self.dropout_rate, x.shape)
+            kept = jnp.where(keep, x / (1 - self.dropout_rate), jnp.zeros_like(x))
+        update = dense_product(dense_product(kept, own["lora_a/kernel"]), own["lora_b/kernel"])
+        update = update * self.scale
+        if self.use_dora:
+            leaves = module.variables["params"]
+            norm = jax.lax.stop_gradient(self._norm(leaves["kernel"], own))
+            ratio = (own["magnitude/scale"] / norm).astype(x.dtype).reshape(_last(x))
+            bias = leaves["bias"].astype(x.dtype).reshape(_last(x)) if "bias" in leaves else 0.0
+            return (y - bias + update) * ratio + bias
+        return y + update
+
+    def _norm(self, kernel, own):
+        """|W + s A B| of each column, float32[out], from products with the thin A and B alone."""
+        a, b = own["lora_a/kernel"], own["lora_b/kernel"]
+        mixed, square = ((a.T @ kernel) * b).sum(0), ((a.T @ a @ b) * b).sum(0)
+        squares = jnp.square(kernel).sum(0) + 2 * self.scale * mixed + self.scale**2 * square
+        return jnp.sqrt(jnp.maximum(squares, 1e-30))
+
+    def merge(self, leaves, own):
+        kernel = leaves["kernel"] + self.scale * (own["lora_a/kernel"] @ own["lora_b/kernel"])
+        if self.use_dora:
+            kernel = kernel * (own["magnitude/scale"] / jnp.linalg.norm(kernel, axis=0))[None]
+        return {**leaves, "kernel": kernel}
+
+
+def _last(x):
+    """The shape of an array that is broadcast along the last axis of x."""
+    return (1,) * (x.ndim - 1) + (-1,)
+
+
+@dataclass(frozen=True)
+class IA3(Adapting):
+    """(IA)^3 (Liu et al. 2022): keys, values and the hidden states of the MLP are rescaled by vectors.
+
+    The vectors are 1 at the start. `target_modules` are rescaled at their output, `feedforward_modules`
+    at their input."""
+
+    name = "ia3"
+    target_modules: tuple = option(
+        (r".*/(key|value)",), "regexes of layers, rescaled at their output"
+    )
+    feedforward_modules: tuple = option(
+        (r".*/mlp/out",), "regexes of layers, rescaled at their input"
+    )
+
+    def shapes(self, params):
+        outputs = matching(params, self.target_modules, "target_modules")
+        inputs = matching(params, self.feedforward_modules, "feedforward_modules")
+        if both := sorted(outputs.keys() & inputs.keys()):
+            raise ValueError(
+                f"adapter.target_modules and adapter.feedforward_modules both match {both[0]!r}; choose "
+                f"one for each layer"
+            )
+        sizes = {
+            module: {"output": leaves["kernel"].shape[1]} for module, leaves in outputs.items()
+        }
+        return sizes | {m: {"input": leaves["kernel"].shape[0]} for m, leaves in inputs.items()}
+
+    def init_module(self, rng, leaves):
+        return {f"{side}/scale": jnp.ones(size, jnp.float32) for side, size in leaves.items()}
+
+    def call(self, module, own, next_fun, x):
+        if "input/scale" in own:
+            return next_fun(x * own["input/scale"].astype(x.dtype).reshape(_last(x)))
+        return next_fun(x) * own["output/scale"].astype(x.dtype).reshape(_last(x))
+
+    def merge(self, leaves, own):
+        if "input/scale" in own:
+            return {**leaves, "kernel": leaves["kernel"] * own["input/scale"][:, None]}
+        return {
+            name: leaf * own["output/scale"].reshape(_last(leaf)) for name, leaf in leaves.items()
+        }
+
+
+@dataclass(frozen=True)
+class BitFit(Adapting):
+    """Only the biases of the model are trained (Zaken et al. 2022), and the heads of the task."""
+
+    name = "bitfit"
+
+    def trains(self, path):
+        return path.endswith("/bias")
+
+
+@dataclass(frozen=True)
+class Bottleneck(Adapting):
+    """Bottleneck adapters: h + up(act(down(h))) on the output h of a sublayer, before it is added to the
+    residual stream: of each sublayer (Houlsby et al. 2019), or of the MLP alone (after Pfeiffer et al.
+    2021). `up` is 0 at the start."""
+
+    name = "bottleneck"
+    size: int = option(64, "size of the bottleneck", min=1)
+    activation: str = option("gelu", "activation of the bottleneck", choices=tuple(ACTIVATIONS))
+    placement: str = option(
+        "houlsby", "after each sublayer, or after the MLP", choices=("houlsby", "pfeiffer")
+    )
+    not_merged_because = "a bottleneck is a layer of its own"
+
+    def shapes(self, params):
+        sublayers = "mlp" if self.placement == "pfeiffer" else "mlp|self_attention|cross_attention"
+        outputs = matching(params, (rf".*/({sublayers})/out",), "placement")
+        return {module.rpartition("/")[0]: leaves for module, leaves in outputs.items()}
+
+    def init_module(self, rng, leaves):
+        features = leaves["kernel"].shape[1]
+        down = 0.01 * jax.random.normal(rng, (features, self.size), jnp.float32)
+        return {
+            "down/kernel": down,
+            "down/bias": jnp.zeros(self.size, jnp.float32),
+            "up/kernel": jnp.zeros((self.size, features), jnp.float32),
+            "up/bias": jnp.zeros(features, jnp.float32),
+        }
+
+    def call(self, module, own, next_fun, *args, **kwargs):
+        h = next_fun(*args, **kwargs)
+
+        def dense(name, x):
+            bias = own[f"{name}/bias"].astype(x.dtype).reshape(_last(x))
+            return dense_product(x, own[f"{name}/kernel"]) + bias
+
+        return h + dense("up", ACTIVATIONS[self.activation](dense("down", h)))

@@ -1,0 +1,210 @@
+"""Adapters that are read as further tokens (prompt tuning, prefix tuning), and the table of all adapters.
+`AdaptedModel` is a model with an adapter: tasks apply it like any other model.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from models.adapters import (
+    IA3,
+    KEY,
+    Adapter,
+    Adapting,
+    BitFit,
+    Bottleneck,
+    LoRA,
+    matching,
+    modules_of,
+)
+from models.config import ModelConfig, option
+from models.inputs import ModelInputs
+from models.model import Embedder, Transformer
+
+
+@dataclass(frozen=True)
+class _Tokens(Adapting):
+    """`num_tokens` trained positions before each row; the positions of its own tokens follow them."""
+
+    num_tokens: int = option(20, "trained positions before each row", min=1)
+    not_merged_because = "further tokens are no weights of the model"
+
+    def check(self, config, length):
+        if config.positions == "learned" and length + self.num_tokens > config.max_length:
+            raise ValueError(
+                f"adapter.num_tokens={self.num_tokens} and sequences of {length} tokens need "
+                f"{length + self.num_tokens} positions, but the model has {config.max_length} learned ones; "
+                f"lower the sequence length or num_tokens"
+            )
+
+    def shift(self, inputs: ModelInputs) -> ModelInputs:
+        """The inputs with positions that leave out those of the adapter."""
+        return inputs.replace(positions=inputs.positions + jnp.int32(self.num_tokens))
+
+    def intercept_stacks(self, config, first, other, after):
+        """An interceptor of a Transformer's methods: first(inputs) reads the text, other(inputs) is the
+        decoder of an encoder-decoder, and after(hidden) gives the states of the text."""
+        kind = config.architecture
+
+        def intercept(next_fun, args, kwargs, method):
+            if method == "encode" or (method == "__call__" and kind == "decoder"):
+                hidden = next_fun(first(args[0]), *args[1:], **kwargs)
+                return hidden if kind == "encoder_decoder" else after(hidden)
+            if method == "decode":
+                decoder_inputs, encoded, inputs = args
+                return next_fun(other(decoder_inputs), encoded, first(inputs), **kwargs)
+            return next_fun(*args, **kwargs)
+
+        return intercept
+
+
+@dataclass(frozen=True)
+class Prompt(_Tokens):
+    """Prompt tuning (Lester et al. 2021): trained token embeddings before the text, in the encoder of an
+    encoder-decoder. They begin as the embeddings of random tokens. Rows hold one segment each."""
+
+    name = "prompt"
+
+    def shapes(self, params):
+        return {"embed/tokens": params["embed"]["tokens"]}
+
+    def init_module(self, rng, leaves):
+        table = leaves["embedding"]
+        rows = jax.random.randint(rng, (self.num_tokens,), 0, table.shape[0])
+        return {"prompt/embedding": table[rows]}
+
+    def lengthen(self, inputs: ModelInputs) -> ModelInputs:
+        """[B,T] -> [B,n+T]: n positions of the first segment, which attention 'prefix' makes visible."""
+        n = self.num_tokens
+
+        def before(array, first):
+            first = jnp.broadcast_to(jnp.asarray(first, array.dtype), (array.shape[0], n))
+            return jnp.concatenate([first, array], axis=1)
+
+        optional = {
+            name: before(getattr(inputs, name), value)
+            for name, value in (("prefix", [[True]]), ("token_type_ids", [[0]]))
+            if getattr(inputs, name) is not None
+        }
+        return inputs.replace(
+            tokens=before(inputs.tokens, [[0]]),
+            segment_ids=before(inputs.segment_ids, [[1]]),
+            positions=before(self.shift(inputs).positions, jnp.arange(n)[None]),
+            **optional,
+        )
+
+    def interceptor(self, params, config):
+        n, prompt = self.num_tokens, params["embed"]["tokens"]["prompt"]["embedding"]
+        stacks = self.intercept_stacks(
+            config, self.lengthen, lambda inputs: inputs, lambda hidden: hidden[:, n:]
+        )
+        of_text = []  # whether each call of the Embedder in progress embeds the text
+
+        def intercept(next_fun, args, kwargs, context):
+            module, method = context.module, context.method_name
+            if isinstance(module, Transformer):
+                return stacks(next_fun, args, kwargs, method)
+            if isinstance(module, Embedder) and method == "__call__":
+                decoder = args[2] if len(args) > 2 else kwargs.get("decoder", False)
+                of_text.append(not decoder)
+                try:
+                    return next_fun(*args, **kwargs)
+                finally:
+                    of_text.pop()
+            found = next_fun(*args, **kwargs)
+            if (
+                method == "__call__"
+                and module.path == ("embed", "tokens")
+                and of_text[-1:] == [True]
+            ):
+                first = jnp.broadcast_to(prompt[None], (found.shape[0], *prompt.shape))
+                found = jnp.concatenate([first, found[:, n:]], axis=1)
+            return found
+
+        return intercept
+
+
+@dataclass(frozen=True)
+class Prefix(_Tokens):
+    """Prefix tuning (Li & Liang 2021): trained keys and values before those of each attention.
+
+    They have no position of their own: RoPE does not rotate them, and T5's bias is 0 there."""
+
+    name = "prefix"
+    target_modules: tuple = option(
+        (r".*/(self|cross)_attention",), "regexes of the attention modules with a prefix"
+    )
+
+    def shapes(self, params):
+        found = {}
+        for part in ("key", "value"):
+            patterns = [f"({pattern})/{part}" for pattern in self.target_modules]
+            for module, leaves in matching(params, patterns, "target_modules").items():
+                sizes = found.setdefault(module.rpartition("/")[0], {})
+                sizes[part] = leaves["kernel"].shape[1]
+        return found
+
+    def init_module(self, rng, leaves):
+        shapes = {f"prefix/{part}": (self.num_tokens, size) for part, size in leaves.items()}
+        rngs = jax.random.split(rng, len(shapes))
+        return {
+            name: 0.02 * jax.random.normal(each, shape, jnp.float32)
+            for each, (name, shape) in zip(rngs, shapes.items(), strict=True)
+        }
+
+    def interceptor(self, params, config):
+        modules, n = modules_of(params), self.num_tokens
+        stacks = self.intercept_stacks(config, self.shift, self.shift, lambda hidden: hidden)
+
+        def before(array, first):
+            """k or v [B,S,G,K] -> [B,n+S,G,K]."""
+            first = first.astype(array.dtype).reshape(1, n, *array.shape[2:])
+            return jnp.concatenate(
+                [jnp.broadcast_to(first, (len(array), *first.shape[1:])), array], 1
+            )
+
+        def intercept(next_fun, args, kwargs, context):
+            module, method = context.module, context.method_name
+            if isinstance(module, Transformer):
+                return stacks(next_fun, args, kwargs, method)
+            own = modules.get("/".join(module.path))
+            if own is None or method != "extend_keys":
+                return next_fun(*args, **kwargs)
+            k, v, mask, bias = args
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (n, 0)), constant_values=True)
+            if bias is not None:
+                bias = jnp.pad(bias, ((0, 0), (0, 0), (n, 0)))
+            return before(k, own["prefix/key"]), before(v, own["prefix/value"]), mask, bias
+
+        return intercept
+
+
+ADAPTERS = {kind.name: kind for kind in (Adapter, LoRA, IA3, BitFit, Bottleneck, Prompt, Prefix)}
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A model that computes with params['adapter'], if it is there. Hashable, like a linen module."""
+
+    model: nn.Module
+    adapter: Adapter
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def init(self, *args, **kwargs):
+        """The variables of the model without an adapter, which `Adapter.init` makes."""
+        return self.model.init(*args, **kwargs)
+
+    def apply(self, variables, *args, **kwargs):
+        """As `nn.Module.apply`."""
+        params = dict(variables["params"])
+        own = params.pop(KEY, None)
+        variables = {**variables, "params": params}
+        if own is None:
+            return self.model.apply(variables, *args, **kwargs)
+        with nn.intercept_methods(self.adapter.interceptor(own, self.config)):
+            return self.model.apply(variables, *args, **kwargs)
