@@ -357,7 +357,8 @@ class Family:
 
 
 def _is_pooled(head):
-    return any(field.name == "pooling" for field in dataclasses.fields(TASKS[head]))
+    fields = dataclasses.fields(TASKS[head]) if head in TASKS else ()  # '': the LM head
+    return any(field.name == "pooling" for field in fields)
 
 
 _SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",
