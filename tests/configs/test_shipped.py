@@ -38,8 +38,6 @@ def recipes_of(path):
     return [name for name, fitting in presets.RECIPES.items() if path.stem in fitting]
 
 
-# Finetuning configs that run on every pretraining config; the others run on that of an encoder.
-EVERYWHERE = ("classification",)
 TRANSFORMERS = [p for p in shipped(".") if "recipe:" in p.read_text()]
 
 
