@@ -288,7 +288,7 @@ def test_the_files_of_predictions(folder, tmp_path):
     lines = (tmp_path / "predictions_validation.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == {
         "id": 0, "words": ["w1", "a b"], "tags": ["B-X", "I-X"], "predictions": ["B-X", "O"],
-        "probabilities": [0.75, 0.75],
+        "probabilities": [0.75, 0.75], "row": 1,
     }  # fmt: skip
     report = (tmp_path / "report_validation.tsv").read_text()
     assert report == "type\tprecision\trecall\tf1\tsupport\nX\t0.5\t0.5\t0.5\t2\n"
