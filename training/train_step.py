@@ -42,7 +42,7 @@ def init_params(task, model, rngs):
     return sharding.constrain_params({**params, **init_adapter(model, rngs, params)})
 
 
-@announced_jit("the initial parameters of the adapter", static_argnums=0)
+@announced_jit("the initial parameters of the adapter", static_argnums=(0,))
 def init_adapter(model, rngs, params):
     """{'adapter': its initial parameters}, which may depend on those of the model; {} without any."""
     if not isinstance(model, AdaptedModel):
