@@ -95,7 +95,7 @@ def run(config, workdir):
 
 
 def train(group):
-    """Trains replicas together and returns a replicas.Finished of each; the list may be of one run."""
+    """Trains replicas together and returns a replica_scores.Finished of each; the list may be of one run."""
     # ---- Config ----------------------------------------------------------------------------------
     logs.banner("Config")
     config, run_dir, size = group[0].config, group[0].folder, len(group) if group[0].name else 0

@@ -1,7 +1,7 @@
 """GLUE's nine tasks (Wang et al. 2018), from any pretrained run or Hugging Face directory.
 
     python finetune.py --config=configs/glue.py:task=mrpc --workdir=runs/mrpc --config.init_from=PATH
-    ... --config.task.source=files:/path/{train,dev}.tsv      # instead of tfds:glue/mrpc
+    ... --config.task.source='files:/path/{train,dev}.tsv'      # instead of tfds:glue/mrpc
 
 `task` is one of cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte and wnli. Columns are named as in TFDS; a file
 with other names needs --config.task.text_column and so on. Published test scores of BERT-base (Devlin et

@@ -1,7 +1,7 @@
 """Seven of SuperGLUE's eight tasks (Wang et al. 2019), from any pretrained run.
 
     python finetune.py --config=configs/super_glue.py:task=boolq --workdir=runs/boolq --config.init_from=PATH
-    ... --config.task.source=files:/path/{train,val}.jsonl      # instead of tfds:super_glue/boolq
+    ... --config.task.source='files:/path/{train,val}.jsonl'      # instead of tfds:super_glue/boolq
 
 `task` is one of these; the published test scores are those of BERT-large (Wang et al. 2019, table 3):
 
@@ -11,8 +11,8 @@
     multirc  F1 of the answers   70.0
 
 wic, wsc and multirc have more columns than a text and a pair: they are prompts for a decoder or an
-encoder-decoder, which generates the label. record is span question answering with several right answers,
-which no task here is; axb and axg have no train split.
+encoder-decoder, which generates the label. record fills a gap in a query with an entity of the passage, of
+which several may be right: no task here does that; axb and axg have no train split.
 """
 
 from configs.base import parse

@@ -114,7 +114,7 @@ def check(config) -> None:
         raise _error(
             config,
             "skip_first_prenorm norm_position",
-            "post-norm layers have no norm to skip; set it to False",
+            "only norm_position=pre can skip a norm; set it to False",
         )
     if config.position_offset and config.positions != "learned":
         raise _error(

@@ -1,4 +1,4 @@
-"""The initial distribution of every parameter, in one table.
+"""The initial distribution of every parameter of a model without an adapter, in one table.
 Each layer takes the initializer of its kind of parameter; tests measure each kind.
 All three architectures share the table, so comparisons between them start from equal scales.
 """

@@ -40,12 +40,13 @@ class _Tokens(Adapting):
             )
 
     def shift(self, inputs: ModelInputs) -> ModelInputs:
-        """The inputs with positions that leave out those of the adapter."""
+        """The inputs with positions that start after those of the adapter."""
         return inputs.replace(positions=inputs.positions + jnp.int32(self.num_tokens))
 
     def intercept_stacks(self, config, first, other, after):
-        """An interceptor of a Transformer's methods: first(inputs) reads the text, other(inputs) is the
-        decoder of an encoder-decoder, and after(hidden) gives the states of the text."""
+        """An interceptor of a Transformer's methods. first(inputs) changes the ModelInputs of the text,
+        other(inputs) those of the decoder in an encoder-decoder, and after(hidden) selects the states of
+        the text."""
         kind = config.architecture
 
         def intercept(next_fun, args, kwargs, method):
@@ -76,7 +77,8 @@ class Prompt(_Tokens):
         return {"prompt/embedding": table[rows]}
 
     def lengthen(self, inputs: ModelInputs) -> ModelInputs:
-        """[B,T] -> [B,n+T]: n positions of the first segment, which attention 'prefix' makes visible."""
+        """[B,T] -> [B,n+T]: with n positions before the text, in its segment; part of its prefix, if it has
+        one."""
         n = self.num_tokens
 
         def before(array, first):
@@ -196,7 +198,7 @@ class AdaptedModel:
         return self.model.config
 
     def init(self, *args, **kwargs):
-        """The variables of the model without an adapter, which `Adapter.init` makes."""
+        """The variables of the model alone; `Adapter.init` makes those of the adapter."""
         return self.model.init(*args, **kwargs)
 
     def apply(self, variables, *args, **kwargs):

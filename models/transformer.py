@@ -1,6 +1,6 @@
-"""TransformerLayer and TransformerStack: residual sublayers, pre-norm or post-norm.
+"""TransformerLayer and TransformerStack: residual sublayers, with norms by config.norm_position.
 The encoder and the decoder of models/model.py are one TransformerStack each.
-A stack has T5's table of relative position biases, which all of its layers share.
+With positions='relative', all layers of a stack share one table of T5's relative position biases.
 """
 
 import jax

@@ -34,7 +34,8 @@ class Batch:
 
     inputs: ModelInputs  # [B,T]; the encoder inputs of an encoder-decoder
     decoder_inputs: ModelInputs | None = None  # [B,U]; encoder-decoder only
-    targets: jax.Array  # int32[B,N] token to predict; float32 in a regression
+    # int32[B,N] token to predict; in labeled tasks also a class, a position, or a float32 value.
+    targets: jax.Array
     loss_weights: jax.Array  # float32[B,N] weight in the loss; 0 = not a target
     # int32[B,N] position of the hidden state that predicts each target; None: N is T (or U), and
     # state i predicts target i.

@@ -15,20 +15,20 @@ from models.inputs import ModelInputs
 
 @struct.dataclass(kw_only=True)
 class Packing:
-    """Where the B examples of a batch are in R rows. Those of T and U tokens below are of the inputs and of
-    the decoder inputs; an encoder-decoder has an example in the same row of both."""
+    """Where the B examples of a batch are in the R packed rows. An encoder-decoder has an example in the
+    same row of `inputs` and of `decoder_inputs`."""
 
-    rows: jax.Array  # int32[B] in 0 .. R - 1
-    offsets: jax.Array  # int32[B] the first position in `inputs`
-    decoder_offsets: jax.Array  # int32[B] the first position in `decoder_inputs`
+    rows: jax.Array  # int32[B] the packed row of each example, 0 .. R - 1
+    offsets: jax.Array  # int32[B] its first position there in `inputs`
+    decoder_offsets: jax.Array  # int32[B] its first position there in `decoder_inputs`
     num_rows: int = struct.field(pytree_node=False)  # R
     width: int = struct.field(pytree_node=False)  # of a packed row of `inputs`
     decoder_width: int = struct.field(pytree_node=False)  # of one of `decoder_inputs`
 
 
 def apply_packed(apply: Callable, batch) -> jax.Array:
-    """apply(inputs, decoder_inputs), the last hidden states [B, T, D] (or [B, U, D] of a decoder), of the
-    rows of a Batch; states of padding may have any value."""
+    """The last hidden states of the rows of a Batch, by apply(inputs, decoder_inputs): [B, T, D] of its
+    inputs, or [B, U, D] of its decoder inputs. States of padding may have any value."""
     packing = batch.packing
     if packing is None:
         return apply(batch.inputs, batch.decoder_inputs)

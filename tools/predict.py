@@ -1,7 +1,7 @@
 """`python -m tools.predict --run=RUN --text='...'`: the predictions of a finetuned run for new texts.
 
-For every task that finetune.py trains, and for Hugging Face directories with such a head. A file of any
-size is read, predicted and written in parts.
+For every task that finetune.py trains (seq2seq: the scores of given targets), and for Hugging Face
+directories with such a head. A TSV, CSV or JSONL file of any size is read, predicted and written in parts.
 """
 
 import signal

@@ -65,8 +65,8 @@ def train_loop(
 
     Raises:
       preemption.Preempted: after a save, when a signal asked to stop.
-      FloatingPointError: an update was not finite (found at the next log line or save); of replicas, one of
-        each, otherwise those are left out.
+      FloatingPointError: an update was not finite (found at the next log line or save); of replicas, an
+        update of each of them: if others remain, those with one are left out.
     """
     pending, unlogged = collections.deque(), []
     saved = start if resumed else -1  # the newest checkpoint

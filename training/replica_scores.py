@@ -145,7 +145,7 @@ def describe(summary) -> list[str]:
             if count:
                 lines.append(
                     f"{rate}{count} of {group['replicas']} replicas have degenerated: {key} is not above "
-                    "that of the most frequent label"
+                    "that of the best constant prediction"
                 )
         if several and number == summary["best"]:
             lines.append(f"{rate}the best one on validation")

@@ -1,6 +1,6 @@
 """Replicas: runs of finetune.py that differ in seed or learning rate, trained together in one program.
 
-`--config.seeds=(0, 1, 2)` and a tuple of learning rates add a leading axis to what differs: trained
+`--config.seeds='(0, 1, 2)'` and a tuple of learning rates add a leading axis to what differs: trained
 parameters, moments, batches, dropout, learning rate. What does not, such as a frozen base, is held once.
 Each replica has a complete run directory below the workdir: that of the run made alone.
 

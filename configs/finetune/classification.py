@@ -2,7 +2,7 @@
 
     python finetune.py --config=configs/finetune/classification.py --workdir=runs/enc-docs \\
                        --config.init_from=runs/encoder
-    ... --config.task.source=files:/path/{train,validation,test}.tsv --config.task.text_column=sentence
+    ... --config.task.source='files:/path/{train,validation,test}.tsv' --config.task.text_column=sentence
 
 Measured on a 2-core CPU (docs/log.md), pretrained and finetuned as in configs/studies/study.py: test
 accuracy with 2,000 docstrings: encoder 0.685, decoder 0.694, encoder-decoder 0.616 (5 seeds).

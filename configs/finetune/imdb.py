@@ -1,7 +1,7 @@
 """IMDB (Maas et al. 2011): the sentiment of film reviews, from any pretrained run or Hugging Face directory.
 
     python finetune.py --config=configs/finetune/imdb.py --workdir=runs/imdb --config.init_from=PATH
-    ... --config.task.source=files:/path/{train,test}.jsonl
+    ... --config.task.source='files:/path/{train,test}.jsonl'
 
 The published reference is a test accuracy of 95.63 % (BERT-base of 512 tokens, pretrained further on the
 texts; Sun et al. 2019).

@@ -1,7 +1,8 @@
 """Any number of labels for each text or pair of texts (topics, emotions), from any pretrained run.
 
     python finetune.py --config=configs/finetune/multi_label.py --workdir=runs/enc-topics \\
-                       --config.init_from=runs/encoder --config.task.source=files:/path/{train,dev,test}.jsonl
+                       --config.init_from=runs/encoder \\
+                       --config.task.source='files:/path/{train,dev,test}.jsonl'
     ... --config.task.label_separator=,                                # 'sports,finance' in a column
     ... --config.task.label_columns="('toxic', 'obscene', 'insult')"   # a column of 0 and 1 for each label
 

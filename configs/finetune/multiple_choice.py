@@ -1,7 +1,7 @@
 """The right one of several choices (SWAG, RACE, COPA, PIQA), from any pretrained run.
 
     python finetune.py --config=configs/finetune/multiple_choice.py --workdir=runs/enc-swag \\
-                       --config.init_from=runs/encoder --config.task.source=files:/path/{train,dev}.jsonl
+                       --config.init_from=runs/encoder --config.task.source='files:/path/{train,dev}.jsonl'
     SWAG  --config.task.context_column=sent1 --config.task.text_column=sent2 \\
           --config.task.choice_columns="('ending0', 'ending1', 'ending2', 'ending3')"
     RACE  --config.task.context_column=article --config.task.text_column=question \\

@@ -1,7 +1,7 @@
 """A number for each text or pair of texts (similarity, quality, price), from any pretrained run.
 
     python finetune.py --config=configs/finetune/regression.py --workdir=runs/enc-stsb \\
-                       --config.init_from=runs/encoder --config.task.source=files:/path/{train,dev,test}.tsv
+                       --config.init_from=runs/encoder --config.task.source='files:/path/{train,dev,test}.tsv'
     ... --config.task.text_column=sentence1 --config.task.text_pair_column=sentence2 \\
         --config.task.label_column=score
 

@@ -2,7 +2,7 @@
 
     python finetune.py --config=configs/finetune/seq2seq.py:e2e --workdir=runs/e2e \\
                        --config.init_from=runs/encoder_decoder \\
-                       --config.task.source=files:/path/{train,validation,test}.jsonl
+                       --config.task.source='files:/path/{train,validation,test}.jsonl'
 
 The argument names the columns, lengths and prompt of a data set; without one they are `source` and `target`.
 A decoder reads the source in both directions with --config.task.attention=prefix, which suits one that was

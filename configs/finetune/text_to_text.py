@@ -2,7 +2,7 @@
 
     python finetune.py --config=configs/finetune/text_to_text.py --workdir=runs/t5-sst2 \\
                        --config.init_from=runs/encoder_decoder \\
-                       --config.task.source=files:/path/{train,dev}.tsv
+                       --config.task.source='files:/path/{train,dev}.tsv'
     ... --config.task.prompt='sst2 sentence: {text}' --config.task.text_column=sentence \\
         --config.task.verbalizers="(('0', 'negative'), ('1', 'positive'))"
     WiC --config.task.prompt='word: {word} first: {sentence1} second: {sentence2}'   # any columns
