@@ -1,5 +1,6 @@
 """Invariant 13: a replica is the run made alone; and replicas that are cut off end with the same bits."""
 
+import dataclasses
 import json
 import shutil
 
@@ -199,6 +200,10 @@ def test_replicas_no_better_than_the_most_frequent_label_are_counted(folder):
     assert any(
         "2 of 3 replicas have degenerated" in line for line in replica_scores.describe(summary)
     )
+    lower = [dataclasses.replace(each, best_metric="-accuracy") for each in finished]
+    for each, expected in zip(lower, (1, 1, 0), strict=True):  # 0.6, 0.9, 0.5 where lower is better
+        summary = replica_scores.summarize([each])
+        assert summary["groups"][0]["degenerate"] == {"validation/accuracy": expected}
 
 
 def test_a_replica_that_is_not_finite_is_left_out_and_the_others_continue(folder):

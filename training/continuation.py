@@ -23,6 +23,12 @@ from training.state import abstract_state
 
 log = logging.getLogger("triptych")
 
+RESULTS = (
+    "predictions_*",
+    "nbest_*",
+    "null_odds_*",
+    "report_*",
+)  # of finetuning, beside scores.json
 # Fields that may change between a stop and the next start: none of them changes a parameter.
 CHANGEABLE = ("checkpoint.", "logging.", "evaluation.", "mesh.", "data.cache_dir", "data.workers",
               "data.threads", "data.prefetch", "resume_from")  # fmt: skip
@@ -283,7 +289,8 @@ def _set_aside(folder, step, checkpoints):
                 paths.write_text(target / file.name, file.read_text(encoding="utf-8"))
     moved = checkpoints.move_after(step, target / "checkpoints")
     if is_main_process():
-        for file in (scores, *folder.glob("predictions_*")):
+        results = [file for name in RESULTS for file in folder.glob(name)]
+        for file in (scores, *results):
             if file.exists():
                 file.rename(target / file.name)
     kept = f"checkpoints {', '.join(moved)}" if moved else "no checkpoint"

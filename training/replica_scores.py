@@ -90,6 +90,8 @@ def summarize(finished: list[Finished]) -> dict:
       'replicas': number, metric: statistics, 'degenerate': {metric: number of replicas that are not better
       than the constant prediction}}], 'best': index of the group}.
     """
+    best_metric = finished[0].best_metric
+    sign, metric = (-1.0 if best_metric[0] == "-" else 1.0), f"validation/{best_metric[1:]}"
     groups, rows = {}, {}
     for each in finished:
         config = each.replica.config
@@ -103,12 +105,10 @@ def summarize(finished: list[Finished]) -> dict:
         for metric in members[0].scores:
             entry[metric] = statistics([each.scores[metric] for each in members])
         entry["degenerate"] = {
-            metric: sum(each.scores[metric] <= floor for each in members)
+            metric: sum(sign * each.scores[metric] <= sign * floor for each in members)
             for metric, floor in members[0].floor.items()
         }
         found.append(entry)
-    best_metric = finished[0].best_metric
-    sign, metric = (-1.0 if best_metric[0] == "-" else 1.0), f"validation/{best_metric[1:]}"
     best = max(range(len(found)), key=lambda n: sign * found[n].get(metric, {"mean": 0.0})["mean"])
     return {"replicas": rows, "groups": found, "best": best}
 
@@ -144,8 +144,8 @@ def describe(summary) -> list[str]:
         for key, count in group["degenerate"].items():
             if count:
                 lines.append(
-                    f"{rate}{count} of {group['replicas']} replicas have degenerated: {key} is not above "
-                    "that of the best constant prediction"
+                    f"{rate}{count} of {group['replicas']} replicas have degenerated: {key} is not better "
+                    "than that of the best constant prediction"
                 )
         if several and number == summary["best"]:
             lines.append(f"{rate}the best one on validation")

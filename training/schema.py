@@ -304,6 +304,11 @@ class FinetuneConfig:
             raise ValueError(
                 f"seeds={self.seeds!r}: expected integers of at least 0, such as (0, 1, 2)"
             )
+        if self.adapter.name == "prompt" and self.task.packing:
+            raise ValueError(
+                "task.packing=True with adapter.name='prompt': only the first example of a row would see the "
+                "prompt; set task.packing=False"
+            )
         if self.optimizer.learning_rate == ():
             raise ValueError("optimizer.learning_rate=() is empty; name at least one")
         if self.seeds and self.seed != Seeds():
