@@ -100,7 +100,17 @@ def test_gpt2_is_pretrained_further_without_a_padding_token(tmp_path):
 @pytest.mark.parametrize("objective", ["causal_lm", "prefix_lm"])
 @pytest.mark.parametrize(
     "write",
-    [byte_level, functools.partial(sentencepiece, tokens=bpe_pieces(), algorithm=2, bytes=True)],
+    [
+        byte_level,
+        functools.partial(
+            sentencepiece,
+            tokens=bpe_pieces(),
+            algorithm=2,
+            bytes=True,
+            name="tokenizer.model",
+            model_type="llama",
+        ),
+    ],
 )
 def test_padding_needs_no_token_of_its_own(tmp_path, write, objective):
     """The last row of a corpus is padded: segment 0 and weight 0 hide it, whatever token is there."""

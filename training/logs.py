@@ -7,7 +7,6 @@ import sys
 import time
 
 from training import paths
-from training.compilation import seconds_compiling
 
 log = logging.getLogger("triptych")
 
@@ -42,6 +41,12 @@ def last_metrics(run, split):
     return {k: v for k, v in lines[-1].items() if k not in ("step", "split")} if lines else {}
 
 
+def _seconds_compiling():
+    from training.compilation import seconds_compiling  # imports JAX, which --help does not need
+
+    return seconds_compiling()
+
+
 class Throughput:
     """Tokens per second and time left, measured between reports, without compilation and pauses.
 
@@ -60,7 +65,7 @@ class Throughput:
     def start(self, step):
         """Starts measuring at `step`; called after the first update, which includes compilation."""
         self._step, self._seconds, self._since = step, 0.0, time.perf_counter()
-        self._compiling = seconds_compiling()
+        self._compiling = _seconds_compiling()
 
     @contextlib.contextmanager
     def paused(self):
@@ -69,12 +74,12 @@ class Throughput:
             yield
             return
         self._seconds += time.perf_counter() - self._since
-        compiling = seconds_compiling()
+        compiling = _seconds_compiling()
         try:
             yield
         finally:
             self._since = time.perf_counter()
-            self._compiling += seconds_compiling() - compiling
+            self._compiling += _seconds_compiling() - compiling
 
     def report(self, step):
         """('12,345 tok/s  41.2 % mfu  eta 0:01:23', {'tokens_per_second': ..., ...}) since the last
@@ -82,7 +87,7 @@ class Throughput:
         if self._step is None or step == self._step:
             return "", {}
         seconds = self._seconds + time.perf_counter() - self._since
-        seconds = max(seconds - (seconds_compiling() - self._compiling), 1e-9)
+        seconds = max(seconds - (_seconds_compiling() - self._compiling), 1e-9)
         seconds_per_step = seconds / (step - self._step)
         self.start(step)
         values = {

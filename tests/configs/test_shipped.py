@@ -74,6 +74,7 @@ def test_invariant_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder,
     result = finetune.run(config, f"{run}-{target.stem}")
     assert result.step == 2
     metric = getattr(configs.resolve(FinetuneConfig, config).task, "metric", "loss")
+    metric = {"auto": "accuracy"}.get(metric, metric)
     assert f"validation/{metric}" in result.metrics
 
 

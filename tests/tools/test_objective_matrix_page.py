@@ -43,6 +43,13 @@ def test_every_architecture_and_every_objective_has_a_pair_that_exists(cells):
 
 def test_every_program_is_listed_with_its_command():
     programs = listing.programs()
-    assert {"convert", "evaluate", "inspect", "objective_matrix", "prepare"} == programs.keys()
+    assert {
+        "convert",
+        "evaluate",
+        "inspect",
+        "objective_matrix",
+        "predict",
+        "prepare",
+    } == programs.keys()
     for name, line in programs.items():
         assert line.startswith(f"`python -m tools.{name}"), line
