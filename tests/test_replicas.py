@@ -155,6 +155,24 @@ def test_a_frozen_base_is_held_once_and_replicas_train_the_head(folder):
             np.testing.assert_array_equal(ours[path], base[path], err_msg=path)
 
 
+def test_invariant_13_a_replica_with_lora_is_the_run_made_alone(folder):
+    lora = {"adapter__name": "lora", "adapter__rank": 2, "adapter__dropout_rate": 0.1}
+    finetune.run(config_of(folder, seeds="(0, 1)", **lora), str(folder / "loras"))
+    finetune.run(config_of(folder, seed=1, **lora), str(folder / "lora"))
+    replica = folder / "loras" / "seed=1"
+    assert run_directory.read_config(replica) == run_directory.read_config(folder / "lora")
+    for step, tolerance in ((0, 0.0), (STEPS, 1e-4)):
+        ours, theirs = (tiny_configs.read_params(run, step) for run in (replica, folder / "lora"))
+        assert ours.keys() == theirs.keys() and any("lora" in path for path in ours)
+        for path, value in theirs.items():
+            limit = tolerance * np.abs(value).max()
+            np.testing.assert_allclose(ours[path], value, rtol=0, atol=limit, err_msg=path)
+    lines, expected = tiny_configs.metrics(replica), tiny_configs.metrics(folder / "lora")
+    assert [line["loss"] for line in lines] == pytest.approx(
+        [line["loss"] for line in expected], abs=1e-4
+    )
+
+
 def test_equal_frozen_trees_have_no_axis_and_others_do():
     mesh = replicas.sharding.make_mesh(
         configs.resolve(FinetuneConfig, {"init_from": "x"}).mesh, jax.devices()[:1], replicas=2
