@@ -47,7 +47,8 @@ log = logging.getLogger("triptych")
 
 @announced_jit("the train step", static_argnums=(0, 1), donate_argnums=2)
 def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
-    """(state after one more update, {name: (sum, weight)} of the batch); frozen: other parameters."""
+    """(state after one more update, {name: (sum, weight)} of the batch). `frozen`: the parameters
+    that are not trained."""
     batch = task.prepare(rngs["corruption"], inputs)
     dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
     grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)

@@ -42,17 +42,18 @@ class Adapter:
         return traverse_util.unflatten_dict(found)
 
     def shapes(self, params: dict) -> dict[str, dict]:
-        """{module path: its own parameters} of the modules that the adapter changes.
+        """{module path: what `init_module` needs of the module, its parameters or their sizes} of the modules
+        that the adapter changes.
 
         Raises ValueError naming the field that fits no module."""
         return {}
 
     def init_module(self, rng: jax.Array, leaves: dict) -> dict[str, jax.Array]:
-        """{'lora_a/kernel': array, ...} of one of them."""
+        """{'lora_a/kernel': array, ...}: the adapter of one module, from its entry in `shapes`."""
         raise NotImplementedError
 
     def trains(self, path: str) -> bool:
-        """Whether it trains this parameter."""
+        """Whether an adapter trains this parameter. Not called for the base class, no adapter."""
         return path.startswith(f"{KEY}/")
 
     def check(self, config: ModelConfig, length: int) -> None:
@@ -71,7 +72,7 @@ class Adapter:
         return intercept
 
     def call(self, module: nn.Module, own: dict, next_fun, *args, **kwargs) -> jax.Array:
-        """The output of a module with the parameters `own`; next_fun(*args) is that without them."""
+        """The output of a module with the parameters `own`; next_fun computes the output without them."""
         raise NotImplementedError
 
     not_merged_because = ""  # what prevents a merge
@@ -83,7 +84,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Adapting(Adapter):
-    """What all adapters share: only the adapter and the heads of the task are trained."""
+    """What all adapters share: only the adapter, the head of the task and `modules_to_save` are trained."""
 
     modules_to_save: tuple = option(
         (), "regexes of other parameters that are trained and saved too, such as '.*_norm/scale'"
@@ -117,7 +118,7 @@ def matching(params, patterns, field):
 
 @dataclass(frozen=True)
 class LoRA(Adapting):
-    """Low-rank adaptation (Hu et al. 2021): y = x W + alpha / rank * dropout(x) A B.
+    """Low-rank adaptation (Hu et al. 2021): y = x W + s dropout(x) A B with s = alpha / rank.
 
     A [in, rank] is uniform in +- 1 / sqrt(in) and B [rank, out] is 0, so that training starts from the
     pretrained function. DoRA (Liu et al. 2024) also trains the norm m [out] of each column of the
@@ -231,7 +232,7 @@ class IA3(Adapting):
 
 @dataclass(frozen=True)
 class BitFit(Adapting):
-    """Only the biases of the model are trained (Zaken et al. 2022), and the heads of the task."""
+    """Only the biases of the model are trained (Zaken et al. 2022), and the head of the task."""
 
     name = "bitfit"
 

@@ -102,9 +102,9 @@ def dot_product_attention(
 ) -> jax.Array:
     """softmax(scale q k + bias) v: q[B,T,H,K], k and v [B,S,G,K], mask bool[B,T,S] -> [B,T,H,K].
 
-    bias float32[H,T,S] is added to the scores, capped softly if cap is not 0. Scores and softmax are
-    float32. The head axis is moved before the position axis: matrix products with leading batch axes run
-    several times faster than with strided inner axes.
+    If cap is not 0, the scaled scores are capped softly before bias float32[H,T,S] is added. Scores and
+    softmax are float32. The head axis is moved before the position axis: matrix products with leading
+    batch axes run several times faster than with strided inner axes.
     """
     B, T, H, K = q.shape
     S, G = k.shape[1], k.shape[2]

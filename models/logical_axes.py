@@ -29,9 +29,9 @@ def with_logical_constraint(x: jax.Array, names: str) -> jax.Array:
 
     Rules come from `flax.linen.logical_axis_rules((('B', ('data', 'fsdp')), ...))` around the traced
     code, under `jax.set_mesh`; without rules or mesh the result is x. An axis without a rule is
-    replicated. So is an axis whose size its mesh axes do not divide (two key heads on four devices, a
-    small last batch), and one whose mesh axes an earlier axis of x already uses;
-    flax.linen.with_logical_constraint would fail on these.
+    replicated. So is an axis whose mesh axes an earlier axis of x already uses, and one whose size its mesh
+    axes do not divide (two key heads on four devices, a small last batch), where
+    flax.linen.with_logical_constraint would fail.
     """
     if len(names) != x.ndim or not set(names) <= set(AXIS_NAMES):
         raise ValueError(

@@ -64,7 +64,7 @@ class _Tokens(Adapting):
 @dataclass(frozen=True)
 class Prompt(_Tokens):
     """Prompt tuning (Lester et al. 2021): trained token embeddings before the text, in the encoder of an
-    encoder-decoder. They begin as the embeddings of random tokens. Rows hold one segment each."""
+    encoder-decoder. They begin as random rows of the token embedding. Rows hold one segment each."""
 
     name = "prompt"
 

@@ -38,7 +38,9 @@ class Mixture(Objective):
         ((0.5, "span_corruption"), (0.5, "prefix_lm")),
         "((weight, objective) or (weight, objective, mode), ...); mode R, S or X",
     )
-    sample_per: str = option("row", "draw a component for each", choices=("row", "batch"))
+    sample_per: str = option(
+        "row", "draw one component per row, or one per batch", choices=("row", "batch")
+    )
 
     def __post_init__(self):
         _parse_components(self.components)

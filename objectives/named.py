@@ -8,7 +8,7 @@ from models.config import option
 from objectives.denoising import Denoising
 from objectives.grammar import parse_denoiser
 
-# name: (four words, other values that differ from Denoising's defaults, paper and section)
+# name: (four words, values of other fields, paper and section)
 TABLE = {
     "masked_lm": (
         "iid_0.15_bert_masked", {}, "BERT: Devlin et al. 2019, section 3.1, task 1"),

@@ -59,7 +59,10 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
         0.0, "share of predicted tokens left unchanged; the rest become [MASK]", min=0.0, max=1.0
     )
     generator_size: float = option(
-        0.25, "emb_dim, num_heads and mlp_dim, generator / discriminator", min=0.01, max=1.0
+        0.25,
+        "generator: share of the discriminator's emb_dim, num_heads, mlp_dim",
+        min=0.01,
+        max=1.0,
     )
     discriminator_loss_weight: float = option(
         50.0, "weight of the discriminator's loss; the generator's loss has weight 1", min=0.0

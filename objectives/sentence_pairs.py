@@ -1,6 +1,6 @@
 """next_sentence and sentence_order: predict whether one text follows another (BERT, ALBERT).
 For encoders; by default combined with masked LM on the same pair. Both texts come from one raw row,
-which is twice as long as the inputs, so a pair is a function of its row.
+which is twice as long as the inputs, so a pair is a function of its row and rng.
 """
 
 from dataclasses import dataclass
