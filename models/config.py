@@ -123,9 +123,7 @@ class ModelConfig:
     scale_logits_by_emb_dim: bool = option(
         False, "scale the hidden states before the logits by their size^-1/2 (T5 v1.0)"
     )
-    scale_embeddings: bool = option(
-        False, "scale token embeddings, and learned positions, by their size^1/2 (Gemma)"
-    )
+    scale_embeddings: bool = option(False, "scale token embeddings by their size^1/2 (Gemma)")
     attention_scale_dim: int = option(
         0, "scale scores by this^-1/2 (Gemma's query_pre_attn_scalar); 0: head_dim", min=0
     )

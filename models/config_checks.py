@@ -90,11 +90,12 @@ def check(config) -> None:
             "final_logit_softcap lm_head_bias lm_head_bias_init",
             "capped logits cannot start at log frequencies; set lm_head_bias_init to zeros",
         )
-    if config.scale_embeddings and config.positions == "sinusoidal":
+    if config.scale_embeddings and config.positions in ("sinusoidal", "learned"):
         raise _error(
             config,
             "scale_embeddings positions",
-            "sinusoidal positions scale them already; set it to False",
+            "sinusoidal positions scale token embeddings already, and learned ones would be scaled too; set "
+            "it to False",
         )
     if config.parallel_residual and (encoder_decoder or config.norm_position == "post"):
         raise _error(

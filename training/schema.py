@@ -239,7 +239,7 @@ class PretrainConfig:
         if isinstance(self.optimizer.learning_rate, tuple):
             raise ValueError(
                 f"optimizer.learning_rate={self.optimizer.learning_rate!r}: expected one number; only "
-                "finetune.py trains replicas, and tools.sweep runs train.py with several values"
+                "finetune.py trains replicas; start one run of train.py for each value"
             )
         if self.init_stacks != "same" and not self.init_from:
             raise ValueError(

@@ -214,6 +214,15 @@ def test_ctrl_c_of_a_program_leaves_whole_lines(folder, tmp_path):
     assert len({line.count("\t") for line in lines}) == 1 and lines[-1].endswith("light\n")
 
 
+@pytest.fixture
+def python_interrupts():
+    """SIGINT as Python starts with it in a terminal: a program in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_interrupts")
 def test_an_interrupt_while_lines_are_written_waits_for_their_end():
     steps = []
     with pytest.raises(KeyboardInterrupt), preemption.deferred_interrupts():
