@@ -24,6 +24,11 @@ from training.checkpoint import LazyArray
 from training.config import ConfigError
 from training.param_rules import unflatten_params
 
+# PEFT's task_type -> the head of modules_to_save, for a base without one.
+TASK_HEADS = {
+    "SEQ_CLS": "classification", "TOKEN_CLS": "tagging", "QUESTION_ANS": "question_answering"
+}  # fmt: skip
+
 
 def from_peft(source: str, workdir: str, base: str = "") -> str:
     """Makes a run directory of a PEFT directory and of the model that it changes; returns a line about it.
@@ -48,7 +53,8 @@ def from_peft(source: str, workdir: str, base: str = "") -> str:
     }
     family = FAMILIES[contents.origin["model_type"]]
     own, saved = _split(tensors)
-    arrays, labels, origin = _with_saved(contents, family, model_dir, saved)
+    head = contents.origin.get("head") or TASK_HEADS.get(config.get("task_type"), "")
+    arrays, labels, origin = _with_saved(contents, family, model_dir, saved, head)
     params = family.resolve(contents.model_config, contents.shapes, strict=False)
     names = {each.hf.removesuffix(".weight"): each for each in params}
     names |= {name.removeprefix(family.prefix): each for name, each in names.items()}
@@ -102,8 +108,9 @@ def _split(tensors):
     return own, saved
 
 
-def _with_saved(contents, family, model_dir, saved):
-    """(arrays, labels, origin) of the base with the tensors of modules_to_save, such as a new head."""
+def _with_saved(contents, family, model_dir, saved, head):
+    """(arrays, labels, origin) of the base with the tensors of modules_to_save, such as a new head; `head`:
+    the task head that they may be of."""
     arrays, origin, labels = dict(contents.arrays), dict(contents.origin), contents.labels
     layers = dict.fromkeys(contents.shapes)
     tables = [
@@ -114,9 +121,14 @@ def _with_saved(contents, family, model_dir, saved):
     names = {}
     for each, i in tables:
         name = each.hf.replace("{i}", str(i))
+        native = (each.native,) if isinstance(each.native, str) else each.native
+        native = [path.replace("{i}", str(i)) for path in native]
+        # Heads of several tasks have the same names there.
+        of_other = native[0].startswith("heads/") and native[0].split("/")[1] != head
+        if of_other and native[0] not in arrays:
+            continue
         if name in saved or name.removeprefix(family.prefix) in saved:
-            native = (each.native,) if isinstance(each.native, str) else each.native
-            names[name] = [path.replace("{i}", str(i)) for path in native], each.transform
+            names[name] = native, each.transform
     for key, array in saved.items():
         native, transform = names.get(key) or names.get(family.prefix + key) or ((), None)
         known = all(path in arrays for path in native)
@@ -135,7 +147,7 @@ def _with_saved(contents, family, model_dir, saved):
         count = max(arrays[p].shape[-1] for p in arrays if p.startswith(f"heads/{head}/output/"))
         labels = [f"LABEL_{i}" for i in range(count)]
         needs = family.head_needs_in(config, head)
-        origin |= {"head": head, "head_needs": needs, **published.head_origin(config, count)}
+        origin |= {"head": head, "head_needs": needs, **published.head_origin(config, head)}
         name = next(n for n in family.classes if head in family.heads_of(n)[0])
         origin["class"] = name
         required = set(family.classes[name].split())
