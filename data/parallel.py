@@ -91,7 +91,10 @@ def run(
             consumed = sum(shared[:-1])
             progress.add(consumed - done)
             done = consumed
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, OSError) as error:
+        # The pool's own pipe, where a process dies while work is handed out.
+        if not isinstance(error, BrokenProcessPool) and str(error) != "handle is closed":
+            raise
         # Python 3.11 waits forever for a process that started while the pool noticed a death.
         shared[-1] = _EXIT
         raise OSError(

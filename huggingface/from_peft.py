@@ -19,15 +19,11 @@ from huggingface.weights import inside, open_file, read_json
 from huggingface.whole import written_whole
 from models import ADAPTERS
 from models.adapters import matching
+from tasks import TASKS
 from training import paths
 from training.checkpoint import LazyArray
 from training.config import ConfigError
 from training.param_rules import unflatten_params
-
-# PEFT's task_type -> the head of modules_to_save, for a base without one.
-TASK_HEADS = {
-    "SEQ_CLS": "classification", "TOKEN_CLS": "tagging", "QUESTION_ANS": "question_answering"
-}  # fmt: skip
 
 
 def from_peft(source: str, workdir: str, base: str = "") -> str:
@@ -53,7 +49,8 @@ def from_peft(source: str, workdir: str, base: str = "") -> str:
     }
     family = FAMILIES[contents.origin["model_type"]]
     own, saved = _split(tensors)
-    head = contents.origin.get("head") or TASK_HEADS.get(config.get("task_type"), "")
+    kinds = (name for name, task in TASKS.items() if task.peft_task_type == config.get("task_type"))
+    head = contents.origin.get("head") or next(kinds, "")
     arrays, labels, origin = _with_saved(contents, family, model_dir, saved, head)
     params = family.resolve(contents.model_config, contents.shapes, strict=False)
     names = {each.hf.removesuffix(".weight"): each for each in params}

@@ -68,6 +68,7 @@ class Task:
     name: ClassVar[str]  # also the name of its head in the parameter tree
     # The outputs of its head, where they are not the labels of the data.
     output_names: ClassVar[tuple[str, ...]] = ()
+    peft_task_type: ClassVar[str] = "-"  # of PEFT's adapters with this head, for a base without one
     has_label_names: ClassVar[bool] = False  # of the outputs, beside those of a classifier
 
     special_tokens: tuple = option(

@@ -20,6 +20,7 @@ class Classification(ClassMetricOptions, ClassLossOptions, TextColumns, PooledTa
 
     name: ClassVar[str] = "classification"
     hf_problem_type: ClassVar[str] = "single_label_classification"
+    peft_task_type: ClassVar[str] = "SEQ_CLS"
 
     def example_columns(self):
         self.check_columns()

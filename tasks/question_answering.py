@@ -34,6 +34,7 @@ class QuestionAnswering(LabeledTask):
 
     name: ClassVar[str] = "question_answering"
     can_pack: ClassVar[bool] = True
+    peft_task_type: ClassVar[str] = "QUESTION_ANS"
     output_names: ClassVar[tuple[str, ...]] = ("start", "end")
     head_fields: ClassVar[tuple[str, ...]] = ("pooler",)
 

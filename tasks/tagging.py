@@ -34,6 +34,7 @@ class Tagging(ClassLossOptions, HeadOptions, LabeledTask):
     head_fields: ClassVar[tuple[str, ...]] = (*HeadOptions.head_fields, "subword")
     can_pack: ClassVar[bool] = True
     has_label_names: ClassVar[bool] = True
+    peft_task_type: ClassVar[str] = "TOKEN_CLS"
 
     token_column: str = option(
         "tokens",
