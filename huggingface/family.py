@@ -46,8 +46,9 @@ CLASSIFIER = Classification.name
 CLASSIFIER_HEADS = {
     name: task.hf_head_needs for name, task in FINETUNE_TASKS.items() if task.hf_problem_type
 }
-# What the heads of most families for tokens are: a dense layer.
+# The heads of most families: a dense layer over each token, and over the last token of a decoder.
 TOKEN_HEAD = {"pooler": False, "head_bias": True}
+LAST_TOKEN_HEAD = {"pooler": False, "head_bias": False, "pooling": "last"}
 
 
 # ---- both tables ---------------------------------------------------------------------------------

@@ -64,6 +64,18 @@ def trunk(prefix: str) -> list[ParamMap]:
     ]
 
 
+def task_heads(activation: str) -> dict[str, dict]:
+    """`head_needs` of BERT and the encoders with its heads; activation of their pooler."""
+    return {
+        **dict.fromkeys(
+            ("classification", "multiple_choice"),
+            {"pooler": True, "pooler_activation": activation, "pooling": "cls"},
+        ),
+        "tagging": TOKEN_HEAD,
+        "question_answering": {"pooler": False},
+    }
+
+
 BERT = Family(
     model_type="bert",
     prefix="bert.",
@@ -100,12 +112,5 @@ BERT = Family(
     legacy_suffixes=LEGACY_SUFFIXES,
     ignored=IGNORED,
     head_dropout_key="classifier_dropout",
-    head_needs={
-        **dict.fromkeys(
-            ("classification", "multiple_choice"),
-            {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
-        ),
-        "tagging": TOKEN_HEAD,
-        "question_answering": {"pooler": False},
-    },
+    head_needs=task_heads("tanh"),
 )

@@ -2,7 +2,7 @@
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, training
 from huggingface.families import bert
-from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, attention, dense, norm
+from huggingface.family import VOCAB, Family, ParamMap, attention, dense, norm
 
 LAYER = "encoder/layer_{i}"
 QKVO = ("q_lin", "k_lin", "v_lin", "out_lin")
@@ -64,12 +64,5 @@ DISTILBERT = Family(
         **training("qa_dropout"),
     },
     head_dropout_key="seq_classif_dropout",
-    head_needs={
-        **dict.fromkeys(
-            ("classification", "multiple_choice"),
-            {"pooler": True, "pooler_activation": "relu", "pooling": "cls"},
-        ),
-        "tagging": TOKEN_HEAD,
-        "question_answering": {"pooler": False},
-    },
+    head_needs=bert.task_heads("relu"),
 )

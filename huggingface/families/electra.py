@@ -4,7 +4,7 @@ language model; the discriminator predicts for each token whether it was replace
 
 from huggingface.config_mapping import ConfigKey, of_other_classes
 from huggingface.families import bert
-from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, dense, norm
+from huggingface.family import VOCAB, Family, ParamMap, dense, norm
 
 _OWN = (("activation",), ("emb_dim",), ("num_heads",), ("mlp_dim",))  # other values or defaults
 
@@ -57,12 +57,5 @@ ELECTRA = Family(
             "summary_activation": "gelu",
         }
     },
-    head_needs={
-        **dict.fromkeys(
-            ("classification", "multiple_choice"),
-            {"pooler": True, "pooler_activation": "gelu", "pooling": "cls"},
-        ),
-        "tagging": TOKEN_HEAD,
-        "question_answering": {"pooler": False},
-    },
+    head_needs=bert.task_heads("gelu"),
 )

@@ -5,7 +5,7 @@ and caps logits; Gemma 3 normalizes queries and keys, and its windows have a RoP
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey, disagreement
 from huggingface.families import llama
-from huggingface.family import TOKEN_HEAD, Family, norm
+from huggingface.family import LAST_TOKEN_HEAD, TOKEN_HEAD, Family, norm
 from huggingface.rope import TWO_ROPES_FIELDS, read_two_ropes, rope_key, write_two_ropes
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"  # layer types
@@ -24,7 +24,7 @@ _FIXED = {
     "use_bias": False,
     "scale_embeddings": True,
 }
-_HEAD = {"classification": {"pooler": False, "head_bias": False, "pooling": "last"}}
+_HEAD = {"classification": LAST_TOKEN_HEAD}
 
 
 def _keys(vocab_size, emb_dim, layers, heads, kv_heads, mlp_dim, max_length):

@@ -10,7 +10,16 @@ from huggingface.config_mapping import (
     numerics,
     of_other_classes,
 )
-from huggingface.family import TOKEN_HEAD, VOCAB, VOCAB_TRANSPOSE, Family, ParamMap, dense, norm
+from huggingface.family import (
+    LAST_TOKEN_HEAD,
+    TOKEN_HEAD,
+    VOCAB,
+    VOCAB_TRANSPOSE,
+    Family,
+    ParamMap,
+    dense,
+    norm,
+)
 
 LAYER, HF_LAYER = "decoder/layer_{i}", "transformer.h.{i}"
 ATTENTION = f"{LAYER}/self_attention"
@@ -87,7 +96,7 @@ GPT2 = Family(
         "n_ctx": "the older name of n_positions, which transformers no longer reads",
     },
     head_needs={
-        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "classification": LAST_TOKEN_HEAD,
         "tagging": TOKEN_HEAD,
         "question_answering": {"pooler": False},
     },

@@ -4,6 +4,7 @@ in a part of each head. Query, key and value are one tensor, head by head. model
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, training
 from huggingface.family import (
+    LAST_TOKEN_HEAD,
     TOKEN_HEAD,
     VOCAB,
     VOCAB_TRANSPOSE,
@@ -74,7 +75,7 @@ GPT_NEOX = Family(
     ignored=(r".*\.attention\.(masked_)?bias",),
     unused=training("classifier_dropout"),
     head_needs={
-        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "classification": LAST_TOKEN_HEAD,
         "tagging": TOKEN_HEAD,
         "question_answering": {"pooler": False},
     },

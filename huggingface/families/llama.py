@@ -4,6 +4,7 @@ of query, key and value), Qwen3 (normalized queries and keys). One table of tens
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, CustomKey, FixedKey
 from huggingface.family import (
+    LAST_TOKEN_HEAD,
     TOKEN_HEAD,
     VOCAB,
     VOCAB_TRANSPOSE,
@@ -94,7 +95,7 @@ def _family(
         ignored=(r".*\.rotary_emb\.inv_freq",),
         unused=unused or {},
         head_needs={
-            "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+            "classification": LAST_TOKEN_HEAD,
             "tagging": TOKEN_HEAD,
             "question_answering": {"pooler": False},
         },

@@ -4,7 +4,7 @@ and keys, all heads together. model_type "olmo2".
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey
 from huggingface.families import llama
-from huggingface.family import Family, norm
+from huggingface.family import LAST_TOKEN_HEAD, Family, norm
 from huggingface.rope import rope_key
 
 
@@ -52,5 +52,5 @@ OLMO2 = Family(
         "qk_norm_over_heads": True,
     },
     tied={"lm_head.weight": "model.embed_tokens.weight"},
-    head_needs={"classification": {"pooler": False, "head_bias": False, "pooling": "last"}},
+    head_needs={"classification": LAST_TOKEN_HEAD},
 )

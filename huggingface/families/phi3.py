@@ -4,7 +4,7 @@ by LongRoPE. model_type "phi3".
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, dropout_keys
 from huggingface.families import llama
-from huggingface.family import TOKEN_HEAD, TRANSPOSE, Family, ParamMap
+from huggingface.family import LAST_TOKEN_HEAD, TOKEN_HEAD, TRANSPOSE, Family, ParamMap
 from huggingface.rope import rope_key
 
 QUERY_KEY_VALUE = tuple(f"{llama.ATTENTION}/{name}/kernel" for name in ("query", "key", "value"))
@@ -59,7 +59,7 @@ PHI3 = Family(
     fixed=llama.FIXED,
     tied={"lm_head.weight": "model.embed_tokens.weight"},
     head_needs={
-        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "classification": LAST_TOKEN_HEAD,
         "tagging": TOKEN_HEAD,
     },
 )

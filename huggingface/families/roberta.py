@@ -6,7 +6,7 @@ import dataclasses
 
 from huggingface.config_mapping import ConfigKey, CustomKey
 from huggingface.families import bert
-from huggingface.family import TOKEN_HEAD, VOCAB, Family, ParamMap, dense, norm
+from huggingface.family import VOCAB, Family, ParamMap, dense, norm
 
 
 def _read_positions(config):
@@ -76,14 +76,7 @@ ROBERTA = Family(
     },
     ignored=bert.IGNORED,
     head_dropout_key="classifier_dropout",
-    head_needs={
-        **dict.fromkeys(
-            ("classification", "multiple_choice"),
-            {"pooler": True, "pooler_activation": "tanh", "pooling": "cls"},
-        ),
-        "tagging": TOKEN_HEAD,
-        "question_answering": {"pooler": False},
-    },
+    head_needs=bert.task_heads("tanh"),
 )
 XLM_ROBERTA = dataclasses.replace(ROBERTA, model_type="xlm-roberta", classes=_classes("XLMRoberta"))
 XLM_ROBERTA = dataclasses.replace(

@@ -2,6 +2,7 @@
 
 from huggingface.config_mapping import ACTIVATIONS, ConfigKey, FixedKey, dropout_keys
 from huggingface.family import (
+    LAST_TOKEN_HEAD,
     TOKEN_HEAD,
     VOCAB,
     VOCAB_TRANSPOSE,
@@ -62,7 +63,7 @@ STARCODER2 = Family(
     tied={"lm_head.weight": "model.embed_tokens.weight"},
     ignored=(r".*\.rotary_emb\.inv_freq",),
     head_needs={
-        "classification": {"pooler": False, "head_bias": False, "pooling": "last"},
+        "classification": LAST_TOKEN_HEAD,
         "tagging": TOKEN_HEAD,
     },
 )  # fmt: skip
