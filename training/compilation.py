@@ -5,19 +5,10 @@ Every function that the entry files compile goes through it, so that no compilat
 
 import functools
 import inspect
-import logging
-import time
 
 import jax
 
-log = logging.getLogger("triptych")
-
-_seconds = 0.0  # spent in compilations, of all functions
-
-
-def seconds_compiling() -> float:
-    """Seconds that all announced compilations have taken: a throughput leaves them out."""
-    return _seconds
+from training import logs
 
 
 def announced_jit(what: str, **options):
@@ -56,20 +47,9 @@ def announced_jit(what: str, **options):
             text = what
             if inputs is not None and task is not None and task.num_shapes > 1:
                 text += f" for {task.describe_shape(inputs)} ({len(shapes)} of at most {task.num_shapes})"
-            return _timed(text, jitted, arguments)
+            with logs.compiling(text):
+                return jitted(*arguments)  # returns before it has run
 
         return call
 
     return decorate
-
-
-def _timed(what, jitted, arguments):
-    """jitted(*arguments), with its compilation said and counted; it returns before it has run."""
-    global _seconds
-    log.info(f"compiling {what}")
-    began = time.perf_counter()
-    outputs = jitted(*arguments)
-    seconds = time.perf_counter() - began
-    _seconds += seconds
-    log.info(f"compiled in {seconds:.1f} s")
-    return outputs

@@ -41,10 +41,19 @@ def last_metrics(run, split):
     return {k: v for k, v in lines[-1].items() if k not in ("step", "split")} if lines else {}
 
 
-def _seconds_compiling():
-    from training.compilation import seconds_compiling  # imports JAX, which --help does not need
+seconds_compiling = 0.0  # of all programs: a throughput leaves them out
 
-    return seconds_compiling()
+
+@contextlib.contextmanager
+def compiling(what):
+    """Logs that `what` is compiled inside it, and how long that took."""
+    global seconds_compiling
+    log.info(f"compiling {what}")
+    began = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - began
+    seconds_compiling += seconds
+    log.info(f"compiled in {seconds:.1f} s")
 
 
 class Throughput:
@@ -65,7 +74,7 @@ class Throughput:
     def start(self, step):
         """Starts measuring at `step`; called after the first update, which includes compilation."""
         self._step, self._seconds, self._since = step, 0.0, time.perf_counter()
-        self._compiling = _seconds_compiling()
+        self._compiling = seconds_compiling
 
     @contextlib.contextmanager
     def paused(self):
@@ -74,12 +83,12 @@ class Throughput:
             yield
             return
         self._seconds += time.perf_counter() - self._since
-        compiling = _seconds_compiling()
+        compiling = seconds_compiling
         try:
             yield
         finally:
             self._since = time.perf_counter()
-            self._compiling += _seconds_compiling() - compiling
+            self._compiling += seconds_compiling - compiling
 
     def report(self, step):
         """('12,345 tok/s  41.2 % mfu  eta 0:01:23', {'tokens_per_second': ..., ...}) since the last
@@ -87,7 +96,7 @@ class Throughput:
         if self._step is None or step == self._step:
             return "", {}
         seconds = self._seconds + time.perf_counter() - self._since
-        seconds = max(seconds - (_seconds_compiling() - self._compiling), 1e-9)
+        seconds = max(seconds - (seconds_compiling - self._compiling), 1e-9)
         seconds_per_step = seconds / (step - self._step)
         self.start(step)
         values = {
