@@ -1,7 +1,7 @@
 """The options of tasks on classes: the metric, and a loss with label smoothing and class weights.
 
-Only the training loss has these; the scores of a split do not. Used by tasks/classification.py and
-tasks/text_to_text.py.
+Only the training loss has these; the scores of a split do not. Used by the tasks that choose one of
+several classes.
 """
 
 import dataclasses
@@ -88,13 +88,28 @@ class ClassLossOptions(Task):
         if self.class_weights == "balanced":
             counts = np.bincount(labels, minlength=len(label_names))
             return tuple((len(labels) / (len(counts) * np.maximum(counts, 1))).tolist())
-        if len(self.class_weights) != len(label_names):
-            raise ValueError(
-                f"task.class_weights={self.class_weights!r} has {len(self.class_weights)} numbers, but "
-                f"there are {len(label_names)} classes, in this order: {', '.join(label_names)[:160]}; "
-                f"give one number per class"
-            )
-        return tuple(map(float, self.class_weights))
+        return one_number_each("class_weights", self.class_weights, label_names, "classes")
+
+
+def one_number_each(field: str, numbers: tuple, names, what: str) -> tuple[float, ...]:
+    """The numbers of a field, one for each of the names. Raises ValueError for more or fewer."""
+    if len(numbers) != len(names):
+        raise ValueError(
+            f"task.{field}={numbers!r} has {len(numbers)} numbers, but there are {len(names)} {what}, in "
+            f"this order: {', '.join(names)[:160]}; give one number for each"
+        )
+    return tuple(map(float, numbers))
+
+
+def class_sums(
+    logits: jax.Array, targets: jax.Array, weights: jax.Array, label_smoothing=0.0, class_weights=()
+) -> tuple:
+    """((sum, weight) of the loss, (sum, weight) of the accuracy): logits float32[..., C], targets int32 and
+    weights float32[...]. Class weights are in the loss alone."""
+    losses = cross_entropy(logits, targets, label_smoothing)
+    in_loss = example_weights(targets, weights, class_weights)
+    hits = (logits.argmax(-1).astype(jnp.int32) == targets).astype(jnp.float32)
+    return ((losses * in_loss).sum(), in_loss.sum()), ((hits * weights).sum(), weights.sum())
 
 
 def example_weights(targets: jax.Array, weights: jax.Array, class_weights: tuple) -> jax.Array:

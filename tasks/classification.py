@@ -3,13 +3,12 @@
 import dataclasses
 from typing import ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from data import labeled
 from tasks import predictions
-from tasks.class_loss import ClassLossOptions, ClassMetricOptions, cross_entropy, example_weights
-from tasks.loaded_labeled_task import host
+from tasks.class_loss import ClassLossOptions, ClassMetricOptions, class_sums, example_weights
+from tasks.loaded_labeled_task import host, most_frequent
 from tasks.metrics import classification_scores
 from tasks.pooled_task import LoadedPooledTask, PooledTask, TextColumns
 
@@ -56,13 +55,10 @@ class LoadedClassification(LoadedPooledTask):
     def losses(self, model, params, batch, dropout_rng):
         logits = self.outputs(model, params, batch, dropout_rng)
         targets, weights = batch.targets[:, 0], batch.loss_weights[:, 0]
-        losses = cross_entropy(logits, targets, self.label_smoothing)
-        in_loss = example_weights(targets, weights, self.class_weights)
-        hits = (logits.argmax(-1).astype(jnp.int32) == targets).astype(jnp.float32)
-        return {
-            self.name: ((losses * in_loss).sum(), in_loss.sum()),
-            "accuracy": ((hits * weights).sum(), weights.sum()),
-        }
+        loss, accuracy = class_sums(
+            logits, targets, weights, self.label_smoothing, self.class_weights
+        )
+        return {self.name: loss, "accuracy": accuracy}
 
     def loss_denominators(self, batch):
         targets, weights = batch.targets[:, 0], batch.loss_weights[:, 0]
@@ -80,14 +76,8 @@ class LoadedClassification(LoadedPooledTask):
             return {}
         return classification_scores(labels, predictions, self.positive)
 
-    def constant_scores(self, split):
-        """Of the most frequent label in train."""
-        labels, train = self.encoded[split].labels, self.encoded["train"].labels
-        if not (labels >= 0).all():
-            return {}
-        most = np.full_like(labels, np.bincount(train).argmax())
-        scores = classification_scores(labels, np.eye(len(self.label_names))[most], self.positive)
-        return {self.task.metric: scores[self.task.metric]}
+    def constant_output(self):
+        return most_frequent(self.encoded["train"].labels, len(self.label_names))
 
     def prediction_rows(self, split, outputs):
         return predictions.class_rows(self.label_names, self.encoded[split].labels, outputs)

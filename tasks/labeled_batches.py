@@ -182,13 +182,17 @@ class LabeledBatches(LoadedTask):
     def _indices(self, step):
         """Indices int64[batch_size] of the training rows of a step, over all processes."""
         if self.task.group_by_length:
-            keys = batch_shapes.length_keys(self.lengths("train")[self.rows])
             places = example_order.grouped_at(
-                step, self.batch_size, keys, self.task.group_by_length, self.seed
+                step, self.batch_size, self._train_keys, self.task.group_by_length, self.seed
             )
         else:
             places = example_order.shuffled_at(step, self.batch_size, len(self.rows), self.seed)
         return self.rows[places]
+
+    @functools.cached_property
+    def _train_keys(self):
+        """int64[m]: the training rows are sorted by these."""
+        return batch_shapes.length_keys(self.lengths("train")[self.rows])
 
     def _train_shape(self, indices):
         """The shape of a training batch of examples int[B], over all processes."""

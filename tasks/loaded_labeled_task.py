@@ -28,6 +28,11 @@ def host(**options):
     return dataclasses.field(compare=False, repr=False, **options)
 
 
+def most_frequent(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """float64[C]: 1 for the most frequent of the classes int[n], 0 for the others."""
+    return np.eye(num_classes)[np.bincount(labels).argmax()]
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedLabeledTask(LabeledBatches):
     """An encoded labeled dataset. `train_inputs` are a Batch of NumPy arrays, which `prepare` returns.
@@ -130,7 +135,7 @@ class LoadedLabeledTask(LabeledBatches):
             return self.head.apply(
                 {"params": params["heads"][self.name]},
                 states,
-                deterministic=dropout_rng is None,
+                deterministic=deterministic,
                 rngs=rngs[1],
             )
 
@@ -204,6 +209,19 @@ class LoadedLabeledTask(LabeledBatches):
         """The outputs of the rows of a split: arrays [n, ...]."""
         count = len(self.encoded[split])
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
+
+    def constant_output(self):
+        """The output [...] of one row that is the best for all, by the labels of train; None: unknown."""
+        return
+
+    def constant_scores(self, split):
+        output = self.constant_output()
+        if output is None:
+            return {}
+        scores = self.score(
+            split, np.repeat(np.asarray(output)[None], len(self.encoded[split]), axis=0)
+        )
+        return {name: value for name, value in scores.items() if name == self.task.metric}
 
     def prediction_rows(self, split, outputs):
         """Iterates over a dict for each example of a split, in order: what `predictions.write` writes."""

@@ -12,6 +12,7 @@ from data import labeled, labels, targets
 from data.examples import Column, Examples, read
 from models.config import option
 from tasks import predictions
+from tasks.class_loss import one_number_each
 from tasks.loaded_labeled_task import host
 from tasks.metrics import MULTI_LABEL_METRICS, multi_label_scores
 from tasks.pooled_task import LoadedPooledTask, PooledTask, TextColumns
@@ -127,13 +128,7 @@ class MultiLabel(TextColumns, PooledTask):
             return tuple(
                 np.where(having, (len(ids) - having) / np.maximum(having, 1), 1.0).tolist()
             )
-        if len(self.positive_weights) != len(label_names):
-            raise ValueError(
-                f"task.positive_weights={self.positive_weights!r} has {len(self.positive_weights)} numbers, "
-                f"but there are {len(label_names)} labels, in this order: {', '.join(label_names)[:160]}; "
-                "give one number per label"
-            )
-        return tuple(map(float, self.positive_weights))
+        return one_number_each("positive_weights", self.positive_weights, label_names, "labels")
 
 
 @dataclasses.dataclass(frozen=True)

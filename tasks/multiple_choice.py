@@ -10,14 +10,15 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from data import labeled, targets
 from data.examples import Column, Examples, as_label, read
 from models.config import option
 from tasks import predictions
+from tasks.class_loss import class_sums
 from tasks.encoding import Encoded
 from tasks.example_order import PADDING
+from tasks.loaded_labeled_task import most_frequent
 from tasks.metrics import choice_scores
 from tasks.pooled_task import LoadedPooledTask, PooledTask
 
@@ -189,13 +190,8 @@ class LoadedMultipleChoice(LoadedPooledTask):
 
     def losses(self, model, params, batch, dropout_rng):
         logits = self.outputs(model, params, batch, dropout_rng)
-        answers, weights = batch.targets[:, 0], batch.loss_weights[:, 0]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, answers)
-        hits = (logits.argmax(-1).astype(jnp.int32) == answers).astype(jnp.float32)
-        return {
-            self.name: ((losses * weights).sum(), weights.sum()),
-            "accuracy": ((hits * weights).sum(), weights.sum()),
-        }
+        loss, accuracy = class_sums(logits, batch.targets[:, 0], batch.loss_weights[:, 0])
+        return {self.name: loss, "accuracy": accuracy}
 
     def loss_denominators(self, batch):
         return {self.name: batch.loss_weights.sum()}
@@ -228,14 +224,8 @@ class LoadedMultipleChoice(LoadedPooledTask):
         answers = self.encoded[split].labels
         return choice_scores(answers, predictions) if (answers >= 0).all() else {}
 
-    def constant_scores(self, split):
-        """Of the most frequent index in train."""
-        answers = self.encoded["train"].labels
-        most = np.eye(self.num_choices)[
-            np.full(len(self.encoded[split]), np.bincount(answers).argmax())
-        ]
-        scores = self.score(split, most)
-        return {name: value for name, value in scores.items() if name == self.task.metric}
+    def constant_output(self):
+        return most_frequent(self.encoded["train"].labels, self.num_choices)
 
     def prediction_rows(self, split, outputs):
         choices = self.texts[split].get("choices")

@@ -124,11 +124,8 @@ class LoadedRegression(LoadedPooledTask):
             return {}
         return scores(VALUE_METRICS, values, predictions)
 
-    def constant_scores(self, split):
-        """Of the mean in train."""
-        mean = self.encoded["train"].labels.mean()
-        scores = self.score(split, np.full(len(self.encoded[split]), mean))
-        return {name: value for name, value in scores.items() if name == self.task.metric}
+    def constant_output(self):
+        return self.encoded["train"].labels.mean()
 
     def prediction_rows(self, split, outputs):
         return predictions.value_rows(self.encoded[split].labels, outputs)

@@ -19,7 +19,7 @@ from models.config import option
 from objectives.batch import Batch
 from objectives.packing import apply_packed
 from tasks import predictions, tag_scores, windows
-from tasks.class_loss import ClassLossOptions, cross_entropy, example_weights
+from tasks.class_loss import ClassLossOptions, class_sums, example_weights
 from tasks.labeled_task import LabeledTask
 from tasks.loaded_labeled_task import LoadedLabeledTask
 from tasks.pooled_task import HeadOptions
@@ -183,14 +183,10 @@ class LoadedTagging(LoadedLabeledTask):
 
     def losses(self, model, params, batch, dropout_rng):
         logits = super().outputs(model, params, batch, dropout_rng)
-        targets, weights = batch.targets, batch.loss_weights
-        losses = cross_entropy(logits, targets, self.label_smoothing)
-        in_loss = example_weights(targets, weights, self.class_weights)
-        hits = (logits.argmax(-1).astype(jnp.int32) == targets).astype(jnp.float32)
-        return {
-            self.name: ((losses * in_loss).sum(), in_loss.sum()),
-            "accuracy": ((hits * weights).sum(), weights.sum()),
-        }
+        loss, accuracy = class_sums(
+            logits, batch.targets, batch.loss_weights, self.label_smoothing, self.class_weights
+        )
+        return {self.name: loss, "accuracy": accuracy}
 
     def loss_denominators(self, batch):
         weights = example_weights(batch.targets, batch.loss_weights, self.class_weights)

@@ -23,7 +23,7 @@ from tasks import predictions
 from tasks.class_loss import ClassMetricOptions
 from tasks.encoding import label_ids
 from tasks.labeled_task import LabeledTask
-from tasks.loaded_labeled_task import host
+from tasks.loaded_labeled_task import host, most_frequent
 from tasks.metrics import classification_scores
 from tasks.pooled_task import TextColumns
 from tasks.seq2seq import SOURCE, LoadedSeq2seq, Seq2seq
@@ -299,11 +299,8 @@ class LoadedTextToText(LoadedSeq2seq):
             classification_scores(found, predictions, self.positive) if (found >= 0).all() else {}
         )
 
-    def constant_scores(self, split):
-        """Of the most frequent label in train."""
-        most = np.bincount(self.encoded["train"].labels).argmax()
-        scores = self.score(split, np.eye(len(self.label_names))[[most] * len(self.encoded[split])])
-        return {name: value for name, value in scores.items() if name == self.task.metric}
+    def constant_output(self):
+        return most_frequent(self.encoded["train"].labels, len(self.label_names))
 
     def prediction_rows(self, split, outputs):
         return predictions.class_rows(self.label_names, self.encoded[split].labels, outputs)
