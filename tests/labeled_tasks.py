@@ -1,8 +1,11 @@
 """Tiny labeled tasks for tests: a tokenizer of words, rows as JSON lines, a model of one layer."""
 
+import functools
 import json
 
+import jax
 import numpy as np
+import optax
 
 import models
 from data import tokenizer as tokenizers
@@ -58,3 +61,37 @@ def load(folder, name, architecture, splits, batch=(16, 16), **options):
     return config.task.load(
         config, model_config(architecture), folder / "tokenizer.json", lambda line: None
     )
+
+
+def start(task):
+    """(model, random parameters) of a task."""
+    model = models.build(task.model_config)
+    rngs = {"init": jax.random.key(0), "head": jax.random.key(1)}
+    return model, jax.jit(functools.partial(task.init, model=model))(rngs)
+
+
+def computing(task, model):
+    """Jitted (params, batch) -> (losses, outputs)."""
+    return jax.jit(
+        lambda params, batch: (
+            task.losses(model, params, batch, None), task.outputs(model, params, batch)
+        )
+    )  # fmt: skip
+
+
+def adam(task, model):
+    """(Adam's state for the parameters, a jitted step (params, state, batch, rng) -> (loss, params, state,
+    gradients)) that minimizes the task's loss."""
+    tx = optax.adam(0.01)
+
+    def mean(params, batch, rng):
+        total, weight = task.losses(model, params, batch, rng)[task.name]
+        return total / weight
+
+    @jax.jit
+    def step(params, state, batch, rng):
+        loss, grads = jax.value_and_grad(mean)(params, batch, rng)
+        updates, state = tx.update(grads, state)
+        return loss, optax.apply_updates(params, updates), state, grads
+
+    return tx.init, step

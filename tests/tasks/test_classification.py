@@ -10,8 +10,8 @@ import math
 
 import jax
 import jax.numpy as jnp
+import labeled_tasks
 import numpy as np
-import optax
 import pytest
 
 import models
@@ -84,18 +84,14 @@ def trained_on(folder, architecture):
     task = load(
         folder, architecture, {"train": (texts, labels), "validation": random_split(11)}
     )  # fmt: skip
-    model = models.build(task.model_config)
-    rngs = {"init": jax.random.key(0), "head": jax.random.key(1)}
-    return task, model, jax.jit(functools.partial(task.init, model=model))(rngs)
+    return task, *labeled_tasks.start(task)
 
 
 @functools.cache
 def compiled(folder, architecture):
     """Jitted (params, batch) -> (losses, logits)."""
     task, model, _ = trained_on(folder, architecture)
-    return jax.jit(lambda params, batch: (
-        task.losses(model, params, batch, None), task.outputs(model, params, batch)
-    ))  # fmt: skip
+    return labeled_tasks.computing(task, model)
 
 
 def scores_of(folder, architecture, params, split, size=16):
@@ -286,24 +282,13 @@ def test_the_whole_text_is_read_and_its_padding_is_not(folder, architecture):
 @each_architecture
 def test_the_head_learns_a_word_and_dropout_follows_the_key(folder, architecture):
     task, model, params = trained_on(folder, architecture)
-    tx = optax.adam(0.01)
-
-    def mean(params, batch, rng):
-        total, weight = task.losses(model, params, batch, rng)["classification"]
-        return total / weight
-
-    @jax.jit
-    def step(params, state, batch, rng):
-        loss, grads = jax.value_and_grad(mean)(params, batch, rng)
-        updates, state = tx.update(grads, state)
-        return loss, optax.apply_updates(params, updates), state
-
-    state, before = tx.init(params), scores_of(folder, architecture, params, "train")[0]
+    init, step = labeled_tasks.adam(task, model)
+    state, before = init(params), scores_of(folder, architecture, params, "train")[0]
     batch = task.train_inputs(0)
     a, b = (step(params, state, batch, jax.random.key(n))[0] for n in (0, 1))
     assert a != b
     for number in range(80):
-        _, params, state = step(params, state, task.train_inputs(number), jax.random.key(number))
+        _, params, state, _ = step(params, state, task.train_inputs(number), jax.random.key(number))
     after = scores_of(folder, architecture, params, "train")[0]
     assert after["accuracy"][0] > 56
     assert after["classification"][0] < before["classification"][0] / 2

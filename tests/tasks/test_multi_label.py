@@ -1,13 +1,10 @@
 """Several labels: loss, weights and scores of a batch by hand, in all three architectures."""
 
-import functools
-
 import jax
 import labeled_tasks
 import numpy as np
 import pytest
 
-import models
 from tasks import evaluate
 
 NAME, LABELS = "multi_label", ("w1", "w2", "w3")
@@ -38,15 +35,8 @@ def test_the_loss_and_the_scores_are_those_by_hand(folder, architecture):
         folder, NAME, architecture, SPLITS, (16, 4), positive_weights=weights, threshold=0.4
     )
     assert task.label_names == LABELS
-    model = models.build(task.model_config)
-    rngs = {"init": jax.random.key(0), "head": jax.random.key(1)}
-    params = jax.jit(functools.partial(task.init, model=model))(rngs)
-    compute = jax.jit(
-        lambda params, batch: (
-            task.losses(model, params, batch, None),
-            task.outputs(model, params, batch),
-        )
-    )
+    model, params = labeled_tasks.start(task)
+    compute = labeled_tasks.computing(task, model)
     total = []
 
     def predict(batch):

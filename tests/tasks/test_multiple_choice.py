@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import labeled_tasks
 import numpy as np
-import optax
 import pytest
 from labeled_tasks import CLS, SEP, ids
 
-import models
 from tasks import evaluate
 from training.train_step import split_microbatches
 
@@ -40,16 +38,8 @@ def folder(tmp_path_factory):
 def made(folder, architecture):
     splits = {"train": rows(64, 0), "validation": rows(11, 1)}
     task = labeled_tasks.load(folder, NAME, architecture, splits, batch=(16, 4))
-    model = models.build(task.model_config)
-    rngs = {"init": jax.random.key(0), "head": jax.random.key(1)}
-    params = jax.jit(functools.partial(task.init, model=model))(rngs)
-    compute = jax.jit(
-        lambda params, batch: (
-            task.losses(model, params, batch, None),
-            task.outputs(model, params, batch),
-        )
-    )
-    return task, model, params, compute
+    model, params = labeled_tasks.start(task)
+    return task, model, params, labeled_tasks.computing(task, model)
 
 
 def test_each_choice_is_a_row_with_the_question(folder):
@@ -118,21 +108,10 @@ def test_the_softmax_is_over_the_choices_that_a_question_has(folder, architectur
 
 def test_the_head_learns_which_choice_is_right(folder):
     task, model, params, compute = made(folder, "encoder")
-    tx = optax.adam(0.01)
-
-    def mean(params, batch, rng):
-        total, weight = task.losses(model, params, batch, rng)[NAME]
-        return total / weight
-
-    @jax.jit
-    def step(params, state, batch, rng):
-        loss, grads = jax.value_and_grad(mean)(params, batch, rng)
-        updates, state = tx.update(grads, state)
-        return loss, optax.apply_updates(params, updates), state
-
-    state = tx.init(params)
+    init, step = labeled_tasks.adam(task, model)
+    state = init(params)
     for number in range(80):
-        _, params, state = step(params, state, task.train_inputs(number), jax.random.key(number))
+        _, params, state, _ = step(params, state, task.train_inputs(number), jax.random.key(number))
     _, scores = evaluate(task, "train", lambda batch: jnp.asarray(compute(params, batch)[1]))
     assert scores["accuracy"] > 0.8
 

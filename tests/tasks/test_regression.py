@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import labeled_tasks
 import numpy as np
-import optax
 import pytest
 
-import models
 from tasks import evaluate
 
 NAME = "regression"
@@ -31,16 +29,8 @@ def made(folder, architecture):
     """(task, model, params, jitted (params, batch) -> (losses, values))."""
     splits = {"train": rows(64, 0), "validation": rows(11, 1)}
     task = labeled_tasks.load(folder, NAME, architecture, splits, batch=(16, 4))
-    model = models.build(task.model_config)
-    rngs = {"init": jax.random.key(0), "head": jax.random.key(1)}
-    params = jax.jit(functools.partial(task.init, model=model))(rngs)
-    compute = jax.jit(
-        lambda params, batch: (
-            task.losses(model, params, batch, None),
-            task.outputs(model, params, batch),
-        )
-    )
-    return task, model, params, compute
+    model, params = labeled_tasks.start(task)
+    return task, model, params, labeled_tasks.computing(task, model)
 
 
 @pytest.mark.parametrize("architecture", labeled_tasks.ARCHITECTURES)
@@ -74,24 +64,14 @@ def test_the_loss_is_in_standard_deviations_and_predictions_are_values(folder, a
 
 def test_units_are_not_trained_and_the_head_learns_values(folder):
     task, model, params, _ = made(folder, "encoder")
-    tx = optax.adam(0.01)
-
-    def mean(params, batch, rng):
-        total, weight = task.losses(model, params, batch, rng)[NAME]
-        return total / weight
-
-    @jax.jit
-    def step(params, state, batch, rng):
-        loss, grads = jax.value_and_grad(mean)(params, batch, rng)
-        updates, state = tx.update(grads, state)
-        return loss, optax.apply_updates(params, updates), state, grads["heads"][NAME]["units"]
-
-    units, state, losses = params["heads"][NAME]["units"], tx.init(params), []
+    init, step = labeled_tasks.adam(task, model)
+    units, state, losses = params["heads"][NAME]["units"], init(params), []
     for number in range(100):
         batch = task.train_inputs(number)
         loss, params, state, grads = step(params, state, batch, jax.random.key(number))
         losses.append(float(loss))
-        assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(grads))
+        of_units = jax.tree.leaves(grads["heads"][NAME]["units"])
+        assert not any(jnp.any(leaf) for leaf in of_units)
     assert np.mean(losses[-5:]) < 0.3 < np.mean(losses[:5])
     jax.tree.map(np.testing.assert_array_equal, params["heads"][NAME]["units"], units)
 

@@ -8,8 +8,8 @@ import functools
 import math
 
 import jax
+import labeled_tasks
 import numpy as np
-import optax
 import pytest
 from pairs import MODELS, load, tokenizer_folder, trained_on
 
@@ -121,9 +121,7 @@ def test_a_prompt_keeps_what_follows_the_source_and_truncations_are_said(folder,
 def compiled(folder, kind):
     """Jitted (params, batch) -> (losses, outputs)."""
     task, model, _ = trained_on(folder, kind)
-    return jax.jit(lambda params, batch: (
-        task.losses(model, params, batch, None), task.outputs(model, params, batch)
-    ))  # fmt: skip
+    return labeled_tasks.computing(task, model)
 
 
 def scores_of(folder, kind, params, size=16):
@@ -224,22 +222,11 @@ def test_the_model_learns_to_copy_and_label_smoothing_changes_the_training_loss_
     task, model, params = trained_on(folder, kind)
     smooth = trained_on(folder, kind, 0.1)[0]
     before = scores_of(folder, kind, params)[2]
-    tx = optax.adam(0.01)
-
-    @jax.jit
-    def step(params, state, batch, rng):
-        def mean(params):
-            total, weight = smooth.losses(model, params, batch, rng)["seq2seq"]
-            return total / weight
-
-        loss, grads = jax.value_and_grad(mean)(params)
-        updates, state = tx.update(grads, state)
-        return loss, optax.apply_updates(params, updates), state
-
-    state = tx.init(params)
+    init, step = labeled_tasks.adam(smooth, model)
+    state = init(params)
     for number in range(120):
         key = jax.random.key(number)
-        loss, params, state = step(params, state, smooth.train_inputs(number), key)
+        loss, params, state, _ = step(params, state, smooth.train_inputs(number), key)
     after = scores_of(folder, kind, params)[2]
     assert after["accuracy"] > 0.85 > before["accuracy"] and after["loss"] < before["loss"] / 3
     assert loss > after["loss"]  # a smoothed loss has a floor

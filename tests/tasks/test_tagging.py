@@ -9,8 +9,8 @@ import json
 
 import jax
 import jax.numpy as jnp
+import labeled_tasks
 import numpy as np
-import optax
 import pytest
 
 import models
@@ -80,18 +80,14 @@ SPLITS = {"train": random_split(24, 1, 6), "validation": random_split(11)}
 def started(folder, architecture):
     """(task, model, params): 24 sentences to learn from, 11 of up to 19 words to validate on."""
     task = load(folder, architecture, SPLITS)
-    model = models.build(task.model_config)
-    rngs = {"init": jax.random.key(0), "head": jax.random.key(1)}
-    return task, model, jax.jit(functools.partial(task.init, model=model))(rngs)
+    return task, *labeled_tasks.start(task)
 
 
 @functools.cache
 def compiled(folder, architecture):
     """Jitted (params, batch) -> (losses, outputs)."""
     task, model, _ = started(folder, architecture)
-    return jax.jit(lambda params, batch: (
-        task.losses(model, params, batch, None), task.outputs(model, params, batch)
-    ))  # fmt: skip
+    return labeled_tasks.computing(task, model)
 
 
 def scores_of(folder, task, params, split="validation"):
@@ -249,20 +245,10 @@ def test_the_label_budget_counts_sentences_and_rows_are_windows(folder):
 @each_architecture
 def test_the_head_learns_the_tags_of_words(folder, architecture):
     task, model, params = started(folder, architecture)
-    tx = optax.adam(0.01)
-
-    @jax.jit
-    def step(params, state, batch, rng):
-        def mean(params):
-            total, weight = task.losses(model, params, batch, rng)["tagging"]
-            return total / weight
-
-        updates, state = tx.update(jax.grad(mean)(params), state)
-        return optax.apply_updates(params, updates), state
-
-    state = tx.init(params)
+    init, step = labeled_tasks.adam(task, model)
+    state = init(params)
     for number in range(60):
-        params, state = step(params, state, task.train_inputs(number), jax.random.key(number))
+        _, params, state, _ = step(params, state, task.train_inputs(number), jax.random.key(number))
     scores = scores_of(folder, task, params, "train")[2]
     assert set(scores) == {"f1", "precision", "recall", "accuracy", "loss"}
     assert scores["accuracy"] > 0.9 and scores["f1"] > 0.8
