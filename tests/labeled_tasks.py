@@ -54,13 +54,15 @@ def resolve(name, source, batch=(16, 16), **options):
     })  # fmt: skip
 
 
-def load(folder, name, architecture, splits, batch=(16, 16), **options):
-    """The loaded task of {split: rows}."""
+def load(folder, name, model, splits, batch=(16, 16), process=(0, 1), **options):
+    """The loaded task of {split: rows}; model: its architecture, or a ModelConfig."""
     tokenizers.of_words(WORDS).save(folder / "tokenizer.json")
     config = resolve(name, write(folder, splits), batch, **options)
+    model = model_config(model) if isinstance(model, str) else model
     return config.task.load(
-        config, model_config(architecture), folder / "tokenizer.json", lambda line: None
-    )
+        config, model, folder / "tokenizer.json", lambda line: None,
+        process_index=process[0], process_count=process[1],
+    )  # fmt: skip
 
 
 def start(task):

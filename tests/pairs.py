@@ -3,15 +3,15 @@
 import functools
 import json
 
-import jax
+import labeled_tasks
 import numpy as np
+from labeled_tasks import WORDS
 
 import models
 from data import tokenizer as tokenizers
 from training import config as configs
 from training.schema import FinetuneConfig
 
-WORDS = [f"w{n}" for n in range(30)]
 MODELS = ("causal", "prefix", "encoder_decoder")  # decoders by their attention
 
 
@@ -57,7 +57,4 @@ def trained_on(folder, kind, smoothing=0.0):
     texts = [" ".join(random.choice(WORDS[:8], random.integers(1, 4))) for _ in range(75)]
     splits = {"train": (texts[:64], texts[:64]), "validation": (texts[64:], texts[64:])}
     task = load(folder, kind, splits, (16, 16), label_smoothing=smoothing)
-    model = models.build(task.model_config)
-    return task, model, jax.jit(functools.partial(task.init, model=model))(
-        {"init": jax.random.key(0), "head": jax.random.key(1)}
-    )  # fmt: skip
+    return task, *labeled_tasks.start(task)

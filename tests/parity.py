@@ -29,6 +29,25 @@ from training import checkpoint, init_from, param_rules, run_directory
 
 RANDOM = np.random.default_rng(0)
 VOCAB_SIZE, ROWS, LENGTH, TARGET_LENGTH = 90, 3, 11, 6
+# Fields of the config class of a tiny encoder, and of BART's.
+ENCODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 16,
+}
+BART = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 16,
+}
+
 TOKENS = RANDOM.integers(5, VOCAB_SIZE, (ROWS, LENGTH)).astype(np.int32)
 LABELS = RANDOM.integers(5, VOCAB_SIZE, (ROWS, LENGTH)).astype(np.int32)  # of an encoder
 TARGETS = RANDOM.integers(5, VOCAB_SIZE, (ROWS, TARGET_LENGTH)).astype(np.int32)  # of a decoder

@@ -3,6 +3,7 @@
 import numpy as np
 import parity
 import pytest
+from parity import BART, ENCODER
 
 from training import run_directory
 
@@ -10,23 +11,6 @@ torch, transformers = parity.peers()
 
 pytestmark = pytest.mark.parity
 
-ENCODER = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 16,
-}
-BART = {
-    "d_model": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "max_position_embeddings": 16,
-}
 CASES = {
     "Bert": ENCODER,
     "Roberta": {**ENCODER, "type_vocab_size": 1},

@@ -11,6 +11,7 @@ import numpy as np
 import parity
 import pytest
 import tiny_configs
+from parity import BART, ENCODER
 
 import finetune
 import train
@@ -22,23 +23,6 @@ torch, transformers = parity.peers()
 
 pytestmark = pytest.mark.parity
 
-ENCODER = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 16,
-}
-BART = {
-    "d_model": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "max_position_embeddings": 16,
-}
 LLAMA = {**ENCODER, "num_key_value_heads": 2, "pad_token_id": 0}
 T5 = {"d_model": 32, "num_layers": 1, "num_heads": 4, "d_kv": 8, "d_ff": 48}
 CASES = {

@@ -5,7 +5,6 @@ The tokenizer is a list of words; special tokens, lengths and positions are writ
 
 import dataclasses
 import functools
-import json
 import math
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import labeled_tasks
 import numpy as np
 import pytest
+from labeled_tasks import ARCHITECTURES, CLS, EOS, FIRST, LENGTH, PAD, SEP, START, WORDS, ids
 
 import models
 from data import tokenizer as tokenizers
@@ -21,19 +21,9 @@ from data.special_tokens import SpecialTokenTemplate
 from tasks import evaluate
 from tasks.classification import Classification
 from tasks.encoding import encode
-from training import config as configs
-from training.schema import FinetuneConfig
 
-PAD, CLS, SEP, EOS, START = 0, 2, 3, 4, 6
-FIRST = 113  # the special tokens precede the words
-WORDS = [f"w{n}" for n in range(30)]
-LENGTH, EMB_DIM = 8, 16
-ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
+EMB_DIM = 16
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
-
-
-def ids(text):
-    return [FIRST + int(word[1:]) for word in text.split()]
 
 
 def model_config(architecture, **fields):
@@ -51,21 +41,14 @@ def folder(tmp_path_factory):
 
 def load(folder, architecture, splits, batch=(16, 16), process=(0, 1), model_fields=(), **options):
     """The task of {split: (texts, [pairs,] labels)}; batch: sizes for training and evaluation."""
+    written = {}
     for split, columns in splits.items():
         keys = ("text", "label") if len(columns) == 2 else ("text", "other", "label")
         rows = (dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True))
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        written[split] = list(rows)
         options |= {"text_pair_column": "other"} if "other" in keys else {}
-    options = {"max_seq_len": LENGTH, **options}
-    source = f"files:{folder}/{{{','.join(f'{split}.jsonl' for split in splits)}}}"
-    config = configs.resolve(FinetuneConfig, {
-        "init_from": "unused", "task": {"source": source, **options},
-        "training": {"batch_size": batch[0]}, "evaluation": {"batch_size": batch[1]},
-    })  # fmt: skip
-    return config.task.load(
-        config, model_config(architecture, **dict(model_fields)), folder / "tokenizer.json",
-        lambda line: None, process_index=process[0], process_count=process[1],
-    )  # fmt: skip
+    model = model_config(architecture, **dict(model_fields))
+    return labeled_tasks.load(folder, "classification", model, written, batch, process, **options)
 
 
 def random_split(size, seed=0, longest=8):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from labeled_tasks import CLS, EOS, FIRST, PAD, SEP, START, WORDS, ids
 
 import models
 from data import tokenizer as tokenizers
@@ -20,16 +21,9 @@ from tasks.span_predictions import best_spans
 from training import config as configs
 from training.schema import FinetuneConfig
 
-PAD, CLS, SEP, EOS, START = 0, 2, 3, 4, 6
-FIRST = 113  # the special tokens precede the words
-WORDS = [f"w{n}" for n in range(30)]
 LENGTH = 12
 ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
-
-
-def ids(text):
-    return [FIRST + int(word[1:]) for word in text.split()]
 
 
 @pytest.fixture(scope="module")

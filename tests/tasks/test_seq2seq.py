@@ -11,18 +11,13 @@ import jax
 import labeled_tasks
 import numpy as np
 import pytest
+from labeled_tasks import CLS, EOS, FIRST, PAD, SEP, START, ids
 from pairs import MODELS, load, tokenizer_folder, trained_on
 
 from data.special_tokens import SpecialTokenTemplate, pair_templates
 from tasks import evaluate
 
-PAD, CLS, SEP, EOS, START = 0, 2, 3, 4, 6
-FIRST = 113  # the special tokens precede the words
 each_model = pytest.mark.parametrize("kind", MODELS)
-
-
-def ids(text):
-    return [FIRST + int(word[1:]) for word in text.split()]
 
 
 @pytest.fixture(scope="module")

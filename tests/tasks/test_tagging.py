@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import labeled_tasks
 import numpy as np
 import pytest
+from labeled_tasks import ARCHITECTURES, CLS, EOS, LENGTH, PAD, SEP, START, WORDS, ids
 
 import models
 from data import tagged
@@ -22,11 +23,7 @@ from tasks import evaluate
 from training import config as configs
 from training.schema import FinetuneConfig
 
-PAD, CLS, SEP, EOS, START = 0, 2, 3, 4, 6
-FIRST = 113  # the special tokens precede the words
-WORDS = [f"w{n}" for n in range(30)]
-LENGTH, EMB_DIM = 8, 16
-ARCHITECTURES = ("encoder", "decoder", "encoder_decoder")
+EMB_DIM = 16
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 TAGS = ("B-X", "I-X", "O")
 
@@ -58,19 +55,12 @@ def random_split(size, seed=0, longest=20):
 
 def load(folder, architecture, splits, batch=(16, 16), process=(0, 1), fields=(), **options):
     """The task of {split: [(words, tags)]}; batch: sizes for training and evaluation."""
-    for split, rows in splits.items():
-        rows = [dict(zip(("tokens", "tags"), row, strict=False)) for row in rows]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = f"files:{folder}/{{{','.join(f'{split}.jsonl' for split in splits)}}}"
-    config = configs.resolve(FinetuneConfig, {
-        "init_from": "unused",
-        "task": {"name": "tagging", "source": source, "max_seq_len": LENGTH, **options},
-        "training": {"batch_size": batch[0]}, "evaluation": {"batch_size": batch[1]},
-    })  # fmt: skip
-    return config.task.load(
-        config, model_config(architecture, **dict(fields)), folder / "tokenizer.json",
-        lambda line: None, process_index=process[0], process_count=process[1],
-    )  # fmt: skip
+    splits = {
+        split: [dict(zip(("tokens", "tags"), row, strict=False)) for row in rows]
+        for split, rows in splits.items()
+    }
+    model = model_config(architecture, **dict(fields))
+    return labeled_tasks.load(folder, "tagging", model, splits, batch, process, **options)
 
 
 SPLITS = {"train": random_split(24, 1, 6), "validation": random_split(11)}
@@ -103,10 +93,6 @@ def scores_of(folder, task, params, split="validation"):
 
     predictions, scores = evaluate(task, split, predict)
     return jax.tree.map(lambda *x: float(np.sum(x)), *sums), predictions, scores
-
-
-def ids(words):
-    return [FIRST + int(word[1:]) for word in words.split()]
 
 
 @pytest.mark.parametrize(
