@@ -4,7 +4,7 @@
 
 Both finetune the same published encoder on the same examples, encoded once, with one recipe (AdamW, linear
 schedule, batches of 16, dropout of the model); both pad a batch to its longest rows. The two sides take
-turns within a seed. Scores are those of the test split, by our metrics, after the last update. A result is
+turns within a seed. Scores are of the test split, by our metrics, after the last update. A result is
 a line of results.jsonl, and the same command continues after the last one; it prints a table at the end.
 
 Needs `pip install -e .[parity] accelerate`, and TASKS_DIR with btc_ner/, ud_ewt/, stsb/, mrpc/ and

@@ -1,4 +1,4 @@
-"""What R replicas cost beside one run: seconds per step and peak memory of finetune.py.
+"""The cost of R replicas beside one run: seconds per step and peak memory of finetune.py.
 
     python -m benchmarks.replicas --init_from=RUN --source=python_docs --replicas=1,8 --steps=60
 

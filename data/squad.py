@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from data.labels import is_invisible
 
-# The columns of a SQuAD file: those of Hugging Face's and TFDS's data sets of it.
+# The columns of a SQuAD file, named as in the data sets of Hugging Face and TFDS.
 COLUMNS = ("id", "title", "context", "question", "answers")
 
 

@@ -1,4 +1,4 @@
-"""What may be wrong with a TSV or CSV file: its first line, and quotes. Used by data/tables.py."""
+"""Hints for errors in TSV and CSV files: about the first line and the quotes. Used by data/tables.py."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Adapters: small sets of parameters that are trained while those of the model stay as they are.
+"""Adapters: small sets of trained parameters beside the frozen ones of the model.
 `AdaptedModel` (models/prompts.py) applies a model with one: the adapter intercepts the calls of layers
 (`flax.linen.intercept_methods`) and changes their activations, so that no full weight update is made.
 """
@@ -84,7 +84,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Adapting(Adapter):
-    """What all adapters share: only the adapter, the head of the task and `modules_to_save` are trained."""
+    """The base of all adapters: only they, the head of the task and `modules_to_save` are trained."""
 
     modules_to_save: tuple = option(
         (), "regexes of other parameters that are trained and saved too, such as '.*_norm/scale'"

@@ -40,7 +40,7 @@ class _Tokens(Adapting):
             )
 
     def shift(self, inputs: ModelInputs) -> ModelInputs:
-        """The inputs with positions that start after those of the adapter."""
+        """The inputs with positions that start after the adapter's."""
         return inputs.replace(positions=inputs.positions + jnp.int32(self.num_tokens))
 
     def intercept_stacks(self, config, first, other, after):
@@ -130,7 +130,7 @@ class Prompt(_Tokens):
 
 @dataclass(frozen=True)
 class Prefix(_Tokens):
-    """Prefix tuning (Li & Liang 2021): trained keys and values before those of each attention.
+    """Prefix tuning (Li & Liang 2021): trained keys and values before the keys and values of each attention.
 
     They have no position of their own: RoPE does not rotate them, and T5's bias is 0 there."""
 
@@ -198,7 +198,7 @@ class AdaptedModel:
         return self.model.config
 
     def init(self, *args, **kwargs):
-        """The variables of the model alone; `Adapter.init` makes those of the adapter."""
+        """The variables of the model alone; `Adapter.init` makes the adapter's."""
         return self.model.init(*args, **kwargs)
 
     def apply(self, variables, *args, **kwargs):

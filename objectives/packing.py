@@ -1,7 +1,7 @@
 """Packing: the model reads several examples in one row, isolated as pretraining's documents are.
 
 A Batch of a labeled task keeps its examples apart, [B, T]; `apply_packed` moves their tokens into fewer
-rows for the model, and its hidden states back. So losses, heads and metrics know nothing of it.
+rows for the model, and its hidden states back. So losses, heads and metrics do not depend on it.
 """
 
 from collections.abc import Callable

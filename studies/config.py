@@ -150,7 +150,7 @@ class Cell:
 
     @property
     def group(self):
-        """What the runs that differ in seed alone share."""
+        """The cell with seed 0: the same for runs that differ in seed alone."""
         return dataclasses.replace(self, seed=0)
 
 

@@ -26,7 +26,7 @@ class ClassMetricOptions(Task):
 
     metric: str = option(
         "accuracy",
-        "chooses the best checkpoint; f1 is that of one class, positive_label",
+        "chooses the best checkpoint; f1 is of one class, positive_label",
         choices=(*CLASS_METRICS, "f1"),
     )
     positive_label: str = option(

@@ -20,7 +20,7 @@ _EVAL_WINDOW = 50  # batches whose sorted examples decide the shapes of evaluati
 class LabeledBatches(LoadedTask):
     """The batches of LoadedLabeledTask, which has the fields that are read here, and `batch`."""
 
-    # Where `outputs` are [B, T, ...], a value for each token: that of the padding of shorter batches.
+    # Where `outputs` are [B, T, ...], a value for each token: the value that pads shorter batches.
     output_padding: float | None = None
 
     @property

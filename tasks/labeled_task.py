@@ -1,4 +1,4 @@
-"""What all tasks on labeled examples share: their options, and the way from text to arrays.
+"""The base class of tasks on labeled examples: their options, and the way from text to arrays.
 
 Between data/examples.py and a file per task, which adds the columns, the head, the loss and the metrics.
 """
@@ -86,7 +86,7 @@ class LabeledTask(Task):
         return {role: column for role, column in columns.items() if not column.is_label}
 
     def complete_examples(self, splits: dict[str, Examples], log) -> dict[str, Examples]:
-        """{split: Examples} as the task needs them, of those of the columns, with labels or without; `read`
+        """{split: Examples} as the task needs them, from the columns, with labels or without; `read`
         and tools.predict call it. Raises ValueError of one line."""
         return splits
 

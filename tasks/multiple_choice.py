@@ -142,8 +142,8 @@ class MultipleChoice(PooledTask):
 
 @dataclasses.dataclass(frozen=True)
 class EncodedChoices(Encoded):
-    """A split of questions as arrays. `lengths` are those of the longest choice, `labels` indices of the
-    right choices; `rows` has a row for each choice, those of question i from starts[i] on."""
+    """A split of questions as arrays. `lengths` are of the longest choice, `labels` the indices of the
+    right choices; `rows` has a row for each choice; question i starts at row starts[i]."""
 
     rows: Encoded | None = None
     starts: np.ndarray | None = None  # int[n]
@@ -214,7 +214,7 @@ class LoadedMultipleChoice(LoadedPooledTask):
         return self.inputs_of(self.encoded[split].rows, indices, width)
 
     def targets(self, split, indices):
-        """Placeholders: those of the questions are set in `batch`."""
+        """Placeholders: `batch` sets the targets of the questions."""
         return np.zeros((len(indices), 1), np.int32), np.zeros((len(indices), 1), np.float32)
 
     def flops_specs(self, params):

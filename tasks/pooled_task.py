@@ -33,7 +33,7 @@ class TextColumns:
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
-    """The options of a head: those of the published ones."""
+    """The options of a head, as published heads have them."""
 
     head_fields: ClassVar[tuple[str, ...]] = (
         "pooler", "pooler_activation", "pooler_norm", "head_bias",

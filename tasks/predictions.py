@@ -13,7 +13,8 @@ from data.files import write_atomically
 from tasks.metrics import sigmoid, softmax
 
 FORMATS = ("jsonl", "tsv")
-# What ends a field or a line of TSV (also for Python's splitlines), and the backslash: a tab is written \\t.
+# Characters that end a field or a line of TSV, also for Python's splitlines, and the backslash; a tab is
+# written \\t.
 _ENDS = "\\\t\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 _JSON_ESCAPES = {
     ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"
@@ -83,8 +84,8 @@ def choice_rows(choices: Sequence[list[str]], labels, logits) -> Iterator[dict]:
 def lines(rows: Iterable[dict], form: str, header: list[str] | None = None) -> Iterator[str]:
     """Rows as lines of 'jsonl' or 'tsv', one per row, after the header of a TSV file.
 
-    header: the columns of a TSV file that was written in part; an empty list receives those of the first
-    row.
+    header: the columns of a TSV file that was written in part; an empty list receives the columns of the
+    first row.
 
     In TSV a value that is a dict has a column for each key, `p(key)`, a list is JSON, None is empty, and
     tabs, line ends and backslashes are escaped; quotes are text. JSON lines keep the values.

@@ -59,7 +59,7 @@ class QuestionAnswering(LabeledTask):
     n_best: int = option(20, "spans per question in the predictions", min=1)
     no_answer: bool = option(False, "a question may have no answer (SQuAD 2.0)")
     no_answer_threshold: float = option(
-        0.0, "no answer is predicted if its score exceeds that of the best span by more than this"
+        0.0, "no answer is predicted if its score minus the score of the best span is above this"
     )
     pooler: bool = option(
         False, "dense layer, GELU and LayerNorm before the output layer, as in ModernBERT"

@@ -92,7 +92,7 @@ class Seq2seq(LabeledTask):
             len(ids) < len(all_of_it) + own_target.num_tokens
             for ids, all_of_it in zip(targets, plain, strict=True)
         ]
-        # The bytes that the loss of a target is of: those of its text, or of what remains of it.
+        # The bytes that the loss of a target covers: of its text, or of the part that was not truncated.
         target_bytes = [
             len((tokenizer.decode(ids, skip_specials=True) if cut else text).encode())
             for text, ids, cut in zip(texts, targets, is_cut, strict=True)

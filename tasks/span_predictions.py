@@ -23,7 +23,7 @@ class SpanPredictions:
     first: np.ndarray  # int64[number of questions + 1]
     characters: np.ndarray  # int32[m, 2] start and end in the text of the context
     scores: np.ndarray  # float32[m] start logit + end logit
-    null_scores: np.ndarray  # float32[number of questions] that of no answer
+    null_scores: np.ndarray  # float32[number of questions] score of no answer
 
     def spans(self, question: int, context: str) -> Iterator[tuple[str, int, float]]:
         """(text, start, score) of the spans of a question, best first; each text once."""

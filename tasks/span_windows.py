@@ -14,14 +14,16 @@ from tasks.encoding import Encoded
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanWindows(Encoded):
-    """The windows of a split, in the order of its questions. Positions are those of a row."""
+    """The windows of a split, in the order of its questions. Positions are places in a row."""
 
     questions: np.ndarray  # int32[n] the question of each window, ascending
     context: np.ndarray  # int32[n, 2] position of the window's first token, and its end
     null: np.ndarray  # int32[n] position that means: no answer in this window
     spans: np.ndarray  # int32[n, 2] positions of the answer's first and last token, or `null` twice
     characters: np.ndarray  # int32[N, 2] start and end of each token in the text of its context
-    base: np.ndarray  # int64[n]: `characters[base + position]` is that of a position in the context
+    base: (
+        np.ndarray
+    )  # int64[n]: `characters[base + position]` is the character of a position in the context
     has_answer: np.ndarray  # bool[number of questions]
     num_unreachable: int  # questions whose answer is in no window
 

@@ -1,6 +1,6 @@
 """Classification in which labels are words that a model generates (T5; Raffel et al. 2020, section 2.4).
 
-For encoder-decoders and decoders, with their own LM head. The loss is that of the label's words. A
+For encoder-decoders and decoders, with their own LM head. The loss is of the label's words. A
 prediction is the label whose words have the highest probability, so every prediction is a label.
 """
 

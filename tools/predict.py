@@ -135,7 +135,7 @@ def check_output(output: str, files: list[str]) -> None:
         raise ConfigError(f"--output={output} is one of the files to read; name another")
 
 
-# ---- What is read --------------------------------------------------------------------------------
+# ---- Reading -------------------------------------------------------------------------------------
 
 
 def names_of(columns) -> tuple[list[str], tuple[str, ...]]:

@@ -24,7 +24,7 @@ from training.schema import FinetuneConfig
 log = logging.getLogger("triptych")
 SPLIT = "test"  # the name of the split of new examples
 MAX_SEQ_LEN = 512  # of a published model that can read more
-# Sections of the config that may differ from those of the run: they change no parameter.
+# Sections of the config that may differ from the run's: they change no parameter.
 SECTIONS = ("task.", "evaluation.batch_size", "mesh.")
 
 
@@ -124,7 +124,7 @@ class Predictor:
 
         Args:
           report: receives the number of rows of each batch that is done.
-          as_in_run: the batches are those of finetune.py's evaluation, and the predictions on the same
+          as_in_run: the batches are as in finetune.py's evaluation, and the predictions on the same
             devices are the same to the last bit; otherwise examples of similar length are together, in at
             most four shapes.
         """

@@ -16,7 +16,7 @@ def announced_jit(what: str, **options):
 
     Args:
       what: the function in a few words, such as 'the train step'.
-      **options: those of jax.jit; static_argnums is a tuple. Where the function has arguments `task`
+      **options: of jax.jit; static_argnums is a tuple. Where the function has arguments `task`
         (static) and `inputs`, the line names their shape (`LoadedTask.describe_shape`).
     """
 

@@ -1,4 +1,4 @@
-"""Where the frozen parameters of a run are, since its checkpoints hold only what is trained.
+"""The places of the frozen parameters of a run: its checkpoints hold trained parameters only.
 
 Those that init_from brought unchanged remain in its run; the others are saved once, in RUN/frozen.
 `RUN/frozen.json` lists both, with a fingerprint of each array. Read by training/checkpoint.py.

@@ -35,7 +35,7 @@ class InitSource:
       name: RUN@STEP of the parameters, '' for none.
       tokenizer_file: tokenizer.json of the source; '': the data decides.
       run, step: the run directory and checkpoint to read, None in a resumed run.
-      adapter: that of its parameters.
+      adapter: the adapter of its parameters.
       imported: `run` is in the cache, made of a Hugging Face directory: it may be removed at any time.
     """
 
@@ -184,7 +184,7 @@ def _check_adapter(run, adapter, config):
 
 
 def load_for_pretraining(source: InitSource, task, params, shardings):
-    """(params with those of the source, lines for the log, the frozen.Reference to those that are the
+    """(params with the source's, lines for the log, the frozen.Reference to parameters that are the
     same there or None), for continued pretraining.
 
     Raises ConfigError for another tokenizer, or a checkpoint that does not fit.
@@ -220,7 +220,7 @@ def plan_pretraining(source: InitSource, model_config, target):
 
 
 def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
-    """(params with those of the source, lines for the log, the frozen.Reference to those that are the
+    """(params with the source's, lines for the log, the frozen.Reference to parameters that are the
     same there or None), by config.init.
 
     The head of a finetuned or published model is kept if its labels and its form are those of the task.

@@ -11,7 +11,7 @@ from training import run_directory
 
 @dataclasses.dataclass(frozen=True)
 class HeadPlan:
-    """What happens to the head.
+    """Whether the head is kept, and why.
 
     Attributes:
       line: for the log: 'head kept: ...' or 'head new: ...', with the reason; '' for a task without one.
@@ -85,7 +85,7 @@ def _head_of(run, manifest, task):
 
 
 def _difference(found, labels):
-    """How the labels of the source differ from those of the task."""
+    """The difference between the labels of the source and of the task, in words."""
     more = [label for label in labels if label not in found]
     fewer = [label for label in found if label not in labels]
     if more and fewer:
