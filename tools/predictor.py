@@ -112,11 +112,7 @@ class Predictor:
     def _params(self):
         """The parameters, averaged ones where the run has them."""
         found = unflatten_params(checkpoint.params_metadata(self.run, self.step))
-        target = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            found,
-            sharding.param_shardings(self._mesh, found),
-        )
+        target = sharding.placed(self._mesh, found)
         return checkpoint.read_params(self.run / "checkpoints", self.step, target)
 
     def predict(self, examples: Examples, report=lambda done: None, as_in_run: bool = False):
@@ -165,4 +161,4 @@ class Predictor:
         self.num_truncated += loaded.encoded[SPLIT].num_truncated
         shapes = self._shapes if as_in_run else batch_shapes.halved_shapes(loaded.full_shape)
         loaded = dataclasses.replace(loaded, fixed_shapes=shapes)
-        return loaded, models.build(loaded.model_config)
+        return loaded, models.build(loaded.model_config, self.config.adapter)

@@ -91,6 +91,18 @@ def test_a_file_gets_the_predictions_that_the_run_wrote(folder, architecture, ca
         )
 
 
+def test_a_run_with_an_adapter_predicts_what_it_wrote(folder, tmp_path, capsys):
+    labels, run = folder / "encoder-labels", tmp_path / "lora"
+    config = tiny_configs.finetuning(
+        labels, folder / "encoder-start", adapter__name="lora", optimizer__learning_rate=0.1
+    )
+    finetune.run(config, str(run))
+    written = (run / "predictions_test.tsv").read_text()
+    flags = (f"--run={run}", f"--file={labels}/test.tsv", "--format=tsv", "--score")
+    status, out, _ = execute(capsys, *flags)
+    assert status == 0 and out == written
+
+
 def test_texts_pipes_and_compressed_files_of_every_format_get_the_same(
     folder, tmp_path, capsys, monkeypatch, small_parts
 ):
