@@ -23,7 +23,6 @@ from data.tokenizer import Tokenizer, load
 from data.writer import WorkItem
 
 _POLL_SECONDS = 0.5
-_STOP, _EXIT = 1, 2  # values of the stop flag: end the work item; end the process
 
 
 class Progress:
@@ -72,6 +71,7 @@ def run(
     # One slot per item, then the stop flag. Each slot has one writer, so no lock is needed: a killed
     # process would hold it forever.
     shared = context.RawArray("q", len(items) + 1)
+    others = set(multiprocessing.active_children())
     pool = concurrent.futures.ProcessPoolExecutor(
         workers,
         context,
@@ -95,14 +95,16 @@ def run(
         # The pool's own pipe, where a process dies while work is handed out.
         if not isinstance(error, BrokenProcessPool) and str(error) != "handle is closed":
             raise
-        # Python 3.11 waits forever for a process that started while the pool noticed a death.
-        shared[-1] = _EXIT
+        # The pool loses track of a process that started while it noticed the death.
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+            process.join()
         raise OSError(
             "a tokenization process died, perhaps for lack of memory: set data.workers lower and start "
             "again; finished work is kept"
         ) from error
     finally:
-        shared[-1] = shared[-1] or _STOP
+        shared[-1] = True
         pool.shutdown(cancel_futures=True)
 
 
@@ -125,16 +127,15 @@ def _start_worker(source, directory, validation_fraction, shared) -> None:
     global _job
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which sets the flag
-    threading.Thread(target=_exit_with_parent, args=(shared,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     tokenizer = load(directory / "tokenizer.json")
     _job = (source, tokenizer, directory, validation_fraction, shared)
 
 
-def _exit_with_parent(shared) -> None:
+def _exit_with_parent() -> None:
     """A killed parent cannot stop its workers, and a later run must not meet them."""
     parent = multiprocessing.parent_process()
-    while parent.is_alive() and shared[-1] != _EXIT:
-        parent.join(_POLL_SECONDS)
+    parent.join()
     os._exit(1)
 
 

@@ -223,12 +223,10 @@ def test_a_worker_that_is_killed_is_one_error_and_the_next_run_finishes(
     killed = []
 
     def kill():
-        while not killed:
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGKILL)
-                killed.append(child.pid)
-                return
+        while len(children := multiprocessing.active_children()) < in_parallel["workers"]:
             time.sleep(0.01)
+        killed.append(children[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
