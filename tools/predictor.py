@@ -12,9 +12,9 @@ import jax
 import models
 from data.examples import Column, Examples
 from data.labeled import LabeledSplits
-from huggingface import as_run
 from models.config import ModelConfig
 from tasks import FINETUNE_TASKS, batch_shapes, evaluate
+from tools.loaded_run import resolve_run
 from training import checkpoint, run_directory, sharding
 from training import config as configs
 from training.config import ConfigError
@@ -54,11 +54,8 @@ class Predictor:
 
         Raises ConfigError for a directory that is no such run, and another section than `SECTIONS`.
         """
-        path = as_run(run)
-        if step is None and not run.rpartition("@")[2].isdigit():
-            step = run_directory.scored_step(path)
-        self.run, self.step = checkpoint.resolve_checkpoint(path, "" if step is None else step)
-        self.name, self.num_truncated = f"{run.rpartition('@')[0] or run} at step {self.step}", 0
+        self.run, self.step, self.name = resolve_run(run, step)
+        self.num_truncated = 0
         record = run_directory.read_config(self.run)
         self.model_config = ModelConfig(**record["model"])
         manifest = run_directory.read_manifest(self.run)
