@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "data": (),
     "models": (),
     "objectives": ("models",),
-    "tasks": ("data", "models", "objectives"),
+    "generation": ("models", "data.special_tokens"),
+    "tasks": ("data", "models", "objectives", "generation"),
     "training": (
         *("models", "tasks.Task", "tasks.FINETUNE_TASKS", "tasks.sums"),
         *("objectives.Objective", "objectives.OBJECTIVES"),
@@ -29,9 +30,9 @@ MAY_IMPORT = {
     "huggingface": ("data", "models", "training", "tasks", "objectives"),
     "train": EVERYTHING,
     "finetune": EVERYTHING,
-    "tools": EVERYTHING,
-    "studies": (*EVERYTHING, "train", "finetune"),
-    "benchmarks": (*EVERYTHING, "train", "finetune", "tools"),
+    "tools": (*EVERYTHING, "generation"),
+    "studies": (*EVERYTHING, "generation", "train", "finetune"),
+    "benchmarks": (*EVERYTHING, "generation", "train", "finetune", "tools"),
     "configs": ("models.presets",),
 }
 LONGEST = {"models": 300, "objectives": 300}
