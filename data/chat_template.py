@@ -94,8 +94,8 @@ def check_messages(messages, place: str) -> list[dict]:
         found = message if isinstance(message, dict) else {}
         if found.get("role") not in ROLES or not isinstance(found.get("content"), str):
             raise ValueError(
-                f"{place}: message {number} is {str(message)[:80]!r}; expected a role ({', '.join(ROLES)}) and "
-                f"a content that is not empty, as in {example}"
+                f"{place}: message {number} is {str(message)[:80]!r}; expected a role ({', '.join(ROLES)}) "
+                f"and a content that is not empty, as in {example}"
             )
     return [{key: each[key] for key in ("role", "content")} for each in messages]
 
@@ -116,7 +116,7 @@ def _continued(tokenizer, text, specials):
 class _Generation(jinja2.ext.Extension):
     """{% generation %} ... {% endgeneration %}, which marks what is trained: here its text alone."""
 
-    tags = {"generation"}  # noqa: RUF012  jinja2 reads it from the class
+    tags = {"generation"}
 
     def parse(self, parser):
         line = next(parser.stream).lineno

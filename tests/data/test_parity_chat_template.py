@@ -11,7 +11,8 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
 CHATML = """\
-{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
+{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'}}\
+{{ '\n' }}\
 {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 SMOL = """\
 {% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
@@ -31,7 +32,8 @@ LLAMA3 = """\
 {%- else %}
     {%- set system_message = "" %}
 {%- endif %}
-{{- "<|im_start|>system\\n\\n" }}{{- "Today Date: " + date_string + "\\n" }}{{- system_message }}{{- "<|im_end|>" }}
+{{- "<|im_start|>system\\n\\n" }}{{- "Today Date: " + date_string + "\\n" }}
+{{- system_message }}{{- "<|im_end|>" }}
 {%- for message in messages %}
     {%- if tools is not none %}{% continue %}{% endif %}
     {{- '<|im_start|>' + message['role'] + '\\n\\n'+ message['content'] | trim + '<|im_end|>' }}
@@ -111,7 +113,7 @@ def test_a_dialogue_has_the_text_and_tokens_of_apply_chat_template(
             options = {"add_generation_prompt": add}
             try:
                 text = theirs.apply_chat_template(messages, tokenize=False, **options)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  jinja2's and others
                 with pytest.raises(
                     ValueError, match="chat template refuses this dialogue"
                 ) as found:
