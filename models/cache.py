@@ -78,6 +78,22 @@ class Cache:
         )
         return Cache(jax.tree.map(lambda x: x[rows], self.layers), slots)
 
+    def reorder(self, rows: jax.Array) -> "Cache":
+        """As `take`, for rows that share the prompt of the row that they replace: the slots and the keys of
+        cross-attention are the same."""
+
+        def of_layer(attentions):
+            return {
+                name: pair if name == "cross_attention" else jax.tree.map(lambda x: x[rows], pair)
+                for name, pair in attentions.items()
+            }
+
+        layers = {
+            stack: {name: of_layer(attentions) for name, attentions in modules.items()}
+            for stack, modules in self.layers.items()
+        }
+        return self.replace(layers=layers)
+
 
 def keep(module: nn.Module, value) -> None:
     """Keeps a value of the forward pass for `prefill`; in training and in `init` it does nothing."""
