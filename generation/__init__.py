@@ -4,6 +4,7 @@ This package imports models/ and data.special_tokens.
 """
 
 from generation.config import GenerationConfig, GenerationError
-from generation.generate import Generated, Prompt, generate
+from generation.generate import generate
+from generation.prompts import Generated, Prompt
 
 __all__ = ["Generated", "GenerationConfig", "GenerationError", "Prompt", "generate"]
