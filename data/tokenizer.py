@@ -85,6 +85,11 @@ class Tokenizer:
         added = self._plain.get_added_tokens_decoder()
         return {token.content: i for i, token in added.items() if token.special}
 
+    @property
+    def special_names(self) -> tuple[str, ...]:
+        """The special tokens, as the tokenizer spells them."""
+        return tuple(self._special)
+
     @functools.cached_property
     def _word_continuation(self) -> bytes:
         return word_continuation(self._plain, self.size)
@@ -210,6 +215,13 @@ class Tokenizer:
         if inner.to_str() == self._plain.to_str():
             return self
         templates = {name: text for name, text in self.files.items() if "chat_template" in name}
+        settings = json.loads(self.files.get("tokenizer_config.json", b"{}"))
+        source = settings.get("chat_template")
+        if isinstance(source, str):
+            templates.setdefault("chat_template.jinja", source.encode())
+        if templates:  # a template names special tokens
+            names = {key: text for key, text in settings.items() if key.endswith("_token")}
+            templates["tokenizer_config.json"] = json.dumps(names).encode()
         return Tokenizer(inner, self.special_tokens, templates)
 
     def save(self, path: str | Path) -> None:

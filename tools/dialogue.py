@@ -1,0 +1,175 @@
+"""A dialogue at the terminal: tools.generate --interactive.
+
+With the chat template of a published model, as a text that goes on with a model that has none, and one
+source after another with a model that was finetuned on pairs.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import signal
+
+from tools.generator import Generator, Request
+from training.config import ConfigError
+
+log = logging.getLogger("triptych")
+HELP = "/reset forgets the dialogue, /exit or Ctrl-D ends, Ctrl-C stops an answer"
+
+
+class Dialogue:
+    """The turns so far, and the request for the next answer.
+
+    Attributes:
+      turns: [{'role', 'content'}], without the system message.
+      max_tokens: tokens of a prompt at most; the oldest turns are left out of a longer one.
+    """
+
+    def __init__(self, generator: Generator, system: str = "", max_new_tokens: int = 64):
+        """Raises ConfigError for a system message that the model cannot read."""
+        self.generator, self.turns = generator, []
+        self.max_tokens = generator.context - max_new_tokens
+        self._has_template, self._said = generator.template is not None, False
+        if system and not self._has_template:
+            raise ConfigError(
+                f"{generator.name} has no chat template, so it reads no system message; leave --system out"
+            )
+        self._system = [{"role": "system", "content": system}] if system else []
+        if self.max_tokens < 1:
+            raise ConfigError(
+                f"--max_new_tokens={max_new_tokens} leaves no place for a prompt: {generator.name} reads "
+                f"{generator.context} tokens; lower it"
+            )
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether an answer depends on the turns before it: not for a model that was finetuned on pairs."""
+        return self._has_template or self.generator.reader.continues
+
+    def reset(self) -> None:
+        """Forgets all turns."""
+        self.turns, self._said = [], False
+
+    def add(self, role: str, text: str) -> None:
+        """Adds a turn."""
+        if self.is_continued or role == "user":
+            self.turns = [
+                *(self.turns if self.is_continued else []),
+                {"role": role, "content": text},
+            ]
+
+    def request(self) -> Request:
+        """The request for the answer to the last turn. The oldest turns are dropped, two at a time with a
+        template, until the rest fits. Raises ValueError if the last one alone is too long."""
+        request, dropped = self._request(), 0
+        while self._length(request) > self.max_tokens:
+            count = 2 if self._has_template else 1
+            if len(self.turns) <= count:
+                self.turns.pop()
+                raise ValueError(
+                    f"this text has {self._length(request):,} tokens, but {self.max_tokens:,} fit; shorten it"
+                )
+            self.turns, dropped = self.turns[count:], dropped + count
+            request = self._request()
+        if dropped and not self._said:
+            log.info(
+                "the oldest turns are dropped from here on: the model reads "
+                f"{self.generator.context:,} tokens"
+            )
+            self._said = True
+        return request
+
+    def _length(self, request):
+        prompt = request.prompt
+        return max(len(prompt.tokens), len(prompt.decoder_tokens))
+
+    def _request(self):
+        if self._has_template:
+            return self.generator.chat_request([*self._system, *self.turns])
+        [request] = self.generator.requests(["".join(turn["content"] for turn in self.turns)])
+        return request
+
+
+@contextlib.contextmanager
+def counted_interrupts():
+    """Yields a list with an entry for each Ctrl-C; the second one in a block raises KeyboardInterrupt."""
+    before, found = signal.getsignal(signal.SIGINT), []
+
+    def handler(number, frame):
+        found.append(number)
+        if len(found) > 1:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield found
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run(generator: Generator, config, given) -> None:
+    """Reads and answers until /exit, Ctrl-D, or Ctrl-C where no answer is generated."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  editing and history of input()
+    dialogue = Dialogue(generator, given.system, config.max_new_tokens)
+    kind = "chat template" if generator.template else "no chat template: it continues the text"
+    log.info(
+        f"{generator.describe()}; {kind if dialogue.is_continued else 'each line is a source'}"
+    )
+    log.info(HELP)
+    turns = 0
+    while True:
+        with counted_interrupts() as interrupts:
+            try:
+                text = _input(interrupts)
+            except (EOFError, KeyboardInterrupt):
+                print()
+                return
+            if text.strip() == "/exit":
+                return
+            if text.strip() == "/reset":
+                dialogue.reset()
+                continue
+            if not text.strip():
+                continue
+            _answer(
+                dialogue,
+                dataclasses.replace(config, seed=config.seed + turns),
+                given.stop,
+                text,
+                interrupts,
+            )
+            turns += 1
+
+
+def _input(interrupts):
+    """A line from the terminal; the first Ctrl-C ends it."""
+    interrupts.append(0)  # so that the next one raises
+    try:
+        return input("> ")
+    finally:
+        interrupts.clear()
+
+
+def _answer(dialogue, config, stop, text, interrupts):
+    """Generates and prints the answer to a text, until its end or Ctrl-C."""
+    generator, is_chat = dialogue.generator, dialogue.generator.template is not None
+    dialogue.add("user", text)
+    try:
+        request = dialogue.request()
+        if generator.loaded.config.architecture != "decoder":
+            [request] = generator.check_lengths([request], config)
+    except ValueError as error:
+        log.info(f"error: {error}")
+        return
+
+    def show(_, new):
+        print(new, end="", flush=True)
+        return bool(interrupts)
+
+    if config.num_beams == config.num_return_sequences == 1:
+        [[found]] = generator.complete([request], config, stop, show)
+    else:
+        found = generator.complete([request], config, stop)[0][0]
+        print(found.text, end="")
+    print(flush=True)
+    dialogue.add("assistant", found.text if is_chat else found.text + "\n")

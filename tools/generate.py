@@ -1,0 +1,358 @@
+"""`python -m tools.generate --run=RUN --prompt='...'`: the text that a model generates after a prompt.
+
+For decoders and encoder-decoders: completions, dialogues (--interactive, --chat), and the targets of a
+finetuned run. One prompt is shown as its tokens come; many prompts become JSON lines, in their order.
+"""
+
+import dataclasses
+import signal
+import sys
+
+from training import cli
+
+FLAGS = (
+    ("--run", {"required": True, "metavar": "DIR[@STEP]",
+               "help": "a run directory of train.py or finetune.py, or a Hugging Face directory"}),
+    ("--prompt", {"action": "append", "default": [], "metavar": "TEXT",
+                  "help": "a prompt; may be repeated; default: each line of standard input is one"}),
+    ("--file", {"action": "append", "default": [], "metavar": "PATTERN",
+                "help": "prompts: lines of .txt; a column of .jsonl, .tsv, .csv; messages in .jsonl"}),
+    ("--column", {"default": "", "metavar": "NAME",
+                  "help": "column of the prompts; default: prompt, or that of the run's task"}),
+    ("--interactive", {"action": "store_true",
+                       "help": "a dialogue at the prompt; Ctrl-C stops an answer, Ctrl-D ends"}),
+    ("--chat", {"action": "store_true",
+                "help": "each prompt is a message to the assistant, in the model's chat template"}),
+    ("--system", {"default": "", "metavar": "TEXT", "help": "system message before each dialogue"}),
+    ("--stop", {"action": "append", "default": [], "metavar": "TEXT",
+                "help": "a text that ends the output and is cut off; \\n and \\t are a line end and a tab"}),
+    ("--out", {"default": "", "metavar": "FILE.jsonl", "help": "JSON lines with text, tokens and scores"}),
+    ("--resume", {"action": "store_true", "help": "continue FILE.jsonl after the rows that it has"}),
+    ("--batch_size", {"type": int, "default": 16, "metavar": "N",
+                      "help": "prompts that are generated together (default: 16)"}),
+    ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
+)  # fmt: skip
+EXAMPLES = """\
+python -m tools.generate --run=runs/dec --prompt='The river' --temperature=0.8 --top_p=0.95
+python -m tools.generate --run=HF_DIR --interactive --system='Answer in one sentence.'
+python -m tools.generate --run=runs/e2e --file=test.jsonl --out=out.jsonl --num_beams=4
+cut -f 2 texts.tsv | python -m tools.generate --run=runs/de --batch_size=64 > out.jsonl
+
+--config.mesh.* places the model on several devices."""
+
+
+def main(argv):
+    """Generates what the command line asks for."""
+    parser = cli.Parser(
+        description=__doc__.splitlines()[0], allow_abbrev=False, epilog=EXAMPLES,
+        formatter_class=cli.argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    for flag, keywords in FLAGS:
+        parser.add_argument(flag, **keywords)
+    from generation import GenerationConfig
+
+    group, names = parser.add_argument_group("options of generation"), []
+    for field in dataclasses.fields(GenerationConfig):
+        text = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
+        group.add_argument(f"--{field.name}", metavar="VALUE", help=text)
+        names.append(field.name)
+    assignments, rest = cli.split_assignments(argv)
+    given = parser.parse_args(rest)
+    options = {name: value for name in names if (value := getattr(given, name)) is not None}
+    check_flags(parser, given)
+    from tools import generate
+
+    generate.run(given, options, assignments)
+
+
+def check_flags(parser, given):
+    """Ends with one line for flags that exclude each other."""
+    given.stop = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given.stop]
+    if given.prompt and given.file:
+        parser.error("--prompt and --file exclude each other; give one of them")
+    if given.interactive and (given.prompt or given.file or given.out):
+        parser.error(
+            "--interactive reads and writes at the terminal; leave --prompt, --file, --out out"
+        )
+    if given.interactive and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        parser.error(
+            "--interactive needs a terminal; for pipes leave it out (each line of standard input is a prompt)"
+        )
+    if "" in given.stop:
+        parser.error("--stop is empty; name a text that ends the output, such as --stop='\\n'")
+    if given.resume and not given.out:
+        parser.error("--resume continues a file; add --out=FILE.jsonl")
+    if given.column and not given.file:
+        parser.error("--column is of files; add --file")
+    if given.batch_size < 1:
+        parser.error(f"--batch_size={given.batch_size} is out of range; expected at least 1")
+    if given.system and not (given.interactive or given.chat or given.file):
+        parser.error("--system belongs to a dialogue; add --interactive or --chat")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
+    cli.main(main, console=sys.stderr)
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from data import tables
+from data.chat_template import check_messages
+from data.file_kinds import identify
+from data.files import disk_errors, expand, reading_text, utf8_error
+from data.tables import FORMATS, Dialect
+from tasks.predictions import lines as json_lines
+from tools.generator import Completion, Generator
+from tools.predict import Progress
+from training import config as configs
+from training import paths, preemption
+from training.config import ConfigError
+from training.schema import MeshConfig
+
+log = logging.getLogger("triptych")
+WINDOW = 16  # batches whose prompts are sorted by length
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A prompt: its text, or the messages of a dialogue; place: for errors."""
+
+    place: str
+    text: str = ""
+    messages: tuple = ()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As it is written to the output."""
+        return {"messages": list(self.messages)} if self.messages else {"prompt": self.text}
+
+
+def run(given, options, assignments):
+    """Generates what the parsed flags name; options: {field of GenerationConfig: text}."""
+    for key, _ in assignments:
+        if not key.startswith("mesh."):
+            raise ConfigError(f"--config.{key} is not a choice here; expected --config.mesh.*")
+    mesh = configs.override({"mesh": {}}, assignments)["mesh"]
+    generator = Generator(given.run, configs.resolve(MeshConfig, mesh, "config.mesh"))
+    files = [path for pattern in given.file for path in expand(pattern, log.info)]
+    items = [item for path in files for item in items_of(path, given.column or generator.column)]
+    if given.interactive:
+        from tools import dialogue
+
+        dialogue.run(generator, generator.config(options), given)
+        return
+    if given.prompt:
+        items = [Item(f"prompt {n}", text) for n, text in enumerate(given.prompt, 1)]
+    elif not files:
+        items = stdin_items()
+    if given.chat or given.system:
+        items = [as_dialogue(item, given.system) for item in items]
+    done = rows_before(given, items)
+    config = generator.config(options)
+    log.info(generator.describe())
+    requests = generator.check_lengths(requests_of(generator, items), config)
+    is_shown = len(items) == 1 or (sys.stdout.isatty() and not given.out)
+    writer = Writer(given.out, None if given.out else None if is_shown else sys.stdout.buffer, done)
+    generate_all(generator, items, requests, config, given, writer, is_shown)
+
+
+# ---- Prompts -------------------------------------------------------------------------------------
+
+
+def items_of(path: str, column: str) -> list[Item]:
+    """The prompts of a file. Raises ValueError of one line that names the file, the line and the remedy."""
+    if identify(path).format not in FORMATS:
+        with reading_text(path) as (stream, _):
+            return line_items(stream, path)
+    table = tables.read(path, [column, "messages"], Dialect(), log.info, objects=("messages",))
+    texts, dialogues = (table.columns.get(name) for name in (column, "messages"))
+    if texts is None and dialogues is None:
+        raise table.missing_column(column, "--column")
+    items = []
+    for row in range(len(table.numbers)):
+        place = table.at(row)
+        if texts and isinstance(texts[row], str):
+            items.append(Item(place, texts[row]))
+        elif dialogues and dialogues[row]:
+            items.append(Item(place, messages=tuple(check_messages(dialogues[row], place))))
+        else:
+            raise ValueError(f"{place}: {column!r} has no text; give it one, or remove the row")
+    return items
+
+
+def line_items(stream, name: str) -> list[Item]:
+    """Each line of a stream of bytes as a prompt. Blank lines are an error, but at the end."""
+    items, offset = [], 0
+    for number, line in enumerate(stream, 1):
+        try:
+            text = line.decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise utf8_error(name, offset + error.start) from error
+        offset += len(line)
+        items.append(
+            Item(f"{name} at line {number}", text.lstrip("\ufeff") if number == 1 else text)
+        )
+    while items and not items[-1].text.strip():
+        items.pop()
+    if not items:
+        raise ValueError(f"{name} has no prompt; write one per line")
+    return items
+
+
+def stdin_items() -> list[Item]:
+    """The prompts of standard input, one per line."""
+    if sys.stdin.isatty():
+        log.info("prompts from standard input, one per line; Ctrl-D ends the list")
+    return line_items(sys.stdin.buffer, "standard input")
+
+
+def as_dialogue(item: Item, system: str) -> Item:
+    """The item as a dialogue, after a system message if it has none."""
+    messages = item.messages or ({"role": "user", "content": item.text},)
+    if system and messages[0]["role"] != "system":
+        messages = ({"role": "system", "content": system}, *messages)
+    return dataclasses.replace(item, messages=messages)
+
+
+def requests_of(generator, items) -> list:
+    """The Request of each item; a ValueError names its place."""
+    if any(item.messages for item in items) and generator.template is None:
+        generator.chat_request([])  # raises
+    texts = [item.text for item in items if not item.messages]
+    blank = next((item for item in items if not item.messages and not item.text.strip()), None)
+    try:
+        plain = iter(generator.requests(texts))
+    except ValueError as error:
+        raise ValueError(f"{blank.place}: {error}" if blank else str(error)) from error
+    found = []
+    for item in items:
+        try:
+            found.append(generator.chat_request(item.messages) if item.messages else next(plain))
+        except ValueError as error:
+            raise ValueError(f"{item.place}: {error}") from error
+    return found
+
+
+# ---- Output --------------------------------------------------------------------------------------
+
+
+def rows_before(given, items) -> int:
+    """Prompts whose rows --out has already; with --resume they are kept, and what is after them is cut
+    off. Raises ConfigError for a file that is not continued, and for rows of other prompts."""
+    path = given.out
+    folder = os.path.dirname(path) or "."
+    if path and not os.path.isdir(folder):
+        raise ConfigError(f"--out={path}: {folder!r} is not a directory; create it")
+    if not path or not os.path.exists(path):
+        return 0
+    if not given.resume:
+        raise ConfigError(f"--out={path} exists; add --resume to continue it, or name another file")
+    per_prompt, size, done = int(given.num_return_sequences or 1), 0, 0
+    with open(path, "rb") as stream:
+        rows = [line for line in stream if line.endswith(b"\n")]
+    for number in range(0, len(rows) - per_prompt + 1, per_prompt):
+        found = json.loads(rows[number])
+        if number // per_prompt >= len(items) or not items[done].record.items() <= found.items():
+            raise ConfigError(
+                f"--out={path} at line {number + 1} is of another prompt than that of this command; name "
+                "another file"
+            )
+        done, size = done + 1, size + sum(map(len, rows[number : number + per_prompt]))
+    os.truncate(path, size)
+    log.info(f"{path} has {done:,} of {len(items):,} prompts")
+    return done
+
+
+class Writer:
+    """Appends rows to a file or a stream, always as whole lines; neither: it writes nothing.
+
+    Attributes:
+      count: prompts whose rows are written, those before this program too.
+    """
+
+    def __init__(self, path: str, stream, done: int):
+        self.count, self._path, self._stream = done, path, stream
+
+    def write(self, rows: list[dict]) -> None:
+        """The rows of a prompt, which are on disk at once."""
+        with disk_errors(self._path or "standard output"), preemption.deferred_interrupts():
+            if self._stream is None and self._path:
+                self._stream = paths.of(self._path).open("ab")
+            if self._stream:
+                self._stream.write("".join(json_lines(rows, "jsonl")).encode())
+                self._stream.flush()
+            self.count += 1
+
+
+def rows_of(item: Item, number: int, completions: list[Completion], seed: int) -> Iterator[dict]:
+    """The rows of a prompt: one per text, best first."""
+    for place, each in enumerate(completions):
+        sequence = {"sequence": place} if len(completions) > 1 else {}
+        yield {"id": number, **item.record, **sequence, **dataclasses.asdict(each), "seed": seed}
+
+
+def generate_all(generator, items, requests, config, given, writer, is_shown):
+    """Generates the texts of all items from `writer.count` on, and writes them in their order."""
+    first, progress, waiting = writer.count, Progress([]), {}
+    progress.total = len(items) - first
+    progress.start_part(progress.total, progress.total)
+    size, is_streamed = (
+        given.batch_size,
+        is_shown and config.num_beams == config.num_return_sequences == 1,
+    )
+    try:
+        for batch in batches(requests, first, 1 if is_shown else size, size * WINDOW):
+            if is_shown and len(items) > 1:
+                print(f"---- {items[batch[0]].place}: {items[batch[0]].text}")
+            found = generator.complete(
+                [requests[n] for n in batch], config, given.stop, show if is_streamed else None,
+                [config.seed + n for n in batch],
+            )  # fmt: skip
+            if is_shown:
+                show_end(found[0], is_streamed)
+            for number, completions in zip(batch, found, strict=True):
+                waiting[number] = list(
+                    rows_of(items[number], number, completions, config.seed + number)
+                )
+            while writer.count in waiting:
+                writer.write(waiting.pop(writer.count))
+            if not is_shown:
+                progress(len(batch))
+    except KeyboardInterrupt:
+        how = "; --resume continues with the next one" if given.out else ""
+        raise KeyboardInterrupt(
+            f"interrupted; {writer.count:,} of {len(items):,} prompts are written{how}"
+            if given.out or not is_shown else "interrupted"
+        ) from None  # fmt: skip
+    finally:
+        progress.close()
+    if given.out:
+        log.info(f"{writer.count:,} prompts in {given.out}{progress.rate()}")
+
+
+def batches(requests, first: int, size: int, window: int) -> Iterator[list[int]]:
+    """Numbers of the requests from `first` on, in batches of similar length; `window` of them at a time."""
+    for start in range(first, len(requests), window):
+        numbers = range(start, min(start + window, len(requests)))
+        if size > 1:
+            numbers = sorted(numbers, key=lambda n: len(requests[n].prompt.tokens))
+        yield from (list(numbers[at : at + size]) for at in range(0, len(numbers), size))
+
+
+def show(number: int, text: str) -> bool:
+    """Prints new text of a prompt at once."""
+    print(text, end="", flush=True)
+    return False
+
+
+def show_end(completions, is_streamed):
+    """Ends a text that was shown, or prints texts that come whole."""
+    if is_streamed:
+        print(flush=True)
+        return
+    for number, each in enumerate(completions):
+        print(f"[{number}] {each.score:.3f}  {each.text}", flush=True)

@@ -1,0 +1,246 @@
+"""A run, or a published model, that generates text: prompts of text -> texts, with their scores.
+
+Between generation/, which has tokens, and tools/generate.py. Used by any tool that needs text.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.chat_template import ChatTemplate, chat_template
+from data.text_stream import TextStream
+from data.tokenizer import Tokenizer
+from generation import GenerationConfig, Prompt, generate
+from tools.loaded_run import LoadedRun, load_run, resolve_run
+from tools.prompts import (
+    PromptReader,
+    check_generates,
+    column_of,
+    prompt_reader,
+    published_origin,
+    published_settings,
+)
+from training import config as configs
+from training import run_directory
+from training.config import ConfigError
+
+log = logging.getLogger("triptych")
+_SAMPLED = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A prompt to be continued: its tokens, and those of the text that the blank before the output
+    belongs to."""
+
+    prompt: Prompt
+    before: Sequence[int] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One generated text. The tokens end with the end token, or with that which completes a stop string;
+    the text has neither."""
+
+    text: str
+    tokens: list[int]
+    log_probs: list[float]  # natural logarithms, of the model before temperature and truncation
+    score: float  # sum of log_probs; of a beam, as in generation.Generated
+    finish_reason: str  # 'stop': an end token or a stop string; 'length'
+
+
+class Generator:
+    """The model of a run, and how it reads prompts.
+
+    Attributes:
+      name: the run and its step.
+      column: of the prompts in a file.
+    """
+
+    def __init__(self, run: str, mesh=None):
+        """Opens a run directory[@step] or a Hugging Face directory. Raises ConfigError for a model that
+        generates no text, before its parameters are read."""
+        directory, step, self.name = resolve_run(run)
+        self._run, self._mesh = f"{directory}@{step}", mesh
+        record = run_directory.read_config(directory)
+        origin = published_origin(run_directory.read_manifest(directory))
+        check_generates(record, origin, self.name, run)
+        self.column = column_of(record)
+
+    @functools.cached_property
+    def loaded(self) -> LoadedRun:
+        """The model with its parameters, which are read here."""
+        return load_run(self._run, self._mesh)
+
+    @functools.cached_property
+    def reader(self) -> PromptReader:
+        """How the model reads prompts."""
+        return prompt_reader(self.loaded)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.loaded.tokenizer
+
+    @functools.cached_property
+    def template(self) -> ChatTemplate | None:
+        """None for an encoder-decoder: a dialogue is the text of a decoder."""
+        is_decoder = self.loaded.config.architecture == "decoder"
+        return chat_template(self.tokenizer) if is_decoder else None
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model was trained to read in a row."""
+        return self.loaded.config.max_length
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return f"{self.name}: {self.loaded.config.architecture}, {self.reader.describe}"
+
+    # ---- Options ---------------------------------------------------------------------------------
+
+    def defaults(self) -> dict[str, Any]:
+        """The options of generation that the run brings: the length of a task's targets, or those of
+        generation_config.json. As in transformers, they hold where none is given."""
+        found = {}
+        if self.reader.max_new_tokens:
+            found["max_new_tokens"] = self.reader.max_new_tokens
+        if "task" in self.loaded.record["config"]:
+            return found
+        given = published_settings(self.loaded)
+        names = {field.name for field in dataclasses.fields(GenerationConfig)} - {*_SAMPLED, "seed"}
+        found |= {name: given[name] for name in names if name in given}
+        if given.get("do_sample"):
+            found |= {"temperature": 1.0, "top_k": 50} | {
+                k: given[k] for k in _SAMPLED if k in given
+            }
+        if "early_stopping" in found:
+            found["early_stopping"] = str(found["early_stopping"]).lower()
+        return found
+
+    def config(self, given: dict[str, Any]) -> GenerationConfig:
+        """The options of generation: `given` (values, or texts of the command line), over `defaults`.
+        Raises ConfigError of one line that names the flag."""
+        values = self.defaults() | given
+        if not str(given.get("temperature", 1)).strip(
+            "0."
+        ):  # greedy, whatever the run samples with
+            values = {k: v for k, v in values.items() if k in given or k not in _SAMPLED}
+        try:
+            return configs.resolve(GenerationConfig, values, "generation")
+        except ConfigError as error:
+            raise ConfigError(
+                str(error).replace("generation.", "--").removeprefix("generation: ")
+            ) from error
+
+    # ---- Prompts ---------------------------------------------------------------------------------
+
+    def requests(self, texts: list[str]) -> list[Request]:
+        """The requests of prompts. Raises ValueError, in one line, for an empty one."""
+        plain = self.tokenizer.encode_batch(texts) if self.reader.continues else [()] * len(texts)
+        return [Request(*pair) for pair in zip(self.reader.read(texts), plain, strict=True)]
+
+    def chat_request(self, messages: list[dict]) -> Request:
+        """The request of a dialogue, for the assistant's next answer. Raises ConfigError for a model
+        without a chat template, ValueError for messages that it refuses."""
+        if self.template is None:
+            raise ConfigError(
+                f"{self.name} has no chat template, so it has no dialogues; give it --prompt, or a published "
+                "model with chat_template.jinja"
+            )
+        return Request(Prompt(self.template.encode(self.tokenizer, messages)))
+
+    def check_lengths(self, requests: list[Request], config: GenerationConfig) -> list[Request]:
+        """The requests, generating no more tokens than the model has positions for. Raises ValueError for
+        one that leaves none, and logs what is beyond the length of training."""
+        model, found, num_cut, num_long = self.loaded.config, [], 0, 0
+        for number, request in enumerate(requests, 1):
+            prompt = request.prompt
+            limit = prompt.max_new_tokens or config.max_new_tokens
+            both = model.architecture == "encoder_decoder"
+            read = len(prompt.decoder_tokens if both else prompt.tokens)
+            left = model.max_length - read + 1  # the last token is not read
+            if both and len(prompt.tokens) > model.max_length:
+                left = 0
+            num_long += left < limit
+            if model.positions == "learned" and left < limit:
+                if left < 1:
+                    raise ValueError(
+                        f"prompt {number} has {len(prompt.tokens)} tokens, but {self.name} has "
+                        f"{model.max_length} positions: shorten it to fewer"
+                    )
+                num_cut, prompt = num_cut + 1, dataclasses.replace(prompt, max_new_tokens=left)
+            found.append(dataclasses.replace(request, prompt=prompt))
+        if num_cut:
+            log.info(
+                f"{num_cut:,} texts end earlier than --max_new_tokens={config.max_new_tokens}: the model has "
+                f"{model.max_length} positions"
+            )
+        elif num_long:
+            log.info(
+                f"{num_long:,} texts may be longer than the {model.max_length} tokens that the model was "
+                "trained to read"
+            )
+        return found
+
+    # ---- Generation ------------------------------------------------------------------------------
+
+    def complete(
+        self, requests: Sequence[Request], config: GenerationConfig, stop: Sequence[str] = (),
+        on_text: Callable[[int, str], bool] | None = None, seeds: Sequence[int] | None = None,
+    ) -> list[list[Completion]]:  # fmt: skip
+        """The texts of each request, `config.num_return_sequences` of them, best first.
+
+        Args:
+          stop: texts that end a generated text; they are cut off.
+          on_text: called with the number of a request and new text as it comes, without beams and with one
+            sequence each; it returns whether to stop this text.
+          seeds: of each request; by default config.seed + its number.
+        """
+        streams, per_prompt = {}, config.num_return_sequences
+
+        def stream_of(row):
+            return TextStream(self.tokenizer, requests[row // per_prompt].before, stop)
+
+        def on_tokens(row, tokens):
+            stream = streams.setdefault(row, stream_of(row))
+            text = "".join([stream.add(token) for token in tokens])
+            wants_stop = bool(on_text and on_text(row // per_prompt, text))
+            return stream.stopped or wants_stop
+
+        streams_text = config.num_beams == 1 and (on_text or stop)
+        found = generate(
+            self.loaded.model, self.loaded.params, [each.prompt for each in requests], config,
+            eos_ids=self.reader.eos_ids, seeds=seeds, mesh=self.loaded.mesh,
+            on_tokens=on_tokens if streams_text else None, log=log.info,
+        )  # fmt: skip
+        if on_text:
+            for row, stream in streams.items():
+                on_text(row // per_prompt, stream.finish())
+        return [
+            self._ranked(
+                [self._completion(each, stream_of(n * per_prompt)) for each in rows], config
+            )
+            for n, rows in enumerate(found)
+        ]
+
+    def _completion(self, generated, stream):
+        for token in generated.tokens:
+            stream.add(token)
+        stream.finish()
+        tokens = generated.tokens[: stream.num_tokens].tolist()
+        log_probs = generated.log_probs[: stream.num_tokens].astype(np.float64)
+        is_cut = len(tokens) < len(generated.tokens)
+        score = float(log_probs.sum()) if is_cut else generated.score
+        reason = "stop" if stream.stopped else generated.finish_reason
+        log_probs = [round(each, 6) for each in log_probs.tolist()]
+        return Completion(stream.text, tokens, log_probs, round(score, 6), reason)
+
+    def _ranked(self, completions, config):
+        """Best first; beams of a search remain in its order, as their scores count whole sequences."""
+        if config.num_beams > 1:
+            return completions
+        return sorted(completions, key=lambda each: -each.score)

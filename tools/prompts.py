@@ -1,0 +1,199 @@
+"""Prompt text -> the tokens that a model reads before it generates, as the run was trained.
+
+Between data/special_tokens.py and generation/; used by tools/generator.py. Text is never a special token.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from data.special_tokens import pair_templates, template_for
+from generation import Prompt
+from objectives import OBJECTIVES, CausalLM, Denoising, Mixture, Objective, PrefixLM
+from objectives.mixture import MODES
+from tasks.seq2seq import Seq2seq
+from tasks.text_to_text import TextToText
+from training import config as configs
+from training import run_directory
+from training.config import ConfigError
+from training.schema import FinetuneConfig
+
+_FILL = "it predicts [MASK] tokens, so it fills in: python -m tools.fill_mask --run={run} --text='a [MASK] b'"
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptReader:
+    """How a run reads prompts.
+
+    Attributes:
+      describe: a few words for the log.
+      read: texts -> the Prompt of each.
+      continues: the generated text continues that of the prompt: the blank between them is generated.
+      eos_ids: tokens that end a generated text.
+      max_new_tokens: of the task that trained the run; 0: none did.
+    """
+
+    describe: str
+    read: Callable[[list[str]], list[Prompt]]
+    continues: bool
+    eos_ids: tuple[int, ...]
+    max_new_tokens: int = 0
+
+
+def check_generates(record: dict, origin: dict, name: str, run: str) -> None:
+    """Raises ConfigError for a run whose model generates no text; `record` is its config.json, `origin`
+    what its manifest knows of a published directory."""
+    architecture, task = record["model"]["architecture"], record["config"].get("task", {})
+    if architecture == "embeddings":
+        raise ConfigError(
+            f"{name} is a run of word vectors, which generate no text; name a decoder or an encoder-decoder"
+        )
+    head = task.get("name") or origin.get("head", "")
+    if head and head not in (Seq2seq.name, TextToText.name):
+        raise ConfigError(
+            f"{name} has the head of {head}, which generates no text; python -m tools.predict --run={run} "
+            "predicts with it"
+        )
+    if architecture == "encoder":
+        raise ConfigError(f"{name} is an encoder: {_FILL.format(run=run)}")
+
+
+def column_of(record: dict) -> str:
+    """The column of a file that has the prompts: that of the texts that a task reads."""
+    task = record["config"].get("task", {})
+    return task.get("source_column") or task.get("text_column") or "prompt"
+
+
+def published_origin(manifest: dict) -> dict:
+    """What a manifest knows of the published directory that its run comes from; {} without one."""
+    return manifest.get("huggingface") or manifest.get("published") or {}
+
+
+def prompt_reader(loaded) -> PromptReader:
+    """How the model of a tools.loaded_run.LoadedRun reads prompts: by the task that finetuned it, by the
+    objective that pretrained it, or by the settings of a published directory."""
+    config, special_ids = loaded.record["config"], loaded.tokenizer.special_ids()
+    published = published_settings(loaded)
+    start = published.get("decoder_start_token_id", special_ids["start"])
+    forced = published.get("forced_bos_token_id")
+    start = np.array([start] if forced is None else [start, forced], np.int32)
+    eos_ids = published.get("eos_token_id", special_ids["eos"])
+    eos_ids = [eos_ids] if isinstance(eos_ids, int) else eos_ids
+    if "task" in config:
+        return _of_task(loaded, start[:1], special_ids["eos"])
+    if "objective" in config:
+        return _of_objective(loaded, config["objective"], start, (special_ids["eos"],))
+    return _reader(loaded, start, tuple(eos_ids))
+
+
+def published_settings(loaded) -> dict:
+    """The settings of generation that a published directory has: generation_config.json, and without such
+    a file the keys of config.json; {} for a run that was not imported."""
+    origin = published_origin(run_directory.read_manifest(loaded.directory))
+    kept = origin.get("generation") or origin.get("config") or {}
+    return {key: value for key, value in kept.items() if value is not None}
+
+
+def _reader(loaded, start, eos_ids, before=(), after=(), is_prefix=False, about="", **fields):
+    """The reader of prompts between the tokens `before` (a mode) and `after` (a sentinel or a mask)."""
+    tokenizer, architecture = loaded.tokenizer, loaded.config.architecture
+    template = template_for(architecture, tokenizer.special_ids(), tokenizer.template)
+    prefix, suffix, own = (*before, *template.prefix), after, {}
+    if architecture == "encoder_decoder":
+        suffix = (*after, *template.suffix)
+        own = {"decoder_tokens": start}
+
+    def read(texts):
+        encoded = tokenizer.encode_batch(texts)
+        for text, ids in zip(texts, encoded, strict=True):
+            if not len(ids) and not (prefix and architecture == "decoder"):
+                raise ValueError(
+                    f"the prompt {text!r} is empty, and the model has no start token: give it some text"
+                )
+        return [
+            Prompt(np.array([*prefix, *ids, *suffix], np.int32), prefix=is_prefix, **own)
+            for ids in encoded
+        ]
+
+    return PromptReader(about or "published", read, True, eos_ids, **fields)
+
+
+def _of_objective(loaded, given, start, eos_ids):
+    """The reader of a run of train.py."""
+    given = dict(given)
+    name = given.pop("name")
+    objective, mode = configs.resolve(OBJECTIVES[name], given, "config.objective"), ""
+    if isinstance(objective, Mixture):
+        order = (
+            PrefixLM,
+            CausalLM,
+            Denoising,
+            Objective,
+        )  # the first prepares best for continuations
+        found = min(objective.parsed, key=lambda each: _place(each.objective, order))
+        objective, mode = found.objective, found.mode
+    architecture, vocabulary = loaded.config.architecture, loaded.vocabulary
+    before = (vocabulary.modes[MODES.index(mode)],) if mode else ()
+    reader = {"before": before, "about": objective.name + f" [{mode}]" * bool(mode)}
+    if isinstance(objective, Denoising):
+        return _of_denoiser(loaded, objective, start, eos_ids, reader)
+    is_prefix = isinstance(objective, PrefixLM) and architecture == "decoder"
+    return _reader(loaded, start, eos_ids, is_prefix=is_prefix, **reader)
+
+
+def _place(objective, order):
+    return next(place for place, kind in enumerate(order) if isinstance(objective, kind))
+
+
+def _of_denoiser(loaded, objective, start, eos_ids, reader):
+    """Of a denoiser: the text after the prompt is a span that was left out."""
+    vocabulary, tokenizer, after = loaded.vocabulary, loaded.tokenizer, ()
+    is_decoder = loaded.config.architecture == "decoder"
+    if objective.inputs == "sentinel":  # the text of a span ends where the next one would start
+        after, eos_ids = vocabulary.sentinels[:1], (*eos_ids, *vocabulary.sentinels[1:])
+    elif objective.inputs in ("mask", "bert", "mask_span"):
+        after = (vocabulary.mask,)
+    whole = objective.targets == "full"  # the target repeats the prompt
+    if is_decoder:  # it reads the end of its inputs before it generates
+        reader |= {"after": (*after, vocabulary.eos), "is_prefix": True}
+        found = _reader(loaded, start, eos_ids, **reader)
+        return dataclasses.replace(found, continues=not whole)
+    if not whole:
+        return _reader(loaded, np.append(start, after), eos_ids, after=after, **reader)
+    found, own = _reader(loaded, start, eos_ids, after=after, **reader), tokenizer.template
+    prefix = own.prefix if own else ()
+
+    def read(texts):
+        encoded = zip(found.read(texts), tokenizer.encode_batch(texts), strict=True)
+        return [
+            dataclasses.replace(each, decoder_tokens=np.array([*start, *prefix, *ids], np.int32))
+            for each, ids in encoded
+        ]
+
+    return dataclasses.replace(found, read=read)
+
+
+def _of_task(loaded, start, eos):
+    """The reader of a run of finetune.py: a prompt is a source, with the prompt of the task around it."""
+    task = configs.resolve(FinetuneConfig, {**loaded.record["config"], "mesh": {}}).task
+    pairs, tokenizer, architecture = task, loaded.tokenizer, loaded.config.architecture
+    if isinstance(task, TextToText):
+        pairs = task.pairs
+        if len(task.placeholders) > 1:
+            raise ConfigError(
+                f"{loaded.name} reads {' and '.join(task.placeholders)}, and a prompt is one text; python -m "
+                "tools.predict reads several columns"
+            )
+    template, _ = pair_templates(architecture, tokenizer.special_ids(), tokenizer.template)
+    own = {"decoder_tokens": start} if architecture == "encoder_decoder" else {}
+    is_prefix = architecture == "decoder" and task.attention == "prefix"
+
+    def read(texts):
+        if isinstance(task, TextToText):
+            texts = [task.render({task.placeholders[0]: text})[0] for text in texts]
+        sources, _ = pairs.encode_sources(texts, tokenizer, template)
+        return [Prompt(ids, prefix=is_prefix, **own) for ids in sources]
+
+    about = f"{task.name}, {pairs.max_target_len} tokens at most"
+    return PromptReader(about, read, False, (eos,), pairs.max_target_len)
