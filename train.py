@@ -58,8 +58,8 @@ def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
 @announced_jit("the evaluation step", static_argnums=(0, 1))
 def eval_step(task, model, params, rngs, inputs):
     """{name: (sum, weight)} of an evaluation batch; its corruption is the same at every step."""
-    batch = task.prepare(rngs["evaluation"], inputs)
-    return sharding.constrain_replicated(task.outputs(model, params, batch))
+    batches = task.prepare_evaluation(rngs["evaluation"], inputs)
+    return sharding.constrain_replicated(task.outputs(model, params, batches))
 
 
 @announced_jit("the count of targets", static_argnums=(0, 1))

@@ -31,7 +31,7 @@ class TextEncoder:
 
     def __init__(self, inner: tokenizers.Tokenizer, special: set[str]):
         """special: the special tokens of `inner`, as it spells them."""
-        description = _without(json.loads(inner.to_str()), special)
+        description, self._names = _without(json.loads(inner.to_str()), special)
         model = description["model"]
         self._continuations = None  # WordPiece whose limit is higher than the library can handle
         if model["type"] == "WordPiece" and model["max_input_chars_per_word"] > _LONGEST_WORD:
@@ -42,6 +42,7 @@ class TextEncoder:
             self._longest = max(map(len, self._vocabulary))
         self._inner = tokenizers.Tokenizer.from_str(json.dumps(description))
         self._inner.encode_special_tokens = True  # those that `_without` renamed, too
+        self._description = description
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         """The tokens of each text, int32[n]. Those of a long text do not depend on where it is split."""
@@ -53,6 +54,19 @@ class TextEncoder:
             ids = encoded[end - len(each) : end]
             joined.append(ids[0] if len(ids) == 1 else np.concatenate([_NONE, *ids]))
         return joined
+
+    def encode_marked(self, texts: list[str], markers: list[str]) -> np.ndarray:
+        """The tokens int32[n] of a text with one of the special tokens, markers[i], between texts[i] and
+        texts[i + 1]: those that the library makes of the whole, where no other text is special."""
+        names = {self._names[marker] for marker in markers}
+        added = self._description["added_tokens"]
+        added = [token | {"special": token["content"] not in names} for token in added]
+        inner = tokenizers.Tokenizer.from_str(json.dumps(self._description | {"added_tokens": added}))
+        inner.encode_special_tokens = True
+        text = texts[0] + "".join(
+            self._names[marker] + part for marker, part in zip(markers, texts[1:], strict=True)
+        )
+        return np.array(inner.encode(text, add_special_tokens=False).ids, np.int32)
 
     def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """(the tokens of `encode_batch` int32[n], offsets int32[n, 2]) of each text: token i is of its
@@ -158,8 +172,9 @@ class TextEncoder:
 _NONE = np.zeros(0, np.int32)
 
 
-def _without(description: dict, special: set[str]) -> dict:
-    """A description of a tokenizer (tokenizer.json) in which text cannot spell the special tokens.
+def _without(description: dict, special: set[str]) -> tuple[dict, dict[str, str]]:
+    """(description of a tokenizer (tokenizer.json) in which text cannot spell the special tokens, their
+    names in it).
 
     They keep their ids under random names; the merges that would make them are removed."""
     secret = secrets.token_hex(8)
@@ -190,4 +205,4 @@ def _without(description: dict, special: set[str]) -> dict:
     for token in description["added_tokens"]:
         if token["content"] in special:
             token |= {"content": names[token["content"]], "special": True, "normalized": False}
-    return {**description, "post_processor": None}
+    return {**description, "post_processor": None}, names

@@ -169,6 +169,11 @@ class Tokenizer:
         """The tokens of many texts of any length, each int32[n], without special tokens."""
         return self._encoder.encode_batch(texts)
 
+    def encode_marked(self, texts: list[str], markers: list[str]) -> np.ndarray:
+        """The tokens int32[n] of texts with a special token, such as '[MASK]', between each two of them:
+        markers[i] follows texts[i]. The texts themselves become no special token."""
+        return self._encoder.encode_marked(texts, markers)
+
     def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """(the tokens int32[n] of `encode_batch`, the characters int32[n, 2] that each is of: start and
         end) of many texts. The characters of a token may include the space before it."""

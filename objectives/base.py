@@ -63,7 +63,8 @@ class SequenceLengths:
     inputs: int  # T of Batch.inputs
     targets: int  # N of Batch.targets, and U of Batch.decoder_inputs
     # Tokens that consecutive raw rows share. 1 for an encoder, because [CLS] replaces the first token
-    # of a row; 1 if the last token of a row is a target but not an input; else 0.
+    # of a row; 1 if the last token of a row is a target but not an input, or if the first one cannot be
+    # a target; else 0.
     overlap: int
 
     @classmethod
@@ -123,6 +124,14 @@ class Objective:
         """rngs [B], rows int32[B,raw] -> Batch [B,...]. Rows are independent, unless an objective
         overrides this to draw something once per batch (from the first rng, on every host)."""
         return jax.vmap(functools.partial(self.corrupt, spec))(rngs, rows)
+
+    def evaluation_batches(self, spec: ObjectiveSpec, rngs: jax.Array, rows: jax.Array) -> dict:
+        """{part: Batch [B,...]} of an evaluation; part is '' for an objective without parts."""
+        return {"": self.corrupt_batch(spec, rngs, rows)}
+
+    def evaluation_parts(self) -> dict[str, tuple[float, "Objective"]]:
+        """{part of `evaluation_batches`: (its coefficient in the validation loss, its objective)}."""
+        return {"": (1.0, self)}
 
     def reconstruct(self, spec: ObjectiveSpec, batch: Batch) -> np.ndarray:
         """The inverse of `corrupt` for one row, on the host: -> raw row int32[raw]. Tests use it to

@@ -46,6 +46,9 @@ class Batch:
     sampling_uniforms: jax.Array | None = None
     regular_token_ranges: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
     packing: Packing | None = None  # labeled tasks: how the model reads several examples in a row
+    # A mixture that is sampled per batch (static): the numbers of slots of its components, ascending, each
+    # with its share of the batches. All targets of a batch are in the first slots, as many as one of them.
+    slot_shares: tuple[tuple[int, float], ...] = struct.field(pytree_node=False, default=())
     negatives: jax.Array | None = None  # skip_gram: int32[B,M] negative samples
 
 

@@ -19,7 +19,8 @@ from objectives import grammar, patterns
 from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch
 from objectives.document_ids import document_ids, is_regular_token, left_of
-from objectives.noise import count_of, noise_count, replace_tokens, shuffle_tokens, slots
+from objectives.in_place import full_batch, in_place_batch, restore_in_place
+from objectives.noise import count_of, noise_count, replace_tokens, shuffle_tokens
 from objectives.seq2seq import Side, build_batch, document_pairs, pad_row, restore_spans
 
 
@@ -35,8 +36,9 @@ class Denoising(Objective):
               [MASK], some random, some unchanged), shuffle (the noise in random order within its
               document), mask_span (one [MASK] per span), sentinel (a different one for each
               span), drop (nothing)
-    targets   masked (an encoder predicts the noise in place), full (the whole text),
-              spans (only the noise, each span after its sentinel if the inputs have sentinels)
+    targets   masked (an encoder predicts the noise in place), next (a decoder that reads both ways
+              predicts it at the position before), full (the whole text), spans (only the noise, each
+              span after its sentinel if the inputs have sentinels)
 
     With noise_density 0.4, mean_noise_span_length 1.5 and max_target_eos 2, for an encoder-decoder with
     T 8, sentinels 13 and 14 and start token 6, where the noise is 22 23 and 32:
@@ -97,6 +99,13 @@ class Denoising(Objective):
         return patterns.length_probs(self.pattern, self.mean_length, self.max_span_length, empty)
 
     @property
+    def fills_masks(self) -> bool:
+        """Whether the inputs have [MASK]s, whose text the model predicts."""
+        return self.inputs in ("mask", "mask_span") or (
+            self.inputs == "bert" and self._mask_prob > 0
+        )
+
+    @property
     def _mask_prob(self):
         return 1 - self.random_token_prob - self.keep_token_prob
 
@@ -128,7 +137,7 @@ class Denoising(Objective):
         return inputs, noise + (self.inputs == "sentinel") * spans + self.max_target_eos
 
     def lengths(self, spec: ObjectiveSpec) -> SequenceLengths:
-        if self.inputs in ("mask", "mask_span") or (self.inputs == "bert" and self._mask_prob > 0):
+        if self.fills_masks:
             spec.require("mask")
         if self.whole_word and not spec.vocabulary.word_continuation:
             raise ValueError(
@@ -136,8 +145,8 @@ class Denoising(Objective):
                 "WordPiece, byte-level BPE or Unigram, or whole_word=False"
             )
         T = spec.seq_len
-        if spec.architecture == "encoder":
-            targets = self._num_noise(T) if self.targets == "masked" else T
+        if self._keeps_positions(spec):
+            targets = T if self.targets == "full" else self._num_noise(T)
             return SequenceLengths(raw=T, inputs=T, targets=targets, overlap=1)
         raw = 1
         while self._fits(spec, raw + 1):
@@ -167,10 +176,10 @@ class Denoising(Objective):
         return max(inputs, targets) <= spec.seq_len
 
     def expected_num_targets(self, spec: ObjectiveSpec) -> float:
+        if self._keeps_positions(spec):  # all but [CLS] and [SEP], or but the first token
+            tokens = spec.seq_len - (2 if spec.architecture == "encoder" else 1)
+            return tokens if self.targets == "full" else self._num_noise(tokens)
         lengths = self.lengths(spec)
-        if spec.architecture == "encoder":
-            tokens = spec.seq_len - 2  # without [CLS] and [SEP]
-            return self._num_noise(tokens) if self.targets == "masked" else tokens
         if self.targets == "full" or self.inputs != "sentinel" or self.pattern == "span":
             return lengths.targets
         raw, noise = lengths.raw, self._num_noise(lengths.raw)
@@ -197,11 +206,14 @@ class Denoising(Objective):
         lengths = [component.lengths(spec) for component in components]
         max_num_spans = max(c._num_spans(n.raw) for c, n in zip(components, lengths, strict=True))
         lengths = SequenceLengths.max_of(lengths)
-        vocabulary, generates = spec.vocabulary, spec.architecture != "encoder"
+        vocabulary, keeps_positions = spec.vocabulary, self._keeps_positions(spec)
         noise_rng, corrupt_rng = jax.random.split(rng)
         segment_ids = document_ids(row, vocabulary, spec.architecture)
         eligible = is_regular_token(row, vocabulary)
-        counted = (segment_ids > 0) if generates else eligible  # noise_density is a share of these
+        if self.targets == "next":
+            words = vocabulary if self.whole_word else None
+            eligible = patterns.without_first(row, eligible, segment_ids, words)
+        counted = eligible if keeps_positions else segment_ids > 0  # noise_density: share of these
         tokens = counted.sum(dtype=jnp.int32)
         budget, spans = (
             count_of(tokens, len(row), *rules, index=index)
@@ -209,9 +221,16 @@ class Denoising(Objective):
         )
         noise = self._draw_noise(spec, noise_rng, row, eligible, budget, spans, max_num_spans)
         corrupted = self._corrupt_in_place(spec, corrupt_rng, row, segment_ids, noise)
-        if generates:
-            return self._seq2seq_batch(spec, lengths, row, segment_ids, noise, corrupted)
-        return self._encoder_batch(lengths, row, segment_ids, eligible, noise, corrupted)
+        if keeps_positions:
+            inputs, is_next = make_inputs(corrupted, segment_ids), self.targets == "next"
+            if self.targets == "full":
+                return full_batch(inputs, row, eligible)
+            return in_place_batch(inputs, row, noise.mask, lengths.targets, is_next)
+        return self._seq2seq_batch(spec, lengths, row, segment_ids, noise, corrupted)
+
+    def _keeps_positions(self, spec):
+        """Whether the inputs are the row with its noise corrupted in place, and nothing else."""
+        return spec.architecture == "encoder" or self.targets == "next"
 
     def _draw_noise(self, spec, rng, row, eligible, budget, spans, max_num_spans):
         """-> Noise: `budget` int32[] of the eligible positions bool[L]; for pattern=span in `spans`
@@ -232,19 +251,6 @@ class Denoising(Objective):
         probs = probs.get(self.inputs, (1.0, 0.0))
         corrupted = replace_tokens(rng, row, spec.vocabulary, *probs, noise.group)
         return jnp.where(noise.mask, corrupted, row)
-
-    def _encoder_batch(self, lengths, row, segment_ids, eligible, noise, corrupted):
-        inputs = make_inputs(corrupted, segment_ids)
-        if self.targets == "full":
-            targets = jnp.where(eligible, row, jnp.zeros_like(row))
-            return Batch(inputs=inputs, targets=targets, loss_weights=eligible.astype(jnp.float32))
-        positions, filled = slots(noise.mask, lengths.targets)
-        return Batch(
-            inputs=inputs,
-            targets=jnp.where(filled, row[positions], jnp.zeros_like(positions)),
-            loss_weights=filled.astype(jnp.float32),
-            target_positions=positions,
-        )
 
     def _seq2seq_batch(self, spec, lengths, row, segment_ids, noise, corrupted):
         """`corrupted` is the input side, without the noise that grammar.SHORTER inputs remove; the
@@ -273,12 +279,8 @@ class Denoising(Objective):
         if self.not_invertible_because:
             return super().reconstruct(spec, batch)  # raises
         vocabulary, raw = spec.vocabulary, self.lengths(spec).raw
-        if spec.architecture == "encoder":
-            row, predicted = np.array(batch.inputs.tokens), np.asarray(batch.loss_weights) > 0
-            positions = batch.target_positions
-            positions = np.arange(len(row)) if positions is None else np.asarray(positions)
-            row[positions[predicted]] = np.asarray(batch.targets)[predicted]
-            return row
+        if self._keeps_positions(spec):
+            return restore_in_place(batch, self.targets == "next")
         row = []
         for inputs, targets in document_pairs(spec, batch):
             if self.targets == "full":

@@ -14,7 +14,8 @@ RANDOM_LENGTHS = ("geometric", "poisson")  # patterns whose span lengths are ran
 # The inputs have one token for each noise token (IN_PLACE), or fewer (SHORTER).
 IN_PLACE = ("mask", "random", "bert", "shuffle")
 SHORTER = ("mask_span", "sentinel", "drop")
-TARGETS = ("masked", "full", "spans")
+TARGETS = ("masked", "next", "full", "spans")
+NOISE_IN_PLACE = ("masked", "next")  # targets: only the noise, and the inputs keep all positions
 WORDS = {"pattern": tuple(PATTERNS), "inputs": IN_PLACE + SHORTER, "targets": TARGETS}
 
 
@@ -65,9 +66,9 @@ def check(denoiser) -> None:
         if getattr(d, name) != default[name]:
             raise ValueError(f"{name}={getattr(d, name)} has no effect: {why}; leave it out")
     check_shares(d.random_token_prob, d.keep_token_prob)
-    if d.inputs in SHORTER and d.targets == "masked":
+    if d.inputs in SHORTER and d.targets in NOISE_IN_PLACE:
         raise ValueError(
-            f"inputs={d.inputs} with targets=masked: a token that is predicted in place needs a "
+            f"inputs={d.inputs} with targets={d.targets}: a token that is predicted in place needs a "
             f"position in the inputs; expected inputs {' or '.join(IN_PLACE)}, or targets=spans"
         )
     if d.whole_word and d.pattern == "span":
@@ -93,6 +94,9 @@ def unsupported_architectures(denoiser) -> dict[str, str]:
     if denoiser.targets == "masked":
         why = "decoders cannot predict tokens in place; use targets=full or targets=spans"
         return dict.fromkeys(("decoder", "encoder_decoder"), why)
+    if denoiser.targets == "next":
+        why = "encoders predict the masked token at its own position; use masked_lm"
+        return {"encoder": why, "encoder_decoder": "its encoder reads both sides; use mass_style"}
     if denoiser.targets == "spans":
         return {"encoder": "an encoder does not generate text; use masked_lm"}
     if denoiser.inputs in SHORTER:
@@ -103,7 +107,7 @@ def unsupported_architectures(denoiser) -> dict[str, str]:
 
 def lost_information(denoiser) -> str:
     """Why inputs and targets do not determine the text; '' where they do."""
-    if denoiser.targets in ("masked", "full") or denoiser.inputs in ("mask", "sentinel"):
+    if denoiser.targets in (*NOISE_IN_PLACE, "full") or denoiser.inputs in ("mask", "sentinel"):
         return ""
     return f"inputs={denoiser.inputs} with targets=spans does not record the positions of the noise"
 

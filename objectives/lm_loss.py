@@ -69,7 +69,10 @@ class LMLoss:
         return {"lm": (batch.targets, batch.loss_weights)}
 
     def flops_spec(self, config, params, batch: Batch) -> tuple:
-        return ((config, params, {"lm": batch.targets.shape[-1]}),)
+        slots = batch.targets.shape[-1]
+        if batch.slot_shares:
+            slots = sum(number * share for number, share in batch.slot_shares)
+        return ((config, params, {"lm": slots}),)
 
 
 def loss_of(objective: Objective) -> TrainingLoss:
@@ -86,16 +89,27 @@ def lm_scores(
     label_smoothing: float = 0.0,
 ) -> dict:
     """{'lm': (sum, weight), 'accuracy': (sum, weight)} of the targets, from the hidden states [B,N,D]
-    that predict them."""
-    total, weight, correct = chunked_cross_entropy(
-        *_lm_head(model, params, hidden),
-        batch.targets,
-        batch.loss_weights,
-        model.config.vocab_size,
-        z_loss,
-        model.config.final_logit_softcap,
-        label_smoothing,
-    )
+    that predict them. Where the batches of a mixture have fewer targets than slots, the LM head reads only
+    the slots that a component uses."""
+
+    def scores(slots=None):
+        return chunked_cross_entropy(
+            *_lm_head(model, params, hidden[:, :slots]),
+            batch.targets[:, :slots],
+            batch.loss_weights[:, :slots],
+            model.config.vocab_size,
+            z_loss,
+            model.config.final_logit_softcap,
+            label_smoothing,
+        )
+
+    if len(batch.slot_shares) > 1:
+        sizes = [slots for slots, _ in batch.slot_shares]
+        longer = [(batch.loss_weights[:, slots:] > 0).any() for slots in sizes[:-1]]
+        branches = [partial(scores, slots) for slots in sizes]
+        total, weight, correct = jax.lax.switch(sum(longer, start=jnp.int32(0)), branches)
+    else:
+        total, weight, correct = scores()
     return {"lm": (total, weight), "accuracy": (correct, weight)}
 
 

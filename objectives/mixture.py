@@ -1,4 +1,4 @@
-"""mixture: several objectives in one run, sampled by weight; ul2 is a mixture (Tay et al. 2022).
+"""mixture: several objectives in one run, sampled by weight; ul2 and hybrid are mixtures too.
 A config lists the components as strings, which registry.parse reads.
 Batches of all components get the same structure: padding to the longest, and a common attention type.
 """
@@ -24,23 +24,15 @@ MODES = ("R", "S", "X")
 
 
 @dataclass(frozen=True)
-class Mixture(Objective):
+class SampledObjective(Objective):
     """Corrupts each row, or each batch, with one component, sampled with probability weight / sum.
 
     A component that needs fewer raw tokens than another ignores the end of its row. A component with a
     mode inserts the mode's token before each document and cuts as many tokens from the end of the row.
+    Subclasses define `components` and `sample_per`, as options or as properties.
     """
 
-    name: ClassVar[str] = "mixture"
     not_invertible_because: ClassVar[str] = "a batch does not record the component of each row"
-
-    components: tuple = option(
-        ((0.5, "span_corruption"), (0.5, "prefix_lm")),
-        "((weight, objective) or (weight, objective, mode), ...); mode R, S or X",
-    )
-    sample_per: str = option(
-        "row", "draw one component per row, or one per batch", choices=("row", "batch")
-    )
 
     def __post_init__(self):
         _parse_components(self.components)
@@ -94,7 +86,39 @@ class Mixture(Objective):
         branch, index, _ = self._draw(rngs[0])
         rngs = jax.vmap(lambda rng: self._draw(rng)[2])(rngs)
         branches = [jax.vmap(b, in_axes=(None, 0, 0)) for b in self._branches(spec)]
-        return jax.lax.switch(branch, branches, index, rngs, rows)
+        batch = jax.lax.switch(branch, branches, index, rngs, rows)
+        return batch.replace(slot_shares=self._slot_shares(spec))
+
+    def evaluation_batches(self, spec, rngs, rows):
+        """sample_per=batch: every component reads all rows, so that each has a loss of its own."""
+        if self.sample_per == "row":
+            return super().evaluation_batches(spec, rngs, rows)
+        rngs = jax.vmap(lambda rng: self._draw(rng)[2])(rngs)
+        return {
+            name: jax.vmap(functools.partial(_corrupt, [component], spec, 0))(rngs, rows)
+            for name, component in self._by_name.items()
+        }
+
+    def evaluation_parts(self):
+        if self.sample_per == "row":
+            return super().evaluation_parts()
+        return {name: (c.share, c.objective) for name, c in self._by_name.items()}
+
+    @property
+    def _by_name(self):
+        """{name in metrics: component}: its objective's name, or its text where that is not unique."""
+        names = [component.objective.name for component in self.parsed]
+        texts = [f"{c.text}{c.mode and f' [{c.mode}]'}" for c in self.parsed]
+        keys = [n if names.count(n) == 1 else t for n, t in zip(names, texts, strict=True)]
+        return dict(zip(keys, self.parsed, strict=True))
+
+    def _slot_shares(self, spec):
+        """((number of target slots, share of the batches that use no more), ...), ascending."""
+        shares = {}
+        for component in self.parsed:
+            slots = component.objective.lengths(spec).targets
+            shares[slots] = shares.get(slots, 0.0) + component.share
+        return tuple(sorted(shares.items()))
 
     @property
     def _groups(self) -> list[list[int]]:
@@ -140,24 +164,17 @@ class Mixture(Objective):
 
 
 @dataclass(frozen=True)
-class UL2(Mixture):
-    """UL2's seven denoisers (Tay et al. 2022, table 1 and section 3.1.2) with equal weights, as in the
-    code in section 9.2 (rates=None). R: short spans, as in T5; X: long spans or high density; S: a
-    prefix LM that generates the last quarter of each document on average."""
+class Mixture(SampledObjective):
+    """The components of the config."""
 
-    name: ClassVar[str] = "ul2"
+    name: ClassVar[str] = "mixture"
 
     components: tuple = option(
-        (
-            (1.0, "span_0.15_sentinel_spans:mean_noise_span_length=3", "R"),
-            (1.0, "span_0.15_sentinel_spans:mean_noise_span_length=8", "R"),
-            (1.0, "prefix_lm:noise_density=0.25", "S"),
-            (1.0, "span_0.5_sentinel_spans:mean_noise_span_length=3,max_sentinels=100", "X"),
-            (1.0, "span_0.5_sentinel_spans:mean_noise_span_length=8", "X"),
-            (1.0, "span_0.15_sentinel_spans:mean_noise_span_length=64", "X"),
-            (1.0, "span_0.5_sentinel_spans:mean_noise_span_length=64", "X"),
-        ),
-        "((weight, objective, mode), ...)",
+        ((0.5, "span_corruption"), (0.5, "prefix_lm")),
+        "((weight, objective) or (weight, objective, mode), ...); mode R, S or X",
+    )
+    sample_per: str = option(
+        "row", "draw one component per row, or one per batch", choices=("row", "batch")
     )
 
 
@@ -194,7 +211,7 @@ def _parse_components(components):
                 f"components has {text!r}, but all components share one loss: set z_loss on the "
                 "mixture"
             )
-        if isinstance(objective, Mixture) and (mode or objective.sample_per != "row"):
+        if isinstance(objective, SampledObjective) and (mode or objective.sample_per != "row"):
             raise ValueError(
                 f"components has {component!r}, a mixture with a mode or sample_per=batch, which "
                 "only the outer mixture can have: list its components here"
@@ -239,8 +256,12 @@ def _unify(batch, lengths, attention, with_positions):
         return jax.tree.map(lambda x: jnp.pad(x, (0, length - x.shape[0])), tree)
 
     inputs, positions = batch.inputs, batch.target_positions
-    if attention != inputs.attention:  # causal as prefix attention with an empty prefix
-        inputs = inputs.replace(attention=attention, prefix=jnp.zeros_like(inputs.tokens, bool))
+    if (
+        attention != inputs.attention
+    ):  # causal: an empty prefix; bidirectional: all tokens are prefix
+        prefix = inputs.segment_ids > 0 if inputs.attention == "bidirectional" else False
+        prefix = jnp.broadcast_to(jnp.asarray(prefix), inputs.tokens.shape)
+        inputs = inputs.replace(attention=attention, prefix=prefix)
     if with_positions and positions is None:
         positions = jnp.arange(batch.targets.shape[0], dtype=jnp.int32)
     return batch.replace(

@@ -19,6 +19,10 @@ TABLE = {
         "geometric_0.15_bert_masked",
         {"whole_word": True, "mean_noise_span_length": 5.0, "max_span_length": 10},
         "SpanBERT: Joshi et al. 2020, section 3.1: p = 0.2, at most 10 words, 3.8 on average"),
+    "mntp": (
+        "iid_0.15_bert_next", {},
+        "masked next-token prediction, LLM2Vec: BehnamGhader et al. 2024, section 2.1; GPT-BERT: "
+        "Charpentier and Samuel 2024, section 2"),
     "span_corruption": (
         "span_0.15_sentinel_spans", {"mean_noise_span_length": 3.0},
         "T5: Raffel et al. 2020, section 3.3.4"),

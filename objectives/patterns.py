@@ -33,6 +33,18 @@ def word_ids(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax
     return jnp.cumsum(~continues, dtype=jnp.int32) - 1
 
 
+def without_first(
+    row: jax.Array, eligible: jax.Array, segment_ids: jax.Array, words: Vocabulary | None
+) -> jax.Array:
+    """bool[L]: the eligible tokens bool[L] but the first of each document of segment_ids int32[L], or its
+    first word if `words` defines them: no position before it predicts it."""
+    first = segment_ids != left_of(segment_ids, 0)
+    if words is not None:
+        word = word_ids(row, eligible, words)
+        first = jnp.zeros_like(first).at[word].max(first)[word]
+    return eligible & ~first
+
+
 def iid_noise(
     rng: jax.Array, eligible: jax.Array, budget: jax.Array, word: jax.Array | None = None
 ) -> Noise:

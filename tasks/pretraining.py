@@ -169,7 +169,15 @@ class LoadedPretraining(LoadedTask):
 
     def prepare(self, rng, inputs):
         ids, rows = inputs
-        batch = self.objective.corrupt_batch(self.spec, example_rngs(rng, ids), rows)
+        return self._readable(self.objective.corrupt_batch(self.spec, example_rngs(rng, ids), rows))
+
+    def prepare_evaluation(self, rng, inputs) -> dict[str, Batch]:
+        """{part of the objective: Batch [B, ...]} of `eval_inputs`; most objectives have one part, ''."""
+        ids, rows = inputs
+        parts = self.objective.evaluation_batches(self.spec, example_rngs(rng, ids), rows)
+        return {name: self._readable(batch) for name, batch in parts.items()}
+
+    def _readable(self, batch):
         return batch if self.spec.vocabulary.pad >= 0 else without_negative_ids(batch)
 
     def losses(self, model, params, batch, dropout_rng):
@@ -181,8 +189,12 @@ class LoadedPretraining(LoadedTask):
     def loss_denominators(self, batch):
         return self.loss.loss_denominators(batch)
 
-    def outputs(self, model, params, batch):
-        return self.eval_loss.losses(model, params, batch, None)
+    def outputs(self, model, params, batches):
+        return {
+            _metric(part, name): sums
+            for part, batch in batches.items()
+            for name, sums in self.eval_loss.losses(model, params, batch, None).items()
+        }
 
     def target_classes(self, model, params, batch):
         """{loss: (class int32[...], weight float32[...])}: the targets of each minimized loss."""
@@ -216,12 +228,20 @@ class LoadedPretraining(LoadedTask):
         return add_sums(outputs)
 
     def score(self, split, predictions):
-        values = weighted_mean(predictions, self.loss_weights())
-        if self.objective.is_likelihood:
-            stores = self.corpus.validation
-            tokens = sum(store.num_tokens + store.num_documents for store in stores)
-            tokens_per_byte = tokens / max(1, sum(store.num_bytes for store in stores))
-            values["bits_per_byte"] = values["loss"] * (tokens_per_byte / math.log(2))
+        parts = self.objective.evaluation_parts()
+        weights = {
+            _metric(part, name): share * weight
+            for part, (share, _) in parts.items()
+            for name, weight in self.eval_loss.loss_weights().items()
+        }
+        values = weighted_mean(predictions, weights)
+        for part, (_, objective) in parts.items():
+            if objective.is_likelihood:
+                stores = self.corpus.validation
+                tokens = sum(store.num_tokens + store.num_documents for store in stores)
+                tokens_per_byte = tokens / max(1, sum(store.num_bytes for store in stores))
+                bits_per_byte = values[part or "loss"] * (tokens_per_byte / math.log(2))
+                values[_metric(part, "bits_per_byte")] = bits_per_byte
         return values
 
     def flops_specs(self, params):
@@ -258,6 +278,11 @@ class LoadedPretraining(LoadedTask):
             *self.corpus.describe_unknown(),
             self.objective.describe(self.spec),
         ]
+
+
+def _metric(part: str, name: str) -> str:
+    """The name of a metric of a part of an objective: 'causal_lm' of its loss, 'causal_lm_accuracy'."""
+    return "_".join(filter(None, (part, name if name != "lm" or not part else "")))
 
 
 def example_ids(first: int, count: int) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_every_combination_of_words_works_or_is_an_error_with_the_remedy():
             assert 0 < lengths.targets <= 64 and 0 < lengths.inputs <= 64 and lengths.raw > 1
         for architecture in set(ARCHITECTURES) - set(objective.architectures):
             assert objective.unsupported[architecture]
-    assert built == 4 * (4 * 3 + 3 * 2) + 3 * (4 * 3 + 3 * 2)
+    assert built == 4 * (4 * 4 + 3 * 2) + 3 * (4 * 4 + 3 * 2)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,13 @@ PAIRS = [
     if isinstance(objectives.loss_of(objectives.build(name)), LMLoss)  # others: in their own tests
 ]
 # Denoisers and mixtures share one loss; `make test` runs one of them per architecture.
-FIRST = {("encoder", "masked_lm"), ("decoder", "prefix_lm"), ("encoder_decoder", "span_corruption")}
-SIMILAR = {*NAMED, "denoising", "mixture", "ul2", "prefix_lm", "fill_in_the_middle"}
+FIRST = {
+    ("encoder", "masked_lm"),
+    ("decoder", "prefix_lm"),
+    ("decoder", "mntp"),
+    ("encoder_decoder", "span_corruption"),
+}
+SIMILAR = {*NAMED, "denoising", "mixture", "ul2", "hybrid", "prefix_lm", "fill_in_the_middle"}
 each_pair = pytest.mark.parametrize(
     "architecture, name",
     [

@@ -37,6 +37,7 @@ PAIRS = [
     ("encoder", "masked_lm"),
     ("decoder", "causal_lm"),
     ("encoder_decoder", "span_corruption"),
+    ("decoder", "hybrid"),
     pytest.param("encoder", "next_sentence", marks=pytest.mark.slow),
     pytest.param("encoder", "replaced_token_detection", marks=pytest.mark.slow),
 ]
