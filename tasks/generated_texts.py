@@ -44,6 +44,7 @@ class GenerationOptions(Task):
         """Raises ValueError for options that do not fit each other, and for a package that is missing."""
         if self.num_generated or self.final_generation:
             generation_metrics.check(self.generation_metrics)
+        self.generation_config(1, 1, is_final=True)
         if self.metric == "loss":
             return
         if not self.num_generated:
@@ -62,10 +63,14 @@ class GenerationOptions(Task):
         """The prediction of a new source is the text that is generated."""
         return dataclasses.replace(self, final_generation=True)
 
-    def generation_config(self, max_new_tokens: int, is_final: bool) -> GenerationConfig:
-        """Greedy search during training; at the end, the search of the options."""
+    def generation_config(self, max_new_tokens: int, batch_size: int, is_final: bool):
+        """The GenerationConfig: greedy search during training; at the end, the search of the options."""
         own = {"num_beams": self.num_beams, "length_penalty": self.length_penalty}
-        return GenerationConfig(max_new_tokens=max_new_tokens, **(own if is_final else {}))
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            batch_size=max(batch_size, self.num_beams),
+            **(own if is_final else {}),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,20 +146,14 @@ class GeneratesTexts:
         both = self.model_config.architecture == "encoder_decoder"
         own = {"decoder_tokens": np.array([self.start], np.int32)} if both else {}
         is_prefix = self.model_config.architecture == "decoder" and self.attention == "prefix"
-        config, found = self.task.generation_config(width, is_final), {}
-        eos, by_length = (
-            self.tokenizer.special_ids()["eos"],
-            share[np.argsort(encoded.lengths[share], kind="stable")],
-        )
-        for place in range(0, len(share), self.eval_batch_size):
-            chosen = by_length[place:][: self.eval_batch_size]
-            prompts = [
-                Prompt(encoded.tokens[row, : encoded.lengths[row]], prefix=is_prefix, **own)
-                for row in chosen
-            ]
-            results = generate(model, params, prompts, config, eos_ids=(eos,), mesh=mesh)
-            found |= {row: each[0] for row, each in zip(chosen, results, strict=True)}
-        generated = self._gathered(rows, [found[row] for row in share], width)
+        prompts = [
+            Prompt(encoded.tokens[row, : encoded.lengths[row]], prefix=is_prefix, **own)
+            for row in share
+        ]
+        config = self.task.generation_config(width, self.eval_batch_size, is_final)
+        eos_ids = (self.tokenizer.special_ids()["eos"],)
+        found = generate(model, params, prompts, config, eos_ids=eos_ids, mesh=mesh)
+        generated = self._gathered(rows, [best for best, *_ in found], width)
         references = self.references(split, generated)
         if not references:
             return generated
