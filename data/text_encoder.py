@@ -61,7 +61,9 @@ class TextEncoder:
         names = {self._names[marker] for marker in markers}
         added = self._description["added_tokens"]
         added = [token | {"special": token["content"] not in names} for token in added]
-        inner = tokenizers.Tokenizer.from_str(json.dumps(self._description | {"added_tokens": added}))
+        inner = tokenizers.Tokenizer.from_str(
+            json.dumps(self._description | {"added_tokens": added})
+        )
         inner.encode_special_tokens = True
         text = texts[0] + "".join(
             self._names[marker] + part for marker, part in zip(markers, texts[1:], strict=True)
