@@ -129,7 +129,9 @@ class Filler:
     def loaded(self) -> LoadedRun:
         """The model with its parameters, which are read here."""
         loaded = load_run(self._run, self._mesh)
-        if self.way.kind == "in_place" and "lm" not in loaded.params.get("heads", {}):
+        config = loaded.config
+        has_head = config.lm_head_bias or config.lm_head_transform or not config.tie_word_embeddings
+        if has_head and "lm" not in loaded.params.get("heads", {}):
             raise ConfigError(
                 f"{self.name} ({self.way.about}) has no language-modeling head, which fills masks; {_REMEDY}"
             )
