@@ -203,7 +203,7 @@ def _allowed(model, candidates):
 
 
 def _count(config, step, left):
-    """The number of masks of a row that a step fills, of those that are left."""
+    """The number of masks that a step fills in a row with `left` masks."""
     if config.order == "joint":
         return left
     return -(-left // max(config.num_steps - step, 1)) if config.num_steps else 1
