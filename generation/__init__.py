@@ -4,7 +4,7 @@ This package imports models/ and data.special_tokens.
 """
 
 from generation.config import GenerationConfig, GenerationError
-from generation.generate import Generated, Prompt, generate
+from generation.generate import generate
 from generation.mask_filling import (
     FillConfig,
     Filled,
@@ -13,6 +13,7 @@ from generation.mask_filling import (
     mask_positions,
     top_tokens,
 )
+from generation.prompts import Generated, Prompt
 
 __all__ = [
     "FillConfig", "Filled", "Generated", "GenerationConfig", "GenerationError", "Prompt", "fill",

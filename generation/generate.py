@@ -1,40 +1,29 @@
-"""`generate`: prompts of tokens -> generated tokens. Greedy search and sampling by temperature.
-
-This version calls the whole model for each token.
+"""`generate`: prompts of tokens -> generated tokens, by the programs of programs.py and beam.py.
+The prompts may have different lengths; each row's result depends on that row alone.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-import models
+from generation import beam, programs, sampling
 from generation.config import GenerationConfig
-from models.layers import lm_logits
+from generation.logits import values_of
+from generation.prompts import (
+    Generated,
+    Prompt,
+    adapter_positions,
+    check_prompts,
+    make_batches,
+    make_generated,
+)
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """The tokens that a model reads before it generates. No end token follows a text to be continued."""
-
-    tokens: np.ndarray  # int32[n]; the encoder of an encoder-decoder reads them
-    prefix: bool = False  # a decoder reads them bidirectionally (prefix LM)
-    # int32[m] of an encoder-decoder: the start token, and tokens that the output begins with
-    decoder_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    max_new_tokens: int = 0  # 0: the config's
-    seed: int | None = None  # None: that of `seeds`, or config.seed + the index of the prompt
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One generated sequence."""
-
-    tokens: np.ndarray  # int32[n] without the prompt, with the end token if one was generated
-    log_probs: np.ndarray  # float32[n] under the model, before temperature and truncation
-    finish_reason: str  # 'stop': an end token or on_tokens; 'length'
-    score: float  # sum of log_probs; of a beam, divided by length ** length_penalty
+CHUNK = 16  # tokens between two calls of on_tokens
+BATCH_AXES = ("data", "fsdp")  # of a mesh: the rows are split over them, as in training
 
 
 def generate(
@@ -43,74 +32,121 @@ def generate(
     prompts: Sequence[Prompt],
     config: GenerationConfig,
     *,
-    eos_ids: tuple[int, ...],
+    eos_ids: Sequence[int],
     seeds: Sequence[int] | None = None,
     mesh: jax.sharding.Mesh | None = None,
     on_tokens: Callable[[int, np.ndarray], bool] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[list[Generated]]:
-    """The generated sequences of each prompt, best first.
+    """The generated sequences of each prompt, best score first.
 
-    on_tokens(row, new tokens) is called with the tokens of a row as they come; it stops the row by
-    returning True. Row i * num_return_sequences + j is sequence j of prompt i.
+    Args:
+      model, params: of `models.build`; the logical axis rules in force are used, as in training.
+      eos_ids: tokens that end a sequence.
+      seeds: one for each prompt without a seed of its own; default: config.seed + its index.
+      mesh: rows are split over its axes `data` and `fsdp`.
+      on_tokens: called with (row, new tokens int32[n]) after some steps, and at the end of a row. It
+        stops the row by returning True. Row i * num_return_sequences + j is sequence j of prompt i.
+      log: receives a line before and after each compilation.
+
+    Raises:
+      GenerationError: options or prompts that the model cannot use, before anything is compiled.
     """
-    found = []
-    for i, prompt in enumerate(prompts):
-        seed = prompt.seed if prompt.seed is not None else (seeds[i] if seeds else config.seed + i)
-        rows = []
-        for j in range(config.num_return_sequences):
-            key = jax.random.fold_in(jax.random.key(seed), j)
-            row = i * config.num_return_sequences + j
-            rows.append(_generate(model, params, prompt, config, eos_ids, key, row, on_tokens))
-        found.append(sorted(rows, key=lambda row: -row.score))
+    eos_ids = tuple(sorted({int(token) for token in eos_ids}))
+    check_prompts(model, prompts, config, eos_ids, on_tokens, log)
+    seeds = [
+        prompt.seed if prompt.seed is not None else seeds[i] if seeds else config.seed + i
+        for i, prompt in enumerate(prompts)
+    ]
+    shards = 1
+    if mesh is not None:
+        shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape]))
+    batches = make_batches(model, prompts, config, seeds, shards)
+    found: list = [None] * len(prompts)
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        for batch in batches:
+            run = beam.search if config.num_beams > 1 else _decode
+            results = run(_Batch(model, params, config, eos_ids, mesh, batch, log), on_tokens)
+            for index, sequences in zip(batch.indices, results, strict=True):
+                found[index] = sorted(sequences, key=lambda each: -each.score)
     return found
 
 
-def _generate(model, params, prompt, config, eos_ids, key, row, on_tokens):
-    both = model.config.architecture == "encoder_decoder"
-    text = list(prompt.decoder_tokens if both else prompt.tokens)
-    start, limit = len(text), prompt.max_new_tokens or config.max_new_tokens
-    log_probs, reason = [], "length"
-    for position in range(limit):
-        logits = _next_logits(model, params, prompt, text)
-        scores = jax.nn.log_softmax(logits)
-        if config.temperature:
-            rng = jax.random.fold_in(key, position)
-            token = int(jax.random.categorical(rng, logits / config.temperature))
-        else:
-            token = int(scores.argmax())
-        text.append(token)
-        log_probs.append(float(scores[token]))
-        if (on_tokens and on_tokens(row, np.array([token], np.int32))) or token in eos_ids:
-            reason = "stop"
+class _Batch:
+    """A batch on the devices, and the calls of compiled programs for it."""
+
+    def __init__(self, model, params, config, eos_ids, mesh, batch, log):
+        self.model, self.params, self.config, self.batch = model, params, config, batch
+        self._mesh, self._log = mesh, log
+        prompt = batch.inputs if batch.decoder_inputs is None else batch.decoder_inputs
+        length, self.repeats = prompt.tokens.shape[1], config.rows_per_prompt
+        self.options = programs.Options(
+            capacity=adapter_positions(model)["decoder"] + length + batch.new_tokens,
+            new_tokens=batch.new_tokens,
+            repeats=self.repeats,
+            eos_ids=eos_ids,
+            top_k=config.top_k,
+            ngram_size=config.no_repeat_ngram_size,
+        )
+        self.values = jax.tree.map(jnp.asarray, values_of(config, model.config.vocab_size))
+        self.limits = np.repeat(batch.limits, self.repeats)
+        source = (
+            "" if batch.decoder_inputs is None else f" after {batch.inputs.tokens.shape[1]} read"
+        )
+        self._shape = f"{len(self.limits)} rows x ({length} + {batch.new_tokens}) tokens{source}"
+
+    def place(self, x):
+        """A NumPy array with a first axis of rows or prompts, on the devices."""
+        if self._mesh is None:
+            return jnp.asarray(x)
+        axes = tuple(axis for axis in BATCH_AXES if axis in self._mesh.shape)
+        sharding = NamedSharding(self._mesh, PartitionSpec(axes))
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    def prompts(self):
+        """The inputs on the devices."""
+        return jax.tree.map(self.place, (self.batch.inputs, self.batch.decoder_inputs))
+
+    def call(self, what, program, *arguments, **static):
+        """program(model, params, *arguments, options=...)"""
+        what, own = f"{what} for {self._shape}", (self.model, self.params)
+        return programs.announced(
+            self._log, what, program, *own, *arguments, options=self.options, **static
+        )
+
+
+def _decode(run: _Batch, on_tokens):
+    """[[Generated, ...], ...]: the sequences of each prompt by greedy search or sampling."""
+    numbers = np.tile(np.arange(run.repeats, dtype=np.int32), len(run.batch.limits))
+    seeds = np.repeat(run.batch.seeds, run.repeats)
+    keys = sampling.row_keys(run.place(seeds), run.place(numbers))
+    limits = run.place(run.limits)
+    rows = run.call("the prefill", programs.start, *run.prompts(), run.values, keys, limits)
+    count = len(run.batch.indices) * run.repeats
+    reported, stopped = np.zeros(count, np.int64), np.zeros(len(run.limits), bool)
+    steps, first = jnp.int32(CHUNK if on_tokens else run.batch.new_tokens), True
+    while True:
+        # The first call reports the first token at once.
+        chunk = jnp.int32(0) if first and on_tokens else steps
+        rows, found = run.call(
+            "a decode step", programs.advance, rows, run.values, keys, limits, chunk
+        )
+        first = False
+        tokens, log_probs, done = jax.device_get(found)
+        lengths = (tokens >= 0).sum(axis=1)
+        if on_tokens:
+            for row in range(count):
+                new = tokens[row, reported[row] : lengths[row]]
+                reported[row] = lengths[row]
+                prompt, number = divmod(row, run.repeats)
+                index = run.batch.indices[prompt] * run.repeats + number
+                if len(new) and not stopped[row] and on_tokens(index, new):
+                    stopped[row] = True
+            rows = rows.replace(done=run.place(done | stopped))
+        if (done | stopped).all():
             break
-    log_probs = np.array(log_probs, np.float32)
-    return Generated(np.array(text[start:], np.int32), log_probs, reason, float(log_probs.sum()))
-
-
-def _next_logits(model, params, prompt, text):
-    """float32[vocab_size] after the tokens of `text`."""
-    limit = model.config.max_length if model.config.positions == "learned" else 1 << 30
-
-    def inputs(tokens, attention, num_prefix=0):
-        length = min(max(16, 1 << (len(tokens) - 1).bit_length()), limit)
-        padded, segments = np.zeros((2, 1, length), np.int32)
-        padded[0, : len(tokens)], segments[0, : len(tokens)] = tokens, 1
-        prefix = np.arange(length)[None] < num_prefix if attention == "prefix" else None
-        return models.make_inputs(padded, segments, attention, prefix)
-
-    if model.config.architecture == "encoder_decoder":
-        read = inputs(prompt.tokens, "bidirectional"), inputs(text, "causal")
-    else:
-        attention = "prefix" if prompt.prefix else "causal"
-        read = (inputs(text, attention, len(prompt.tokens)),)
-    return _logits_at(model, params, read, len(text) - 1)
-
-
-@partial(jax.jit, static_argnums=0)
-def _logits_at(model, params, inputs, index):
-    hidden = model.apply({"params": params}, *inputs)[:, index][:, None]
-    features = model.apply({"params": params}, hidden, method="lm_features")
-    table, bias = model.apply({"params": params}, method="output_embedding")
-    logits = lm_logits(features, table, bias, model.config.final_logit_softcap)
-    return logits[0, 0, : model.config.vocab_size]
+    sequences = [
+        make_generated(tokens[row], log_probs[row], run.options.eos_ids, stopped[row])
+        for row in range(count)
+    ]
+    return [sequences[i : i + run.repeats] for i in range(0, count, run.repeats)]

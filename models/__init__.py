@@ -3,6 +3,7 @@
 This package imports no other package of the project.
 """
 
+from models.cache import Cache, decode_step, prefill
 from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask, make_inputs
 from models.model import Transformer
@@ -15,13 +16,16 @@ __all__ = [
     "PRESETS",
     "AdaptedModel",
     "Adapter",
+    "Cache",
     "ModelConfig",
     "ModelInputs",
     "Transformer",
     "WordVectors",
     "build",
+    "decode_step",
     "make_attention_mask",
     "make_inputs",
+    "prefill",
     "preset",
     "size_fields",
 ]

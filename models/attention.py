@@ -1,6 +1,6 @@
 """Attention: self- and cross-attention, multi-head and grouped-query, in one module.
-models/transformer.py calls it with two ModelInputs, which describe the mask.
-`Attention` makes the dense mask, and `dot_product_attention` applies it.
+models/transformer.py calls it with two ModelInputs, which describe the mask, or in a decode step with
+the Slots of a cache. `Attention` makes the dense mask, and `dot_product_attention` applies it.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from models.cache import CACHE, KEPT, Slots, keep
 from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask
 from models.layers import Dense, Norm, softcap
@@ -40,39 +41,47 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        y: jax.Array,
+        y: jax.Array | None,  # None: the cached cross-attention of a decode step
         query_inputs: ModelInputs,  # [B,T]
-        key_inputs: ModelInputs,  # [B,S]
+        key_inputs: ModelInputs | Slots,  # [B,S]
         bias: jax.Array | None = None,  # float32[H,T,S]
         deterministic: bool = True,
     ) -> jax.Array:
         config = self.config
         head_dim, num_kv_heads = config.resolved_head_dim, config.resolved_num_kv_heads
         use_bias = config.use_bias or config.use_qkv_bias
+        cached = isinstance(key_inputs, Slots)
         q = Dense(config, config.num_heads * head_dim, "query", use_bias=use_bias, name="query")(x)
-        k = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="key")(y)
-        v = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="value")(y)
         if config.qk_norm_over_heads:
-            q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
+            q = Norm(config, name="query_norm")(q)
         q = q.reshape(*q.shape[:2], config.num_heads, head_dim)  # [B,T,H,K]
-        k = k.reshape(*k.shape[:2], num_kv_heads, head_dim)  # [B,S,G,K]
-        v = v.reshape(*v.shape[:2], num_kv_heads, head_dim)  # [B,S,G,K]
         if config.qk_norm and not config.qk_norm_over_heads:
-            q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
+            q = Norm(config, name="query_norm")(q)
+        layer = None if self.cross else self.layer
         if config.positions == "rope":
-            layer = None if self.cross else self.layer
             q = apply_rope(config, q, query_inputs, layer)
-            k = apply_rope(config, k, key_inputs, layer)
-        if self.cross:
-            mask = make_attention_mask(query_inputs.segment_ids, key_inputs.segment_ids)
+        if cached and self.cross:
+            k, v = (x.transpose(0, 2, 1, 3) for x in self.get_variable(CACHE, KEPT))
+            mask = key_inputs.encoder_visible[:, None]
         else:
-            mask = make_attention_mask(
-                query_inputs.segment_ids,
-                key_inputs.segment_ids,
-                key_inputs.attention,
-                key_inputs.prefix,
-                config.sliding_window_at(self.layer) or key_inputs.sliding_window,
-            )
+            k = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="key")(y)
+            v = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="value")(y)
+            if config.qk_norm_over_heads:
+                k = Norm(config, name="key_norm")(k)
+            k = k.reshape(*k.shape[:2], num_kv_heads, head_dim)  # [B,S,G,K]
+            v = v.reshape(*v.shape[:2], num_kv_heads, head_dim)  # [B,S,G,K]
+            if config.qk_norm and not config.qk_norm_over_heads:
+                k = Norm(config, name="key_norm")(k)
+            if config.positions == "rope":
+                k = apply_rope(config, k, query_inputs if cached else key_inputs, layer)
+            if cached:
+                k, v, mask = self.update_cache(k, v, key_inputs)
+            else:
+                keep(self, (k, v))
+                window = config.sliding_window_at(self.layer) or key_inputs.sliding_window
+                how = () if self.cross else (key_inputs.attention, key_inputs.prefix, window)
+                segments = query_inputs.segment_ids, key_inputs.segment_ids
+                mask = make_attention_mask(*segments, *how)
         k, v, mask, bias = self.extend_keys(k, v, mask, bias)
         dropout = nn.Dropout(
             config.attention_dropout_rate, deterministic=deterministic, name="dropout"
@@ -83,6 +92,15 @@ class Attention(nn.Module):
         out = dot_product_attention(q, k, v, mask, bias=bias, scale=scale, cap=cap, dropout=dropout)
         out = out.reshape(*out.shape[:2], config.num_heads * head_dim)  # [B,T,HK]
         return Dense(config, config.emb_dim, kind="residual", depth=self.depth, name="out")(out)
+
+    def update_cache(self, k: jax.Array, v: jax.Array, slots: Slots) -> tuple:
+        """k and v [B,1,G,K] of the next token -> (k and v [B,S,G,K] of all slots, mask bool[B,1,S])."""
+        kept = [
+            slots.write(old, new)
+            for old, new in zip(self.get_variable(CACHE, KEPT), (k, v), strict=True)
+        ]
+        self.put_variable(CACHE, KEPT, tuple(kept))
+        return *(x.transpose(0, 2, 1, 3) for x in kept), slots.mask(kept[0].shape[2])
 
     def extend_keys(self, k, v, mask, bias):
         """Where prefix tuning adds keys and values, and columns of the mask and bias: models/prompts.py."""

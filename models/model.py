@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from models.cache import Slots
 from models.config import ModelConfig
 from models.initializers import ZEROS, initializer
 from models.inputs import ModelInputs
@@ -215,6 +216,11 @@ class Transformer(nn.Module):
         """Hidden states [B,T,D] of the decoder in an encoder-decoder; encoded[B,S,D] is from `encode`."""
         x = self.embed_inputs(decoder_inputs, deterministic, decoder=True)
         return self.decoder(x, decoder_inputs, encoded, inputs, deterministic=deterministic)
+
+    def decode_step(self, inputs: ModelInputs, slots: Slots) -> jax.Array:
+        """Hidden states [B,1,D] of the next tokens of cached rows; called by models.cache.decode_step."""
+        x = self.embed_inputs(inputs, decoder=True)
+        return self.decoder(x, inputs, slots=slots)
 
     def lm_features(self, hidden: jax.Array) -> jax.Array:
         """hidden[...,D] -> features[...,E], or [...,D] if untied: the LM head up to the output embedding."""

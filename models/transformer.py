@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from models.attention import Attention
+from models.cache import Slots, keep
 from models.config import ModelConfig
 from models.initializers import initializer
 from models.inputs import ModelInputs
@@ -60,11 +61,13 @@ class TransformerLayer(nn.Module):
         encoded: jax.Array | None = None,  # [B,S,D], for cross-attention
         encoder_inputs: ModelInputs | None = None,  # [B,S]
         deterministic: bool = True,
+        slots: Slots | None = None,  # of a cache, in a decode step: T is 1
     ) -> jax.Array:
         owner = self if self.shared is None else self.shared
+        keys, encoder_inputs = (inputs, encoder_inputs) if slots is None else (slots, slots)
 
         def self_attention(x):
-            return owner.self_attention(x, x, inputs, inputs, bias, deterministic)
+            return owner.self_attention(x, x, inputs, keys, bias, deterministic)
 
         def cross_attention(x):
             return self.cross_attention(x, encoded, inputs, encoder_inputs, None, deterministic)
@@ -87,20 +90,15 @@ class TransformerLayer(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """T5's bias by distance: length T -> float32[H,T,T], from a table [buckets, H]."""
+    """T5's bias by distance: buckets int32[T,S] -> float32[H,T,S], from a table [buckets, H]."""
 
     config: ModelConfig
-    bidirectional: bool
 
     @nn.compact
-    def __call__(self, length: int) -> jax.Array:
-        config = self.config
-        shape = (config.relative_buckets, config.num_heads)
-        table = self.param("embedding", initializer(config, "relative_bias"), shape)
-        buckets = relative_buckets(
-            length, length, shape[0], config.relative_max_distance, self.bidirectional
-        )
-        return jnp.take(table.T, jnp.asarray(buckets), axis=1)
+    def __call__(self, buckets: jax.Array) -> jax.Array:
+        shape = (self.config.relative_buckets, self.config.num_heads)
+        table = self.param("embedding", initializer(self.config, "relative_bias"), shape)
+        return jnp.take(table.T, buckets, axis=1)
 
 
 class TransformerStack(nn.Module):
@@ -118,7 +116,7 @@ class TransformerStack(nn.Module):
     def setup(self):
         config, depth = self.config, self.config.num_layers_in(self.stack)
         if config.positions == "relative":
-            self.relative_bias = RelativeBias(config, self.stack == "encoder")
+            self.relative_bias = RelativeBias(config)
         for i in range(depth):
             shared = None if self.shared is None else getattr(self.shared, f"layer_{i}")
             setattr(self, f"layer_{i}", TransformerLayer(config, depth, i, self.cross, shared))
@@ -132,12 +130,30 @@ class TransformerStack(nn.Module):
         encoded: jax.Array | None = None,
         encoder_inputs: ModelInputs | None = None,
         deterministic: bool = True,
+        slots: Slots | None = None,
     ) -> jax.Array:
         config = self.config
-        bias = self.relative_bias(x.shape[1]) if config.positions == "relative" else None
+        keep(self, inputs)
         for i in range(config.num_layers_in(self.stack)):
             layer = getattr(self, f"layer_{i}")
-            x = layer(x, inputs, bias, encoded, encoder_inputs, deterministic)
+            if config.positions != "relative":
+                bias = None
+            elif slots is not None:
+                bias = self.relative_bias(self.cached_buckets(slots, i))
+            elif i == 0:
+                bias = self.relative_bias(jnp.asarray(self.buckets(x.shape[1], x.shape[1])))
+            x = layer(x, inputs, bias, encoded, encoder_inputs, deterministic, slots)
         if config.norm_position != "post":
             x = (self if self.shared is None else self.shared).final_norm(x)
         return x
+
+    def buckets(self, num_queries: int, num_keys: int):
+        """int32[T,S]: the buckets of the relative bias."""
+        sizes = self.config.relative_buckets, self.config.relative_max_distance
+        return relative_buckets(num_queries, num_keys, *sizes, self.stack == "encoder")
+
+    def cached_buckets(self, slots: Slots, layer: int) -> jax.Array:
+        """int32[1,S]: those of the next token and the slots of a layer."""
+        by_distance = jnp.asarray(self.buckets(slots.capacity, 1)[:, 0])
+        size = slots.size(self.config.sliding_window_at(layer))
+        return jnp.take(by_distance, slots.distances(size))[None]
