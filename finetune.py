@@ -197,17 +197,19 @@ def train(group):
         def step_fn(state, inputs, learning_rate):
             return train_step(task, model, axes, state, frozen, rngs, inputs, learning_rate)
 
-        def evaluate_params(params, split):
+        def evaluate_params(params, split, is_final=False):
             def predict(inputs):
                 inputs = axes.place_shared(mesh, inputs)
                 return eval_step(task, model, axes, params, frozen, rngs, inputs)
 
-            return axes.evaluate(task, split, predict, runs.left_out)
+            generating = (model, params, frozen, mesh, is_final)
+            return axes.evaluate(task, split, predict, runs.left_out, generating)
 
         def evaluate_at(step, state):
-            _, values = evaluate_params(eval_params(state, {}), "validation")
+            predictions, values = evaluate_params(eval_params(state, {}), "validation")
             runs.write(step, "validation", axes.columns(values))
             log.info(f"step {step:>7,}  validation: {format_metrics(axes.columns(values), {})}")
+            runs.write_samples(step, task, "validation", predictions)
             return values
 
         # ---- Train loop --------------------------------------------------------------------------
@@ -241,7 +243,7 @@ def train(group):
             steps, found = runs.best_params(target)
             params = axes.stack(found, mesh, jax.tree.map(lambda x: x.sharding, target))
         scored = {
-            split: evaluate_params(params, split)
+            split: evaluate_params(params, split, is_final=True)
             for split in ("validation", *["test"] * config.evaluation.test)
             if task.has_split(split)
         }

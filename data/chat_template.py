@@ -60,14 +60,14 @@ class ChatTemplate:
             {key: names.sub(rf"{first}\g<0>{last}", text) for key, text in message.items()}
             for message in messages
         ]
-        text = self.render(marked, add_generation_prompt)
-        # Text at even places; at odd ones the name of a special token that a message has spelled.
-        parts = re.split(f"{first}({names.pattern}){last}|[{first}{last}]", text)
-        ids = [tokenizer.encode(parts[0], specials=True)]
-        for place, part in enumerate(parts[1:], 1):
-            if part:
-                ids.append(_continued(tokenizer, part, specials=place % 2 == 0))
-        return np.concatenate(ids).astype(np.int32)
+        text, markers, parts = self.render(marked, add_generation_prompt), [], [""]
+        for each in re.split(f"({first}(?:{names.pattern}){last}|{names.pattern})", text):
+            if names.fullmatch(each):  # of the template
+                markers.append(each)
+                parts.append("")
+            else:
+                parts[-1] += each.replace(first, "").replace(last, "")
+        return tokenizer.encode_marked(parts, markers)
 
 
 def chat_template(tokenizer: Tokenizer) -> ChatTemplate | None:
@@ -102,15 +102,6 @@ def check_messages(messages, place: str) -> list[dict]:
 
 def _json(files, name) -> dict:
     return json.loads(files.get(name, b"{}"))
-
-
-def _continued(tokenizer, text, specials):
-    """The tokens of a text that follows another one: the start of a text may be encoded differently."""
-    line = tokenizer.encode("\n")
-    ids = tokenizer.encode(f"\n{text}", specials=specials)
-    if np.array_equal(ids[: len(line)], line):
-        return ids[len(line) :]
-    return tokenizer.encode(text, specials=specials)
 
 
 class _Generation(jinja2.ext.Extension):

@@ -204,6 +204,28 @@ class LoadedTask:
         """{metric: value} of the predictions; {} for a split without labels."""
         raise NotImplementedError
 
+    def generates(self, split: str, is_final: bool) -> int:
+        """For how many texts of a split the model generates one, in an evaluation during training or in the
+        final one; the default is none."""
+        return 0
+
+    def generate(self, split: str, model, params: dict, mesh, is_final: bool, count: int) -> Any:
+        """What the model generates for `count` texts of a split, and its scores. Where there are several
+        processes, `params` and `mesh` are of this one alone."""
+        raise NotImplementedError
+
+    def with_generated(self, predictions: Any, generated: Any) -> Any:
+        """The predictions of a split, with what `generate` returned."""
+        raise NotImplementedError
+
+    def samples(self, split: str, predictions: Any) -> list[tuple[str, str, str]]:
+        """(source, generated text, reference) of the texts that were generated, for the log."""
+        return []
+
+    def score_notes(self, predictions: Any) -> dict[str, str]:
+        """{metric: how it was computed}, for scores that papers compute in several ways."""
+        return {}
+
     def with_seed(self, seed: int) -> "LoadedTask":
         """The task with another data seed: another order of the examples, another label subset."""
         raise NotImplementedError
@@ -236,8 +258,11 @@ class LoadedTask:
         raise NotImplementedError
 
 
-def evaluate(task: LoadedTask, split: str, predict) -> tuple[Any, dict[str, float]]:
-    """(predictions, {metric: value}) of a split; predict(inputs) returns `LoadedTask.outputs`."""
+def evaluate(task: LoadedTask, split: str, predict, generate=None) -> tuple[Any, dict[str, float]]:
+    """(predictions, {metric: value}) of a split; predict(inputs) returns `LoadedTask.outputs`, generate()
+    what `LoadedTask.generate` does (None: nothing is generated)."""
     outputs = [predict(inputs) for inputs in task.eval_inputs(split)]
     predictions = task.collect(split, task.in_order(split, jax.device_get(outputs)))
+    if generate is not None:
+        predictions = task.with_generated(predictions, generate())
     return predictions, task.score(split, predictions)

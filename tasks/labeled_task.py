@@ -30,7 +30,6 @@ class LabeledTask(Task):
     # Of a sequence classifier of transformers with this head; '': it is none.
     hf_problem_type: ClassVar[str] = ""
     hf_head_needs: ClassVar[dict] = {}  # {option: value}, which the head there needs
-    predicts_labels: ClassVar[bool] = True  # False: predictions are scores of given labels
     can_pack: ClassVar[bool] = False  # its model reads one row per example, through `apply_packed`
     length_options: ClassVar[tuple[str, ...]] = ("max_seq_len",)  # those that decide `longest`
 
@@ -94,6 +93,10 @@ class LabeledTask(Task):
         """{split: Examples} as the task needs them, from the columns, with labels or without; `read`
         and tools.predict call it. Raises ValueError of one line."""
         return splits
+
+    def for_predictions(self) -> "LabeledTask":
+        """The task with the options that new examples are predicted with."""
+        return self
 
     def head_options(self, architecture: str) -> dict[str, Any]:
         """{name: value} of `head_fields`, with the values that hold for an architecture."""

@@ -21,6 +21,7 @@ from models.inputs import ModelInputs
 from objectives.batch import Batch
 from objectives.lm_loss import hidden_states, lm_scores, lm_token_losses
 from tasks.encoding import Encoded
+from tasks.generated_texts import GeneratesTexts, GenerationOptions, Predictions
 from tasks.labeled_task import LabeledTask
 from tasks.loaded_labeled_task import LoadedLabeledTask
 
@@ -28,12 +29,11 @@ SOURCE = "{source}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Seq2seq(LabeledTask):
+class Seq2seq(GenerationOptions, LabeledTask):
     """A target text for each source text. Several targets of a source are rows of their own."""
 
     name: ClassVar[str] = "seq2seq"
     can_pack: ClassVar[bool] = True
-    predicts_labels: ClassVar[bool] = False
     length_options: ClassVar[tuple[str, ...]] = ("max_seq_len", "max_target_len")
 
     source_column: str = option("source", "column of the text that is read")
@@ -163,7 +163,13 @@ class Seq2seq(LabeledTask):
                 f"task.attention='prefix' is an option of decoders, but init_from is an {architecture}, "
                 "whose encoder reads the source in both directions anyway: set it to 'causal'"
             )
+        self.check_generation()
         super().check_model(model_config)
+
+
+def unpacked(predictions) -> Predictions:
+    """Predictions as (outputs, generated)."""
+    return predictions if isinstance(predictions, Predictions) else Predictions(predictions)
 
 
 def pad_rows(rows, width: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,15 +202,19 @@ class EncodedPairs(Encoded):
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedSeq2seq(LoadedLabeledTask):
+class LoadedSeq2seq(GeneratesTexts, LoadedLabeledTask):
     """Pairs of sources and targets, encoded. `outputs` are [B, 2]: the summed cross entropy of a target
-    in nats, and how many of its tokens are predicted correctly after those before them."""
+    in nats, and how many of its tokens are predicted correctly after those before them. Predictions are
+    these, or generated_texts.Predictions."""
 
     attention: str = "causal"
     label_smoothing: float = 0.0
 
     name = Seq2seq.name
-    best_metric = "-loss"
+
+    @property
+    def best_metric(self):
+        return "-loss" if self.task.metric == "loss" else f"+{self.task.metric}"
 
     # ---- Traced ----------------------------------------------------------------------------------
 
@@ -304,28 +314,40 @@ class LoadedSeq2seq(LoadedLabeledTask):
         )
 
     def score(self, split, predictions):
-        encoded = self.encoded[split]
+        encoded, (outputs, generated) = self.encoded[split], unpacked(predictions)
         tokens = int(encoded.target_lengths.sum())
         if not tokens:
             return {}
-        loss, correct = np.asarray(predictions, np.float64).sum(0).tolist()
+        loss, correct = np.asarray(outputs, np.float64).sum(0).tolist()
         return {
             "loss": loss / tokens,
             "accuracy": correct / tokens,
             "perplexity": math.exp(min(loss / tokens, 700.0)),
             "bits_per_byte": loss / math.log(2) / max(1, int(encoded.target_bytes.sum())),
+            **(generated.metrics if generated else {}),
         }
 
-    def prediction_rows(self, split, outputs):
+    def score_notes(self, predictions):
+        generated = unpacked(predictions).generated
+        return generated.signatures if generated else {}
+
+    def prediction_rows(self, split, predictions):
+        outputs, generated = unpacked(predictions)
+        texts = self.text_of_row(split, generated) if generated else {}
+        lengths = self.encoded[split].target_lengths.tolist()
         for example, ((loss, correct), tokens) in enumerate(
-            zip(outputs.tolist(), self.encoded[split].target_lengths.tolist(), strict=True)
+            zip(outputs.tolist(), lengths, strict=True)
         ):
-            yield {
-                "id": example,
-                "tokens": tokens,
-                "correct": round(correct) if tokens else "",
-                "loss": round(loss / tokens, 6) if tokens else "",
-            }
+            found = {"id": example}
+            if generated:
+                found |= generated.describe(texts.get(example))
+            if any(lengths) or not generated:
+                found |= {
+                    "tokens": tokens,
+                    "correct": round(correct) if tokens else "",
+                    "loss": round(loss / tokens, 6) if tokens else "",
+                }
+            yield found
 
     def flops_specs(self, params):
         return ((self.model_config, params, {"lm": self.task.max_target_len}),)

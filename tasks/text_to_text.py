@@ -261,6 +261,10 @@ class LoadedTextToText(LoadedSeq2seq):
 
     # ---- On the host -----------------------------------------------------------------------------
 
+    def generates(self, split, is_final):
+        """None: a prediction is the label whose words are most probable, so it always is a label."""
+        return 0
+
     @functools.cached_property
     def words(self) -> tuple[np.ndarray, np.ndarray]:
         """(tokens [C, U] of the words of each label, their lengths [C])."""

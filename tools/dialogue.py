@@ -1,6 +1,6 @@
 """A dialogue at the terminal: tools.generate --interactive.
 
-With the chat template of a published model, as a text that goes on with a model that has none, and one
+With the chat template of a published model, as one text that a model without a template continues, and one
 source after another with a model that was finetuned on pairs.
 """
 

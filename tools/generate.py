@@ -28,8 +28,6 @@ FLAGS = (
                 "help": "a text that ends the output and is cut off; \\n and \\t are a line end and a tab"}),
     ("--out", {"default": "", "metavar": "FILE.jsonl", "help": "JSON lines with text, tokens and scores"}),
     ("--resume", {"action": "store_true", "help": "continue FILE.jsonl after the rows that it has"}),
-    ("--batch_size", {"type": int, "default": 16, "metavar": "N",
-                      "help": "prompts that are generated together (default: 16)"}),
     ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
 )  # fmt: skip
 EXAMPLES = """\
@@ -84,8 +82,6 @@ def check_flags(parser, given):
         parser.error("--resume continues a file; add --out=FILE.jsonl")
     if given.column and not given.file:
         parser.error("--column is of files; add --file")
-    if given.batch_size < 1:
-        parser.error(f"--batch_size={given.batch_size} is out of range; expected at least 1")
     if given.system and not (given.interactive or given.chat or given.file):
         parser.error("--system belongs to a dialogue; add --interactive or --chat")
 
@@ -137,6 +133,7 @@ def run(given, options, assignments):
         if not key.startswith("mesh."):
             raise ConfigError(f"--config.{key} is not a choice here; expected --config.mesh.*")
     mesh = configs.override({"mesh": {}}, assignments)["mesh"]
+    check_output(given)
     generator = Generator(given.run, configs.resolve(MeshConfig, mesh, "config.mesh"))
     files = [path for pattern in given.file for path in expand(pattern, log.info)]
     items = [item for path in files for item in items_of(path, given.column or generator.column)]
@@ -151,8 +148,8 @@ def run(given, options, assignments):
         items = stdin_items()
     if given.chat or given.system:
         items = [as_dialogue(item, given.system) for item in items]
-    done = rows_before(given, items)
     config = generator.config(options)
+    done = rows_before(given.out, items, config.num_return_sequences)
     log.info(generator.describe())
     requests = generator.check_lengths(requests_of(generator, items), config)
     is_shown = len(items) == 1 or (sys.stdout.isatty() and not given.out)
@@ -240,23 +237,26 @@ def requests_of(generator, items) -> list:
 # ---- Output --------------------------------------------------------------------------------------
 
 
-def rows_before(given, items) -> int:
-    """Prompts whose rows --out has already; with --resume they are kept, and what is after them is cut
-    off. Raises ConfigError for a file that is not continued, and for rows of other prompts."""
-    path = given.out
-    folder = os.path.dirname(path) or "."
+def check_output(given) -> None:
+    """Raises ConfigError, before any work, for an --out that cannot be written or would be lost."""
+    path, folder = given.out, os.path.dirname(given.out) or "."
     if path and not os.path.isdir(folder):
         raise ConfigError(f"--out={path}: {folder!r} is not a directory; create it")
+    if path and os.path.exists(path) and not given.resume:
+        raise ConfigError(f"--out={path} exists; add --resume to continue it, or name another file")
+
+
+def rows_before(path: str, items, per_prompt: int) -> int:
+    """Prompts whose rows a file has already: they are kept, and what is after them is cut off. Raises
+    ConfigError for rows of other prompts."""
     if not path or not os.path.exists(path):
         return 0
-    if not given.resume:
-        raise ConfigError(f"--out={path} exists; add --resume to continue it, or name another file")
-    per_prompt, size, done = int(given.num_return_sequences or 1), 0, 0
     with open(path, "rb") as stream:
         rows = [line for line in stream if line.endswith(b"\n")]
+    done = size = 0
     for number in range(0, len(rows) - per_prompt + 1, per_prompt):
         found = json.loads(rows[number])
-        if number // per_prompt >= len(items) or not items[done].record.items() <= found.items():
+        if done >= len(items) or not items[done].record.items() <= found.items():
             raise ConfigError(
                 f"--out={path} at line {number + 1} is of another prompt than that of this command; name "
                 "another file"
@@ -301,7 +301,7 @@ def generate_all(generator, items, requests, config, given, writer, is_shown):
     progress.total = len(items) - first
     progress.start_part(progress.total, progress.total)
     size, is_streamed = (
-        given.batch_size,
+        max(1, config.batch_size // config.rows_per_prompt),
         is_shown and config.num_beams == config.num_return_sequences == 1,
     )
     try:

@@ -15,6 +15,7 @@ from data.chat_template import ChatTemplate, chat_template
 from data.text_stream import TextStream
 from data.tokenizer import Tokenizer
 from generation import GenerationConfig, Prompt, generate
+from generation.config import BEAMS, SAMPLING
 from tools.loaded_run import LoadedRun, load_run, resolve_run
 from tools.prompts import (
     PromptReader,
@@ -25,11 +26,10 @@ from tools.prompts import (
     published_settings,
 )
 from training import config as configs
-from training import run_directory
+from training import run_directory, sharding
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
-_SAMPLED = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +111,14 @@ class Generator:
         if "task" in self.loaded.record["config"]:
             return found
         given = published_settings(self.loaded)
-        names = {field.name for field in dataclasses.fields(GenerationConfig)} - {*_SAMPLED, "seed"}
+        names = {field.name for field in dataclasses.fields(GenerationConfig)}
+        names -= {"temperature", *SAMPLING, *BEAMS, "seed", "batch_size"}
         found |= {name: given[name] for name in names if name in given}
-        if given.get("do_sample"):
-            found |= {"temperature": 1.0, "top_k": 50} | {
-                k: given[k] for k in _SAMPLED if k in given
-            }
+        if found.get("num_beams", 1) > 1:
+            found |= {name: given[name] for name in BEAMS if name in given}
+        elif given.get("do_sample"):
+            names = ("temperature", *SAMPLING)
+            found |= {"temperature": 1.0, "top_k": 50} | {k: given[k] for k in names if k in given}
         if "early_stopping" in found:
             found["early_stopping"] = str(found["early_stopping"]).lower()
         return found
@@ -124,17 +126,15 @@ class Generator:
     def config(self, given: dict[str, Any]) -> GenerationConfig:
         """The options of generation: `given` (values, or texts of the command line), over `defaults`.
         Raises ConfigError of one line that names the flag."""
-        values = self.defaults() | given
-        if not str(given.get("temperature", 1)).strip(
-            "0."
-        ):  # greedy, whatever the run samples with
-            values = {k: v for k, v in values.items() if k in given or k not in _SAMPLED}
+        defaults = self.defaults()
+        if not {"temperature", "num_beams"}.isdisjoint(given):  # another search than the run's
+            search = ("temperature", "num_beams", *SAMPLING, *BEAMS)
+            defaults = {key: value for key, value in defaults.items() if key not in search}
         try:
-            return configs.resolve(GenerationConfig, values, "generation")
+            return configs.resolve(GenerationConfig, defaults | given, "generation")
         except ConfigError as error:
-            raise ConfigError(
-                str(error).replace("generation.", "--").removeprefix("generation: ")
-            ) from error
+            message = str(error).replace("generation.", "--").removeprefix("generation: ")
+            raise ConfigError(message) from error
 
     # ---- Prompts ---------------------------------------------------------------------------------
 
@@ -155,34 +155,27 @@ class Generator:
 
     def check_lengths(self, requests: list[Request], config: GenerationConfig) -> list[Request]:
         """The requests, generating no more tokens than the model has positions for. Raises ValueError for
-        one that leaves none, and logs what is beyond the length of training."""
-        model, found, num_cut, num_long = self.loaded.config, [], 0, 0
+        one that leaves none."""
+        model, found, num_cut = self.loaded.config, [], 0
+        both = model.architecture == "encoder_decoder"
         for number, request in enumerate(requests, 1):
             prompt = request.prompt
-            limit = prompt.max_new_tokens or config.max_new_tokens
-            both = model.architecture == "encoder_decoder"
             read = len(prompt.decoder_tokens if both else prompt.tokens)
             left = model.max_length - read + 1  # the last token is not read
             if both and len(prompt.tokens) > model.max_length:
                 left = 0
-            num_long += left < limit
-            if model.positions == "learned" and left < limit:
+            if model.positions == "learned" and left < config.max_new_tokens:
                 if left < 1:
                     raise ValueError(
-                        f"prompt {number} has {len(prompt.tokens)} tokens, but {self.name} has "
-                        f"{model.max_length} positions: shorten it to fewer"
+                        f"prompt {number} has {len(prompt.tokens):,} tokens, but {self.name} has "
+                        f"{model.max_length:,} positions: shorten it"
                     )
                 num_cut, prompt = num_cut + 1, dataclasses.replace(prompt, max_new_tokens=left)
             found.append(dataclasses.replace(request, prompt=prompt))
         if num_cut:
             log.info(
-                f"{num_cut:,} texts end earlier than --max_new_tokens={config.max_new_tokens}: the model has "
-                f"{model.max_length} positions"
-            )
-        elif num_long:
-            log.info(
-                f"{num_long:,} texts may be longer than the {model.max_length} tokens that the model was "
-                "trained to read"
+                f"{num_cut:,} texts end before --max_new_tokens={config.max_new_tokens}: the model has "
+                f"{model.max_length:,} positions"
             )
         return found
 
@@ -212,11 +205,12 @@ class Generator:
             return stream.stopped or wants_stop
 
         streams_text = config.num_beams == 1 and (on_text or stop)
-        found = generate(
-            self.loaded.model, self.loaded.params, [each.prompt for each in requests], config,
-            eos_ids=self.reader.eos_ids, seeds=seeds, mesh=self.loaded.mesh,
-            on_tokens=on_tokens if streams_text else None, log=log.info,
-        )  # fmt: skip
+        with sharding.use_mesh(self.loaded.mesh):
+            found = generate(
+                self.loaded.model, self.loaded.params, [each.prompt for each in requests], config,
+                eos_ids=self.reader.eos_ids, seeds=seeds, mesh=self.loaded.mesh,
+                on_tokens=on_tokens if streams_text else None, log=log.info,
+            )  # fmt: skip
         if on_text:
             for row, stream in streams.items():
                 on_text(row // per_prompt, stream.finish())

@@ -1,7 +1,7 @@
 """`python -m tools.predict --run=RUN --text='...'`: the predictions of a finetuned run for new texts.
 
-For every task that finetune.py trains (seq2seq: the scores of given targets), and for Hugging Face
-directories with such a head. A TSV, CSV or JSONL file of any size is read, predicted and written in parts.
+For every task that finetune.py trains (seq2seq: a generated text), and for Hugging Face directories with
+such a head. A TSV, CSV or JSONL file of any size is read, predicted and written in parts.
 """
 
 import signal
@@ -86,11 +86,6 @@ def run(given, assignments):
     predictor = Predictor(given.run, given.step, assignments)
     files = [path for pattern in given.file for path in expand(pattern, log.info)]
     check_output(given.output, files)
-    if not (predictor.config.task.predicts_labels or given.score):
-        raise ConfigError(
-            f"{predictor.describe()}: its predictions are scores of given labels; add --file with both "
-            "columns and --score"
-        )
     log.info(predictor.describe())
     progress, writer, scores = Progress(files), Writer(given.output, form), {}
     try:

@@ -132,11 +132,16 @@ class Predictor:
                 report(task.eval_batch_size)
             return waiting[-1]
 
+        count = task.generates(SPLIT, is_final=True)
+
+        def generate():
+            return task.generate(SPLIT, model, self._params, self._mesh, True, count)
+
         with sharding.use_mesh(self._mesh):
-            return task, *evaluate(task, SPLIT, step)
+            return task, *evaluate(task, SPLIT, step, generate if count else None)
 
     def _assemble(self, examples, as_in_run):
-        options, batch_size = self.config.task, self.config.evaluation.batch_size
+        options, batch_size = self.config.task.for_predictions(), self.config.evaluation.batch_size
         if not as_in_run:
             if not self._batch_size:  # a few texts need no batch of 64, and one program does
                 self._batch_size = min(batch_size, 1 << (len(examples) - 1).bit_length())

@@ -10,8 +10,11 @@ import numpy as np
 
 from data.special_tokens import pair_templates, template_for
 from generation import Prompt
-from objectives import OBJECTIVES, CausalLM, Denoising, Mixture, Objective, PrefixLM
-from objectives.mixture import MODES
+from objectives import OBJECTIVES, Objective
+from objectives.causal_lm import CausalLM
+from objectives.denoising import Denoising
+from objectives.mixture import MODES, SampledObjective
+from objectives.prefix_lm import PrefixLM
 from tasks.seq2seq import Seq2seq
 from tasks.text_to_text import TextToText
 from training import config as configs
@@ -57,6 +60,10 @@ def check_generates(record: dict, origin: dict, name: str, run: str) -> None:
         )
     if architecture == "encoder":
         raise ConfigError(f"{name} is an encoder: {_FILL.format(run=run)}")
+    if "objective" in record["config"]:
+        objective, _ = _objective_of(record["config"]["objective"])
+        if isinstance(objective, Denoising) and objective.targets not in ("full", "spans"):
+            raise ConfigError(f"{name} was trained with {objective.name}: {_FILL.format(run=run)}")
 
 
 def column_of(record: dict) -> str:
@@ -121,18 +128,7 @@ def _reader(loaded, start, eos_ids, before=(), after=(), is_prefix=False, about=
 
 def _of_objective(loaded, given, start, eos_ids):
     """The reader of a run of train.py."""
-    given = dict(given)
-    name = given.pop("name")
-    objective, mode = configs.resolve(OBJECTIVES[name], given, "config.objective"), ""
-    if isinstance(objective, Mixture):
-        order = (
-            PrefixLM,
-            CausalLM,
-            Denoising,
-            Objective,
-        )  # the first prepares best for continuations
-        found = min(objective.parsed, key=lambda each: _place(each.objective, order))
-        objective, mode = found.objective, found.mode
+    objective, mode = _objective_of(given)
     architecture, vocabulary = loaded.config.architecture, loaded.vocabulary
     before = (vocabulary.modes[MODES.index(mode)],) if mode else ()
     reader = {"before": before, "about": objective.name + f" [{mode}]" * bool(mode)}
@@ -142,8 +138,20 @@ def _of_objective(loaded, given, start, eos_ids):
     return _reader(loaded, start, eos_ids, is_prefix=is_prefix, **reader)
 
 
-def _place(objective, order):
-    return next(place for place, kind in enumerate(order) if isinstance(objective, kind))
+def _objective_of(given: dict) -> tuple[Objective, str]:
+    """(the objective of a config, its mode); of a mixture, the component that prepares best for
+    continuations."""
+    given = dict(given)
+    objective = configs.resolve(OBJECTIVES[given.pop("name")], given, "config.objective")
+    if not isinstance(objective, SampledObjective):
+        return objective, ""
+    order = (PrefixLM, CausalLM, Denoising, Objective)
+
+    def place(component):
+        return next(n for n, kind in enumerate(order) if isinstance(component.objective, kind))
+
+    found = min(objective.parsed, key=place)
+    return found.objective, found.mode
 
 
 def _of_denoiser(loaded, objective, start, eos_ids, reader):

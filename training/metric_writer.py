@@ -69,6 +69,11 @@ class MetricWriter:
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     self._events.write(f"{split}/{name}", value, step)
 
+    def write_text(self, step, name, text):
+        """Writes Markdown to the event file; metrics.jsonl has numbers alone."""
+        if self._events is not None:
+            self._events.write_text(name, text, step)
+
     def flush(self):
         """Everything is on disk when this returns; called before each save.
 
@@ -118,7 +123,8 @@ class _Events:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._path, self._event, self._scalar = folder / "events", Event, summary.scalar
+        self._path, self._event = folder / "events", Event
+        self._scalar, self._text = summary.scalar, summary.text
         with paths.naming(self._path):
             self._writer = EventsWriter(str(self._path))
             self._add(first_step, file_version="brain.Event:2")
@@ -126,6 +132,9 @@ class _Events:
 
     def write(self, name, value, step):
         self._add(step, summary=self._scalar(name, value))
+
+    def write_text(self, name, text, step):
+        self._add(step, summary=self._text(name, text))
 
     def flush(self):
         with paths.naming(self._path):

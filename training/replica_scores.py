@@ -43,7 +43,7 @@ def write_scores(runs, task, step, scored_steps, scored) -> list[Finished]:
     for number, (replica, scored_step) in enumerate(zip(runs.group, scored_steps, strict=True)):
         if number in runs.left_out:
             continue
-        scores, floor = {}, {}
+        scores, floor, notes = {}, {}, {}
         for split, (predictions, values) in scored.items():
             if sharding.is_main_process():
                 task.write_predictions(replica.folder, split, predictions[number])
@@ -53,8 +53,11 @@ def write_scores(runs, task, step, scored_steps, scored) -> list[Finished]:
                 metrics = format_metrics(values[number], {})
                 log.info(f"{own}{split}, step {scored_step:,}: {metrics}")
             scores |= {f"{split}/{name}": value for name, value in values[number].items()}
+            for name, note in task.score_notes(predictions[number]).items():
+                notes[f"{split}/{name}"] = note
+                log.info(f"{split}/{name}: {note}")
         if sharding.is_main_process():
-            record = {"step": scored_step, **scores}
+            record = {"step": scored_step, **scores, **({"signatures": notes} if notes else {})}
             run_directory.write_json(replica.folder / "scores.json", record)
         finished.append(Finished(replica, step, scored_step, scores, floor, task.best_metric))
     return finished

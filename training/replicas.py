@@ -18,10 +18,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from training import config as configs
-from training import run_directory, sharding
+from training import generated, run_directory, sharding
 from training.checkpoint import Checkpoints
 from training.config import ConfigError
 from training.metric_writer import MetricWriter
+from training.param_rules import merge_params
 from training.sharding import REPLICA
 
 log = logging.getLogger("triptych")
@@ -170,24 +171,40 @@ class Axes:
             return {name: np.array([each[name] for each in values]) for name in values[0]}
         return np.stack(values, axis=-1)
 
-    def evaluate(self, task, split, predict, left_out=()):
+    def evaluate(self, task, split, predict, left_out=(), generating=None):
         """([the predictions of each replica], [its {metric: value}]) for a split.
 
         Args:
           predict: function of evaluation inputs that returns `LoadedTask.outputs` of all replicas.
           left_out: numbers of replicas without scores; theirs are NaN.
+          generating: (model, params, frozen, mesh, whether this is the final evaluation), for a task that
+            generates.
         """
         outputs = jax.device_get([predict(inputs) for inputs in task.eval_inputs(split)])
         own = [outputs]
         if self.size:
             own = [_index(outputs, number) for number in range(self.size)]
         predictions = [task.collect(split, task.in_order(split, each)) for each in own]
+        count = generating and task.generates(split, generating[-1])
+        if count:
+            for number in sorted({*range(len(own))}.difference(left_out)):
+                found = self._generate(task, split, number, count, *generating)
+                predictions[number] = task.with_generated(predictions[number], found)
         scores = [
             {} if number in left_out else task.score(split, each)
             for number, each in enumerate(predictions)
         ]
         names = next(filter(None, scores), {})
         return predictions, [each or dict.fromkeys(names, np.nan) for each in scores]
+
+    def _generate(self, task, split, number, count, model, params, frozen, mesh, is_final):
+        """What one replica generates for the texts of a split."""
+        if self.size:
+            params = _index(params, number)
+            frozen = frozen if self.shares_frozen else _index(frozen, number)
+        alone = self.size or jax.process_count() > 1
+        params = merge_params(params, frozen)
+        return generated.generate(task, split, model, params, mesh, is_final, count, alone)
 
     def place_shared(self, mesh, inputs):
         """A global array [B, ...] that all replicas read."""
@@ -277,6 +294,14 @@ class Runs:
                 for name, value in values.items()
             }
             writer.write(step, split, own)
+
+    def write_samples(self, step, task, split, predictions):
+        """Shows texts that each replica has generated, in its event files, and some of the first one in
+        the log."""
+        for number, (writer, each) in enumerate(zip(self._metrics, predictions, strict=True)):
+            if number not in self.left_out:
+                found = task.samples(split, each)
+                generated.show(found, writer, f"{split}/generated", step, with_log=number == 0)
 
     def flush(self):
         """Puts the metrics on disk."""

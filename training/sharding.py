@@ -194,6 +194,20 @@ def global_array(mesh, local):
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), local)
 
 
+def local(params):
+    """(params as arrays of this process's devices, whole on each; the mesh of these devices): for what a
+    process computes alone. All processes call it together."""
+    devices = jax.local_devices()
+    mesh = jax.make_mesh(
+        (len(devices), 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+    several = jax.process_count() > 1
+    whole = (
+        multihost_utils.process_allgather(params, tiled=True) if several else jax.device_get(params)
+    )
+    return jax.device_put(whole, replicated(mesh)), mesh
+
+
 def assert_equal_across_processes(values, what):
     """Raises ConfigError on every process if the processes have different `values` (a string)."""
     if jax.process_count() == 1:
