@@ -249,6 +249,8 @@ class Family:
 
     def unmet_needs(self, head: str, task: dict[str, Any]) -> dict[str, Any]:
         """{task config field: value} that this family's head needs and a task config lacks."""
+        if task.get("attention") == "bidirectional":  # published decoders with a head are causal
+            return {"attention": "causal"}
         needs, (_, poolings) = self.head_needs.get(head, {}), self.pooling_key
         poolings = poolings if _is_pooled(head) else ()
         task = task | {"pooling": self._pooling(task)}

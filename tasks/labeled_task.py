@@ -57,6 +57,11 @@ class LabeledTask(Task):
         max=0.9,
     )
     max_seq_len: int = option(128, "tokens of an example; longer ones are truncated", min=4)
+    attention: str = option(
+        "causal",
+        "attention of a decoder: causal, or bidirectional, as pretraining by mntp and hybrid trains it",
+        choices=("causal", "bidirectional"),
+    )
     num_train_examples: int = option(
         0, "training examples to use, a stratified subset; 0: all", min=0
     )
@@ -193,6 +198,11 @@ class LabeledTask(Task):
             raise ValueError(
                 f"task.packing=True does not work with task.name={self.name!r}: set task.group_by_length "
                 "instead"
+            )
+        if self.attention == "bidirectional" and model_config.architecture != "decoder":
+            raise ValueError(
+                "task.attention='bidirectional' is an option of decoders, but init_from is an "
+                f"{model_config.architecture}, whose encoder reads in both directions anyway: leave it out"
             )
         length = self.longest(model_config.architecture)
         if model_config.positions == "learned" and length > model_config.max_length:

@@ -185,7 +185,7 @@ class LoadedLabeledTask(LabeledBatches):
             segment_ids=segment_ids,
             positions=segment_ids * places,
             token_type_ids=token_type_ids,
-            attention="causal" if decoder else "bidirectional",
+            attention=self.task.attention if decoder else "bidirectional",
         )
         return inputs, lengths
 

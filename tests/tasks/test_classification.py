@@ -18,6 +18,7 @@ import models
 from data import tokenizer as tokenizers
 from data.examples import Examples
 from data.special_tokens import SpecialTokenTemplate
+from huggingface.export_class import export_classes
 from tasks import evaluate
 from tasks.classification import Classification
 from tasks.encoding import encode
@@ -286,6 +287,28 @@ def test_auto_pooling_is_cls_last_or_mean_and_another_must_fit(folder):
     for architecture, pooling in (("encoder", "last"), ("encoder_decoder", "cls")):
         with pytest.raises(ValueError, match=f"task.pooling='{pooling}' does not fit"):
             load(folder, architecture, splits, pooling=pooling)
+
+
+def test_a_decoder_reads_both_ways_where_the_task_asks_for_it(folder):
+    """Pretrained by mntp it can: its first state depends on later tokens. It is not exported, because
+    published decoders are causal."""
+    splits = {"train": TEXTS, "validation": TEXTS}
+    _, model, params = trained_on(folder, "decoder")
+    for attention, is_seen in (("causal", False), ("bidirectional", True)):
+        task = load(folder, "decoder", splits, attention=attention)
+        inputs = task.train_inputs(0).inputs
+        assert inputs.attention == attention
+        other = inputs.replace(tokens=np.where(inputs.positions == 1, FIRST + 9, inputs.tokens))
+        hidden = [np.asarray(model.apply({"params": params}, x))[:, 0] for x in (inputs, other)]
+        assert (np.abs(hidden[0] - hidden[1]).max() > 1e-3) == is_seen
+        config = dataclasses.asdict(task.task)
+        _, problems = export_classes(model.config, ("classification",), config)
+        assert any("task.attention='bidirectional'" in line for line in problems) == is_seen
+    for architecture in ("encoder", "encoder_decoder"):
+        with pytest.raises(
+            ValueError, match="task.attention='bidirectional' is an option of decoders"
+        ):
+            load(folder, architecture, splits, attention="bidirectional")
 
 
 def test_mean_pooling_is_the_mean_of_the_states_that_are_not_padding(folder):
