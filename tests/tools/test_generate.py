@@ -280,9 +280,31 @@ def test_a_bad_input_is_one_line(folder, tmp_path, name):
     assert "\n" not in str(found.value) and len(str(found.value)) <= 400
 
 
+def test_an_encoder_fills_masks_from_left_to_right(folder, capsys):
+    out, _ = execute(capsys, run(folder, "encoder"), LENGTH, "--prompt=the river", "--prompt=a")
+    generator = Generator(str(folder / "encoder"))
+    ids, loaded = generator.loaded.vocabulary, generator.loaded
+    for row, text in zip(records(out), ("the river", "a"), strict=True):
+        words = loaded.tokenizer.encode(text).tolist()
+        tokens = np.array([ids.cls, *words, *[ids.mask] * 7, ids.sep], np.int32)
+        for place in range(
+            1 + len(words), len(tokens) - 1
+        ):  # the likeliest regular token of each mask
+            inputs = models.make_inputs(
+                tokens[None], np.ones((1, len(tokens)), np.int32), "bidirectional"
+            )
+            hidden = loaded.model.apply({"params": loaded.params}, inputs)[:, place][:, None]
+            features = loaded.model.apply({"params": loaded.params}, hidden, method="lm_features")
+            table, bias = loaded.model.apply({"params": loaded.params}, method="output_embedding")
+            logits = np.asarray(lm_logits(features, table, bias))[0, 0, 113 : loaded.tokenizer.size]
+            tokens[place] = 113 + logits.argmax()
+        assert row["tokens"] == tokens[1 + len(words) : -1].tolist()
+        assert row["finish_reason"] == "length" and len(row["log_probs"]) == 7
+    with pytest.raises(ValueError, match="--top_k is an option of models that generate from left"):
+        program.main([run(folder, "encoder"), "--prompt=a", "--top_k=3"])
+
+
 def test_models_that_generate_no_text_are_refused_with_the_tool_that_fits(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"is an encoder.*python -m tools.fill_mask --run="):
-        program.main([run(folder, "encoder"), "--prompt=a"])
     for change, message in (
         ({"model": {"architecture": "embeddings"}}, r"is a run of word vectors"),
         ({"config": {"task": {"name": "tagging"}}}, r"has the head of tagging.*tools.predict"),
