@@ -185,10 +185,9 @@ class Axes:
             own = [_index(outputs, number) for number in range(self.size)]
         predictions = [task.collect(split, task.in_order(split, each)) for each in own]
         count = generating and task.generates(split, generating[-1])
-        if count:
-            for number in sorted({*range(len(own))}.difference(left_out)):
-                found = generated.generate(self, task, split, number, count, *generating)
-                predictions[number] = task.with_generated(predictions[number], found)
+        for number in sorted({*range(len(own))}.difference(left_out)) if count else ():
+            found = generated.generate(self, task, split, number, count, *generating)
+            predictions[number] = task.with_generated(predictions[number], found)
         scores = [
             {} if number in left_out else task.score(split, each)
             for number, each in enumerate(predictions)
@@ -239,10 +238,8 @@ class Runs:
     """
 
     def __init__(self, group, converter, best):
-        self.group, self.left_out = (
-            group,
-            set(),
-        )  # numbers of those with an update that was not finite
+        self.group = group
+        self.left_out = set()  # numbers of replicas with an update that was not finite
         config, self._opened = group[0].config, contextlib.ExitStack()
         keep_period = converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period")
         if (
