@@ -22,6 +22,7 @@ def get_config(arg=""):
         size: tiny, mini (default), small, medium, base, large, xl.
         recipe: classic (default) or modern.
         preset, instead of size and recipe: gpt2, gpt2-medium, gpt2-large, gpt2-xl.
-        objective: causal_lm (default), or another one for decoders (docs/objectives.md).
+        objective: causal_lm (default), or another one for decoders (docs/objectives.md), such as mntp
+          (masked next-token prediction) or hybrid (both; --config.objective.causal_share=0.5).
     """
     return base.pretraining("decoder", "causal_lm", arg)

@@ -4,8 +4,9 @@ fill its masks all at once, from left to right (Wang and Cho 2019), or the most 
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import NamedTuple
 
@@ -45,6 +46,18 @@ class FillConfig:
         0.0, "sample from logits / temperature; 0: the likeliest", min=0.0, max=1e3
     )
     seed: int = option(0, "of the samples; row i without a seed of its own has seed + i", min=0)
+
+    def __post_init__(self):
+        if self.order not in ORDERS:
+            raise GenerationError(f"order={self.order!r}: expected one of {', '.join(ORDERS)}")
+        for each in fields(self):
+            value, least = getattr(self, each.name), each.metadata.get("min")
+            if least is not None and not least <= value < math.inf:
+                raise GenerationError(f"{each.name}={value!r}: expected at least {least}")
+        if self.num_steps and self.order == "joint":
+            raise GenerationError(
+                f"num_steps={self.num_steps} with order=joint, which is one step; choose another order"
+            )
 
 
 @dataclass(frozen=True)

@@ -7,28 +7,20 @@ import functools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 import objectives
 from data.special_tokens import template_for
-from generation import (
-    FillConfig,
-    GenerationConfig,
-    Prompt,
-    fill,
-    generate,
-    longest_row,
-    mask_positions,
-    top_tokens,
-)
+from generation import FillConfig, fill, longest_row, mask_positions, top_tokens
 from objectives.denoising import Denoising
 from objectives.fill_in_the_middle import FillInTheMiddle
 from objectives.mixture import MODES, SampledObjective
 from objectives.sentence_pairs import SentencePairs
+from tools.infilling import Text, infill, record_of
 from tools.loaded_run import LoadedRun, load_run, resolve_run
-from tools.prompts import published_origin, published_settings
+from tools.prompts import published_origin
 from training import config as configs
 from training import run_directory, sharding
 from training.config import ConfigError
@@ -54,15 +46,6 @@ class Way(NamedTuple):
     mode: str = ""  # of a mixture: R, S or X
     whole: bool = False  # it generates the whole text, not the masked-out parts alone
     suffix_first: bool = False  # fill_in_the_middle in the order SPM alone
-
-
-class Text(NamedTuple):
-    """A text to fill, as parts with a special token between each two."""
-
-    place: str  # for errors
-    text: str
-    parts: list[str]
-    markers: list[str]
 
 
 def way_of(record: dict, origin: dict, name: str) -> Way:
@@ -138,7 +121,7 @@ class Filler:
         return loaded
 
     @functools.cached_property
-    def _template(self):
+    def template(self):
         tokenizer, architecture = self.loaded.tokenizer, self.loaded.config.architecture
         documents = self.way.kind == "next"  # it was trained on whole documents, with their end
         return template_for(architecture, tokenizer.special_ids(), tokenizer.template, documents)
@@ -220,7 +203,7 @@ class Filler:
 
     def row(self, text: Text) -> np.ndarray:
         """int32[n]: the text with its special tokens. Raises ValueError for one that is too long."""
-        loaded, template, before = self.loaded, self._template, ()
+        loaded, template, before = self.loaded, self.template, ()
         if self.way.mode:
             before = (loaded.vocabulary.modes[MODES.index(self.way.mode)],)
         if self.way.kind == "middle":
@@ -241,7 +224,7 @@ class Filler:
         row = [pre, *prefix, suf, *suffix, mid]
         if self.way.suffix_first:
             row = [pre, suf, *suffix, mid, *prefix]
-        return self._checked(np.array([*self._template.prefix, *row], np.int32), text.place)
+        return self._checked(np.array([*self.template.prefix, *row], np.int32), text.place)
 
     def _checked(self, row, place):
         limit = longest_row(self.loaded.config) - (self.loaded.config.architecture == "decoder")
@@ -271,7 +254,7 @@ class Filler:
         with sharding.use_mesh(self.loaded.mesh):
             if self.is_in_place:
                 return self._fill_in_place(texts, rows, config, seeds)
-            return self._generate(texts, rows, config, seeds, max_new_tokens)
+            return infill(self, texts, rows, config, seeds, max_new_tokens)
 
     def _fill_in_place(self, texts, rows, config, seeds):
         loaded = self.loaded
@@ -284,7 +267,7 @@ class Filler:
         for text, row, masks, fills in zip(texts, rows, tokens, filled, strict=True):
             at = np.asarray(row) == loaded.vocabulary.mask
             found = [
-                _record(self._text_of(each.tokens), self._each(each.tokens[at]), each.score)
+                record_of(self._text_of(each.tokens), self._each(each.tokens[at]), each.score)
                 for each in fills
             ]
             likeliest = [
@@ -302,95 +285,7 @@ class Filler:
 
     def _text_of(self, row):
         """The text of a row without the special tokens around it."""
-        template, length = self._template, len(row)
+        template, length = self.template, len(row)
         return self.loaded.tokenizer.decode(
             row[len(template.prefix) : length - len(template.suffix)]
         )
-
-    def _generate(self, texts, rows, config, seeds, max_new_tokens):
-        loaded, n = self.loaded, config.num_return_sequences
-        both = loaded.config.architecture == "encoder_decoder"
-        records = []
-        for text, row, seed in zip(texts, rows, seeds, strict=True):
-            read, start, eos_ids = row, (), [loaded.vocabulary.eos]
-            if both:
-                start = self._start()
-            if self.way.kind == "sentinels" and not self.way.whole:
-                start = (*start, loaded.vocabulary.sentinels[0]) if both else ()
-                eos_ids += loaded.vocabulary.sentinels[len(text.markers) :][:1]
-            limit = max_new_tokens or self._limit(text, row)
-            used = len(start) if both else len(read)
-            prompt = Prompt(
-                read, prefix=not both and self.way.kind != "middle",
-                decoder_tokens=np.array(start, np.int32),
-                max_new_tokens=max(1, min(limit, longest_row(loaded.config) - used)), seed=seed,
-            )  # fmt: skip
-            options = GenerationConfig(
-                temperature=config.temperature, num_return_sequences=n,
-                num_beams=1 if config.temperature else n, max_new_tokens=prompt.max_new_tokens,
-            )  # fmt: skip
-            (found,) = generate(
-                loaded.model,
-                loaded.params,
-                [prompt],
-                options,
-                eos_ids=tuple(eos_ids),
-                mesh=loaded.mesh,
-            )
-            fills = [self._filled(text, row, each) for each in found]
-            records.append({"text": text.text, "fills": fills})
-        return records
-
-    def _start(self):
-        """The tokens that the decoder of an encoder-decoder starts with."""
-        settings = published_settings(self.loaded)
-        start = settings.get("decoder_start_token_id", self.loaded.vocabulary.start)
-        forced = settings.get("forced_bos_token_id")
-        return (start,) if forced is None else (start, forced)
-
-    def _limit(self, text, row):
-        """Tokens to generate: of each span, or somewhat more than the text has."""
-        return 32 * len(text.markers) + (len(row) if self.way.whole else 0)
-
-    def _filled(self, text, row, generated):
-        """A record of one generated sequence."""
-        ids, tokenizer = self.loaded.vocabulary, self.loaded.tokenizer
-        special = {ids.eos, ids.pad, ids.sep, ids.cls, ids.start} - {-1}
-        tokens = [t for t in generated.tokens.tolist() if t not in special]
-        about = {"finish_reason": generated.finish_reason}
-        if self.way.whole:
-            return _record(tokenizer.decode(tokens), None, generated.score) | about
-        if self.way.kind == "middle":
-            prefix, suffix = (part.tolist() for part in tokenizer.encode_batch(text.parts))
-            whole, spans = [*prefix, *tokens, *suffix], [tokens]
-        elif self.way.kind == "masks":  # a token for each mask
-            spans = [[t] for t in tokens[: len(text.markers)]]
-            spans += [[]] * (len(text.markers) - len(spans))
-            whole = self._restored(row, dict(enumerate(spans)), [ids.mask])
-        else:
-            used, spans, at = ids.sentinels[: len(text.markers)], {}, ids.sentinels[0]
-            for token in tokens:
-                at = token if token in ids.sentinels else at
-                if token not in ids.sentinels:
-                    spans.setdefault(at, []).append(token)
-            spans = [spans.get(sentinel, []) for sentinel in used]
-            whole = self._restored(row, dict(enumerate(spans)), used)
-        filled = [tokenizer.decode(span) for span in spans]
-        return _record(tokenizer.decode(whole), filled, generated.score) | about
-
-    def _restored(self, row, spans, markers):
-        """The tokens of the text with the i-th marker replaced by spans[i]."""
-        ids, place, tokens = self.loaded.vocabulary, 0, []
-        around = {*self._template.prefix, *self._template.suffix, *ids.modes, ids.eos}
-        for token in row.tolist():
-            if token in markers:
-                tokens += spans[place]
-                place += 1
-            elif token not in around:
-                tokens.append(token)
-        return tokens
-
-
-def _record(text: str, filled: list[str] | None, log_prob: float) -> dict[str, Any]:
-    record = {"text": text} if filled is None else {"text": text, "filled": filled}
-    return record | {"probability": math.exp(min(log_prob, 0.0)), "log_prob": log_prob}

@@ -188,6 +188,20 @@ def test_a_row_that_cannot_be_filled_is_an_error(row, is_next, message):
         run(FillConfig(), [np.array(row, np.int32)], is_next)
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"order": "random"}, "expected one of joint, left_to_right, confidence"),
+        ({"num_return_sequences": 0}, "num_return_sequences=0: expected at least 1"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"order": "joint", "num_steps": 2}, "which is one step"),
+    ],
+)
+def test_an_invalid_option_is_an_error(options, message):
+    with pytest.raises(GenerationError, match=message):
+        FillConfig(**options)
+
+
 def test_four_devices_fill_as_one():
     mesh = jax.make_mesh(
         (4, 1, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3

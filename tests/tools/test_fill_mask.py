@@ -112,8 +112,8 @@ def test_spans_take_the_place_of_their_sentinels(runs):
 
 def test_the_spans_of_a_generated_text_are_those_between_its_sentinels(runs, monkeypatch):
     """Tokens before the first sentinel belong to it, a span that is not generated is empty."""
-    import tools.filler
     from generation import Generated
+    from tools import infilling
 
     filler = Filler(str(runs / "ul2"))
     special = filler.loaded.vocabulary
@@ -126,7 +126,7 @@ def test_the_spans_of_a_generated_text_are_those_between_its_sentinels(runs, mon
         assert eos_ids == (special.eos, special.sentinels[3])
         return [[Generated(np.array(tokens, np.int32), np.zeros(5, np.float32), "stop", -1.0)]]
 
-    monkeypatch.setattr(tools.filler, "generate", generated)
+    monkeypatch.setattr(infilling, "generate", generated)
     _, rows, (record,) = filled(runs, "ul2", "the [MASK] river [MASK] of [MASK]")
     assert record["fills"][0]["filled"] == ["light stone", "", ""]
     assert record["fills"][0]["text"] == "the light stone river of"
