@@ -153,6 +153,25 @@ def test_generated_texts_are_scored_shown_and_predicted_again(folder, tmp_path, 
 
 
 @pytest.mark.slow
+def test_replicas_generate_what_the_runs_alone_do(folder, tmp_path):
+    options = {**GENERATION, "task__metric": "loss", "training__duration": "1 steps"}
+    source = pretrained(folder, "decoder")
+    config = finetuning(folder, source, task__source=pairs(folder), seeds="(0, 1)", **options)
+    finetune.run(config, str(tmp_path / "replicas"))
+    config = finetuning(folder, source, task__source=pairs(folder), seed=1, **options)
+    finetune.run(config, str(tmp_path / "alone"))
+    found = [
+        [line.split("\t")[1] for line in (run / "predictions_test.tsv").read_text().splitlines()]
+        for run in (tmp_path / "replicas" / "seed=1", tmp_path / "alone")
+    ]
+    assert found[0] == found[1]
+    scores = json.loads((tmp_path / "replicas" / "seed=0" / "scores.json").read_text())
+    assert "test/bleu" in scores and "test/bleu" in scores["signatures"]
+    summary = json.loads((tmp_path / "replicas" / "replicas.json").read_text())
+    assert "test/chrf" in summary["groups"][0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
 def test_invariant_05_two_processes_generate_the_texts_of_one_device(
     folder, tmp_path, architecture

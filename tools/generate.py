@@ -156,7 +156,9 @@ def run(given, options, assignments):
     config = generator.config(options)
     done = rows_before(given.out, items, config.num_return_sequences)
     log.info(generator.describe())
-    requests = generator.check_lengths(requests_of(generator, items), config)
+    requests = generator.check_lengths(
+        requests_of(generator, items), config, [item.place for item in items]
+    )
     is_shown = len(items) == 1 or (sys.stdout.isatty() and not given.out)
     writer = Writer(given.out, None if given.out else None if is_shown else sys.stdout.buffer, done)
     generate_all(generator, items, requests, config, given, writer, is_shown)

@@ -164,21 +164,24 @@ class Generator:
             )
         return Request(Prompt(self.template.encode(self.tokenizer, messages)))
 
-    def check_lengths(self, requests: list[Request], config: GenerationConfig) -> list[Request]:
+    def check_lengths(
+        self, requests: list[Request], config: GenerationConfig, places: Sequence[str] = ()
+    ) -> list[Request]:
         """The requests, generating no more tokens than the model has positions for. Raises ValueError for
-        one that leaves none."""
+        one that leaves none; places: names of the requests for errors."""
+        places = places or [f"prompt {number + 1}" for number in range(len(requests))]
         model, found, num_cut = self.loaded.config, [], 0
         if self.reader.masks is not None:
             masks = config.max_new_tokens + len(self.reader.masks.suffix)
-            for number, request in enumerate(requests, 1):
+            for place, request in zip(places, requests, strict=True):
                 if len(request.prompt.tokens) + masks > longest_row(model):
                     raise ValueError(
-                        f"prompt {number} has {len(request.prompt.tokens):,} tokens and {masks:,} after it, "
+                        f"{place} has {len(request.prompt.tokens):,} tokens and {masks:,} after it, "
                         f"but {self.name} reads {longest_row(model):,}: shorten it, or lower --max_new_tokens"
                     )
             return requests
         both = model.architecture == "encoder_decoder"
-        for number, request in enumerate(requests, 1):
+        for place, request in zip(places, requests, strict=True):
             prompt = request.prompt
             read = len(prompt.decoder_tokens if both else prompt.tokens)
             left = model.max_length - read + 1  # the last token is not read
@@ -187,7 +190,7 @@ class Generator:
             if model.positions == "learned" and left < config.max_new_tokens:
                 if left < 1:
                     raise ValueError(
-                        f"prompt {number} has {len(prompt.tokens):,} tokens, but {self.name} has "
+                        f"{place} has {len(prompt.tokens):,} tokens, but {self.name} has "
                         f"{model.max_length:,} positions: shorten it"
                     )
                 num_cut, prompt = num_cut + 1, dataclasses.replace(prompt, max_new_tokens=left)

@@ -4,6 +4,7 @@ Used by replicas.py.
 """
 
 import logging
+import time
 
 import jax
 
@@ -24,8 +25,11 @@ def generate(axes, task, split, number, count, model, params, frozen, mesh, is_f
     params = merge_params(params, frozen)
     if axes.size or jax.process_count() > 1:
         params, mesh = sharding.local(params)
+    began = time.perf_counter()
     with sharding.use_mesh(mesh):
-        return task.generate(split, model, params, mesh, is_final, count)
+        found = task.generate(split, model, params, mesh, is_final, count)
+    log.info(f"{split}: {count:,} texts generated in {time.perf_counter() - began:.1f} s")
+    return found
 
 
 def show(found, name, step):
