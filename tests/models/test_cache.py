@@ -14,10 +14,10 @@ from models import ADAPTERS
 from models.layers import lm_logits
 from models.prompts import Prompt
 
-SHAPE = {"vocab_size": 100, "max_length": 24, "num_layers": 2, "emb_dim": 32, "num_heads": 4,
+SHAPE = {"vocab_size": 100, "max_length": 24, "num_layers": 1, "emb_dim": 32, "num_heads": 4,
          "mlp_dim": 48, "tie_word_embeddings": False}  # fmt: skip
 ROPE = {"positions": "rope"}
-WINDOWS = {"sliding_window": 3, "global_attn_every_n_layers": 2}
+WINDOWS = {"sliding_window": 3, "global_attn_every_n_layers": 2, "num_layers": 2}
 LONG = {"rope_factor": 2.0, "rope_original_length": 20}  # no row here is longer
 DECODERS = {
     "learned": {"positions": "learned", "position_offset": 2, "norm_position": "post",
@@ -46,7 +46,7 @@ DECODERS = {
 BOTH = {
     "learned": {"positions": "learned", "position_offset": 2, "separate_decoder_embeddings": True,
                 "embedding_norm": True, "norm_position": "post"},
-    "relative": {"positions": "relative", "num_decoder_layers": 1, "scale_logits_by_emb_dim": True},
+    "relative": {"positions": "relative", "num_decoder_layers": 2, "scale_logits_by_emb_dim": True},
     "rope": {**ROPE, "num_kv_heads": 2, "sliding_window": 3},
     "shared": {**ROPE, "share_encoder_decoder": True, "qk_norm": True, **WINDOWS},
 }  # fmt: skip
@@ -60,6 +60,10 @@ CASES = [
     *(("encoder_decoder", "relative", BOTH["relative"], name, "causal") for name in ADAPTED),
     ("decoder", "relative", DECODERS["relative"], "prefix", "causal"),
 ]
+# Paths that other cases take too.
+SLOW = {"linear", "llama3", "prefix learned", "half rope"} | {
+    f"relative-{name}" for name in ("lora", "ia3", "bottleneck")
+}
 STEPS, LENGTHS = 7, (6, 9, 2)  # generated tokens; tokens of the prompts
 RANDOM = np.random.default_rng(0)
 SOURCE = RANDOM.integers(0, 100, (3, 9)).astype(np.int32)
@@ -114,7 +118,14 @@ def uncached(model, params, *inputs):
 
 @pytest.mark.parametrize(
     ("architecture", "fields", "adapter", "attention"),
-    [pytest.param(a, f, d, t, id="-".join(filter(None, (a, n, d)))) for a, n, f, d, t in CASES],
+    [
+        pytest.param(
+            *(a, f, d, t),
+            id=f"{a}-{n}-{d}".strip("-"),
+            marks=[pytest.mark.slow] * bool({n, f"{n}-{d}"} & SLOW),
+        )
+        for a, n, f, d, t in CASES
+    ],
 )
 def test_invariant_14_cached_generation_equals_uncached(architecture, fields, adapter, attention):
     config = models.ModelConfig(architecture=architecture, **{**SHAPE, **fields})
