@@ -21,6 +21,7 @@ from generation.prompts import (
     make_batches,
     make_generated,
 )
+from models.positions import rescaling_length
 
 CHUNK = 16  # tokens between two calls of on_tokens
 BATCH_AXES = ("data", "fsdp")  # of a mesh: the rows are split over them, as in training
@@ -95,6 +96,21 @@ class _Batch:
         )
         self._shape = f"{len(self.limits)} rows x ({length} + {batch.new_tokens}) tokens{source}"
 
+    def steps_left(self, count: int, read: int) -> int:
+        """Tokens that can be decoded until RoPE's frequencies change for a row with `count` generated
+        tokens, if its cache has keys of the prompt and its first `read` generated tokens."""
+        limit = rescaling_length(self.model.config)
+        if not limit:
+            return self.batch.new_tokens
+        prompt = (
+            self.batch.inputs if self.batch.decoder_inputs is None else self.batch.decoder_inputs
+        )
+        own = prompt.positions[:, -1] + 1 + adapter_positions(self.model)["decoder"]
+        left = limit - (own + count - 1)  # of rows that are not that long yet
+        if self.model.config.rope_scaling == "longrope":
+            left = np.where(own + read > limit, self.batch.new_tokens, left)
+        return int(np.clip(left.min(), 0, self.batch.new_tokens))
+
     def place(self, x):
         """A NumPy array with a first axis of rows or prompts, on the devices."""
         if self._mesh is None:
@@ -121,21 +137,26 @@ def _decode(run: _Batch, on_tokens):
     seeds = np.repeat(run.batch.seeds, run.repeats)
     keys = sampling.row_keys(run.place(seeds), run.place(numbers))
     limits = run.place(run.limits)
-    rows = run.call("the prefill", programs.start, *run.prompts(), run.values, keys, limits)
-    count = len(run.batch.indices) * run.repeats
-    reported, stopped = np.zeros(count, np.int64), np.zeros(len(run.limits), bool)
-    steps, first = jnp.int32(CHUNK if on_tokens else run.batch.new_tokens), True
+    rest = run.values, keys, limits
+    rows = run.call("the prefill", programs.start, *run.prompts(), *rest)
+    num_rows = len(run.batch.indices) * run.repeats
+    reported, stopped = np.zeros(num_rows, np.int64), np.zeros(len(run.limits), bool)
+    count, read = 1, 0  # generated tokens; those that the last prefill read
+    chunk = 0 if on_tokens else run.batch.new_tokens  # at first, 0: reports the first token at once
     while True:
-        # The first call reports the first token at once.
-        chunk = jnp.int32(0) if first and on_tokens else steps
-        rows, found = run.call(
-            "a decode step", programs.advance, rows, run.values, keys, limits, chunk
-        )
-        first = False
-        tokens, log_probs, done = jax.device_get(found)
+        steps = min(chunk, run.steps_left(count, read))
+        if chunk and not steps:
+            rows = run.call(
+                "a prefill of all tokens", programs.start_again, *run.prompts(), rows, *rest
+            )
+            read = count
+        rows, found = run.call("a decode step", programs.advance, rows, *rest, jnp.int32(steps))
+        if on_tokens:
+            chunk = CHUNK
+        tokens, log_probs, done, count = jax.device_get(found)
         lengths = (tokens >= 0).sum(axis=1)
         if on_tokens:
-            for row in range(count):
+            for row in range(num_rows):
                 new = tokens[row, reported[row] : lengths[row]]
                 reported[row] = lengths[row]
                 prompt, number = divmod(row, run.repeats)
@@ -147,6 +168,6 @@ def _decode(run: _Batch, on_tokens):
             break
     sequences = [
         make_generated(tokens[row], log_probs[row], run.options.eos_ids, stopped[row])
-        for row in range(count)
+        for row in range(num_rows)
     ]
-    return [sequences[i : i + run.repeats] for i in range(0, count, run.repeats)]
+    return [sequences[i : i + run.repeats] for i in range(0, num_rows, run.repeats)]

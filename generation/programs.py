@@ -100,12 +100,39 @@ def start(model, params, inputs, decoder_inputs, values, keys, limits, *, option
     return _choose(rows, logits, values, keys, limits, options)
 
 
+@partial(jax.jit, static_argnums=0, static_argnames="options")
+def start_again(
+    model, params, inputs, decoder_inputs, rows: Rows, values, keys, limits, *, options: Options
+) -> Rows:
+    """The rows after one more token, with a new cache of their whole text: where RoPE's frequencies depend
+    on the length, the old keys do not fit a longer text. inputs and decoder_inputs are those of `start`."""
+    prompt = inputs if decoder_inputs is None else decoder_inputs
+    repeat = partial(jnp.repeat, repeats=options.repeats, axis=0)
+    # The last token moves to the last column.
+    text = jnp.roll(rows.text, options.new_tokens - rows.count, axis=1)
+    prefix = None
+    if prompt.prefix is not None:
+        prefix = jnp.pad(repeat(prompt.prefix), ((0, 0), (0, options.new_tokens)))
+        prefix = jnp.roll(prefix, options.new_tokens - rows.count, axis=1)
+    again = models.make_inputs(
+        jnp.maximum(text, 0), (text >= 0).astype(jnp.int32), prompt.attention, prefix
+    )
+    if decoder_inputs is None:
+        read = (again, None)
+    else:
+        read = (jax.tree.map(repeat, inputs), again)
+    capacity = options.capacity + options.new_tokens
+    hidden, cache = models.prefill(model, params, *read, capacity=capacity)
+    logits = next_logits(model, params, hidden)
+    return _choose(rows.replace(cache=cache), logits, values, keys, limits, options)
+
+
 @partial(jax.jit, static_argnums=0, static_argnames="options", donate_argnums=2)
 def advance(
     model, params, rows: Rows, values, keys, limits, steps, *, options: Options
 ) -> tuple[Rows, tuple]:
     """Up to `steps` more tokens of each row, until all are done. Also returns (generated int32[R,N],
-    log_probs, done), whole on every device."""
+    log_probs, done, count), whole on every device."""
 
     def is_active(carry):
         step, rows = carry
@@ -122,7 +149,7 @@ def advance(
 
     _, rows = jax.lax.while_loop(is_active, decode, (jnp.int32(0), rows))
     generated = rows.text[:, rows.text.shape[1] - options.new_tokens :]
-    return rows, replicated((generated, rows.log_probs, rows.done))
+    return rows, replicated((generated, rows.log_probs, rows.done, rows.count))
 
 
 def _choose(rows: Rows, logits, values, keys, limits, options: Options) -> Rows:

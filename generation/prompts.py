@@ -10,6 +10,7 @@ import numpy as np
 import models
 from generation.config import GenerationConfig, GenerationError
 from models import ModelConfig
+from models.positions import rescaling_length
 from models.prompts import Prompt as PromptTuning
 
 SMALLEST = 16  # tokens of the smallest bucket
@@ -76,6 +77,15 @@ def check_prompts(
     longest = 0
     for number, prompt in enumerate(prompts):
         longest = max(longest, _check_prompt(model, prompt, number, config))
+    limit = rescaling_length(own)
+    if limit and longest > limit:
+        tuned = isinstance(getattr(model, "adapter", None), PromptTuning)
+        if config.num_beams > 1 or tuned:
+            what = f"num_beams={config.num_beams}" if config.num_beams > 1 else "a tuned prompt"
+            raise GenerationError(
+                f"{what} with rope_scaling={own.rope_scaling}: keys change when a text grows beyond {limit} "
+                f"tokens, and up to {longest} are needed; lower max_new_tokens or shorten the prompts"
+            )
     if longest > own.max_length and own.positions != "learned":
         log(
             f"warning: up to {longest} tokens, but the model was trained on at most {own.max_length}"

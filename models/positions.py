@@ -96,6 +96,14 @@ def _scaled_frequencies(config, scaling, theta, inputs):
     return jnp.asarray(frequencies, jnp.float32).reshape(1, 1, -1), float(scale)
 
 
+def rescaling_length(config: ModelConfig) -> int:
+    """The segment length above which RoPE's frequencies depend on the length: once (longrope), or with
+    each token (dynamic). 0: they never do."""
+    if config.positions != "rope" or config.rope_scaling not in ("dynamic", "longrope"):
+        return 0
+    return config.rope_original_length or config.max_length
+
+
 def _yarn_ramp(config, theta, original):
     """float64[R/2] from 0 (a wavelength that is kept) to 1 (scaled by the factor)."""
     size = config.rotary_dim

@@ -89,6 +89,36 @@ def test_uneven_prompts_get_the_most_likely_tokens_until_an_end(architecture):
     assert lines == []
 
 
+LONGROPE = {"rope_short_factors": (1.0,) * 4, "rope_long_factors": (4.0,) * 4}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "architecture", "fields"),
+    [
+        ("dynamic", "decoder", {}),
+        ("longrope", "decoder", LONGROPE),
+        ("dynamic", "encoder_decoder", {}),
+    ],
+)
+def test_rope_that_depends_on_the_length_gives_the_tokens_of_the_whole_model(
+    scaling, architecture, fields
+):
+    both = architecture == "encoder_decoder"
+    fields = {**SHAPE, "num_layers": 2, "positions": "rope", "rope_scaling": scaling, **fields}
+    fields |= {"rope_factor": 4.0, "rope_original_length": 4 if both else 9}
+    model = models.build(models.ModelConfig(architecture=architecture, **fields))
+    row = models.make_inputs(jnp.ones((1, 4), jnp.int32), jnp.ones((1, 4), jnp.int32))
+    params = model.init(jax.random.key(0), row, row if both else None, method="init_all")["params"]
+    params = jax.tree.map(lambda x: 5 * x if x.ndim == 2 else x, params)
+    wanted = prompts_of(4, 7, 12, both=both)
+    found = generate(model, params, wanted, GenerationConfig(max_new_tokens=7), eos_ids=())
+    for prompt, (sequence,) in zip(wanted, found, strict=True):
+        for n in range(len(sequence.tokens)):
+            expected = log_probs_after(model, params, prompt, sequence.tokens[:n])[-1]
+            assert sequence.tokens[n] == expected.argmax()
+            np.testing.assert_allclose(sequence.log_probs[n], expected.max(), atol=1e-4)
+
+
 def test_a_sample_depends_on_its_own_prompt_and_seed_alone():
     model, params = setup()
     wanted = prompts_of(3, 5, 18, 4)
