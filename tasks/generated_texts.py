@@ -108,6 +108,11 @@ class Predictions(NamedTuple):
     generated: GeneratedTexts | None = None
 
 
+def unpacked(predictions) -> Predictions:
+    """Predictions as (outputs, generated)."""
+    return predictions if isinstance(predictions, Predictions) else Predictions(predictions)
+
+
 class GeneratesTexts:
     """The part of LoadedSeq2seq that generates, which has the fields that are read here."""
 
@@ -195,7 +200,9 @@ class GeneratesTexts:
         return {row: n for n, first in pairs for row in groups[sources[first]]}
 
     def samples(self, split, predictions):
-        generated = predictions.generated
+        generated = unpacked(predictions).generated
+        if generated is None:
+            return []
         references = self.references(split, generated) or [[""]] * len(generated.texts)
         sources = [self.texts[split].get("source")[row] for row in generated.rows]
         rows = zip(sources, generated.texts, references, strict=True)

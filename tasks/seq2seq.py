@@ -21,7 +21,7 @@ from models.inputs import ModelInputs
 from objectives.batch import Batch
 from objectives.lm_loss import hidden_states, lm_scores, lm_token_losses
 from tasks.encoding import Encoded
-from tasks.generated_texts import GeneratesTexts, GenerationOptions, Predictions
+from tasks.generated_texts import GeneratesTexts, GenerationOptions, unpacked
 from tasks.labeled_task import LabeledTask
 from tasks.loaded_labeled_task import LoadedLabeledTask
 
@@ -165,11 +165,6 @@ class Seq2seq(GenerationOptions, LabeledTask):
             )
         self.check_generation()
         super().check_model(model_config)
-
-
-def unpacked(predictions) -> Predictions:
-    """Predictions as (outputs, generated)."""
-    return predictions if isinstance(predictions, Predictions) else Predictions(predictions)
 
 
 def pad_rows(rows, width: int, pad: int) -> tuple[np.ndarray, np.ndarray]:

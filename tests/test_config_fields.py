@@ -12,6 +12,7 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_configs
@@ -158,7 +159,8 @@ def load_task(folder, file):
 
 
 # The finetuning tasks besides the one that the run below trains: (config file, options).
-TASK_CHOICES = [("configs/finetune/question_answering.py:squad_v2", {})]
+TASK_CHOICES = [("configs/finetune/question_answering.py:squad_v2", {}),
+                ("configs/finetune/seq2seq.py", {"task__final_generation": True})]  # fmt: skip
 
 
 def trace_task(folder, file, **options):
@@ -172,7 +174,11 @@ def trace_task(folder, file, **options):
     outputs = jax.eval_shape(functools.partial(task.outputs, network), params, task.abstract_batch)
     shape = (config.evaluation.batch_size, *outputs.shape[1:])
     random = np.random.default_rng(0)
-    predictions, _ = evaluate(task, "test", lambda batch: random.normal(size=shape))
+    texts = None
+    if count := task.generates("test", is_final=True):
+        params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
+        texts = functools.partial(task.generate, "test", network, params, None, True, min(count, 1))
+    predictions, _ = evaluate(task, "test", lambda batch: random.normal(size=shape), texts)
     assert task.best_metric
     task.write_predictions(folder, "test", predictions)
 

@@ -3,14 +3,18 @@
 import csv
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import tiny_configs
 from hooks import crash_after_save
+from processes import launch
+from tiny_configs import WORDS
 
 import finetune
 import train
+from tools import predict
 from training.config import ConfigError
 
 HEAD = {"decoder": {"model__lm_head_bias": True, "model__tie_word_embeddings": False},
@@ -91,3 +95,83 @@ def test_a_run_without_the_lm_head_is_refused_with_the_remedy(folder, tmp_path):
         ConfigError, match=r"heads/lm/bias is missing.*config.restore.allow_missing"
     ):
         finetune.run(config, str(tmp_path / "run"))
+
+
+def pairs(folder):
+    """Writes pairs of words whose target is the source; every third source has a second reference."""
+    random, source = np.random.default_rng(0), folder / "pairs"
+    source.mkdir(exist_ok=True)
+    for split, count in (("train", 60), ("validation", 12), ("test", 9)):
+        rows = []
+        for number in range(count):
+            words = [WORDS[i] for i in random.integers(0, len(WORDS), random.integers(2, 5))]
+            targets = [words, words[::-1]] if number % 3 == 0 else [words]
+            rows += [{"sentence": " ".join(words), "label": " ".join(each)} for each in targets]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (source / f"{split}.jsonl").write_text(text)
+    return f"files:{source}/{{train,validation,test}}.jsonl"
+
+
+GENERATION = {
+    "task__num_generated": 5, "task__final_generation": True, "task__metric": "chrf",
+    "task__generation_metrics": "('bleu', 'chrf', 'rouge', 'exact_match')",
+    "evaluation__every": "1 steps", "logging__tensorboard": True,
+}  # fmt: skip
+
+
+def test_generated_texts_are_scored_shown_and_predicted_again(folder, tmp_path, caplog, capsys):
+    source, run = pretrained(folder, "decoder"), tmp_path / "run"
+    config = finetuning(folder, source, task__source=pairs(folder), task__num_beams=2, **GENERATION)
+    with caplog.at_level("INFO", "triptych"):
+        result = finetune.run(config, str(run))
+    names = {"bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match"}
+    lines = [line for line in tiny_configs.metrics(run) if line["split"] == "validation"]
+    assert len(lines) == 3 and all(names <= line.keys() for line in lines)
+    assert {f"test/{name}" for name in names} <= result.metrics.keys()
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["signatures"]["test/bleu"].startswith("nrefs:var|case:mixed")
+    assert scores["test/chrf"] == result.metrics["test/chrf"]
+    best = max(lines, key=lambda line: line["chrf"])
+    assert scores["step"] in [line["step"] for line in lines if line["chrf"] == best["chrf"]]
+    shown = [line for line in caplog.messages if line.startswith("  source")]
+    assert len(shown) == 9 and all("generated" in line and "reference" in line for line in shown)
+    [events] = [file.read_bytes() for file in run.glob("events*")]
+    assert events.count(b"validation/generated/text_summary") == 3
+
+    with (run / "predictions_test.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == 12 and {row["finish_reason"] for row in rows} <= {"stop", "length"}
+    by_source = {}
+    for row in rows:
+        assert by_source.setdefault(row["source"], row["prediction"]) == row["prediction"]
+    texts = list(by_source)
+    capsys.readouterr()
+    predict.main([f"--run={run}", *(f"--text={text}" for text in texts)])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["prediction"] for row in found] == list(by_source.values())
+    assert set(found[0]) == {"id", "prediction", "score", "finish_reason", "row", "source"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+def test_invariant_05_two_processes_generate_the_texts_of_one_device(
+    folder, tmp_path, architecture
+):
+    source, outcomes = pretrained(folder, architecture), []
+    config = finetuning(folder, source, task__source=pairs(folder), mesh__fsdp=1, **GENERATION)
+    for name, processes, devices in (("one", 1, 1), ("two", 2, 2)):
+        run = tmp_path / name
+        if processes > 1:
+            config.mesh = {"fsdp": 2}
+        command = [sys.executable, "finetune.py", "--config=configs/finetune/seq2seq.py",
+                   f"--workdir={run}", *tiny_configs.flags(config)]  # fmt: skip
+        codes, outputs = launch([command] * processes, devices)
+        assert codes == [0] * processes, "\n".join(outputs)
+        scores = json.loads((run / "scores.json").read_text())
+        lines = (run / "predictions_test.tsv").read_text().splitlines()
+        outcomes.append((scores, [line.split("\t")[1] for line in lines]))
+    (one, texts), (two, others) = outcomes
+    assert texts == others and one["signatures"] == two["signatures"]
+    for name, value in one.items():
+        if name != "signatures":
+            assert two[name] == pytest.approx(value, rel=1e-4), name

@@ -158,7 +158,7 @@ TASK_FIELDS = {
                         "task.label_column": "choice"},
     "text_to_text": {"task.text_column": "sentence", "task.label_column": "label"},
     "seq2seq": {"task.source_column": "sentence", "task.target_column": "label",
-                "task.max_target_len": 8},
+                "task.max_target_len": 8, "task.num_generated": 2},
 }  # fmt: skip
 
 

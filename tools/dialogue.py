@@ -131,13 +131,12 @@ def run(generator: Generator, config, given) -> None:
                 continue
             if not text.strip():
                 continue
-            _answer(
-                dialogue,
-                dataclasses.replace(config, seed=config.seed + turns),
-                given.stop,
-                text,
-                interrupts,
-            )
+            own = dataclasses.replace(config, seed=config.seed + turns)
+            try:
+                _answer(dialogue, own, given.stop, text, interrupts)
+            except KeyboardInterrupt:
+                print()
+                return
             turns += 1
 
 

@@ -63,6 +63,11 @@ def main(argv):
     generate.run(given, options, assignments)
 
 
+def is_terminal() -> bool:
+    """Whether a person types and reads."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def check_flags(parser, given):
     """Ends with one line for flags that exclude each other."""
     given.stop = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given.stop]
@@ -72,7 +77,7 @@ def check_flags(parser, given):
         parser.error(
             "--interactive reads and writes at the terminal; leave --prompt, --file, --out out"
         )
-    if given.interactive and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if given.interactive and not is_terminal():
         parser.error(
             "--interactive needs a terminal; for pipes leave it out (each line of standard input is a prompt)"
         )
@@ -287,6 +292,11 @@ class Writer:
                 self._stream.flush()
             self.count += 1
 
+    def close(self):
+        """Closes the file."""
+        if self._path and self._stream:
+            self._stream.close()
+
 
 def rows_of(item: Item, number: int, completions: list[Completion], seed: int) -> Iterator[dict]:
     """The rows of a prompt: one per text, best first."""
@@ -330,6 +340,7 @@ def generate_all(generator, items, requests, config, given, writer, is_shown):
         ) from None  # fmt: skip
     finally:
         progress.close()
+        writer.close()
     if given.out:
         log.info(f"{writer.count:,} prompts in {given.out}{progress.rate()}")
 

@@ -14,8 +14,9 @@ import numpy as np
 from data.chat_template import ChatTemplate, chat_template
 from data.text_stream import TextStream
 from data.tokenizer import Tokenizer
-from generation import GenerationConfig, Prompt, generate
+from generation import FillConfig, Generated, GenerationConfig, Prompt, fill, generate, longest_row
 from generation.config import BEAMS, SAMPLING
+from tools.filler import way_of
 from tools.loaded_run import LoadedRun, load_run, resolve_run
 from tools.prompts import (
     PromptReader,
@@ -30,6 +31,8 @@ from training import run_directory, sharding
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
+# The options of generation that a model which fills in masks has.
+_FILLING = ("max_new_tokens", "temperature", "num_return_sequences", "seed", "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Generator:
         record = run_directory.read_config(directory)
         origin = published_origin(run_directory.read_manifest(directory))
         check_generates(record, origin, self.name, run)
+        if record["model"]["architecture"] == "encoder":
+            way_of(record, origin, self.name)  # raises for one that does not predict masks
         self.column = column_of(record)
 
     @functools.cached_property
@@ -130,6 +135,12 @@ class Generator:
         if not {"temperature", "num_beams"}.isdisjoint(given):  # another search than the run's
             search = ("temperature", "num_beams", *SAMPLING, *BEAMS)
             defaults = {key: value for key, value in defaults.items() if key not in search}
+        wrong = [] if self.reader.masks is None else sorted({*given}.difference(_FILLING))
+        if wrong:
+            raise ConfigError(
+                f"--{wrong[0]} is an option of models that generate from left to right, but {self.name} "
+                f"fills in masks; leave it out: it has {', '.join(_FILLING)}"
+            )
         try:
             return configs.resolve(GenerationConfig, defaults | given, "generation")
         except ConfigError as error:
@@ -157,6 +168,15 @@ class Generator:
         """The requests, generating no more tokens than the model has positions for. Raises ValueError for
         one that leaves none."""
         model, found, num_cut = self.loaded.config, [], 0
+        if self.reader.masks is not None:
+            masks = config.max_new_tokens + len(self.reader.masks.suffix)
+            for number, request in enumerate(requests, 1):
+                if len(request.prompt.tokens) + masks > longest_row(model):
+                    raise ValueError(
+                        f"prompt {number} has {len(request.prompt.tokens):,} tokens and {masks:,} after it, "
+                        f"but {self.name} reads {longest_row(model):,}: shorten it, or lower --max_new_tokens"
+                    )
+            return requests
         both = model.architecture == "encoder_decoder"
         for number, request in enumerate(requests, 1):
             prompt = request.prompt
@@ -193,6 +213,8 @@ class Generator:
             sequence each; it returns whether to stop this text.
           seeds: of each request; by default config.seed + its number.
         """
+        if self.reader.masks is not None:
+            return self._fill(requests, config, stop, on_text, seeds)
         streams, per_prompt = {}, config.num_return_sequences
 
         def stream_of(row):
@@ -220,6 +242,36 @@ class Generator:
             )
             for n, rows in enumerate(found)
         ]
+
+    def _fill(self, requests, config, stop, on_text, seeds):
+        """The texts of a model that fills in masks: each has `max_new_tokens` tokens."""
+        masks, ids, length = self.reader.masks, self.loaded.vocabulary, config.max_new_tokens
+        rows = [
+            np.array([*each.prompt.tokens, *[ids.mask] * length, *masks.suffix], np.int32)
+            for each in requests
+        ]
+        search = FillConfig(
+            order="left_to_right",
+            num_return_sequences=config.num_return_sequences, temperature=config.temperature, seed=config.seed
+        )  # fmt: skip
+        with sharding.use_mesh(self.loaded.mesh):
+            found = fill(
+                self.loaded.model, self.loaded.params, rows, search, mask=ids.mask, seeds=seeds,
+                candidates=ids.regular_token_ranges, is_next=masks.is_next, mesh=self.loaded.mesh,
+                batch_size=config.batch_size,
+            )  # fmt: skip
+        results = []
+        for number, (request, filled) in enumerate(zip(requests, found, strict=True)):
+            start, texts = len(request.prompt.tokens), []
+            for each in filled:
+                tokens = each.tokens[start : start + length]
+                generated = Generated(tokens, each.log_probs, "length", each.score)
+                stream = TextStream(self.tokenizer, request.before, stop)
+                texts.append(self._completion(generated, stream))
+            results.append(self._ranked(texts, config))
+            if on_text:
+                on_text(number, results[-1][0].text)
+        return results
 
     def _completion(self, generated, stream):
         for token in generated.tokens:

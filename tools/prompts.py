@@ -5,6 +5,7 @@ Between data/special_tokens.py and generation/; used by tools/generator.py. Text
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +23,6 @@ from training import run_directory
 from training.config import ConfigError
 from training.schema import FinetuneConfig
 
-_FILL = "it predicts [MASK] tokens, so it fills in: python -m tools.fill_mask --run={run} --text='a [MASK] b'"
-
 
 @dataclasses.dataclass(frozen=True)
 class PromptReader:
@@ -34,6 +33,8 @@ class PromptReader:
       read: texts -> the Prompt of each.
       continues: the generated text continues that of the prompt: the blank between them is generated.
       eos_ids: tokens that end a generated text.
+      masks: for a model that fills in [MASK]s after the prompt; None for one that generates from left to
+        right.
       max_new_tokens: of the task that trained the run; 0: none did.
     """
 
@@ -41,7 +42,15 @@ class PromptReader:
     read: Callable[[list[str]], list[Prompt]]
     continues: bool
     eos_ids: tuple[int, ...]
+    masks: "Masks | None" = None
     max_new_tokens: int = 0
+
+
+class Masks(NamedTuple):
+    """suffix: the tokens after the masks. is_next: a mask is predicted at the position before it."""
+
+    suffix: tuple[int, ...]
+    is_next: bool
 
 
 def check_generates(record: dict, origin: dict, name: str, run: str) -> None:
@@ -58,12 +67,6 @@ def check_generates(record: dict, origin: dict, name: str, run: str) -> None:
             f"{name} has the head of {head}, which generates no text; python -m tools.predict --run={run} "
             "predicts with it"
         )
-    if architecture == "encoder":
-        raise ConfigError(f"{name} is an encoder: {_FILL.format(run=run)}")
-    if "objective" in record["config"]:
-        objective, _ = _objective_of(record["config"]["objective"])
-        if isinstance(objective, Denoising) and objective.targets not in ("full", "spans"):
-            raise ConfigError(f"{name} was trained with {objective.name}: {_FILL.format(run=run)}")
 
 
 def column_of(record: dict) -> str:
@@ -81,6 +84,8 @@ def prompt_reader(loaded) -> PromptReader:
     """How the model of a tools.loaded_run.LoadedRun reads prompts: by the task that finetuned it, by the
     objective that pretrained it, or by the settings of a published directory."""
     config, special_ids = loaded.record["config"], loaded.tokenizer.special_ids()
+    if loaded.config.architecture == "encoder":
+        return _of_masks(loaded, "predicts masks", is_next=False)
     published = published_settings(loaded)
     start = published.get("decoder_start_token_id", special_ids["start"])
     forced = published.get("forced_bos_token_id")
@@ -132,6 +137,8 @@ def _of_objective(loaded, given, start, eos_ids):
     architecture, vocabulary = loaded.config.architecture, loaded.vocabulary
     before = (vocabulary.modes[MODES.index(mode)],) if mode else ()
     reader = {"before": before, "about": objective.name + f" [{mode}]" * bool(mode)}
+    if isinstance(objective, Denoising) and objective.targets == "next":
+        return _of_masks(loaded, objective.name, is_next=True)
     if isinstance(objective, Denoising):
         return _of_denoiser(loaded, objective, start, eos_ids, reader)
     is_prefix = isinstance(objective, PrefixLM) and architecture == "decoder"
@@ -152,6 +159,24 @@ def _objective_of(given: dict) -> tuple[Objective, str]:
 
     found = min(objective.parsed, key=place)
     return found.objective, found.mode
+
+
+def _of_masks(loaded, about, is_next):
+    """Of a model that predicts tokens in place: it reads a whole document, whose end are masks."""
+    tokenizer, architecture = loaded.tokenizer, loaded.config.architecture
+    if loaded.vocabulary.mask < 0:
+        raise ConfigError(
+            f"{loaded.name} has a tokenizer without a mask token, and fills nothing in"
+        )
+    template = template_for(architecture, tokenizer.special_ids(), tokenizer.template, is_next)
+
+    def read(texts):
+        return [
+            Prompt(np.array([*template.prefix, *ids], np.int32))
+            for ids in tokenizer.encode_batch(texts)
+        ]
+
+    return PromptReader(about, read, True, (), Masks(template.suffix, is_next))
 
 
 def _of_denoiser(loaded, objective, start, eos_ids, reader):
@@ -204,4 +229,4 @@ def _of_task(loaded, start, eos):
         return [Prompt(ids, prefix=is_prefix, **own) for ids in sources]
 
     about = f"{task.name}, {pairs.max_target_len} tokens at most"
-    return PromptReader(about, read, False, (eos,), pairs.max_target_len)
+    return PromptReader(about, read, False, (eos,), None, pairs.max_target_len)

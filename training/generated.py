@@ -5,28 +5,36 @@ Used by replicas.py.
 
 import logging
 
+import jax
+
 from training import sharding
+from training.param_rules import merge_params
 
 log = logging.getLogger("triptych")
 IN_LOG = 3  # generated texts that the log shows
 
 
-def generate(task, split, model, params, mesh, is_final, count, alone):
-    """What `LoadedTask.generate` returns for one replica.
+def generate(axes, task, split, number, count, model, params, frozen, mesh, is_final):
+    """What one replica generates for `count` texts of a split; axes: replicas.Axes.
 
-    alone: this process generates on its own devices: its share of the texts where there are several
-    processes, all of them for one of several replicas."""
-    if alone:
+    One of several replicas, and each of several processes, generates on the devices of the process."""
+    if axes.size:
+        params = jax.tree.map(lambda x: x[number], params)
+        frozen = frozen if axes.shares_frozen else jax.tree.map(lambda x: x[number], frozen)
+    params = merge_params(params, frozen)
+    if axes.size or jax.process_count() > 1:
         params, mesh = sharding.local(params)
     with sharding.use_mesh(mesh):
         return task.generate(split, model, params, mesh, is_final, count)
 
 
-def show(samples, writer, name, step, with_log):
-    """Writes (source, generated text, reference) to the events of a MetricWriter, and some to the log."""
-    if samples:
-        writer.write_text(step, name, markdown(samples))
-    for sample in samples[:IN_LOG] if with_log else ():
+def show(found, name, step):
+    """Writes the samples of each (MetricWriter, [(source, generated text, reference)]) to its event files,
+    and some of the first ones to the log."""
+    for writer, samples in found:
+        if samples:
+            writer.write_text(step, name, markdown(samples))
+    for sample in found[0][1][:IN_LOG] if found else ():
         log.info(describe(*sample))
 
 

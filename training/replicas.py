@@ -22,7 +22,6 @@ from training import generated, run_directory, sharding
 from training.checkpoint import Checkpoints
 from training.config import ConfigError
 from training.metric_writer import MetricWriter
-from training.param_rules import merge_params
 from training.sharding import REPLICA
 
 log = logging.getLogger("triptych")
@@ -186,25 +185,15 @@ class Axes:
             own = [_index(outputs, number) for number in range(self.size)]
         predictions = [task.collect(split, task.in_order(split, each)) for each in own]
         count = generating and task.generates(split, generating[-1])
-        if count:
-            for number in sorted({*range(len(own))}.difference(left_out)):
-                found = self._generate(task, split, number, count, *generating)
-                predictions[number] = task.with_generated(predictions[number], found)
+        for number in sorted({*range(len(own))}.difference(left_out)) if count else ():
+            found = generated.generate(self, task, split, number, count, *generating)
+            predictions[number] = task.with_generated(predictions[number], found)
         scores = [
             {} if number in left_out else task.score(split, each)
             for number, each in enumerate(predictions)
         ]
         names = next(filter(None, scores), {})
         return predictions, [each or dict.fromkeys(names, np.nan) for each in scores]
-
-    def _generate(self, task, split, number, count, model, params, frozen, mesh, is_final):
-        """What one replica generates for the texts of a split."""
-        if self.size:
-            params = _index(params, number)
-            frozen = frozen if self.shares_frozen else _index(frozen, number)
-        alone = self.size or jax.process_count() > 1
-        params = merge_params(params, frozen)
-        return generated.generate(task, split, model, params, mesh, is_final, count, alone)
 
     def place_shared(self, mesh, inputs):
         """A global array [B, ...] that all replicas read."""
@@ -255,21 +244,17 @@ class Runs:
         keep_period = converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period")
         if (
             len(group) > 1
-        ):  # one that is cut off in a save goes back to the checkpoint of the others
+        ):  # one that is cut off in a save continues from the checkpoint of the others
             newest = max(2, config.checkpoint.max_to_keep)
-            config = dataclasses.replace(
-                config, checkpoint=dataclasses.replace(config.checkpoint, max_to_keep=newest)
-            )
+            kept = dataclasses.replace(config.checkpoint, max_to_keep=newest)
+            config = dataclasses.replace(config, checkpoint=kept)
+        options, with_events = config.checkpoint, config.logging.tensorboard
         with contextlib.ExitStack() as opened:
-            self._metrics = [
-                opened.enter_context(MetricWriter(each.folder, config.logging.tensorboard))
-                for each in group
-            ]
+            enter, folders = opened.enter_context, [each.folder for each in group]
+            self._metrics = [enter(MetricWriter(folder, with_events)) for folder in folders]
             self._checkpoints = [
-                opened.enter_context(
-                    Checkpoints(each.folder / "checkpoints", config.checkpoint, keep_period, best)
-                )
-                for each in group
+                enter(Checkpoints(folder / "checkpoints", options, keep_period, best))
+                for folder in folders
             ]
             self._opened = opened.pop_all()
 
@@ -296,12 +281,10 @@ class Runs:
             writer.write(step, split, own)
 
     def write_samples(self, step, task, split, predictions):
-        """Shows texts that each replica has generated, in its event files, and some of the first one in
-        the log."""
-        for number, (writer, each) in enumerate(zip(self._metrics, predictions, strict=True)):
-            if number not in self.left_out:
-                found = task.samples(split, each)
-                generated.show(found, writer, f"{split}/generated", step, with_log=number == 0)
+        """Shows generated texts: all of them in event files, some of the first replica in the log."""
+        kept = [number for number in range(len(self.group)) if number not in self.left_out]
+        found = [(self._metrics[n], task.samples(split, predictions[n])) for n in kept]
+        generated.show(found, f"{split}/generated", step)
 
     def flush(self):
         """Puts the metrics on disk."""
