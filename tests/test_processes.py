@@ -73,6 +73,11 @@ def test_invariant_11_holds_for_every_optimizer_and_for_averaged_parameters(fold
     assert_one_device_equals_four(folder, name, "decoder", **changes)
 
 
+@slow
+def test_invariant_11_two_processes_draw_the_same_component_of_a_hybrid(folder):
+    assert_one_device_equals_four(folder, "hybrid", "decoder", objective__name="hybrid")
+
+
 def test_processes_with_different_configs_fail_within_seconds(folder):
     commands = [command(folder, f"different-{i}", "decoder", seed__data=i) for i in range(2)]
     codes, outputs = launch(commands, 1)

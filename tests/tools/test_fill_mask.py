@@ -4,10 +4,12 @@ import json
 import sys
 
 import numpy as np
+import published
 import pytest
 import tiny_configs
 
 from generation import FillConfig
+from huggingface import convert
 from tools import fill_mask
 from tools.filler import Filler
 from training.config import ConfigError
@@ -236,6 +238,25 @@ def test_what_cannot_be_filled_is_one_line_with_the_remedy(runs, tmp_path, case)
 def test_wrong_flags_are_one_line(arguments, message):
     with pytest.raises(ConfigError, match=message):
         fill_mask.main(["--run=none", *arguments])
+
+
+def test_published_models_fill_or_name_what_they_lack(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "lm").mkdir()
+    found = filled(tmp_path / "lm", published.bert(tmp_path / "lm").name, "the [MASK] fox")[2]
+    assert found[0]["fills"][0]["text"].endswith(" fox") and len(found[0]["masks"]) == 1
+    (tmp_path / "classes").mkdir()
+    path = published.bert(tmp_path / "classes", classes=("a", "b"))
+    with pytest.raises(ConfigError, match="is finetuned for .* and fills no masks"):
+        Filler(str(path))
+    (tmp_path / "gpt2").mkdir()
+    with pytest.raises(ConfigError, match="pretrained as GPT2LMHeadModel, which fills no masks"):
+        Filler(str(published.gpt2(tmp_path / "gpt2")))
+    headless = tmp_path / "headless"
+    convert.to_hf(str(tmp_path / "lm" / "run"), str(headless), architecture="BertModel")
+    with pytest.raises(ConfigError, match="BertModel. has no language-modeling head"):
+        filled(tmp_path, "headless", "the [MASK] fox")
 
 
 def test_a_finetuned_run_names_the_run_it_was_made_from(runs, tmp_path):

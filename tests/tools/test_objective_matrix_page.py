@@ -46,6 +46,8 @@ def test_every_program_is_listed_with_its_command():
     assert {
         "convert",
         "evaluate",
+        "fill_mask",
+        "generate",
         "inspect",
         "objective_matrix",
         "predict",
