@@ -157,6 +157,7 @@ def equal_tokens(folder: str, prompts: list[str], new_tokens: int, num_beams: in
     of both; [] if all are equal."""
     import torch
 
+    torch.set_num_threads(1)  # several that wait for a core of a busy machine are many times slower
     model, run = smollm2(folder)
     loaded, different = load_run(run), []
     params = jax.device_put(loaded.params, jax.devices()[0])

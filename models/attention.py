@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.cache import CACHE, KEPT, Slots, keep
+from models.cache import CACHE, KEPT, Slots, keep, unpack
 from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask
 from models.layers import Dense, Norm, softcap
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         if config.positions == "rope":
             q = apply_rope(config, q, query_inputs, layer)
         if cached and self.cross:
-            k, v = (x.transpose(0, 2, 1, 3) for x in self.get_variable(CACHE, KEPT))
+            k, v = (unpack(x).transpose(0, 2, 1, 3) for x in self.get_variable(CACHE, KEPT))
             mask = key_inputs.encoder_visible[:, None]
         else:
             k = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="key")(y)
@@ -100,7 +100,7 @@ class Attention(nn.Module):
             for old, new in zip(self.get_variable(CACHE, KEPT), (k, v), strict=True)
         ]
         self.put_variable(CACHE, KEPT, tuple(kept))
-        return *(x.transpose(0, 2, 1, 3) for x in kept), slots.mask(kept[0].shape[2])
+        return *(unpack(x).transpose(0, 2, 1, 3) for x in kept), slots.mask(kept[0].shape[-2])
 
     def extend_keys(self, k, v, mask, bias):
         """Where prefix tuning adds keys and values, and columns of the mask and bias: models/prompts.py."""

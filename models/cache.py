@@ -49,11 +49,12 @@ class Slots:
         visible = jnp.take(self.visible, jnp.maximum(numbers, 0), axis=1)
         return (visible & (numbers >= 0)[None])[:, None]
 
-    def write(self, slots: jax.Array, new: jax.Array) -> jax.Array:
-        """[B,G,S,K] with the next token's new[B,1,G,K] in its slot."""
-        slot, zero = jnp.mod(self.index, jnp.int32(slots.shape[2])), jnp.int32(0)
-        new = new.transpose(0, 2, 1, 3).astype(slots.dtype)
-        return jax.lax.dynamic_update_slice(slots, new, (zero, zero, slot, zero))
+    def write(self, kept: jax.Array, new: jax.Array) -> jax.Array:
+        """The kept keys or values with the next token's new[B,1,G,K] in its slot."""
+        size, zero = kept.shape[-2], jnp.int32(0)
+        new = pack(new.transpose(0, 2, 1, 3).astype(kept.dtype))
+        start = [zero] * (kept.ndim - 2) + [jnp.mod(self.index, jnp.int32(size)), zero]
+        return jax.lax.dynamic_update_slice(kept, new, start)
 
     def advance(self) -> "Slots":
         """After the next token."""
@@ -61,9 +62,20 @@ class Slots:
         return self.replace(index=self.index + one, positions=self.positions + one)
 
 
+def pack(x: jax.Array) -> jax.Array:
+    """[B,G,S,K], or [G,S,K] if B is 1: XLA drops such an axis in products, and would then copy a cache
+    with it in each step."""
+    return x[0] if len(x) == 1 else x
+
+
+def unpack(x: jax.Array) -> jax.Array:
+    """[B,G,S,K] of a packed array."""
+    return x[None] if x.ndim == 3 else x
+
+
 @struct.dataclass
 class Cache:
-    """Keys and values [B,G,S,K] by the path of their Attention, and the slots that hold them. Those of a
+    """Keys and values, packed, by the path of their Attention, and the slots that hold them. Those of a
     cross-attention are of the encoder's output and stay as they are."""
 
     layers: dict
@@ -76,15 +88,19 @@ class Cache:
         slots = slots.replace(
             visible=slots.visible[rows], positions=slots.positions[rows], encoder_visible=visible
         )
-        return Cache(jax.tree.map(lambda x: x[rows], self.layers), slots)
+        layers = jax.tree.map(lambda x: pack(unpack(x)[rows]), self.layers)
+        return Cache(layers, slots)
 
     def reorder(self, rows: jax.Array) -> "Cache":
         """As `take`, for rows that share the prompt of the row that they replace: the slots and the keys of
         cross-attention are the same."""
 
+        def reordered(x):
+            return pack(unpack(x)[rows])
+
         def of_layer(attentions):
             return {
-                name: pair if name == "cross_attention" else jax.tree.map(lambda x: x[rows], pair)
+                name: pair if name == "cross_attention" else jax.tree.map(reordered, pair)
                 for name, pair in attentions.items()
             }
 
@@ -138,7 +154,7 @@ def prefill(
                     continue
                 cross = attention == "cross_attention"
                 pair = (
-                    x.transpose(0, 2, 1, 3) if cross else _to_slots(x, size)
+                    pack(x.transpose(0, 2, 1, 3) if cross else _to_slots(x, size))
                     for x in keys_values[KEPT]
                 )
                 of_layer = layers.setdefault(stack, {}).setdefault(name, {})
