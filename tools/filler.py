@@ -32,6 +32,11 @@ _SENTINEL = re.compile(r"<extra_id_\d+>")
 KINDS = ("in_place", "next", "sentinels", "masks", "middle")
 # Families of published encoder-decoders -> how they were pretrained.
 _PUBLISHED = {"t5": "sentinels", "bart": "masks"}
+# Prefix, suffix and middle in the vocabularies of published decoders (StarCoder; Qwen2.5-Coder).
+_INFILL = (
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+)
 _REMEDY = (
     "name an encoder trained with masked_lm, a decoder trained with mntp, hybrid or fill_in_the_middle, "
     "or an encoder-decoder trained with span_corruption or text_infilling"
@@ -64,11 +69,15 @@ def way_of(record: dict, origin: dict, name: str) -> Way:
     else:
         about = origin.get("class", "a published model")
         kind = _PUBLISHED.get(origin.get("model_type", ""), "")
-        kind = "in_place" if architecture == "encoder" else kind
+        kind = {"encoder": "in_place", "decoder": "middle"}.get(architecture, kind)
         ways = [Way(kind, about, whole=kind == "masks")] if kind else []
     if not ways:
-        raise ConfigError(f"{name} was pretrained as {about}, which fills no masks; {_REMEDY}")
+        raise _fills_no_masks(name, about)
     return min(ways, key=lambda way: KINDS.index(way.kind))
+
+
+def _fills_no_masks(name, about):
+    return ConfigError(f"{name} was pretrained as {about}, which fills no masks; {_REMEDY}")
 
 
 def _ways(objective, architecture, mode=""):
@@ -118,6 +127,8 @@ class Filler:
             raise ConfigError(
                 f"{self.name} ({self.way.about}) has no language-modeling head, which fills masks; {_REMEDY}"
             )
+        if self.way.kind == "middle" and not _infill_tokens(loaded):
+            raise _fills_no_masks(self.name, self.way.about)
         return loaded
 
     @functools.cached_property
@@ -219,7 +230,7 @@ class Filler:
 
     def _middle_row(self, text):
         """[PRE] prefix [SUF] suffix [MID], or [PRE] [SUF] suffix [MID] prefix."""
-        pre, suf, mid = self.loaded.vocabulary.infill
+        pre, suf, mid = _infill_tokens(self.loaded)
         prefix, suffix = (ids.tolist() for ids in self.loaded.tokenizer.encode_batch(text.parts))
         row = [pre, *prefix, suf, *suffix, mid]
         if self.way.suffix_first:
@@ -289,3 +300,10 @@ class Filler:
         return self.loaded.tokenizer.decode(
             row[len(template.prefix) : length - len(template.suffix)]
         )
+
+
+def _infill_tokens(loaded) -> tuple[int, ...]:
+    """The tokens before a prefix, a suffix and the middle between them; () where a tokenizer has none."""
+    known = loaded.tokenizer.vocabulary()
+    published = next((names for names in _INFILL if known.keys() >= {*names}), ())
+    return loaded.vocabulary.infill or tuple(known[name] for name in published)

@@ -62,7 +62,7 @@ def filled(runs, name, *texts, tokens=0, **options):
     return filler, rows, filler.fill(parsed, rows, options, range(len(texts)), tokens)
 
 
-def names(filler, row):
+def names_of(filler, row):
     return [filler.loaded.tokenizer.token(token) for token in row]
 
 
@@ -73,7 +73,7 @@ def test_each_mask_becomes_a_token(runs, name):
     )
     end = {"encoder": "[SEP]"}.get(name, "[EOS]")
     words = ["the", "[MASK]", "of", *["[UNK]"] * 3, "the", end]  # '[CLS]' in a text is text
-    assert names(filler, rows[0]) == ["[CLS]"] * (name == "encoder") + words
+    assert names_of(filler, rows[0]) == ["[CLS]"] * (name == "encoder") + words
     for record, masks in zip(records, (1, 2), strict=True):
         best = record["fills"]
         assert len(best) == 2 and best[0]["log_prob"] >= best[1]["log_prob"]
@@ -94,7 +94,7 @@ def test_a_decoder_trained_with_fill_in_the_middle_generates_the_middle(runs):
         "suffix_first": ["[PRE]", "[SUF]", "light", "[MID]", "the", "river"],
     }.items():
         filler, (row,), (record,) = filled(runs, name, "the river [MASK] light", tokens=3)
-        assert names(filler, row) == expected
+        assert names_of(filler, row) == expected
         (best,) = record["fills"]
         assert best["finish_reason"] in ("stop", "length")
         assert best["text"] == " ".join(filter(None, ["the river", best["filled"][0], "light"]))
@@ -103,7 +103,7 @@ def test_a_decoder_trained_with_fill_in_the_middle_generates_the_middle(runs):
 def test_spans_take_the_place_of_their_sentinels(runs):
     text = "the <extra_id_0> river <extra_id_1>"
     filler, rows, records = filled(runs, "spans", text, "the [MASK] river [MASK]", tokens=8)
-    assert names(filler, rows[0]) == ["the", "<extra_id_0>", "river", "<extra_id_1>", "[EOS]"]
+    assert names_of(filler, rows[0]) == ["the", "<extra_id_0>", "river", "<extra_id_1>", "[EOS]"]
     assert rows[0].tolist() == rows[1].tolist()
     assert records[0]["fills"] == records[1]["fills"]
     for record in records:
@@ -132,12 +132,12 @@ def test_the_spans_of_a_generated_text_are_those_between_its_sentinels(runs, mon
     _, rows, (record,) = filled(runs, "ul2", "the [MASK] river [MASK] of [MASK]")
     assert record["fills"][0]["filled"] == ["light stone", "", ""]
     assert record["fills"][0]["text"] == "the light stone river of"
-    assert prompts[0].prefix and names(filler, rows[0])[0] == "[R]"
+    assert prompts[0].prefix and names_of(filler, rows[0])[0] == "[R]"
 
 
 def test_a_model_that_generates_the_whole_text_gives_it(runs):
     filler, (row,), (record,) = filled(runs, "infilling", "the [MASK] river", tokens=4)
-    assert names(filler, row) == ["the", "[MASK]", "river", "[EOS]"]
+    assert names_of(filler, row) == ["the", "[MASK]", "river", "[EOS]"]
     assert record["fills"][0].keys() == {"text", "probability", "log_prob", "finish_reason"}
     _, _, (record,) = filled(runs, "tokens", "the [MASK] river [MASK]", tokens=4)
     assert len(record["fills"][0]["filled"]) == 2
@@ -251,8 +251,18 @@ def test_published_models_fill_or_name_what_they_lack(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="is finetuned for .* and fills no masks"):
         Filler(str(path))
     (tmp_path / "gpt2").mkdir()
+    gpt2 = published.gpt2(tmp_path / "gpt2")
     with pytest.raises(ConfigError, match="pretrained as GPT2LMHeadModel, which fills no masks"):
-        Filler(str(published.gpt2(tmp_path / "gpt2")))
+        filled(tmp_path / "gpt2", gpt2.name, "the [MASK] fox")
+    # With the tokens of StarCoder; the model has rows for them.
+    vocabulary = json.loads((gpt2 / "vocab.json").read_text())
+    names = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+    vocabulary |= {name: len(vocabulary) + n for n, name in enumerate(names)}
+    (gpt2 / "vocab.json").write_text(json.dumps(vocabulary))
+    filler, (row,), (record,) = filled(tmp_path / "gpt2", gpt2.name, "the [MASK] fox", tokens=2)
+    found = [token for token in names_of(filler, row) if token in names]
+    assert found == [*names] and names_of(filler, row)[0] == names[0]
+    assert record["fills"][0]["text"].startswith("the") and record["text"] == "the [MASK] fox"
     headless = tmp_path / "headless"
     convert.to_hf(str(tmp_path / "lm" / "run"), str(headless), architecture="BertModel")
     with pytest.raises(ConfigError, match="BertModel. has no language-modeling head"):

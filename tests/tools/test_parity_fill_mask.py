@@ -1,4 +1,5 @@
-"""tools.fill_mask against transformers: the fill-mask pipeline of random BERT and RoBERTa, spans of T5.
+"""tools.fill_mask against transformers: the fill-mask pipeline of random BERT and RoBERTa, spans of T5, and
+texts of BART.
 
 With several masks the pipeline predicts each alone, as `masks` of a record and order=joint here do. Its
 lists hold special tokens too, which fill no mask here; probabilities are of the same softmax.
@@ -21,11 +22,11 @@ pytestmark = pytest.mark.parity
 MASKS = ["the {} brown fox", "{} lower and {}{} lazy", "hello newest{}", "un{}able"]
 
 
-def fill(directory, texts, **options):
+def fill(directory, texts, tokens=0, **options):
     filler = Filler(str(directory))
     parsed = [filler.parse(f"text {n}", text) for n, text in enumerate(texts)]
     rows = [filler.row(text) for text in parsed]
-    return filler, rows, filler.fill(parsed, rows, FillConfig(**options), [0] * len(texts))
+    return filler, rows, filler.fill(parsed, rows, FillConfig(**options), [0] * len(texts), tokens)
 
 
 @pytest.mark.parametrize("family", ["Bert", "Roberta"])
@@ -108,3 +109,23 @@ def test_spans_of_t5_equal_those_that_transformers_generates(tmp_path):
         tmp_path, [text.replace("<extra_id_0>", "[MASK]").replace("<extra_id_1>", "[MASK]")]
     )
     assert literal[2][0]["fills"] == record["fills"]
+
+
+def test_infilling_by_bart_equals_the_text_that_transformers_generates(tmp_path):
+    byte_level(tmp_path, "roberta")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    config = transformers.BartConfig(
+        vocab_size=len(tokenizer), **parity.BART | {"max_position_embeddings": 40},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    peer = parity.randomize(transformers.BartForConditionalGeneration(config), 0.5)
+    peer.generation_config.forced_bos_token_id = tokenizer.bos_token_id
+    peer.save_pretrained(tmp_path)
+    text = "the quick<mask> lazy"
+    filler, (row,), (record,) = fill(tmp_path, [text], 20, num_return_sequences=1)
+    assert row.tolist() == tokenizer(text)["input_ids"]
+    # Their count includes the forced first token, and BART's forced end token.
+    out = peer.generate(torch.tensor([row.tolist()]), max_new_tokens=22, do_sample=False)
+    expected = tokenizer.decode(out[0], skip_special_tokens=True)
+    assert record["fills"][0]["text"] == expected
+    assert "filled" not in record["fills"][0]
