@@ -5,6 +5,7 @@ finetuned run. One prompt is shown as its tokens come; many prompts become JSON 
 """
 
 import dataclasses
+import functools
 import signal
 import sys
 
@@ -39,8 +40,8 @@ cut -f 2 texts.tsv | python -m tools.generate --run=runs/de --batch_size=64 > ou
 --config.mesh.* places the model on several devices."""
 
 
-def main(argv):
-    """Generates what the command line asks for."""
+def main(argv, keep_programs=False):
+    """Generates what the command line asks for. keep_programs: compiled ones are kept for the next time."""
     parser = cli.Parser(
         description=__doc__.splitlines()[0], allow_abbrev=False, epilog=EXAMPLES,
         formatter_class=cli.argparse.RawDescriptionHelpFormatter,
@@ -58,6 +59,8 @@ def main(argv):
     given = parser.parse_args(rest)
     options = {name: value for name in names if (value := getattr(given, name)) is not None}
     check_flags(parser, given)
+    if keep_programs:
+        cli.enable_compilation_cache()
     from tools import generate
 
     generate.run(given, options, assignments)
@@ -93,7 +96,7 @@ def check_flags(parser, given):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
-    cli.main(main, console=sys.stderr)
+    cli.main(functools.partial(main, keep_programs=True), console=sys.stderr)
 
 import json
 import logging
