@@ -26,12 +26,13 @@ MAY_IMPORT = {
         *("models", "tasks.Task", "tasks.FINETUNE_TASKS", "tasks.sums"),
         *("objectives.Objective", "objectives.OBJECTIVES"),
     ),
+    "evaluation": ("data", "models", "generation", "objectives", "tasks.batch_shapes"),
     "huggingface": ("data", "models", "training", "tasks", "objectives"),
     "train": EVERYTHING,
     "finetune": EVERYTHING,
-    "tools": EVERYTHING,
-    "studies": (*EVERYTHING, "train", "finetune"),
-    "benchmarks": (*EVERYTHING, "train", "finetune", "tools"),
+    "tools": (*EVERYTHING, "evaluation"),
+    "studies": (*EVERYTHING, "evaluation", "train", "finetune"),
+    "benchmarks": (*EVERYTHING, "evaluation", "train", "finetune", "tools"),
     "configs": ("models.presets",),
 }
 LONGEST = {"models": 300, "objectives": 300}

@@ -1,0 +1,360 @@
+"""`Scorer.score`: the natural log-probability of each token of continuations, in batches of few shapes.
+
+Between text and the model: tokens as lm-eval divides them, windows of what the model can read, rows of a
+way (ways.py), one compiled program per shape.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from evaluation.ways import Row, Way
+from models.inputs import make_inputs
+from objectives.batch import Batch
+from objectives.lm_loss import hidden_states, lm_token_losses
+from tasks.batch_shapes import cover, length_keys, smallest_shape
+
+BATCH_TOKENS = 4096  # positions per batch and shard of it
+_MAX_ROWS = 1024
+_STEP = 8  # shapes are multiples of this
+_SAMPLE = 20_000  # texts by which shapes are chosen
+_MIN_SAVED = 1 << 13  # positions that another program must save
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """The tokens int32[n] of context and continuation; the continuation's start at `first`."""
+
+    tokens: np.ndarray
+    first: int
+    text: str = dataclasses.field(repr=False)  # of both
+    boundary: int  # characters of the context
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenScores:
+    """The scores of a continuation of n tokens.
+
+    Attributes:
+      log_probs: float64[n], natural logarithms; NaN for a token that nothing predicts (the first one of
+        a text, for a decoder without a start token).
+      is_greedy: bool[n], whether the token is the most probable one.
+      start: characters of the continuation before the first token that is predicted.
+      num_cut: tokens of the context that the model could not read.
+    """
+
+    log_probs: np.ndarray
+    is_greedy: np.ndarray
+    start: int = 0
+    num_cut: int = 0
+
+    @property
+    def total(self) -> float:
+        """The log-probability of the continuation, without tokens that nothing predicts."""
+        return float(np.nansum(self.log_probs))
+
+    @property
+    def num_scored(self) -> int:
+        return int((~np.isnan(self.log_probs)).sum())
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score_rows(model, attention, params, rows):
+    """(log-probabilities float32[B, N], whether each target is the argmax) of the rows of a batch."""
+    tokens, lengths, prefix, decoder_tokens, decoder_lengths, positions, targets = rows
+
+    def segments(width, lengths):
+        return (jnp.arange(width, dtype=jnp.int32)[None] < lengths[:, None]).astype(jnp.int32)
+
+    width, decoder_inputs = tokens.shape[1], None
+    is_prefix = None
+    if decoder_tokens.shape[1]:
+        real = segments(decoder_tokens.shape[1], decoder_lengths)
+        decoder_inputs, attention = make_inputs(decoder_tokens, real, "causal"), "bidirectional"
+    elif attention == "prefix":
+        is_prefix = segments(width, prefix) > 0
+    inputs = make_inputs(tokens, segments(width, lengths), attention, is_prefix)
+    batch = Batch(
+        inputs=inputs,
+        decoder_inputs=decoder_inputs,
+        targets=targets,
+        loss_weights=jnp.ones(targets.shape, jnp.float32),
+        target_positions=positions,
+    )
+    hidden = hidden_states(model, params, batch, None)
+    losses, hits = lm_token_losses(model, params, hidden, targets)
+    return -losses, hits
+
+
+class Scorer:
+    """Scores texts with one model, in one way.
+
+    Attributes:
+      num_cut: requests whose context was cut at its start so far.
+      num_unpredicted: tokens that nothing predicted so far.
+      shapes: (positions, targets) of the programs.
+    """
+
+    def __init__(
+        self,
+        model,
+        params,
+        tokenizer,
+        way: Way,
+        *,
+        max_len: int = 0,
+        stride: int = 0,
+        batch_tokens: int = BATCH_TOKENS,
+        place: Callable = lambda batch: batch,
+        batch_divisor: int = 1,
+    ):
+        """max_len: positions that the model reads; 0: all that it can. stride: tokens that each window
+        after the first one scores, where a continuation needs several; 0: half a window. place: puts a
+        batch of arrays on the devices, whose first axis is a multiple of `batch_divisor`.
+
+        Raises ValueError if the model has no LM head, or reads too few positions."""
+        self.model, self.params, self.tokenizer, self.way = model, params, tokenizer, way
+        longest = model.config.max_length
+        if max_len > longest and model.config.positions == "learned":
+            raise ValueError(
+                f"--max_seq_len={max_len}: the model has {longest} positions; give at most that"
+            )
+        self.max_len = max_len or longest
+        self.limits = way.limits(self.max_len)
+        size = min(self.limits.both, self.limits.scored)
+        if size < 1:
+            raise ValueError(
+                f"the model reads {self.max_len} positions, too few for a token of text: raise --max_seq_len"
+            )
+        if stride > size:
+            raise ValueError(
+                f"--stride={stride}: a window scores at most {size} tokens; give at most that"
+            )
+        self.stride = stride or max(1, size // 2)
+        self.shapes, self.num_cut, self.num_unpredicted = (), 0, 0
+        self._place, self._divisor, self._batch_tokens = place, batch_divisor, batch_tokens
+        self._most_rows = _MAX_ROWS
+
+    # ---- Text to tokens --------------------------------------------------------------------------
+
+    def encode(self, requests: Iterable[tuple[str, str]]) -> list[Encoded]:
+        """The tokens of each (context, continuation), encoded together, as in lm-eval: white space at the
+        end of the context belongs to the continuation, whose tokens are those after as many as the
+        context alone has."""
+        pairs = []
+        for context, continuation in requests:
+            kept = context.rstrip()
+            pairs.append((kept, context[len(kept) :] + continuation))
+        whole = self.tokenizer.encode_batch([a + b for a, b in pairs])
+        contexts = {a: 0 for a, _ in pairs if a}
+        counts = map(len, self.tokenizer.encode_batch(list(contexts)))
+        contexts = dict(zip(contexts, counts, strict=True))
+        return [
+            Encoded(ids, min(contexts.get(a, 0), max(len(ids) - 1, 0)), a + b, len(a))
+            for ids, (a, b) in zip(whole, pairs, strict=True)
+        ]
+
+    def windows(self, encoded: Encoded) -> Iterator[tuple[int, int, int]]:
+        """(start, first, end): the window tokens[start:end], in which tokens[first:end] are scored. Each
+        token of the continuation is scored once. A text that one row takes has one window, without the
+        first tokens of the context if it is too long. Otherwise each window after the first one scores
+        `stride` tokens, as in the computation of perplexity in transformers' documentation."""
+        limits, total = self.limits, len(encoded.tokens)
+        end = scored = encoded.first
+        both = limits.both + limits.unread
+        if total - scored <= min(limits.scored + limits.unread, both):
+            if total > scored:
+                yield max(0, total - both, scored - limits.context), scored, total
+            return
+        while scored < total:
+            is_first = end == encoded.first
+            step = limits.scored if is_first and not end else self.stride
+            end = end + min(step, limits.scored)
+            start = max(0, end - limits.both, scored - limits.context)
+            yield start, scored, min(end, total)
+            scored = min(end, total)
+
+    # ---- Scores ----------------------------------------------------------------------------------
+
+    def score(self, requests: Iterable[tuple[str, str]]) -> list[np.ndarray]:
+        """float64[n] of each (context, continuation): the natural log-probability of each of the n tokens
+        of the continuation, after the context; NaN where nothing predicts a token."""
+        return [each.log_probs for each in self.score_encoded(self.encode(requests))]
+
+    def score_encoded(self, encoded: list[Encoded]) -> list[TokenScores]:
+        """The scores of the texts, in their order."""
+        found = [
+            (np.full(len(e.tokens) - e.first, np.nan), np.zeros(len(e.tokens) - e.first, bool))
+            for e in encoded
+        ]
+        cut = [0] * len(encoded)
+        rows, places = (
+            [],
+            [],
+        )  # places: [(request, index in the continuation)] of the targets of a row
+        known = {}
+        for request, each in enumerate(encoded):
+            for number, (start, first, end) in enumerate(self.windows(each)):
+                cut[request] = cut[request] or start * (number == 0)
+                window = each.tokens[start:end], first - start
+                for row, index in self.way.rows(*window):
+                    targets = [(request, i) for i in (index + start - each.first).tolist()]
+                    if self.way.is_per_token:
+                        rows.append(row)
+                        places.append(targets)
+                        continue
+                    key = (row.tokens.tobytes(), row.decoder_tokens.tobytes(), row.prefix)
+                    at = known.setdefault(key, len(rows))  # choices of one token are one row
+                    if at == len(rows):
+                        rows.append(row)
+                        places.append(targets)
+                    else:
+                        rows[at] = _joined(rows[at], row)
+                        places[at] = places[at] + targets
+        for numbers, log_probs, hits in self._batches(rows):
+            for row, values, greedy in zip(numbers, log_probs, hits, strict=True):
+                for (request, index), value, hit in zip(
+                    places[row], values.tolist(), greedy.tolist(), strict=False
+                ):
+                    found[request][0][index], found[request][1][index] = value, hit > 0
+        self.num_cut += sum(each > 0 for each in cut)
+        self.num_unpredicted += sum(int(np.isnan(log_probs).sum()) for log_probs, _ in found)
+        return [
+            TokenScores(log_probs, greedy, self._start(each, log_probs), lost)
+            for each, (log_probs, greedy), lost in zip(encoded, found, cut, strict=True)
+        ]
+
+    def _start(self, encoded, log_probs):
+        if not len(log_probs) or not np.isnan(log_probs[0]):
+            return 0
+        ((_, offsets),) = self.tokenizer.encode_with_offsets([encoded.text])
+        return int(offsets[encoded.first, 1]) - encoded.boundary
+
+    # ---- Batches ---------------------------------------------------------------------------------
+
+    def num_rows(self, encoded: Encoded) -> int:
+        """How many rows score a text."""
+        if self.way.is_per_token:
+            return len(encoded.tokens) - encoded.first
+        return sum(1 for _ in self.windows(encoded))
+
+    def plan(self, encoded: list[Encoded]) -> None:
+        """Chooses the shapes of the programs for these texts; others that fit use them too."""
+        every = max(1, len(encoded) // _SAMPLE)
+        firsts = []  # the first row of each window: the others of a window are as long
+        for each in encoded[::every]:
+            for start, first, end in self.windows(each):
+                rows = self.way.rows(each.tokens[start:end], first - start)
+                firsts += [_lengths(row) for row, _ in itertools.islice(rows, 1)]
+        total = sum(map(self.num_rows, encoded))
+        self._most_rows = max(self._divisor, min(_MAX_ROWS, _power_of_two(total)))
+        if firsts:
+            self._choose_shapes(np.array(firsts), total)
+
+    def _choose_shapes(self, lengths, total):
+        """Shapes for `total` rows, of which lengths int[N, 2] are a sample. Each one saves more than the
+        time of its compilation, roughly."""
+        order = np.argsort(length_keys(lengths), kind="stable")
+        size = max(1, min(32, len(lengths) // 8))
+        longest = [lengths[order[i : i + size]].max(0) for i in range(0, len(order), size)]
+        full = (self.max_len, 1 if lengths[:, 1].max() == 1 else self.max_len)
+        shapes = cover(np.stack(longest), np.minimum(lengths.max(0), full), full)
+        chosen = shapes[-1:]
+        for shape in reversed(shapes[:-1]):
+            fits = np.less_equal(lengths, shape).all(1).mean() * total
+            if fits * (sum(chosen[0]) - sum(shape)) >= _MIN_SAVED:
+                chosen = (shape, *chosen)
+        self.shapes = chosen
+
+    def _shape(self, lengths):
+        """The smallest shape that holds the lengths; a new one if none does."""
+        shape = smallest_shape(self.shapes, lengths) if self.shapes else (0, 0)
+        if np.less_equal(lengths, shape).all():
+            return shape
+        rounded = np.minimum(-(-lengths // _STEP) * _STEP, self.max_len)
+        shape = tuple(np.maximum(rounded, lengths).tolist())
+        self.shapes = tuple(sorted((*self.shapes, shape), key=lambda each: (sum(each), each)))
+        return shape
+
+    def _batches(self, rows):
+        """Yields (numbers of rows, log-probabilities [n, N], hits [n, N]) of each batch."""
+        if not rows:
+            return
+        lengths = np.array([_lengths(row) for row in rows])
+        if not self.shapes:
+            self._choose_shapes(lengths, len(rows))
+        shapes = [self._shape(each) for each in np.unique(lengths, axis=0)]
+        groups = {shape: [] for shape in shapes}
+        for number in np.argsort(length_keys(lengths), kind="stable").tolist():
+            groups[self._shape(lengths[number])].append(number)
+        waiting = []  # the device computes a batch while the host prepares the next one
+        for shape, numbers in groups.items():
+            size = self._batch_size(shape)
+            for at in range(0, len(numbers), size):
+                chosen = numbers[at : at + size]
+                batch = self._place(
+                    _arrays([rows[n] for n in chosen], shape, size, self._has_decoder)
+                )
+                waiting.append((chosen, self._compute(batch)))
+                if len(waiting) > 1:
+                    yield _fetched(*waiting.pop(0))
+        for each in waiting:
+            yield _fetched(*each)
+
+    @property
+    def _has_decoder(self):
+        return self.model.config.architecture == "encoder_decoder"
+
+    def _compute(self, batch):
+        return _score_rows(self.model, self.way.attention, self.params, batch)
+
+    def _batch_size(self, shape):
+        width = shape[0] + shape[1] * self._has_decoder
+        size = max(1, min(self._most_rows // self._divisor, self._batch_tokens // width))
+        return self._divisor * (_power_of_two(size + 1) // 2)
+
+
+def _power_of_two(count: int) -> int:
+    """The smallest power of two that is at least `count`."""
+    return 1 << max(0, count - 1).bit_length()
+
+
+def _lengths(row: Row):
+    """(positions, targets or positions of the decoder) of a row."""
+    return len(row.tokens), max(len(row.decoder_tokens), len(row.targets))
+
+
+def _joined(row: Row, other: Row) -> Row:
+    """A row with the targets of both."""
+    return dataclasses.replace(
+        row,
+        targets=np.concatenate([row.targets, other.targets]),
+        positions=np.concatenate([row.positions, other.positions]),
+    )
+
+
+def _arrays(rows, shape, size, has_decoder):
+    """The arrays of a batch: tokens int32[size, shape[0]], lengths and prefix int32[size], decoder tokens
+    [size, shape[1]] (or [size, 0]) and their lengths, positions and targets int32[size, shape[1]]."""
+    width, targets = shape
+    out = [np.zeros((size, width), np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32),
+           np.zeros((size, targets * has_decoder), np.int32), np.zeros(size, np.int32),
+           np.zeros((size, targets), np.int32), np.zeros((size, targets), np.int32)]  # fmt: skip
+    for number, row in enumerate(rows):
+        out[0][number, : len(row.tokens)] = row.tokens
+        out[1][number], out[2][number] = len(row.tokens), row.prefix
+        out[3][number, : len(row.decoder_tokens)] = row.decoder_tokens
+        out[4][number] = len(row.decoder_tokens)
+        out[5][number, : len(row.positions)] = row.positions
+        out[6][number, : len(row.targets)] = row.targets
+    return tuple(out)
+
+
+def _fetched(numbers, outputs):
+    log_probs, hits = (np.asarray(each)[: len(numbers)] for each in outputs)
+    return numbers, log_probs.astype(np.float64), hits
