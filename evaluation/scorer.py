@@ -131,6 +131,8 @@ class Scorer:
             raise ValueError(
                 f"the model reads {self.max_len} positions, too few for a token of text: raise --max_seq_len"
             )
+        self._context = int(way.needs_context)  # tokens before those that a later window scores
+        size = max(1, size - (self._context and not self.limits.unread))
         if stride > size:
             raise ValueError(
                 f"--stride={stride}: a window scores at most {size} tokens; give at most that"
@@ -175,7 +177,8 @@ class Scorer:
             is_first = end == encoded.first
             step = limits.scored if is_first and not end else self.stride
             end = end + min(step, limits.scored)
-            start = max(0, end - limits.both, scored - limits.context)
+            start = max(end - limits.both, scored - limits.context)
+            start = max(0, min(start, scored - self._context))
             yield start, scored, min(end, total)
             scored = min(end, total)
 

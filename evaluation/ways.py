@@ -65,6 +65,11 @@ class Way:
     attention: ClassVar[str] = "bidirectional"
     is_per_token: ClassVar[bool] = False
 
+    @property
+    def needs_context(self) -> bool:
+        """Whether nothing predicts the first token that a row reads."""
+        return False
+
     def limits(self, max_len: int) -> Limits:
         """Those of a model that reads at most `max_len` positions."""
         raise NotImplementedError
@@ -85,6 +90,10 @@ class Causal(Way):
     """A decoder: log p(token | those before it). template.prefix is what it reads before a text."""
 
     attention: ClassVar[str] = "causal"
+
+    @property
+    def needs_context(self):
+        return not self.template.prefix
 
     def limits(self, max_len):
         size = max_len - len(self.template.prefix)
@@ -118,6 +127,10 @@ class Generating(Way):
     @property
     def is_encoder_decoder(self) -> bool:
         return self.architecture == "encoder_decoder"
+
+    @property
+    def needs_context(self):
+        return not (self.is_encoder_decoder or self.mark or self.template.num_tokens)
 
     def limits(self, max_len):
         added = self.template.num_tokens + bool(self.mark)
@@ -206,6 +219,10 @@ class Masking(_PerToken, Way):
     within_word: bool = False
     shift: int = 0
     is_per_token: ClassVar[bool] = True
+
+    @property
+    def needs_context(self):
+        return self.shift < 0 and not self.template.prefix
 
     def limits(self, max_len):
         size = max_len - self.template.num_tokens

@@ -234,10 +234,10 @@ def test_choices_of_one_token_are_one_row(monkeypatch):
     batches = scorer._batches
     monkeypatch.setattr(scorer, "_batches", lambda rows: counts.append(len(rows)) or batches(rows))
     words = [f" {word}" for word in WORDS if len(tokenizer().encode(f" {word}")) == 1]
-    texts = [("the harbor of", word) for word in words[:4]]
+    texts = [("the harbor of", word) for word in words]
     together = scorer.score(texts)
     apart = [scorer.score([text])[0] for text in texts]
-    assert counts == [1, 1, 1, 1, 1] and len({float(x[0]) for x in apart}) == 4
+    assert counts == [1] * (1 + len(words)) and len({float(x[0]) for x in apart}) == len(words) > 1
     np.testing.assert_allclose(np.concatenate(together), np.concatenate(apart), atol=1e-6)
 
 
@@ -274,20 +274,30 @@ def test_windows_are_those_of_the_strided_computation():
         assert found == (expected if total > 9 else [(0, 0, 9)])
 
 
+@pytest.mark.parametrize("stride", [0, 1, "largest"])
 @pytest.mark.parametrize(("reference", "architecture", "scoring", "objective"), CASES, ids=str)
-def test_every_token_of_a_long_text_is_scored_once(reference, architecture, scoring, objective):
-    scorer = scorer_of(architecture, scoring, objective, max_len=12)
+def test_every_token_of_a_long_text_is_scored_once(
+    reference, architecture, scoring, objective, stride
+):
+    if stride == "largest":
+        with pytest.raises(ValueError, match="--stride=13: a window scores at most") as caught:
+            scorer_of(architecture, scoring, objective, max_len=12, stride=13)
+        stride = int(str(caught.value).partition("at most ")[2].partition(" ")[0])
+    scorer = scorer_of(architecture, scoring, objective, max_len=12, stride=stride)
     random = np.random.default_rng(0)
     for total, first in ((3, 0), (11, 4), (12, 9), (40, 0), (40, 17), (40, 36)):
         text = Encoded(random.integers(200, 400, total).astype(np.int32), first, "", 0)
-        covered = []
+        covered, without = [], []
         for start, scored, end in scorer.windows(text):
             assert start <= scored < end
             covered += range(scored, end)
+            without += range(scored, end)
             for row, index in scorer.way.rows(text.tokens[start:end], scored - start):
                 assert max(len(row.tokens), len(row.decoder_tokens)) <= 12
                 np.testing.assert_array_equal(row.targets, text.tokens[start:end][index])
+                without = [each for each in without if each - start not in index]
         assert covered == list(range(first, total))
+        assert without in ([], [0])  # the first token of a text
 
 
 def test_a_long_context_is_cut_at_its_start_and_counted():
