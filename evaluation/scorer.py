@@ -1,7 +1,7 @@
 """`Scorer.score`: the natural log-probability of each token of continuations, in batches of few shapes.
 
 Between text and the model: tokens as lm-eval divides them, windows of what the model can read, rows of a
-way (ways.py), one compiled program per shape.
+way (ways.py), which are packed without padding; one compiled program per width.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from evaluation.ways import Row, Way
 from models.inputs import make_inputs
 from objectives.batch import Batch
 from objectives.lm_loss import hidden_states, lm_token_losses
-from tasks.batch_shapes import cover, length_keys, smallest_shape
 
 BATCH_TOKENS = 4096  # positions per batch and shard of it
-_MAX_ROWS = 1024
-_STEP = 8  # shapes are multiples of this
-_SAMPLE = 20_000  # texts by which shapes are chosen
-_MIN_SAVED = 1 << 13  # positions that another program must save
+_WIDTH = 128  # positions of a packed row; 4, 16, ... times as many for longer texts
+_STEP = 8  # targets of a packed row are a multiple of this
+_SLACK = 1.15  # targets of a packed row, relative to the mean of a sample
+_SAMPLE = 20_000  # texts in that
+_OPEN = 64  # packed rows that are looked through for a place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +66,14 @@ class TokenScores:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _score_rows(model, attention, params, rows):
     """(log-probabilities float32[B, N], whether each target is the argmax) of the rows of a batch."""
-    tokens, lengths, prefix, decoder_tokens, decoder_lengths, positions, targets = rows
-
-    def segments(width, lengths):
-        return (jnp.arange(width, dtype=jnp.int32)[None] < lengths[:, None]).astype(jnp.int32)
-
-    width, decoder_inputs = tokens.shape[1], None
-    is_prefix = None
+    tokens, segments, prefix, decoder_tokens, decoder_segments, positions, targets = rows
+    decoder_inputs = is_prefix = None
     if decoder_tokens.shape[1]:
-        real = segments(decoder_tokens.shape[1], decoder_lengths)
-        decoder_inputs, attention = make_inputs(decoder_tokens, real, "causal"), "bidirectional"
+        decoder_inputs = make_inputs(decoder_tokens, decoder_segments, "causal")
+        attention = "bidirectional"
     elif attention == "prefix":
-        is_prefix = segments(width, prefix) > 0
-    inputs = make_inputs(tokens, segments(width, lengths), attention, is_prefix)
+        is_prefix = prefix > 0
+    inputs = make_inputs(tokens, segments, attention, is_prefix)
     batch = Batch(
         inputs=inputs,
         decoder_inputs=decoder_inputs,
@@ -97,7 +92,6 @@ class Scorer:
     Attributes:
       num_cut: requests whose context was cut at its start so far.
       num_unpredicted: tokens that nothing predicted so far.
-      shapes: (positions, targets) of the programs.
     """
 
     def __init__(
@@ -112,10 +106,12 @@ class Scorer:
         batch_tokens: int = BATCH_TOKENS,
         place: Callable = lambda batch: batch,
         batch_divisor: int = 1,
+        packing: bool = True,
     ):
         """max_len: positions that the model reads; 0: all that it can. stride: tokens that each window
         after the first one scores, where a continuation needs several; 0: half a window. place: puts a
-        batch of arrays on the devices, whose first axis is a multiple of `batch_divisor`.
+        batch of arrays on the devices, whose first axis is a multiple of `batch_divisor`. packing: whether
+        the model reads several rows as the segments of one.
 
         Raises ValueError if the model has no LM head, or reads too few positions."""
         self.model, self.params, self.tokenizer, self.way = model, params, tokenizer, way
@@ -138,9 +134,10 @@ class Scorer:
                 f"--stride={stride}: a window scores at most {size} tokens; give at most that"
             )
         self.stride = stride or max(1, size // 2)
-        self.shapes, self.num_cut, self.num_unpredicted = (), 0, 0
+        self.num_cut = self.num_unpredicted = 0
         self._place, self._divisor, self._batch_tokens = place, batch_divisor, batch_tokens
-        self._most_rows = _MAX_ROWS
+        self._packing, self._positions = packing, 0
+        self._slots = {}  # {width: targets} of packed rows
 
     # ---- Text to tokens --------------------------------------------------------------------------
 
@@ -219,11 +216,12 @@ class Scorer:
                     else:
                         rows[at] = _joined(rows[at], row)
                         places[at] = places[at] + targets
-        for numbers, log_probs, hits in self._batches(rows):
-            for row, values, greedy in zip(numbers, log_probs, hits, strict=True):
-                for (request, index), value, hit in zip(
-                    places[row], values.tolist(), greedy.tolist(), strict=False
-                ):
+        for bins, log_probs, hits in self._batches(rows):
+            for numbers, values, greedy in zip(
+                bins, log_probs.tolist(), hits.tolist(), strict=True
+            ):
+                targets = [target for row in numbers for target in places[row]]
+                for (request, index), value, hit in zip(targets, values, greedy, strict=False):
                     found[request][0][index], found[request][1][index] = value, hit > 0
         self.num_cut += sum(each > 0 for each in cut)
         self.num_unpredicted += sum(int(np.isnan(log_probs).sum()) for log_probs, _ in found)
@@ -248,66 +246,76 @@ class Scorer:
 
     def plan(self, encoded: list[Encoded]) -> None:
         """Chooses the shapes of the programs for these texts; others that fit use them too."""
-        every = max(1, len(encoded) // _SAMPLE)
-        firsts = []  # the first row of each window: the others of a window are as long
-        for each in encoded[::every]:
+        lengths = []  # of the first row of each window: the others of a window are as long
+        for each in encoded[:: max(1, len(encoded) // _SAMPLE)]:
             for start, first, end in self.windows(each):
                 rows = self.way.rows(each.tokens[start:end], first - start)
-                firsts += [_lengths(row) for row, _ in itertools.islice(rows, 1)]
-        total = sum(map(self.num_rows, encoded))
-        self._most_rows = max(self._divisor, min(_MAX_ROWS, _power_of_two(total)))
-        if firsts:
-            self._choose_shapes(np.array(firsts), total)
+                lengths += [_lengths(row) for row, _ in itertools.islice(rows, 1)]
+        if lengths:
+            total = sum(len(each.tokens) * self.num_rows(each) for each in encoded)
+            self._choose_shapes(np.array(lengths), total)
 
     def _choose_shapes(self, lengths, total):
-        """Shapes for `total` rows, of which lengths int[N, 2] are a sample. Each one saves more than the
-        time of its compilation, roughly."""
-        order = np.argsort(length_keys(lengths), kind="stable")
-        size = max(1, min(32, len(lengths) // 8))
-        longest = [lengths[order[i : i + size]].max(0) for i in range(0, len(order), size)]
-        full = (self.max_len, 1 if lengths[:, 1].max() == 1 else self.max_len)
-        shapes = cover(np.stack(longest), np.minimum(lengths.max(0), full), full)
-        chosen = shapes[-1:]
-        for shape in reversed(shapes[:-1]):
-            fits = np.less_equal(lengths, shape).all(1).mean() * total
-            if fits * (sum(chosen[0]) - sum(shape)) >= _MIN_SAVED:
-                chosen = (shape, *chosen)
-        self.shapes = chosen
+        """The shape of each width that rows of lengths int[N, 2] need; `total` positions in all."""
+        widths = self._widths(lengths[:, 0])
+        self._positions = max(self._positions, _power_of_two(int(total)))
+        for width in np.unique(widths).tolist():
+            of_width = lengths[widths == width]
+            share = of_width[:, 1].sum() / of_width[:, 0].sum() * _SLACK
+            slots = max(int(of_width[:, 1].max()), min(width, round(width * share)))
+            self._slots[width] = max(self._slots.get(width, 0), -(-slots // _STEP) * _STEP)
 
-    def _shape(self, lengths):
-        """The smallest shape that holds the lengths; a new one if none does."""
-        shape = smallest_shape(self.shapes, lengths) if self.shapes else (0, 0)
-        if np.less_equal(lengths, shape).all():
-            return shape
-        rounded = np.minimum(-(-lengths // _STEP) * _STEP, self.max_len)
-        shape = tuple(np.maximum(rounded, lengths).tolist())
-        self.shapes = tuple(sorted((*self.shapes, shape), key=lambda each: (sum(each), each)))
-        return shape
+    def _widths(self, lengths):
+        """The width of the row that each length is packed into: the smallest that holds it."""
+        ladder = [min(_WIDTH, self.max_len)]
+        while ladder[-1] < self.max_len:
+            ladder.append(min(4 * ladder[-1], self.max_len))
+        return np.array(ladder)[np.searchsorted(ladder, lengths)]
 
     def _batches(self, rows):
-        """Yields (numbers of rows, log-probabilities [n, N], hits [n, N]) of each batch."""
+        """Yields (bins of row numbers, log-probabilities [B, N], hits [B, N]) of each batch. The targets of
+        a bin are those of its rows, one after another."""
         if not rows:
             return
         lengths = np.array([_lengths(row) for row in rows])
-        if not self.shapes:
-            self._choose_shapes(lengths, len(rows))
-        shapes = [self._shape(each) for each in np.unique(lengths, axis=0)]
-        groups = {shape: [] for shape in shapes}
-        for number in np.argsort(length_keys(lengths), kind="stable").tolist():
-            groups[self._shape(lengths[number])].append(number)
+        widths = self._widths(lengths[:, 0])
+        for width in np.unique(widths).tolist():
+            if lengths[widths == width, 1].max() > self._slots.get(width, 0):
+                self._choose_shapes(lengths[widths == width], lengths[:, 0].sum())
         waiting = []  # the device computes a batch while the host prepares the next one
-        for shape, numbers in groups.items():
+        for shape, bins in self._packed(lengths, widths).items():
             size = self._batch_size(shape)
-            for at in range(0, len(numbers), size):
-                chosen = numbers[at : at + size]
-                batch = self._place(
-                    _arrays([rows[n] for n in chosen], shape, size, self._has_decoder)
+            for at in range(0, len(bins), size):
+                chosen = bins[at : at + size]
+                arrays = _arrays(
+                    [[rows[n] for n in each] for each in chosen], shape, size, self._has_decoder
                 )
-                waiting.append((chosen, self._compute(batch)))
+                waiting.append((chosen, self._compute(self._place(arrays))))
                 if len(waiting) > 1:
                     yield _fetched(*waiting.pop(0))
         for each in waiting:
             yield _fetched(*each)
+
+    def _packed(self, lengths, widths):
+        """{shape: [[number of a row, ...] of each packed row]}: the longest first, where there is place."""
+        found, places = {}, []  # places: [free positions, free targets, numbers] of packed rows
+        for number in np.lexsort((-lengths[:, 1], -lengths[:, 0])).tolist():
+            length, slots = lengths[number].tolist()
+            place = next((p for p in places if p[0] >= length and p[1] >= slots), None)
+            if place is None:
+                shape = (int(widths[number]), self._slots[int(widths[number])])
+                place = [*shape, []]
+                found.setdefault(shape, []).append(place[2])
+                if self._packing:
+                    places = [*places[-_OPEN:], place]
+            place[0], place[1] = place[0] - length, place[1] - slots
+            place[2].append(number)
+        return found
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(positions, targets) of a packed row, for each program."""
+        return sorted(self._slots.items())
 
     @property
     def _has_decoder(self):
@@ -318,7 +326,7 @@ class Scorer:
 
     def _batch_size(self, shape):
         width = shape[0] + shape[1] * self._has_decoder
-        size = max(1, min(self._most_rows // self._divisor, self._batch_tokens // width))
+        size = max(1, min(self._batch_tokens, self._positions // self._divisor) // width)
         return self._divisor * (_power_of_two(size + 1) // 2)
 
 
@@ -341,23 +349,31 @@ def _joined(row: Row, other: Row) -> Row:
     )
 
 
-def _arrays(rows, shape, size, has_decoder):
-    """The arrays of a batch: tokens int32[size, shape[0]], lengths and prefix int32[size], decoder tokens
-    [size, shape[1]] (or [size, 0]) and their lengths, positions and targets int32[size, shape[1]]."""
-    width, targets = shape
-    out = [np.zeros((size, width), np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32),
-           np.zeros((size, targets * has_decoder), np.int32), np.zeros(size, np.int32),
-           np.zeros((size, targets), np.int32), np.zeros((size, targets), np.int32)]  # fmt: skip
-    for number, row in enumerate(rows):
-        out[0][number, : len(row.tokens)] = row.tokens
-        out[1][number], out[2][number] = len(row.tokens), row.prefix
-        out[3][number, : len(row.decoder_tokens)] = row.decoder_tokens
-        out[4][number] = len(row.decoder_tokens)
-        out[5][number, : len(row.positions)] = row.positions
-        out[6][number, : len(row.targets)] = row.targets
-    return tuple(out)
+def _arrays(bins, shape, size, has_decoder):
+    """The arrays of a batch of packed rows, each a segment: tokens, segment ids and prefix int32[size,
+    shape[0]]; tokens and segment ids of the decoder [size, shape[1]] (or [size, 0]); positions and targets
+    int32[size, shape[1]]."""
+    width, slots = shape
+    tokens, segments, prefix = np.zeros((3, size, width), np.int32)
+    decoder_tokens, decoder_segments = np.zeros((2, size, slots * has_decoder), np.int32)
+    positions, targets = np.zeros((2, size, slots), np.int32)
+    for number, rows in enumerate(bins):
+        at = at_decoder = at_target = 0
+        for segment, row in enumerate(rows, 1):
+            end = at + len(row.tokens)
+            tokens[number, at:end], segments[number, at:end] = row.tokens, segment
+            prefix[number, at : at + row.prefix] = 1
+            first = at_decoder if has_decoder else at  # of the hidden states that predict
+            end_decoder = at_decoder + len(row.decoder_tokens)
+            decoder_tokens[number, at_decoder:end_decoder] = row.decoder_tokens
+            decoder_segments[number, at_decoder:end_decoder] = segment
+            end_target = at_target + len(row.targets)
+            positions[number, at_target:end_target] = row.positions + first
+            targets[number, at_target:end_target] = row.targets
+            at, at_decoder, at_target = end, end_decoder, end_target
+    return tokens, segments, prefix, decoder_tokens, decoder_segments, positions, targets
 
 
-def _fetched(numbers, outputs):
-    log_probs, hits = (np.asarray(each)[: len(numbers)] for each in outputs)
-    return numbers, log_probs.astype(np.float64), hits
+def _fetched(bins, outputs):
+    log_probs, hits = (np.asarray(each)[: len(bins)] for each in outputs)
+    return bins, log_probs.astype(np.float64), hits

@@ -26,7 +26,7 @@ MAY_IMPORT = {
         *("models", "tasks.Task", "tasks.FINETUNE_TASKS", "tasks.sums"),
         *("objectives.Objective", "objectives.OBJECTIVES"),
     ),
-    "evaluation": ("data", "models", "generation", "objectives", "tasks.batch_shapes"),
+    "evaluation": ("data", "models", "generation", "objectives"),
     "huggingface": ("data", "models", "training", "tasks", "objectives"),
     "train": EVERYTHING,
     "finetune": EVERYTHING,

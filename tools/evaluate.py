@@ -57,6 +57,19 @@ python -m tools.evaluate --vectors=glove.txt.gz --suite=coverage --data='text:/p
 
 def main(argv: list[str]) -> None:
     """Prints a table, and writes it with --out."""
+    given = parse(argv)
+    if given.suite in WORDS:
+        from tools import word_suites
+
+        word_suites.run(given)
+        return
+    from tools import scoring
+
+    scoring.run(given)
+
+
+def parse(argv: list[str]) -> cli.argparse.Namespace:
+    """The flags, checked."""
     parser = cli.Parser(
         description=__doc__.splitlines()[0], allow_abbrev=False, epilog=EXAMPLES,
         formatter_class=cli.argparse.RawDescriptionHelpFormatter,
@@ -96,14 +109,7 @@ def main(argv: list[str]) -> None:
         parser.error("--max_vectors limits the words of --vectors; omit it with --run")
     if given.vectors and given.suite in TEXT:
         parser.error(f"--suite={given.suite} needs a language model; give --run")
-    if given.suite in WORDS:
-        from tools import word_suites
-
-        word_suites.run(given)
-        return
-    from tools import scoring
-
-    scoring.run(given)
+    return given
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from training import cli, logs, paths, preemption, sharding
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
-BLOCK_ROWS = 2048  # rows of the model between two writes of FILE.partial
+BLOCK = 32_768  # positions that the model reads between two writes of FILE.partial
 
 
 def run(given) -> dict:
@@ -108,6 +108,9 @@ def make_scorer(loaded, given) -> Scorer:
     way = choose_way(
         given.scoring, loaded.config.architecture, loaded.tokenizer, objective, given.start_token
     )
+    prompt = getattr(
+        getattr(loaded.model, "adapter", None), "num_tokens", 0
+    )  # trained positions before each row
     divisor = sharding.num_batch_shards(loaded.mesh)
     hidden = np.zeros((1, 1, loaded.config.emb_dim), np.dtype(loaded.config.dtype))
     features = functools.partial(loaded.model.apply, method="lm_features")
@@ -119,8 +122,10 @@ def make_scorer(loaded, given) -> Scorer:
         ) from error
     return Scorer(
         loaded.model, loaded.params, loaded.tokenizer, way,
-        max_len=given.max_seq_len, stride=given.stride, batch_divisor=divisor,
+        max_len=given.max_seq_len or loaded.config.max_length - prompt,
+        stride=given.stride, batch_divisor=divisor,
         place=lambda batch: sharding.global_array(loaded.mesh, batch),
+        packing=not prompt,
         **({"batch_tokens": given.batch_tokens} if given.batch_tokens else {}),
     )  # fmt: skip
 
@@ -190,7 +195,7 @@ def score_items(suite, scorer, items, store) -> list[dict]:
     left.sort(key=lambda n: (-max(len(e.tokens) for e in encoded[n]), n))  # few shapes at a time
     progress = Progress(sum(work.values()), len(items) - len(left), len(items))
     try:
-        for block in blocks(left, {n: sum(map(scorer.num_rows, encoded[n])) for n in left}):
+        for block in blocks(left, work):
             scores = iter(scorer.score_encoded([e for n in block for e in encoded[n]]))
             found = {n: suite.result(items[n], [next(scores) for _ in encoded[n]]) for n in block}
             store.add(found)
@@ -220,13 +225,13 @@ def encode_items(scorer, items, numbers) -> dict[int, list]:
     return found
 
 
-def blocks(numbers, rows):
-    """Groups of item numbers with about BLOCK_ROWS rows each."""
+def blocks(numbers, work):
+    """Groups of item numbers with about BLOCK positions each, which `work` has by item."""
     block, size = [], 0
     for number in numbers:
         block.append(number)
-        size += rows[number]
-        if size >= BLOCK_ROWS:
+        size += work[number]
+        if size >= BLOCK:
             yield block
             block, size = [], 0
     if block:
@@ -246,8 +251,8 @@ def report(scorer, progress):
             "start (--max_seq_len)"
         )
     if progress.rate:
-        log.info(f"{progress.done - progress.known:,} items{progress.rate}, programs of the shapes "
-                 f"{', '.join('x'.join(map(str, shape)) for shape in scorer.shapes)}")  # fmt: skip
+        log.info(f"{progress.done - progress.known:,} items{progress.rate}, packed into rows of "
+                 f"{' and '.join(str(width) for width, _ in scorer.shapes)}")  # fmt: skip
 
 
 class Results:
@@ -388,10 +393,6 @@ def _with_error(row, name):
 
 
 def _cell(value):
-    return (
-        f"{value:,.4f}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else value
-    )
+    if isinstance(value, float):
+        return f"{value:,.4f}" if value < 1e6 else f"{value:.3e}"
+    return f"{value:,}" if isinstance(value, int) else value

@@ -72,7 +72,7 @@ def write(path, rows):
 @pytest.mark.parametrize("stride", [16, 5, 47])
 def test_perplexity_is_that_of_the_strided_loop_of_transformers(peers, tmp_path, stride):
     model, auto, run = peers("gpt2")
-    text = " ".join(texts(40, 5, 20))
+    text = " ".join(texts(9, 5, 20))
     (tmp_path / "x.txt").write_text(text)
     ids = auto(text, return_tensors="pt", add_special_tokens=False).input_ids
     nats, tokens, previous = 0.0, 0, 0
@@ -112,7 +112,7 @@ def pseudo_log_likelihood(model, auto, text, within_word):
 @pytest.mark.parametrize("scoring", ["pll", "pll_within_word_l2r"])
 def test_pseudo_log_likelihood_is_that_of_minicons(peers, tmp_path, scoring):
     model, auto, run = peers("bert")
-    good, bad = texts(6, 2, 12), texts(6, 2, 12, seed=1)
+    good, bad = texts(4, 2, 10), texts(4, 2, 10, seed=1)
     rows = [{"sentence_good": a, "sentence_bad": b} for a, b in zip(good, bad, strict=True)]
     found = scored(
         run, "minimal_pairs", tmp_path, write(tmp_path / "x.jsonl", rows), f"--scoring={scoring}"
@@ -171,15 +171,19 @@ def test_multiple_choice_is_that_of_lm_eval_item_by_item(peers, tmp_path):
 
 def test_lambada_is_that_of_lm_eval(peers, tmp_path):
     model, auto, run = peers("gpt2")
-    rows = []
-    for context in texts(6, 3, 12):
-        ids = auto(context, return_tensors="pt", add_special_tokens=False).input_ids
+    rows = [{"context": context, "continuation": " stone"} for context in texts(3, 3, 12)]
+    for context in texts(60, 3, 12):
+        ids = auto(context, add_special_tokens=False).input_ids
         with torch.no_grad():
-            best = auto.decode(model(ids).logits[0, -1].argmax()[None])
-        rows.append({"context": context, "continuation": best if len(rows) % 2 else "stone light"})
-    found = scored(
-        run, "multiple_choice", tmp_path, write(tmp_path / "x.jsonl", rows), "--delimiter="
-    )
+            best = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+        word = auto.decode([best])
+        joined = auto(context + word, add_special_tokens=False).input_ids
+        if joined == [*ids, best] and word.strip().isalnum() and word.isascii():
+            rows.append({"context": context, "continuation": word})
+    words = (write(tmp_path / "x.jsonl", rows), "--delimiter=")
+    found = scored(run, "multiple_choice", tmp_path, *words)
     for row, item in zip(rows, found["items"], strict=True):
         expected = log_likelihood(model, auto, row["context"], row["continuation"])
         assert [item["log_prob"], item["greedy"]] == pytest.approx(expected, abs=1e-3)
+    assert [item["greedy"] for item in found["items"]] == [0.0] * 3 + [1.0] * (len(rows) - 3)
+    assert len(rows) > 4

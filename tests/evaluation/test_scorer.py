@@ -311,14 +311,28 @@ def test_a_long_context_is_cut_at_its_start_and_counted():
     assert found.num_cut == len(tokens) - 9 and scorer.num_cut == 1
 
 
-def test_shapes_are_few_and_batches_do_not_change_scores():
-    texts = [("", " ".join(WORDS[i : i + 1 + i % 9])) for i in range(40)]
-    one, other = scorer_of("decoder"), scorer_of("decoder", batch_tokens=64)
-    other.plan(other.encode(texts))
-    np.testing.assert_allclose(
-        np.concatenate(one.score(texts)), np.concatenate(other.score(texts)), atol=1e-5
-    )
-    assert len(one.shapes) <= 4 and len(other.shapes) <= 4
+@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder_decoder"])
+def test_packed_rows_have_the_scores_of_each_row_alone(architecture):
+    texts = [("", " ".join(WORDS[i : i + 1 + i % 9])) for i in range(30)]
+    packed, apart = scorer_of(architecture), scorer_of(architecture, packing=False)
+    packed.plan(packed.encode(texts))
+    found = [np.concatenate(scorer.score(texts)) for scorer in (packed, apart)]
+    np.testing.assert_allclose(*found, atol=1e-5)
+    assert len(packed.shapes) == 1  # one program for every length
+
+
+def test_packing_loses_no_row_and_exceeds_no_limit():
+    scorer, random = scorer_of("decoder", max_len=640), np.random.default_rng(0)
+    lengths = np.stack([random.integers(1, 640, 300), random.integers(1, 20, 300)], 1)
+    scorer._choose_shapes(lengths, lengths[:, 0].sum())
+    packed = scorer._packed(lengths, scorer._widths(lengths[:, 0]))
+    numbers = []
+    for (width, slots), bins in packed.items():
+        for each in bins:
+            numbers += each
+            assert (lengths[each].sum(0) <= (width, slots)).all()
+    assert sorted(numbers) == list(range(300)) and set(packed) == set(scorer.shapes)
+    assert [width for width, _ in scorer.shapes] == [128, 512, 640]
 
 
 # ---- The way of a model --------------------------------------------------------------------------

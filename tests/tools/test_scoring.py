@@ -95,7 +95,7 @@ def test_a_killed_command_continues_and_a_finished_one_is_not_computed_again(
     out, plain = tmp_path / "out.json", tmp_path / "plain.json"
     run(runs["decoder"], "minimal_pairs", f"--data={data['minimal_pairs']}", f"--out={plain}")
     words = [f"--data={data['minimal_pairs']}", f"--out={out}"]
-    monkeypatch.setattr(scoring, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(scoring, "BLOCK", 20)
     add, calls = scoring.Results.add, []
 
     def killed(self, found):
