@@ -18,8 +18,9 @@ from models.inputs import make_inputs
 from objectives.batch import Batch
 from objectives.lm_loss import hidden_states, lm_token_losses
 
-BATCH_TOKENS = 4096  # positions per batch and shard of it
-_WIDTH = 128  # positions of a packed row; 4, 16, ... times as many for longer texts
+# Positions per batch and shard of it: on a CPU, what its cache holds.
+BATCH_TOKENS = {"cpu": 2048, "other": 32_768}
+_WIDTH = 64  # positions of a packed row; 4, 16, ... times as many for longer texts
 _STEP = 8  # targets of a packed row are a multiple of this
 _SLACK = 1.15  # targets of a packed row, relative to the mean of a sample
 _SAMPLE = 20_000  # texts in that
@@ -103,13 +104,14 @@ class Scorer:
         *,
         max_len: int = 0,
         stride: int = 0,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int = 0,
         place: Callable = lambda batch: batch,
         batch_divisor: int = 1,
         packing: bool = True,
     ):
         """max_len: positions that the model reads; 0: all that it can. stride: tokens that each window
-        after the first one scores, where a continuation needs several; 0: half a window. place: puts a
+        after the first one scores, where a continuation needs several; 0: half a window. batch_tokens:
+        positions per batch and shard of it; 0: BATCH_TOKENS. place: puts a
         batch of arrays on the devices, whose first axis is a multiple of `batch_divisor`. packing: whether
         the model reads several rows as the segments of one.
 
@@ -135,7 +137,10 @@ class Scorer:
             )
         self.stride = stride or max(1, size // 2)
         self.num_cut = self.num_unpredicted = 0
-        self._place, self._divisor, self._batch_tokens = place, batch_divisor, batch_tokens
+        self._place, self._divisor = place, batch_divisor
+        self._batch_tokens = batch_tokens or BATCH_TOKENS.get(
+            jax.default_backend(), BATCH_TOKENS["other"]
+        )
         self._packing, self._positions = packing, 0
         self._slots = {}  # {width: targets} of packed rows
 

@@ -126,7 +126,7 @@ def make_scorer(loaded, given) -> Scorer:
         stride=given.stride, batch_divisor=divisor,
         place=lambda batch: sharding.global_array(loaded.mesh, batch),
         packing=not prompt,
-        **({"batch_tokens": given.batch_tokens} if given.batch_tokens else {}),
+        batch_tokens=given.batch_tokens,
     )  # fmt: skip
 
 
