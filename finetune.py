@@ -67,7 +67,8 @@ def train_step(task, model, axes, state, frozen, rngs, inputs, learning_rate):
         grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
         return state.apply_gradients(grads, sums, task.loss_weights(), learning_rate)
 
-    return axes.map(update, axes.frozen)(state, frozen, rngs, inputs, learning_rate)
+    state, sums = axes.map(update, axes.frozen)(state, frozen, rngs, inputs, learning_rate)
+    return axes.readable(state, sums)
 
 
 @announced_jit("the evaluation step", static_argnums=(0, 1, 2))

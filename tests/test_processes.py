@@ -129,3 +129,27 @@ def test_frozen_parameters_are_saved_once_and_read_by_all_processes(folder):
     found = tiny_configs.read_params(folder / "tuned", 2)
     for path in last.keys() & found.keys():
         np.testing.assert_array_equal(found[path], last[path], err_msg=path)
+
+
+@slow
+@pytest.mark.parametrize(
+    "options",
+    [{"task__packing": True}, {"task__group_by_length": 4}, {"seeds": "(0, 1)"}],
+    ids=("packed", "grouped", "replicas"),
+)
+def test_invariant_11_holds_for_finetuning(folder, options):
+    """Ten updates on one device, and on two processes of two devices: the same losses and scores."""
+    name = "-".join(("tuned", *options))
+    base = tiny_configs.untrained(folder / f"{name}-base", "encoder")
+    config = tiny_configs.finetuning(folder, base, training__duration="10 steps", **options)
+    runs = [folder / f"{name}-{number}" for number in ("one", "four")]
+    for run, processes, devices in zip(runs, (1, 2), (1, 2), strict=True):
+        tuned = [sys.executable, "finetune.py", "--config=configs/finetune/classification.py",
+                 f"--workdir={run}", *tiny_configs.flags(config)]  # fmt: skip
+        codes, outputs = launch([tuned] * processes, devices)
+        assert codes == [0] * processes, "\n".join(outputs)
+    for replica in ("seed=0", "seed=1") if "seeds" in options else ("",):
+        one, four = (tiny_configs.metrics(run / replica) for run in runs)
+        for found, expected in zip(four, one, strict=True):
+            assert (found["split"], found["step"]) == (expected["split"], expected["step"])
+            np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)

@@ -135,25 +135,38 @@ def test_invariant_02_holds_for_the_other_architectures(folder, architecture):
 
 
 @pytest.mark.slow  # tests/test_finetune.py crashes one inside its process
-def test_invariant_02_a_stopped_finetuning_run_resumes_as_if_nothing_had_happened(
-    folder, uninterrupted
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ("",)),
+        ({"task__packing": True}, ("",)),
+        ({"task__group_by_length": 4, "adapter__name": "lora"}, ("",)),
+        ({"seeds": "(0, 1)"}, ("seed=0", "seed=1")),
+    ],
+    ids=("plain", "packed", "grouped lora", "replicas"),
+)
+def test_invariant_02_a_killed_finetuning_run_resumes_as_if_nothing_had_happened(
+    folder, uninterrupted, options, names
 ):
     def arguments(name):
         config = tiny_configs.finetuning(
             folder, uninterrupted, training__duration="120 steps", checkpoint__every="20 steps",
-            evaluation__every="40 steps",
+            evaluation__every="40 steps", **options,
         )  # fmt: skip
         return [sys.executable, "finetune.py", "--config=configs/finetune/classification.py",
                 f"--workdir={folder}/{name}", *tiny_configs.flags(config)]  # fmt: skip
 
-    run, whole = folder / "finetuned-stopped", folder / "finetuned"
-    run_to_the_end(arguments("finetuned"))
-    assert interrupt(arguments(run.name), 50, signal.SIGTERM)[0] == 143
+    name = "-".join(("finetuned", *(key.rpartition("__")[2] for key in options)))
+    run, whole = folder / f"{name}-killed", folder / name
+    run_to_the_end(arguments(name))
+    assert interrupt(arguments(run.name), 30, signal.SIGKILL)[0] == -9
+    assert interrupt(arguments(run.name), 70, signal.SIGTERM)[0] == 143
     assert "resumed from checkpoint" in run_to_the_end(arguments(run.name))
-    assert tiny_configs.metrics(run) == tiny_configs.metrics(whole)
-    assert_same_arrays(run, whole, 120)
-    for file in ("scores.json", "predictions_test.tsv"):
-        assert (run / file).read_text() == (whole / file).read_text()
+    for replica in names:
+        assert tiny_configs.metrics(run / replica) == tiny_configs.metrics(whole / replica)
+        assert_same_arrays(run / replica, whole / replica, 120)
+        for file in ("scores.json", "predictions_test.tsv"):
+            assert (run / replica / file).read_text() == (whole / replica / file).read_text()
 
 
 def test_a_truncated_checkpoint_is_renamed_and_the_one_before_it_is_used(folder, uninterrupted):

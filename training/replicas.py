@@ -70,6 +70,8 @@ def expand(config, workdir) -> list[list[Replica]]:
     if not axes:
         return [[Replica.of(config, workdir)]]
     folder = run_directory.open_run(workdir, "replicas")
+    # Every process has looked at the directory before one of them writes into it.
+    sharding.assert_equal_across_processes(repr(config), "the config")
     if sharding.is_main_process():
         record = {"kind": "replicas", "config": configs.to_dict(config)}
         run_directory.write_json(
@@ -117,6 +119,14 @@ class Axes:
 
         return mapped
 
+    def readable(self, state, sums):
+        """(state, sums) of a train step; every process can read the sums and the counters of all replicas."""
+        if not self.size:
+            return state, sums
+        counters = {"step": state.step, "first_nonfinite_step": state.first_nonfinite_step}
+        counters, sums = sharding.constrain_replicated((counters, sums))
+        return state.replace(**counters), sums
+
     @property
     def frozen(self) -> tuple[int, ...]:
         """The number of the argument `frozen` of the steps, where it is shared."""
@@ -131,7 +141,12 @@ class Axes:
             return trees[0]
         if shardings is None:
             shardings = jax.tree.map(lambda _: sharding.replicated(mesh), trees[0])
-        places = jax.tree.map(lambda place: stacked(mesh, place), shardings)
+        # Every process reads the counters, so they are whole on every device, as `readable` leaves them.
+        places = jax.tree.map(
+            lambda leaf, place: stacked(mesh, place) if leaf.ndim else sharding.replicated(mesh),
+            trees[0],
+            shardings,
+        )
         return jax.jit(_stack, out_shardings=places)(*trees)
 
     def take(self, state, number: int):
@@ -217,10 +232,8 @@ class Runs:
     """
 
     def __init__(self, group, converter, best):
-        self.group, self.left_out = (
-            group,
-            set(),
-        )  # numbers of replicas with an update that was not finite
+        self.group = group
+        self.left_out = set()  # numbers of replicas with an update that was not finite
         config, self._opened = group[0].config, contextlib.ExitStack()
         keep_period = converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period")
         if (
@@ -275,6 +288,10 @@ class Runs:
         for number, checkpoints in enumerate(self._checkpoints):
             if number not in self.left_out:
                 checkpoints.save(axes.take(state, number), values and values[number])
+                if (
+                    jax.process_count() > 1
+                ):  # Orbax's barriers have no name of their own per directory
+                    checkpoints.wait()
 
     def leave_out(self, number, update):
         """Records that an update of a replica was not finite; the others continue without it."""
