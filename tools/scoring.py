@@ -102,8 +102,8 @@ def make_scorer(loaded, given) -> Scorer:
         )
     if "discriminator" in loaded.params.get("heads", {}):
         raise ConfigError(
-            f"{loaded.name} is a discriminator, which has no probabilities of tokens: evaluate its "
-            "generator (tools.convert electra_generator)"
+            f"{loaded.name} is a discriminator, which has no probabilities of tokens: evaluate a run of "
+            "another objective, such as masked_lm"
         )
     way = choose_way(
         given.scoring, loaded.config.architecture, loaded.tokenizer, objective, given.start_token

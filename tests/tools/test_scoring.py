@@ -1,5 +1,6 @@
 """tools.evaluate on tiny runs of the three architectures: tables, JSON, charts, resume, bad input."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -9,6 +10,7 @@ import pytest
 import tiny_configs
 from tiny_configs import WORDS
 
+import models
 from tools import evaluate, scoring
 from training.config import ConfigError
 
@@ -240,3 +242,26 @@ def test_text_without_a_token_is_an_error_that_names_its_line(runs, tmp_path):
     file.write_text(json.dumps({"sentence_good": "the stone", "sentence_bad": "\u00ad"}) + "\n")
     with pytest.raises(ValueError, match="x.jsonl at line 1 has"):
         run(runs["encoder"], "minimal_pairs", f"--data={file}")
+
+
+def without_head(loaded):
+    """A run whose model has an LM head that its parameters lack, as after finetuning for labels."""
+    config = dataclasses.replace(loaded.config, lm_head_transform=True, lm_head_bias=True)
+    params = {name: leaves for name, leaves in loaded.params.items() if name != "heads"}
+    return dataclasses.replace(loaded, model=models.build(config), params=params)
+
+
+def discriminator(loaded):
+    return dataclasses.replace(loaded, params={**loaded.params, "heads": {"discriminator": {}}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(without_head, "has no LM head, as finetuning for labels drops it"),
+     (discriminator, "is a discriminator, which has no probabilities of tokens")],
+)  # fmt: skip
+def test_a_run_without_an_lm_head_is_an_error_of_one_line(change, message, runs, data, monkeypatch):
+    load = scoring.load_run
+    monkeypatch.setattr(scoring, "load_run", lambda run: change(load(run)))
+    with pytest.raises(ConfigError, match=message):
+        run(runs["encoder"], "minimal_pairs", f"--data={data['minimal_pairs']}")
