@@ -60,7 +60,7 @@ class MinimalPairs:
         ]
         paradigms, phenomena = (rows for _, rows in tables)
         metrics = {
-            "macro": mean([each["accuracy"] for each in paradigms]),
+            "macro": _macro(results),
             "micro": mean([each["correct"] for each in results]),
             "macro_phenomena": mean([each["accuracy"] for each in phenomena]),
             "stderr": standard_error([each["correct"] for each in results]),
@@ -74,4 +74,18 @@ class MinimalPairs:
         tables = [each for each in tables if len(each[1]) > 1]
         if len(tables) == 2 and len(paradigms) == len(phenomena):
             tables = tables[1:]
+        files = [
+            {"file": file, "macro": _macro(found), "pairs": len(found)}
+            for file, found in grouped(results, "file").items()
+        ]
+        if len(files) > 1:
+            tables.append(("by file", files))
+            metrics["files"] = {row["file"]: row["macro"] for row in files}
         return Summary(metrics, tables, bars, "accuracy")
+
+
+def _macro(results):
+    """The mean over paradigms of their accuracies."""
+    return mean([
+        mean([each["correct"] for each in found]) for found in grouped(results, "paradigm").values()
+    ])  # fmt: skip

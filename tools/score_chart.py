@@ -12,22 +12,24 @@ def write(path: str, summary, title: str) -> None:
 
     groups = list(summary.bars)
     series = list(dict.fromkeys(name for bars in summary.bars.values() for name in bars))
-    height = 0.8 / max(1, len(series))
-    figure = Figure(
-        figsize=(7, 1.2 + 0.34 * len(groups) * max(1, 0.6 * len(series))), layout="constrained"
-    )
+    sizes = [
+        0.4 + len(summary.bars[group]) for group in groups
+    ]  # in bars, with the gap to the next
+    starts = [sum(sizes[:n]) for n in range(len(groups))]
+    figure = Figure(figsize=(7, 1.2 + 0.24 * sum(sizes)), layout="constrained")
     axes = figure.add_subplot()
     for number, name in enumerate(series):
         there = [n for n, group in enumerate(groups) if name in summary.bars[group]]
         values, errors = zip(*(summary.bars[groups[n]][name] for n in there), strict=True)
-        places = [n + (number - (len(series) - 1) / 2) * height for n in there]
-        axes.barh(places, values, height * 0.92, color=COLORS[number % len(COLORS)], label=name,
+        places = [starts[n] + list(summary.bars[groups[n]]).index(name) for n in there]
+        axes.barh(places, values, 0.9, color=COLORS[number % len(COLORS)], label=name,
                   xerr=errors if any(errors) else None,
                   error_kw={"ecolor": "#333333", "elinewidth": 1})  # fmt: skip
         for place, value, error in zip(places, values, errors, strict=True):
             axes.text(value + error, place, f" {value:.3f}", va="center", fontsize=8)
-    axes.set_yticks(range(len(groups)), [os.path.basename(group)[:40] for group in groups])
-    axes.invert_yaxis()
+    middles = [start + (size - 1.4) / 2 for start, size in zip(starts, sizes, strict=True)]
+    axes.set_yticks(middles, [os.path.basename(group)[:40] for group in groups])
+    axes.set_ylim(sum(sizes) - 0.8, -0.6)
     axes.set_xlabel(summary.axis)
     if summary.axis == "accuracy":
         axes.set_xlim(0, 1.12)

@@ -1,6 +1,6 @@
 """Runs a suite of evaluation/ for tools/evaluate.py: progress, resume, tables, JSON and a chart.
 
-Results are appended to FILE.partial as they come, so that a killed command continues.
+score_store.py keeps results as they come, so that a killed command continues.
 """
 
 import dataclasses
@@ -9,19 +9,20 @@ import hashlib
 import json
 import logging
 import os
-import time
 
 import flax.errors
 import jax
 import numpy as np
 
 import objectives
-from data.files import content_hash, disk_errors, expand, write_atomically
+from data.files import content_hash, expand, write_atomically
+from data.tokenizer import describe_unknown
 from evaluation import SUITES, Scorer, choose_way
 from evaluation.items import Item, Summary
 from tools import score_chart
 from tools.loaded_run import load_run
-from training import cli, logs, paths, preemption, sharding
+from tools.score_store import Progress, Results
+from training import cli, paths, sharding
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
@@ -188,9 +189,11 @@ def score_items(suite, scorer, items, store) -> list[dict]:
     """The results of the items, in order; those that `store` has are not computed again."""
     left = [n for n in range(len(items)) if n not in store.known]
     if store.known:
-        log.info(f"{len(store.known):,} of {len(items):,} items are known from {store.path}")
+        log.info(f"{len(store.known):,} of {len(items):,} items are known from an earlier command")
     encoded = encode_items(scorer, items, left)
-    scorer.plan([text for n in left for text in encoded[n]])
+    texts = [text for n in left for text in encoded[n]]
+    warn_of_unknown(scorer.tokenizer, texts)
+    scorer.plan(texts)
     work = {n: sum(len(e.tokens) * scorer.num_rows(e) for e in encoded[n]) for n in left}
     left.sort(key=lambda n: (-max(len(e.tokens) for e in encoded[n]), n))  # few shapes at a time
     progress = Progress(sum(work.values()), len(items) - len(left), len(items))
@@ -225,6 +228,14 @@ def encode_items(scorer, items, numbers) -> dict[int, list]:
     return found
 
 
+def warn_of_unknown(tokenizer, texts):
+    """Logs a share of unknown tokens above 1 %: they are easy to predict, and all words alike."""
+    unknown, tokens = tokenizer.special_ids()["unk"], [each.tokens for each in texts]
+    count, total = sum(int((ids == unknown).sum()) for ids in tokens), sum(map(len, tokens))
+    if count > 0.01 * total:
+        log.info(describe_unknown("the data", count, total))
+
+
 def blocks(numbers, work):
     """Groups of item numbers with about BLOCK positions each, which `work` has by item."""
     block, size = [], 0
@@ -253,115 +264,6 @@ def report(scorer, progress):
     if progress.rate:
         log.info(f"{progress.done - progress.known:,} items{progress.rate}, packed into rows of "
                  f"{' and '.join(str(width) for width, _ in scorer.shapes)}")  # fmt: skip
-
-
-class Results:
-    """Results by item number, which FILE.partial keeps as they come.
-
-    Attributes:
-      known: {item number: result}.
-      path: of the partial file; '' without --out, or where --out is a bucket, which cannot append.
-    """
-
-    SUFFIX = ".partial"
-
-    def __init__(self, out: str, identity: dict, count: int):
-        """Reads what an earlier command left. Raises ConfigError if it was of other data or another model."""
-        self.known, self._stream = {}, None
-        self.path = out + self.SUFFIX if out and not paths.remote(out) else ""
-        if not self.path:
-            return
-        if os.path.exists(self.path):
-            header, *lines = self._read()
-            changed = [key for key in identity if header.get(key) != identity[key]]
-            if changed:
-                raise ConfigError(
-                    f"{self.path} has results of an interrupted command with another {changed[0]} "
-                    f"({_shown(header.get(changed[0]))}, now {_shown(identity[changed[0]])}): remove it, or "
-                    "name another --out"
-                )
-            self.known = {line.pop("item"): line for line in lines}
-        elif os.path.exists(out):
-            self._read_finished(out, identity, count)
-        if len(self.known) < count:
-            with disk_errors(self.path):
-                self._stream = open(self.path, "w", encoding="utf-8")  # noqa: SIM115  closed by close()
-            self._write([identity, *({"item": n, **line} for n, line in self.known.items())])
-
-    def _read(self):
-        """The lines of the partial file; the last one may be incomplete."""
-        with open(self.path, encoding="utf-8") as stream:
-            for line in stream:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    break
-
-    def _read_finished(self, out, identity, count):
-        """Takes over a finished file of the same command."""
-        try:
-            with open(out, encoding="utf-8") as stream:
-                content = json.load(stream)
-        except ValueError:
-            content = None
-        if not isinstance(content, dict) or content.get("identity") != identity:
-            log.info(f"{out} exists and has other results: it is replaced at the end")
-        elif len(content["items"]) == count:
-            self.known = dict(enumerate(content["items"]))
-
-    def add(self, found: dict[int, dict]) -> None:
-        """Keeps the results of some items."""
-        self.known |= found
-        if self._stream:
-            self._write({"item": n, **line} for n, line in found.items())
-
-    def _write(self, lines):
-        with disk_errors(self.path), preemption.deferred_interrupts():
-            self._stream.write("".join(json.dumps(line) + "\n" for line in lines))
-            self._stream.flush()
-
-    def close(self):
-        if self._stream:
-            self._stream.close()
-
-
-def _shown(value):
-    return json.dumps(value)[:60]
-
-
-class Progress:
-    """Items done, items per second, and the time left by the tokens to read."""
-
-    def __init__(self, work: int, known: int, total: int):
-        self.done = self.known = known
-        self._total, self._work, self._at = total, max(1, work), 0
-        self._first = None  # (time, items, work) after the first block, which compiles
-        self._shown, self._is_terminal = time.monotonic(), os.isatty(2)
-        self.rate = ""
-
-    def add(self, items: int, work: int) -> None:
-        """Counts what is done, and reports every few seconds."""
-        self.done, self._at, now = self.done + items, self._at + work, time.monotonic()
-        if self._first is None:
-            self._first = now, self.done, self._at
-        began, items, work = self._first
-        if self.done > items and now > began:
-            self.rate = f", {(self.done - items) / (now - began):,.1f} items/s"
-        if now - self._shown < (0.5 if self._is_terminal else 10):
-            return
-        self._shown, text = now, f"{self.done:,} of {self._total:,} items{self.rate}"
-        if self._at > work:
-            left = (now - began) * (self._work - self._at) / (self._at - work)
-            text += f"  eta {logs.format_duration(left)}"
-        if self._is_terminal:
-            print(f"\r{text}\033[K", end="", file=cli.sys.stderr, flush=True)
-        else:
-            log.info(text)
-
-    def close(self):
-        """Clears the line of a terminal."""
-        if self._is_terminal:
-            print("\r\033[K", end="", file=cli.sys.stderr, flush=True)
 
 
 def render(summary: Summary):

@@ -71,7 +71,13 @@ def test_pairs_are_whole_sentences_and_ties_count_half(tmp_path):
     assert found.metrics["macro"] == pytest.approx((0.5 + 0.5 + 2 / 3) / 3)
     assert found.metrics["micro"] == pytest.approx(3.5 / 6) and found.metrics["ties"] == 1
     assert found.metrics["stderr"] == pytest.approx(np.std([1, 0, 0.5, 1, 1, 0], ddof=1) / 6**0.5)
-    assert found.bars["x"]["accuracy"][0] == 0.5
+    assert found.bars["x"]["accuracy"][0] == 0.5 and "files" not in found.metrics
+    results[0]["file"] = results[1]["file"] = "other.jsonl"
+    found = SUITES["minimal_pairs"].summarize(results)
+    assert found.metrics["files"] == {
+        "other.jsonl": 0.5,
+        "blimp.jsonl": pytest.approx((0.5 + 2 / 3) / 2),
+    }
 
 
 def test_the_supplement_is_grouped_by_file_and_fields_have_other_names(tmp_path):

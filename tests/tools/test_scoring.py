@@ -202,6 +202,12 @@ def test_what_the_numbers_do_not_cover_is_logged(runs, data, tmp_path, caplog):
         run(runs["decoder"], "perplexity", f"--data={data['perplexity']}")
     assert "contexts are longer than 6 positions and were cut at their start" in caplog.text
     assert "4 first tokens are not counted: nothing predicts them" in caplog.text
+    assert "unknown" not in caplog.text
+    file = tmp_path / "unknown.txt"
+    file.write_text("the stone xyzzy")
+    with caplog.at_level("INFO", logger="triptych"):
+        run(runs["decoder"], "perplexity", f"--data={file}")
+    assert "warning: the data: 33.33% of 3 tokens are unknown" in caplog.text
 
 
 @pytest.mark.parametrize(
