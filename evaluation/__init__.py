@@ -3,11 +3,11 @@
 `Scorer.score` is the one interface; the suites (perplexity, minimal pairs, multiple choice) are built on it.
 """
 
+from evaluation.choice import SCORINGS, choose_way
 from evaluation.minimal_pairs import MinimalPairs
 from evaluation.multiple_choice import MultipleChoice
 from evaluation.perplexity import Perplexity
 from evaluation.scorer import Scorer, TokenScores
-from evaluation.ways import SCORINGS, choose_way
 
 SUITES = {suite.name: suite for suite in (Perplexity, MinimalPairs, MultipleChoice)}
 

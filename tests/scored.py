@@ -126,7 +126,7 @@ def pll(context, scored, ids, within_word=False):
 def mntp(context, scored, ids):
     row, found = [*context, *scored], []
     for place in range(len(context), len(row)):
-        masked = [*row[:place], ids["mask"], *row[place + 1 :]]
+        masked = [*row[:place], ids["mask"], *row[place + 1 :], ids["eos"]]
         found += by_hand("decoder", masked, [(place - 1, row[place])]) if place else [np.nan]
     return found
 

@@ -33,6 +33,14 @@ def test_auto_is_the_form_of_the_objective(architecture, objective, expected):
         assert way.mark == ""
 
 
+def test_a_decoder_that_predicts_masks_in_place_is_scored_as_an_encoder_is():
+    made = objectives.build("span_corruption")
+    object.__setattr__(made, "targets", "next")  # masked next-token prediction
+    way = choose_way("auto", "decoder", tokenizer(), made)
+    assert type(way) is Masking and way.shift == -1
+    assert way.template.suffix == (tokenizer().special_ids()["eos"],)
+
+
 def test_infilling_is_chosen_for_a_denoiser_alone():
     made = objectives.build("span_corruption")
     assert type(choose_way("pll", "decoder", tokenizer(), made)) is Infilling
