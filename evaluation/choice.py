@@ -1,4 +1,4 @@
-"""The way in which a model is asked for log-probabilities: the form in which it was pretrained, by default."""
+"""The way in which a model is asked for log-probabilities, by default the form of its pretraining."""
 
 import dataclasses
 
