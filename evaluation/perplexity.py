@@ -32,10 +32,13 @@ class Perplexity:
         splits = source.splits()
         files = splits.get("validation", splits.get("", ()))
         found = []
-        for text in _documents(source, files):
-            if text.strip():
-                place = f"{path}, document {len(found) + 1},"
-                found.append(Item(place, (("", text),), {"row": len(found) + 1}))
+        try:
+            for text in _documents(source, files):
+                if text.strip():
+                    place = f"{path}, document {len(found) + 1},"
+                    found.append(Item(place, (("", text),), {"row": len(found) + 1}))
+        except ValueError as error:  # here the field of the config is a flag
+            raise ValueError(str(error).replace("data.text_field", "--text_field")) from error
         if not found:
             raise ValueError(f"{path} has no text")
         return found

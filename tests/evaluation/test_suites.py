@@ -218,7 +218,7 @@ LONG = "word " * 100_000
         ("multiple_choice", [{"context": "x", "continuation": "y"}],
          {"can_be_greedy": False, "scoring": "pll"}, "--scoring=pll does not generate: use a decoder"),
         ("perplexity", ["", " "], {}, "has no text"),
-        ("perplexity", [GOOD], {}, "x.jsonl line 1 has no 'text'"),
+        ("perplexity", [GOOD], {}, "x.jsonl line 1 has no 'text'.*set --text_field"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_an_error_of_one_line_that_names_it(tmp_path, suite, rows, options, message):
