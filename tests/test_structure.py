@@ -16,6 +16,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 EVERYTHING = ("data", "models", "objectives", "tasks", "training", "huggingface")
+EVERYWHERE = (*EVERYTHING, "generation", "evaluation")
 # Package -> what of ours it may import, by prefix. A package may always import itself.
 MAY_IMPORT = {
     "data": (),
@@ -27,12 +28,13 @@ MAY_IMPORT = {
         *("models", "tasks.Task", "tasks.FINETUNE_TASKS", "tasks.sums"),
         *("objectives.Objective", "objectives.OBJECTIVES"),
     ),
+    "evaluation": ("data", "models", "generation", "objectives"),
     "huggingface": ("data", "models", "training", "tasks", "objectives"),
     "train": EVERYTHING,
     "finetune": EVERYTHING,
-    "tools": (*EVERYTHING, "generation"),
-    "studies": (*EVERYTHING, "generation", "train", "finetune"),
-    "benchmarks": (*EVERYTHING, "generation", "train", "finetune", "tools"),
+    "tools": EVERYWHERE,
+    "studies": (*EVERYWHERE, "train", "finetune"),
+    "benchmarks": (*EVERYWHERE, "train", "finetune", "tools"),
     "configs": ("models.presets",),
 }
 LONGEST = {"models": 300, "objectives": 300}

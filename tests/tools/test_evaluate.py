@@ -8,7 +8,7 @@ from gensim.models import KeyedVectors
 
 from data import tokenizer as tokenizers
 from data import vectors
-from tools import convert, evaluate
+from tools import convert, evaluate, word_suites
 from training.config import ConfigError
 
 COUNTRIES, CASES, SIZE = 12, 4, 16
@@ -43,8 +43,8 @@ def test_similarity_is_that_of_gensim(names, file, tmp_path):
     lines = [f"{names[a]}\t{names[b]}\t{random.normal():.2f}\n" for a, b in pairs]
     lines += [f"{names[0].capitalize()}\t{names[1]}\t2\n", f"unknown\t{names[1]}\t2\n"]
     (tmp_path / "pairs.tsv").write_text("".join(lines))
-    (line,) = evaluate.SUITES["similarity"].score(
-        evaluate.Subject(file=file).words, str(tmp_path / "pairs.tsv")
+    (line,) = word_suites.SUITES["similarity"](
+        word_suites.Subject(file=file).words, str(tmp_path / "pairs.tsv")
     )
     reference = KeyedVectors.load_word2vec_format(file)
     _, spearman, unknown = reference.evaluate_word_pairs(str(tmp_path / "pairs.tsv"))
@@ -63,8 +63,8 @@ def test_analogies_are_those_of_gensim(names, file, tmp_path):
             text += " ".join(four if random.random() < 0.8 else map(str.upper, four)) + "\n"
         text += f"{names[0]} unknown {names[1]} {names[2]}\n"
     (tmp_path / "questions.txt").write_text(text)
-    words = evaluate.Subject(file=file).words
-    lines = evaluate.SUITES["analogy"].score(words, str(tmp_path / "questions.txt"))
+    words = word_suites.Subject(file=file).words
+    lines = word_suites.SUITES["analogy"](words, str(tmp_path / "questions.txt"))
     reference = KeyedVectors.load_word2vec_format(file)
     accuracy, sections = reference.evaluate_word_analogies(str(tmp_path / "questions.txt"))
     assert [line["right"] for line in lines] == [len(each["correct"]) for each in sections]
@@ -94,9 +94,9 @@ def test_coverage_counts_words_of_corpora_and_of_labeled_files(names, file, tmp_
 
 def test_coverage_of_subword_tokens_is_refused(names):
     subwords = tokenizers.train([" ".join(names)] * 3, type="bpe", vocab_size=400)
-    words = evaluate.word_vectors.Words(subwords, np.ones((512, 2), np.float32))
+    words = word_suites.word_vectors.Words(subwords, np.ones((512, 2), np.float32))
     with pytest.raises(ConfigError, match="subword tokens"):
-        evaluate.coverage(words, "text:corpus.txt")
+        word_suites.coverage(words, "text:corpus.txt")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""The suites of tools/evaluate.py about word vectors: similarity, analogy, coverage.
+
+Of a run's token embedding, or of a file of vectors.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+
+import numpy as np
+
+from data import tokenizer as tokenizers
+from data import vectors
+from data.files import write_atomically
+from tools import word_vectors
+from training.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model to evaluate: a run directory (`run[@step]`) or a file of word vectors; the other is ''."""
+
+    run: str = ""
+    file: str = ""
+    max_vectors: int = 0  # only the first words of the file; 0: all
+
+    @functools.cached_property
+    def words(self) -> word_vectors.Words:
+        """The token embedding with its tokenizer."""
+        if self.run:
+            from training import checkpoint
+
+            run, step = checkpoint.resolve_checkpoint(self.run)
+            tokenizer = tokenizers.load(run / "tokenizer.json")
+            return word_vectors.Words(tokenizer, word_vectors.load_token_embedding(run, step))
+        read = vectors.read(self.file, self.max_vectors)
+        tokenizer = read.tokenizer()
+        ids, rows = read.rows(tokenizer)
+        table = np.zeros((tokenizer.size, rows.shape[1]), rows.dtype)
+        table[ids] = rows
+        return word_vectors.Words(tokenizer, table)
+
+
+def coverage(words: word_vectors.Words, source: str, text_columns=("text",)) -> list[dict]:
+    """The shares of a corpus (named as in data.source) or of labeled files (files:PATTERN) that a
+    word-level vocabulary contains."""
+    if not words.tokenizer.is_word_level:
+        raise ConfigError("coverage is about whole words, and this run has subword tokens")
+    found = dataclasses.asdict(vectors.coverage(words.tokenizer, _texts(source, text_columns)))
+    for unit in ("tokens", "types"):
+        share = found[f"num_known_{unit}"] / max(1, found[f"num_{unit}"])
+        found[f"known_{unit}"] = f"{share:.1%}"
+    return [found]
+
+
+def _texts(source, text_columns):
+    from data import labeled, sources
+
+    if source.startswith("files:"):
+        for column in text_columns:
+            splits = labeled.load(source, column, label_column="", missing="drop", log=print)
+            for split in splits.values():
+                yield from split.text
+        return
+    for _, name in sources.parse(source):
+        corpus = sources.resolve(name, "blank_line", "text", "", print)
+        for file in range(len(corpus.sizes())):
+            for file_range in corpus.ranges(file, 1 << 24):
+                yield from (chunk.text for chunk in corpus.read(file_range))
+
+
+SUITES = {
+    "similarity": word_vectors.similarity,
+    "analogy": word_vectors.analogy,
+    "coverage": coverage,
+}
+
+
+def run(given) -> None:
+    """Prints a line per file (and section), and writes them all with --out."""
+    words = Subject(given.run, given.vectors, given.max_vectors).words
+    options = {"text_columns": given.text_column} if given.suite == "coverage" else {}
+    results = {path: SUITES[given.suite](words, path, **options) for path in given.data}
+    for path, lines in results.items():
+        for line in lines:
+            values = (
+                f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
+            )
+            print("  ".join((os.path.basename(path), *values)))
+    if given.out:
+        record = {"of": given.run or given.vectors, **results}
+        write_atomically(given.out, (json.dumps(record, indent=2) + "\n").encode())
