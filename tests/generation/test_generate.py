@@ -185,7 +185,13 @@ def test_one_beam_is_greedy_search(architecture):
         np.testing.assert_allclose(other.score, one.score / len(one.tokens), rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="greedy"),
+        pytest.param({"num_beams": 2}, id="beams", marks=pytest.mark.slow),
+    ],
+)
 def test_a_mesh_of_four_devices_generates_what_one_device_does(options):
     model, params = setup()
     wanted, config = prompts_of(3, 5, 9), GenerationConfig(max_new_tokens=5, **options)
