@@ -141,6 +141,11 @@ def sentinel_pll(context, scored, ids):
     return found
 
 
+def name_of(value) -> str:
+    """The name of a test case: the same in every process, which str of a function is not."""
+    return value if isinstance(value, str) else getattr(value, "func", value).__name__
+
+
 CASES = [
     (causal, "decoder", "auto", "causal_lm"),
     (causal, "decoder", "auto", ""),

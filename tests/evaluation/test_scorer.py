@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scored import CASES, WIDTH, by_hand, log_probs, scorer_of, tiny, tokenizer
+from scored import CASES, WIDTH, by_hand, log_probs, name_of, scorer_of, tiny, tokenizer
 from tiny_configs import WORDS
 
 from evaluation.scorer import Encoded
@@ -14,7 +14,7 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(("reference", "architecture", "scoring", "objective"), CASES, ids=str)
+@pytest.mark.parametrize(("reference", "architecture", "scoring", "objective"), CASES, ids=name_of)
 def test_scores_are_those_of_rows_written_by_hand(reference, architecture, scoring, objective):
     scorer = scorer_of(architecture, scoring, objective)
     scores, ids = scorer.score(TEXTS), tokenizer().special_ids()
@@ -111,7 +111,7 @@ def test_windows_are_those_of_the_strided_computation():
 
 
 @pytest.mark.parametrize("stride", [0, 1, "largest"])
-@pytest.mark.parametrize(("reference", "architecture", "scoring", "objective"), CASES, ids=str)
+@pytest.mark.parametrize(("reference", "architecture", "scoring", "objective"), CASES, ids=name_of)
 def test_every_token_of_a_long_text_is_scored_once(
     reference, architecture, scoring, objective, stride
 ):
