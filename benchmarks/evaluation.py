@@ -185,7 +185,7 @@ def compare_lm_eval(given):
 
 def _command(given, suite, path, out):
     """The parsed flags of tools.evaluate."""
-    words = [f"--run={given.model}", f"--suite={suite}", f"--data={path}", f"--out={out}"]
+    words = [f"--run={given.model}", f"--suite={suite}", f"--data={path}", f"--output={out}"]
     words += [f"--max_seq_len={given.max_seq_len}", f"--limit={given.limit}"]
     if suite == "perplexity":
         words += [f"--stride={given.stride}", "--separator=file"]

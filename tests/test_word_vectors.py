@@ -326,7 +326,7 @@ def test_the_command_lines_print_write_and_reject(folder, tmp_path, capsys):
     out = tmp_path / "scores.json"
     run = f"--run={folder / 'subwords'}"
     arguments = [run, "--suite=similarity", "--data", str(data)]
-    evaluate.main([*arguments, f"--out={out}"])
+    evaluate.main([*arguments, f"--output={out}"])
     assert "pairs.csv  pairs 3  out_of_vocabulary 0  spearman" in capsys.readouterr().out
     assert json.loads(out.read_text())[str(data)][0]["pairs"] == 3
     questions = tmp_path / "questions.txt"

@@ -31,7 +31,7 @@ FLAGS = (
     ("--batch_tokens", TEXT, {"type": int, "default": 0, "metavar": "N",
                               "help": "positions per batch and device; 0: 2048 on a CPU, else 32768"}),
     ("--chart", TEXT, {"default": "", "metavar": "FILE", "help": "a bar chart, .png, .svg or .pdf; default: "
-                       "that of --out with .png"}),
+                       "that of --output with .png"}),
     ("--field", ROWS, {"nargs": "+", "default": (), "metavar": "ROLE=NAME",
                        "help": "other names of fields, such as good=acceptable"}),
     ("--delimiter", ("multiple_choice",), {"default": " ", "help": "between context and continuation; "
@@ -48,7 +48,7 @@ FLAGS = (
 )  # fmt: skip
 EXAMPLES = """\
 python -m tools.evaluate --run=runs/dec --suite=perplexity --data=test.txt.xz --stride=256
-python -m tools.evaluate --run=runs/enc --suite=minimal_pairs --data=blimp.jsonl.xz --out=blimp.json
+python -m tools.evaluate --run=runs/enc --suite=minimal_pairs --data=blimp.jsonl.xz --output=blimp.json
 python -m tools.evaluate --run=hf/SmolLM2 --suite=multiple_choice --data piqa.jsonl copa.jsonl
 python -m tools.evaluate --run=runs/skip_gram --suite=similarity --data ws-353.tsv simlex-999.tsv
 python -m tools.evaluate --vectors=glove.txt.gz --suite=analogy --data=questions-words.txt
@@ -56,7 +56,7 @@ python -m tools.evaluate --vectors=glove.txt.gz --suite=coverage --data='text:/p
 
 
 def main(argv: list[str]) -> None:
-    """Prints a table, and writes it with --out."""
+    """Prints a table, and writes it with --output."""
     given = parse(argv)
     if given.suite in WORDS:
         from tools import word_suites
@@ -70,10 +70,7 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> cli.argparse.Namespace:
     """The flags, checked."""
-    parser = cli.Parser(
-        description=__doc__.splitlines()[0], allow_abbrev=False, epilog=EXAMPLES,
-        formatter_class=cli.argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = cli.flags_parser(__doc__, (), EXAMPLES)
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument(
         "--run",
@@ -92,7 +89,7 @@ def parse(argv: list[str]) -> cli.argparse.Namespace:
         help="files or patterns; perplexity and coverage: also text:GLOB, jsonl:GLOB, tfds:NAME, "
         "python_docs, and files:PATTERN (coverage)",
     )  # fmt: skip
-    parser.add_argument("--out", default="", metavar="FILE", help="write the scores as JSON too; "
+    parser.add_argument("--output", "--out", default="", metavar="FILE", help="write the scores as JSON too; "
                         "a killed command resumes from FILE.partial")  # fmt: skip
     for flag, names, keywords in FLAGS:
         of = "" if names is TEXT else f"{', '.join(names)}: "

@@ -47,12 +47,7 @@ python -m tools.fill_mask --run=HF_DIR --file=texts.jsonl --column=sentence --ou
 
 def main(argv):
     """Fills the texts that the command line names."""
-    parser = cli.Parser(
-        description=__doc__.splitlines()[0], allow_abbrev=False, epilog=EXAMPLES,
-        formatter_class=cli.argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    for flag, keywords in FLAGS:
-        parser.add_argument(flag, **keywords)
+    parser = cli.flags_parser(__doc__, FLAGS, EXAMPLES)
     assignments, rest = cli.split_assignments(argv)
     given = parser.parse_args(rest)
     if given.text and given.file:

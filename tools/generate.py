@@ -27,14 +27,14 @@ FLAGS = (
     ("--system", {"default": "", "metavar": "TEXT", "help": "system message before each dialogue"}),
     ("--stop", {"action": "append", "default": [], "metavar": "TEXT",
                 "help": "a text that ends the output and is cut off; \\n and \\t are a line end and a tab"}),
-    ("--out", {"default": "", "metavar": "FILE.jsonl", "help": "JSON lines with text, tokens and scores"}),
+    ("--output", {"default": "", "metavar": "FILE.jsonl", "help": "JSON lines with text, tokens and scores"}),
     ("--resume", {"action": "store_true", "help": "continue FILE.jsonl after the rows that it has"}),
     ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
 )  # fmt: skip
 EXAMPLES = """\
 python -m tools.generate --run=runs/dec --prompt='The river' --temperature=0.8 --top_p=0.95
 python -m tools.generate --run=HF_DIR --interactive --system='Answer in one sentence.'
-python -m tools.generate --run=runs/e2e --file=test.jsonl --out=out.jsonl --num_beams=4
+python -m tools.generate --run=runs/e2e --file=test.jsonl --output=out.jsonl --num_beams=4
 cut -f 2 texts.tsv | python -m tools.generate --run=runs/de --batch_size=64 > out.jsonl
 
 --config.mesh.* places the model on several devices."""
@@ -42,12 +42,7 @@ cut -f 2 texts.tsv | python -m tools.generate --run=runs/de --batch_size=64 > ou
 
 def main(argv, keep_programs=False):
     """Generates what the command line asks for. keep_programs: compiled ones are kept for the next time."""
-    parser = cli.Parser(
-        description=__doc__.splitlines()[0], allow_abbrev=False, epilog=EXAMPLES,
-        formatter_class=cli.argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    for flag, keywords in FLAGS:
-        parser.add_argument(flag, **keywords)
+    parser = cli.flags_parser(__doc__, FLAGS, EXAMPLES)
     from generation import GenerationConfig
 
     group, names = parser.add_argument_group("options of generation"), []
@@ -76,9 +71,9 @@ def check_flags(parser, given):
     given.stop = [text.replace("\\n", "\n").replace("\\t", "\t") for text in given.stop]
     if given.prompt and given.file:
         parser.error("--prompt and --file exclude each other; give one of them")
-    if given.interactive and (given.prompt or given.file or given.out):
+    if given.interactive and (given.prompt or given.file or given.output):
         parser.error(
-            "--interactive reads and writes at the terminal; leave --prompt, --file, --out out"
+            "--interactive reads and writes at the terminal; leave --prompt, --file, --output out"
         )
     if given.interactive and not is_terminal():
         parser.error(
@@ -86,8 +81,8 @@ def check_flags(parser, given):
         )
     if "" in given.stop:
         parser.error("--stop is empty; name a text that ends the output, such as --stop='\\n'")
-    if given.resume and not given.out:
-        parser.error("--resume continues a file; add --out=FILE.jsonl")
+    if given.resume and not given.output:
+        parser.error("--resume continues a file; add --output=FILE.jsonl")
     if given.column and not given.file:
         parser.error("--column is of files; add --file")
     if given.system and not (given.interactive or given.chat or given.file):
@@ -157,13 +152,15 @@ def run(given, options, assignments):
     if given.chat or given.system:
         items = [as_dialogue(item, given.system) for item in items]
     config = generator.config(options)
-    done = rows_before(given.out, items, config.num_return_sequences)
+    done = rows_before(given.output, items, config.num_return_sequences)
     log.info(generator.describe())
     requests = generator.check_lengths(
         requests_of(generator, items), config, [item.place for item in items]
     )
-    is_shown = len(items) == 1 or (sys.stdout.isatty() and not given.out)
-    writer = Writer(given.out, None if given.out else None if is_shown else sys.stdout.buffer, done)
+    is_shown = len(items) == 1 or (sys.stdout.isatty() and not given.output)
+    writer = Writer(
+        given.output, None if given.output else None if is_shown else sys.stdout.buffer, done
+    )
     generate_all(generator, items, requests, config, given, writer, is_shown)
 
 
@@ -248,12 +245,14 @@ def requests_of(generator, items) -> list:
 
 
 def check_output(given) -> None:
-    """Raises ConfigError, before any work, for an --out that cannot be written or would be lost."""
-    path, folder = given.out, os.path.dirname(given.out) or "."
+    """Raises ConfigError, before any work, for an --output that cannot be written or would be lost."""
+    path, folder = given.output, os.path.dirname(given.output) or "."
     if path and not os.path.isdir(folder):
-        raise ConfigError(f"--out={path}: {folder!r} is not a directory; create it")
+        raise ConfigError(f"--output={path}: {folder!r} is not a directory; create it")
     if path and os.path.exists(path) and not given.resume:
-        raise ConfigError(f"--out={path} exists; add --resume to continue it, or name another file")
+        raise ConfigError(
+            f"--output={path} exists; add --resume to continue it, or name another file"
+        )
 
 
 def rows_before(path: str, items, per_prompt: int) -> int:
@@ -268,7 +267,7 @@ def rows_before(path: str, items, per_prompt: int) -> int:
         found = json.loads(rows[number])
         if done >= len(items) or not items[done].record.items() <= found.items():
             raise ConfigError(
-                f"--out={path} at line {number + 1} is of another prompt than that of this command; name "
+                f"--output={path} at line {number + 1} is of another prompt than that of this command; name "
                 "another file"
             )
         done, size = done + 1, size + sum(map(len, rows[number : number + per_prompt]))
@@ -338,16 +337,16 @@ def generate_all(generator, items, requests, config, given, writer, is_shown):
             if not is_shown:
                 progress(len(batch))
     except KeyboardInterrupt:
-        how = "; --resume continues with the next one" if given.out else ""
+        how = "; --resume continues with the next one" if given.output else ""
         raise KeyboardInterrupt(
             f"interrupted; {writer.count:,} of {len(items):,} prompts are written{how}"
-            if given.out or not is_shown else "interrupted"
+            if given.output or not is_shown else "interrupted"
         ) from None  # fmt: skip
     finally:
         progress.close()
         writer.close()
-    if given.out:
-        log.info(f"{writer.count:,} prompts in {given.out}{progress.rate()}")
+    if given.output:
+        log.info(f"{writer.count:,} prompts in {given.output}{progress.rate()}")
 
 
 def batches(requests, first: int, size: int, window: int) -> Iterator[list[int]]:

@@ -34,12 +34,7 @@ python -m tools.predict --run=runs/sst2@300 --file=test.tsv --score
 
 def main(argv):
     """Writes the predictions that the command line asks for."""
-    parser = cli.Parser(
-        description=__doc__.splitlines()[0], allow_abbrev=False, epilog=EXAMPLES,
-        formatter_class=cli.argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    for flag, keywords in FLAGS:
-        parser.add_argument(flag, **keywords)
+    parser = cli.flags_parser(__doc__, FLAGS, EXAMPLES)
     assignments, rest = cli.split_assignments(argv)
     given = parser.parse_args(rest)
     given.text = [*given.texts, *given.text]

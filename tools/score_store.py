@@ -18,7 +18,7 @@ class Results:
 
     Attributes:
       known: {item number: result}.
-      path: of the partial file; '' without --out, or where --out is a bucket, which cannot append.
+      path: of the partial file; '' without --output, or where --output is a bucket, which cannot append.
     """
 
     SUFFIX = ".partial"
@@ -36,7 +36,7 @@ class Results:
                 raise ConfigError(
                     f"{self.path} has results of an interrupted command with another {changed[0]} "
                     f"({_shown(header.get(changed[0]))}, now {_shown(identity[changed[0]])}): remove it, or "
-                    "name another --out"
+                    "name another --output"
                 )
             self.known = {line.pop("item"): line for line in lines}
         elif os.path.exists(out):

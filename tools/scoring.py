@@ -30,9 +30,9 @@ BLOCK = 32_768  # positions that the model reads between two writes of FILE.part
 
 
 def run(given) -> dict:
-    """Evaluates what the parsed flags name; returns what --out holds."""
+    """Evaluates what the parsed flags name; returns what --output holds."""
     suite = SUITES[given.suite]
-    check_outputs(given.out, given.chart)
+    check_outputs(given.output, given.chart)
     fields = renamed_fields(given.field, suite.roles)
     cli.enable_compilation_cache()
     loaded = load_run(given.run)
@@ -48,21 +48,21 @@ def run(given) -> dict:
         log.info(f"{loaded.name}: {len(items):,} items, {scorer.way.describe()}")
         identity = {
             "suite": given.suite, "run": loaded.name,
-            "params": params_digest(loaded.params) if given.out else "",
+            "params": params_digest(loaded.params) if given.output else "",
             "tokenizer": loaded.tokenizer.fingerprint, "scoring": repr_of(scorer),
             "options": {k: v for k, v in options.items() if k != "scoring"} | {"limit": given.limit},
             "data": {label: digest_of(path) for path, label in files.items()},
         }  # fmt: skip
-        results = score_items(suite, scorer, items, Results(given.out, identity, len(items)))
+        results = score_items(suite, scorer, items, Results(given.output, identity, len(items)))
     summary = suite.summarize(results)
     print("\n".join(render(summary)))
     content = {"of": loaded.name, "suite": given.suite, "scoring": scorer.way.describe(),
                "metrics": summary.metrics, "identity": identity, "items": results}  # fmt: skip
-    if given.out:
-        write_atomically(given.out, (json.dumps(content) + "\n").encode())
-        if not paths.remote(given.out):
-            paths.of(given.out + Results.SUFFIX).unlink(missing_ok=True)
-    chart = given.chart or (str(paths.of(given.out).with_suffix(".png")) if given.out else "")
+    if given.output:
+        write_atomically(given.output, (json.dumps(content) + "\n").encode())
+        if not paths.remote(given.output):
+            paths.of(given.output + Results.SUFFIX).unlink(missing_ok=True)
+    chart = given.chart or (str(paths.of(given.output).with_suffix(".png")) if given.output else "")
     if chart:
         score_chart.write(chart, summary, f"{loaded.name}, {given.suite}")
     return content

@@ -78,7 +78,7 @@ SUITES = {
 
 
 def run(given) -> None:
-    """Prints a line per file (and section), and writes them all with --out."""
+    """Prints a line per file (and section), and writes them all with --output."""
     words = Subject(given.run, given.vectors, given.max_vectors).words
     options = {"text_columns": given.text_column} if given.suite == "coverage" else {}
     results = {path: SUITES[given.suite](words, path, **options) for path in given.data}
@@ -88,6 +88,6 @@ def run(given) -> None:
                 f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
             )
             print("  ".join((os.path.basename(path), *values)))
-    if given.out:
+    if given.output:
         record = {"of": given.run or given.vectors, **results}
-        write_atomically(given.out, (json.dumps(record, indent=2) + "\n").encode())
+        write_atomically(given.output, (json.dumps(record, indent=2) + "\n").encode())

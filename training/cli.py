@@ -260,6 +260,22 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}{hint} (--help lists the flags)")
 
 
+def flags_parser(description, flags, examples=""):
+    """A Parser of a program in tools/.
+
+    Args:
+      flags: ((name, keywords of add_argument), ...).
+      examples: the end of --help.
+    """
+    parser = Parser(
+        description=description.splitlines()[0], allow_abbrev=False, epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    for flag, keywords in flags:
+        parser.add_argument(flag, **keywords)
+    return parser
+
+
 def split_assignments(argv):
     """([(key, value)] of --config.key=value, the other words)."""
     assignments, rest, words = [], [], list(argv)

@@ -60,7 +60,7 @@ def texts(count, low, high, seed=0):
 
 def scored(run, suite, tmp_path, *words):
     out = tmp_path / f"{suite}.json"
-    evaluate.main([f"--run={run}", f"--suite={suite}", f"--out={out}", *words])
+    evaluate.main([f"--run={run}", f"--suite={suite}", f"--output={out}", *words])
     return json.loads(out.read_text())
 
 

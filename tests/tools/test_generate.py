@@ -174,7 +174,7 @@ def test_samples_have_seeds_of_their_own_and_come_best_first(folder, tmp_path, c
     # The second prompt alone, with its seed.
     path = tmp_path / "alone.jsonl"
     flags[-1] = "--seed=6"
-    execute(capsys, *flags, f"--prompt={PROMPTS[1]}", f"--out={path}")
+    execute(capsys, *flags, f"--prompt={PROMPTS[1]}", f"--output={path}")
     alone = records(path.read_text())
     assert [row["tokens"] for row in alone] == [row["tokens"] for row in rows[3:6]]
 
@@ -201,7 +201,7 @@ def test_beams_of_an_encoder_decoder_are_those_of_generate(folder, capsys):
 
 def test_a_file_is_continued_after_whole_prompts_and_is_not_overwritten(folder, tmp_path, capsys):
     path = tmp_path / "out.jsonl"
-    flags = [run(folder), LENGTH, "--temperature=1", "--num_return_sequences=2", f"--out={path}"]
+    flags = [run(folder), LENGTH, "--temperature=1", "--num_return_sequences=2", f"--output={path}"]
     flags += [f"--prompt={text}" for text in PROMPTS]
     execute(capsys, *flags)
     whole = path.read_text()
@@ -232,7 +232,7 @@ def test_messages_and_chat_prompts_use_the_template(folder, tmp_path, capsys):
     generator = Generator(str(folder / "chat"))
     tokens = generator.chat_request(rows[0]["messages"]).prompt.tokens.tolist()
     assert tokens.count(4) == 1 and tokens.count(2) == 2  # [EOS] and [CLS] of the template alone
-    with_system = ["--chat", "--system=stone", f"--out={tmp_path}/o.jsonl", "--prompt=the"]
+    with_system = ["--chat", "--system=stone", f"--output={tmp_path}/o.jsonl", "--prompt=the"]
     execute(capsys, run(folder, "chat"), LENGTH, *with_system)
     (row,) = records((tmp_path / "o.jsonl").read_text())
     assert row["messages"][0] == {"role": "system", "content": "stone"}
@@ -250,9 +250,9 @@ BAD = {
     "both": (["--prompt=a", "--file=b"], r"--prompt and --file exclude each other"),
     "terminal": (["--interactive"], r"--interactive needs a terminal"),
     "interactive": (["--interactive", "--prompt=a"], r"--interactive reads and writes at the terminal"),
-    "resume": (["--prompt=a", "--resume"], r"--resume continues a file; add --out"),
+    "resume": (["--prompt=a", "--resume"], r"--resume continues a file; add --output"),
     "system": (["--prompt=a", "--system=b"], r"--system belongs to a dialogue"),
-    "folder": (["--prompt=a", "--out={tmp}/no/out.jsonl"], r"/no' is not a directory; create it"),
+    "folder": (["--prompt=a", "--output={tmp}/no/out.jsonl"], r"/no' is not a directory; create it"),
     "search": (["--prompt=a", "--num_beams=2", "--temperature=1"], r"num_beams=2 with temperature=1"),
     "type": (["--prompt=a", "--top_k=x"], r"--top_k='x' has the wrong type"),
     "range": (["--prompt=a", "--max_new_tokens=0"], r"--max_new_tokens=0 is out of range"),
@@ -344,7 +344,14 @@ def test_ctrl_c_leaves_whole_rows_that_are_continued(folder, tmp_path):
     path, source = tmp_path / "out.jsonl", tmp_path / "prompts.txt"
     source.write_text("\n".join(f"the {WORDS[n % len(WORDS)]} river" for n in range(4000)))
     command = [
-        *(sys.executable, "-m", "tools.generate", run(folder), f"--file={source}", f"--out={path}"),
+        *(
+            sys.executable,
+            "-m",
+            "tools.generate",
+            run(folder),
+            f"--file={source}",
+            f"--output={path}",
+        ),
         *("--max_new_tokens=16", "--batch_size=8"),
     ]
     root = pathlib.Path(program.__file__).parents[1]

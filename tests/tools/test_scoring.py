@@ -66,7 +66,7 @@ def test_every_architecture_answers_every_suite(architecture, runs, data, tmp_pa
         if suite == "multiple_choice":
             files += [data["contexts"], *[data["lambada"]] * (architecture != "encoder")]
         out = tmp_path / f"{suite}.json"
-        run(runs[architecture], suite, "--data", *files, f"--out={out}")
+        run(runs[architecture], suite, "--data", *files, f"--output={out}")
         printed, content = capsys.readouterr().out, json.loads(out.read_text())
         assert not (tmp_path / f"{suite}.json.partial").exists()
         assert (tmp_path / f"{suite}.png").read_bytes().startswith(b"\x89PNG")
@@ -95,8 +95,8 @@ def test_a_killed_command_continues_and_a_finished_one_is_not_computed_again(
     runs, data, tmp_path, monkeypatch, caplog
 ):
     out, plain = tmp_path / "out.json", tmp_path / "plain.json"
-    run(runs["decoder"], "minimal_pairs", f"--data={data['minimal_pairs']}", f"--out={plain}")
-    words = [f"--data={data['minimal_pairs']}", f"--out={out}"]
+    run(runs["decoder"], "minimal_pairs", f"--data={data['minimal_pairs']}", f"--output={plain}")
+    words = [f"--data={data['minimal_pairs']}", f"--output={out}"]
     monkeypatch.setattr(scoring, "BLOCK", 20)
     add, calls = scoring.Results.add, []
 
@@ -134,7 +134,7 @@ def test_results_of_another_model_or_file_are_not_mixed(changed, runs, data, tmp
     out = tmp_path / "out.json"
     file = tmp_path / "pairs.jsonl"
     file.write_text(pathlib.Path(data["minimal_pairs"]).read_text(encoding="utf-8"))
-    words = [f"--data={file}", f"--out={out}"]
+    words = [f"--data={file}", f"--output={out}"]
 
     def stop(self, found):
         raise KeyboardInterrupt
@@ -149,14 +149,14 @@ def test_results_of_another_model_or_file_are_not_mixed(changed, runs, data, tmp
         monkeypatch.setattr(scoring, "params_digest", lambda params: "another")
     words += {"options": ["--limit=3"], "scoring": ["--start_token=[EOS]"]}.get(changed, [])
     with pytest.raises(
-        ConfigError, match=f"with another {changed} .*remove it, or name another --out"
+        ConfigError, match=f"with another {changed} .*remove it, or name another --output"
     ):
         run(runs["decoder"], "minimal_pairs", *words)
 
 
 def test_another_result_is_replaced_and_said_so(runs, data, tmp_path, caplog):
     out = tmp_path / "out.json"
-    words = [f"--data={data['minimal_pairs']}", f"--out={out}"]
+    words = [f"--data={data['minimal_pairs']}", f"--output={out}"]
     with caplog.at_level("INFO", logger="triptych"):
         run(runs["decoder"], "minimal_pairs", *words)
         run(runs["encoder"], "minimal_pairs", *words)
@@ -171,7 +171,7 @@ def test_a_limit_takes_evenly_spaced_items_of_each_file(runs, data, tmp_path):
         "minimal_pairs",
         f"--data={data['minimal_pairs']}",
         "--limit=3",
-        f"--out={out}",
+        f"--output={out}",
     )
     assert [each["row"] for each in json.loads(out.read_text())["items"]] == [1, 5, 9]
 
@@ -186,7 +186,12 @@ def test_the_mesh_of_all_devices_gives_the_scores_of_one(runs, data, tmp_path, m
                 patch.setattr(
                     scoring.sharding, "make_mesh", lambda c, d=devices, make=make: make(c, d)
                 )
-            run(runs["encoder"], "minimal_pairs", f"--data={data['minimal_pairs']}", f"--out={out}")
+            run(
+                runs["encoder"],
+                "minimal_pairs",
+                f"--data={data['minimal_pairs']}",
+                f"--output={out}",
+            )
         found.append([each["good"] for each in json.loads(out.read_text())["items"]])
     np.testing.assert_allclose(*found, atol=1e-4)
 
@@ -221,7 +226,7 @@ def test_what_the_numbers_do_not_cover_is_logged(runs, data, tmp_path, caplog):
         ("minimal_pairs", ["--data={minimal_pairs}", "--stride=2"], "--stride is for perplexity; omit it"),
         ("minimal_pairs", ["--data={minimal_pairs}", "--field", "good"], "--field good: expected ROLE=NAME"),
         ("minimal_pairs", ["--data={minimal_pairs}", "--field", "x=y"], "expected ROLE=NAME with a role"),
-        ("minimal_pairs", ["--data={minimal_pairs}", "--out=no/such/x.json"], "is not a directory"),
+        ("minimal_pairs", ["--data={minimal_pairs}", "--output=no/such/x.json"], "is not a directory"),
         ("minimal_pairs", ["--data={minimal_pairs}", "--chart=x.jpg"], "--chart=x.jpg: expected one of .png"),
         ("minimal_pairs", ["--data={minimal_pairs}", "--scoring=prefixed"], "invalid choice: 'prefixed'"),
         ("minimal_pair", ["--data={minimal_pairs}"], "invalid choice: 'minimal_pair'"),
