@@ -14,7 +14,7 @@ import train
 from data import tokenizer as tokenizers
 from data import vectors
 from data.vectors import Vectors
-from tools import convert, evaluate, inspect, word_vectors
+from tools import convert, evaluate, inspect, word_suites, word_vectors
 from training import checkpoint, cli, sharding
 from training import config as configs
 from training.config import ConfigError
@@ -124,9 +124,9 @@ def test_export_and_import_keep_every_vector(folder, tmp_path, name):
     with pytest.raises(ConfigError, match="is not empty"):
         convert.from_vectors(path, run)
     subjects = [
-        evaluate.Subject(str(folder / "words")),
-        evaluate.Subject(f"{run}@0"),
-        evaluate.Subject(file=path),
+        word_suites.Subject(str(folder / "words")),
+        word_suites.Subject(f"{run}@0"),
+        word_suites.Subject(file=path),
     ]
     words = ["river", "water", "Light", "nowhere"]
     first, *others = [subject.words.vectors(words) for subject in subjects]
@@ -316,7 +316,7 @@ def test_a_malformed_test_file_is_an_error_of_one_line(plane, tmp_path, suite, t
     path = tmp_path / "a.tsv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message) as caught:
-        evaluate.SUITES[suite].score(plane, str(path))
+        word_suites.SUITES[suite](plane, str(path))
     assert "\n" not in str(caught.value)
 
 
