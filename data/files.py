@@ -222,6 +222,21 @@ def utf8_error(path: str, offset: int) -> ValueError:
     )
 
 
+def text_lines(stream, name: str):
+    """Yields (number from 1, text) of each line of a stream of bytes, without its end and a byte order mark.
+
+    name: of the stream, for errors; it may be no file. Raises ValueError for a line that is not UTF-8."""
+    for number, line in enumerate(stream, 1):
+        try:
+            text = line.decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name} is not UTF-8 at line {number} (byte {error.start} of it): convert it from its "
+                "encoding, such as windows-1252: `iconv -f ENCODING -t utf-8`"
+            ) from error
+        yield number, text.removeprefix("\ufeff") if number == 1 else text
+
+
 def digest(*parts) -> str:
     """The hexadecimal digest of JSON-serializable parts. Every identity in `data/` is made here."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

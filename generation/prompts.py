@@ -88,7 +88,8 @@ def check_prompts(
             )
     if longest > own.max_length and own.positions != "learned":
         log(
-            f"warning: up to {longest} tokens, but the model was trained on at most {own.max_length}"
+            f"warning: prompts and max_new_tokens={config.max_new_tokens} exceed the {own.max_length} tokens "
+            "that the model was trained on"
         )
 
 

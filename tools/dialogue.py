@@ -7,6 +7,7 @@ source after another with a model that was finetuned on pairs.
 import contextlib
 import dataclasses
 import logging
+import re
 import signal
 
 from tools.generator import Generator, Request
@@ -107,7 +108,9 @@ def counted_interrupts():
 
 
 def run(generator: Generator, config, given) -> None:
-    """Reads and answers until /exit, Ctrl-D, or Ctrl-C where no answer is generated."""
+    """Reads and answers until /exit, Ctrl-D, or two Ctrl-C where no answer is generated."""
+    if config.num_return_sequences > 1:
+        raise ConfigError("--interactive shows one answer; leave --num_return_sequences out")
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  editing and history of input()
     dialogue = Dialogue(generator, given.system, config.max_new_tokens)
@@ -116,18 +119,28 @@ def run(generator: Generator, config, given) -> None:
         f"{generator.describe()}; {kind if dialogue.is_continued else 'each line is a source'}"
     )
     log.info(HELP)
-    turns = 0
+    turns, is_warned = 0, False
     while True:
         with counted_interrupts() as interrupts:
             try:
-                text = _input(interrupts)
-            except (EOFError, KeyboardInterrupt):
+                text, is_warned = _input(interrupts), False
+            except EOFError:
                 print()
                 return
+            except KeyboardInterrupt:
+                print()
+                if is_warned:
+                    return
+                is_warned = True
+                log.info("Ctrl-C again ends")
+                continue
             if text.strip() == "/exit":
                 return
             if text.strip() == "/reset":
                 dialogue.reset()
+                continue
+            if re.fullmatch(r"/[a-z]+", text.strip()):
+                log.info(f"{text.strip()} is no command; {HELP}")
                 continue
             if not text.strip():
                 continue

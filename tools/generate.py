@@ -102,7 +102,7 @@ from typing import Any
 from data import tables
 from data.chat_template import check_messages
 from data.file_kinds import identify
-from data.files import disk_errors, expand, reading_text, utf8_error
+from data.files import digest, disk_errors, expand, reading_text, text_lines
 from data.tables import FORMATS, Dialect
 from tasks.predictions import lines as json_lines
 from tools.generator import Completion, Generator
@@ -152,7 +152,8 @@ def run(given, options, assignments):
     if given.chat or given.system:
         items = [as_dialogue(item, given.system) for item in items]
     config = generator.config(options)
-    done = rows_before(given.output, items, config.num_return_sequences)
+    settings = settings_digest(generator, config, given.stop)
+    done = rows_before(given.output, items, config.num_return_sequences, settings)
     log.info(generator.describe())
     requests = generator.check_lengths(
         requests_of(generator, items), config, [item.place for item in items]
@@ -161,7 +162,7 @@ def run(given, options, assignments):
     writer = Writer(
         given.output, None if given.output else None if is_shown else sys.stdout.buffer, done
     )
-    generate_all(generator, items, requests, config, given, writer, is_shown)
+    generate_all(generator, items, requests, config, given, writer, is_shown, settings)
 
 
 # ---- Prompts -------------------------------------------------------------------------------------
@@ -190,16 +191,7 @@ def items_of(path: str, column: str) -> list[Item]:
 
 def line_items(stream, name: str) -> list[Item]:
     """Each line of a stream of bytes as a prompt. Blank lines are an error, but at the end."""
-    items, offset = [], 0
-    for number, line in enumerate(stream, 1):
-        try:
-            text = line.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise utf8_error(name, offset + error.start) from error
-        offset += len(line)
-        items.append(
-            Item(f"{name} at line {number}", text.lstrip("\ufeff") if number == 1 else text)
-        )
+    items = [Item(f"{name} at line {n}", text) for n, text in text_lines(stream, name)]
     while items and not items[-1].text.strip():
         items.pop()
     if not items:
@@ -255,9 +247,17 @@ def check_output(given) -> None:
         )
 
 
-def rows_before(path: str, items, per_prompt: int) -> int:
+def settings_digest(generator, config, stop) -> str:
+    """Twelve characters that are the same for commands whose rows may be in one file: those of the same run
+    and the same options."""
+    options = dataclasses.asdict(config)
+    del options["batch_size"]
+    return digest(generator.name, options, list(stop))[:12]
+
+
+def rows_before(path: str, items, per_prompt: int, settings: str) -> int:
     """Prompts whose rows a file has already: they are kept, and what is after them is cut off. Raises
-    ConfigError for rows of other prompts."""
+    ConfigError for rows of other prompts, of another run or of other options."""
     if not path or not os.path.exists(path):
         return 0
     with open(path, "rb") as stream:
@@ -269,6 +269,11 @@ def rows_before(path: str, items, per_prompt: int) -> int:
             raise ConfigError(
                 f"--output={path} at line {number + 1} is of another prompt than that of this command; name "
                 "another file"
+            )
+        if found.get("settings") != settings:
+            raise ConfigError(
+                f"--output={path} at line {number + 1} is of another run or of other options; repeat the "
+                "command that wrote it, or name another file"
             )
         done, size = done + 1, size + sum(map(len, rows[number : number + per_prompt]))
     os.truncate(path, size)
@@ -302,14 +307,17 @@ class Writer:
             self._stream.close()
 
 
-def rows_of(item: Item, number: int, completions: list[Completion], seed: int) -> Iterator[dict]:
+def rows_of(
+    item: Item, number: int, completions: list[Completion], seed: int, settings: str
+) -> Iterator[dict]:
     """The rows of a prompt: one per text, best first."""
     for place, each in enumerate(completions):
         sequence = {"sequence": place} if len(completions) > 1 else {}
-        yield {"id": number, **item.record, **sequence, **dataclasses.asdict(each), "seed": seed}
+        yield {"id": number, **item.record, **sequence, **dataclasses.asdict(each), "seed": seed,
+               "settings": settings}  # fmt: skip
 
 
-def generate_all(generator, items, requests, config, given, writer, is_shown):
+def generate_all(generator, items, requests, config, given, writer, is_shown, settings):
     """Generates the texts of all items from `writer.count` on, and writes them in their order."""
     first, progress, waiting = writer.count, Progress([]), {}
     progress.total = len(items) - first
@@ -330,7 +338,7 @@ def generate_all(generator, items, requests, config, given, writer, is_shown):
                 show_end(found[0], is_streamed)
             for number, completions in zip(batch, found, strict=True):
                 waiting[number] = list(
-                    rows_of(items[number], number, completions, config.seed + number)
+                    rows_of(items[number], number, completions, config.seed + number, settings)
                 )
             while writer.count in waiting:
                 writer.write(waiting.pop(writer.count))

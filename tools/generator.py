@@ -69,6 +69,7 @@ class Generator:
         generates no text, before its parameters are read."""
         directory, step, self.name = resolve_run(run)
         self._run, self._mesh = f"{directory}@{step}", mesh
+        self._warnings = set()  # those that were logged
         record = run_directory.read_config(directory)
         origin = published_origin(run_directory.read_manifest(directory))
         check_generates(record, origin, self.name, run)
@@ -204,6 +205,13 @@ class Generator:
 
     # ---- Generation ------------------------------------------------------------------------------
 
+    def _log(self, line):
+        """Logs a line; a warning only once."""
+        if line not in self._warnings:
+            log.info(line)
+        if line.startswith("warning"):
+            self._warnings.add(line)
+
     def complete(
         self, requests: Sequence[Request], config: GenerationConfig, stop: Sequence[str] = (),
         on_text: Callable[[int, str], bool] | None = None, seeds: Sequence[int] | None = None,
@@ -234,7 +242,7 @@ class Generator:
             found = generate(
                 self.loaded.model, self.loaded.params, [each.prompt for each in requests], config,
                 eos_ids=self.reader.eos_ids, seeds=seeds, mesh=self.loaded.mesh,
-                on_tokens=on_tokens if streams_text else None, log=log.info,
+                on_tokens=on_tokens if streams_text else None, log=self._log,
             )  # fmt: skip
         if on_text:
             for row, stream in streams.items():

@@ -63,7 +63,7 @@ from collections.abc import Iterator
 from data import tables
 from data.examples import Examples, Place, check_columns, complete_rows, examples_of
 from data.file_kinds import identify
-from data.files import disk_errors, expand
+from data.files import disk_errors, expand, text_lines
 from data.tables import FORMATS, Dialect, Table
 from tasks import predictions
 from tasks.sums import format_metrics
@@ -188,15 +188,8 @@ def stdin_in_parts(columns, max_rows) -> Iterator[Table]:
         return Table("standard input", names, {names[0]: []})
 
     table = empty()
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            text = line.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"standard input is not UTF-8 at line {number} (byte {error.start} of it): convert it "
-                "with iconv"
-            ) from error
-        table.add(number, {names[0]: text.lstrip("\ufeff") if number == 1 else text})
+    for number, text in text_lines(sys.stdin.buffer, "standard input"):
+        table.add(number, {names[0]: text})
         if table.is_full(max_rows):
             yield table
             table = empty()

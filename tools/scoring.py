@@ -93,14 +93,20 @@ def renamed_fields(pairs, roles) -> dict[str, str]:
     return found
 
 
+def objective_of(config: dict, architecture: str):
+    """The objective in whose form a run with this config was trained last; None if it names none."""
+    given, task = config.get("objective"), config.get("task") or {}
+    if task.get("name") in ("seq2seq", "text_to_text"):  # a prefix LM: it generates after a source
+        reads_both_ways = architecture != "decoder" or task.get("attention") == "prefix"
+        return objectives.build("prefix_lm") if reads_both_ways else None
+    if not given:
+        return None
+    return objectives.build(given["name"], {k: _tuples(v) for k, v in given.items() if k != "name"})
+
+
 def make_scorer(loaded, given) -> Scorer:
     """The Scorer of a loaded run, checked before any text is read."""
-    config = loaded.record["config"].get("objective")
-    objective = None
-    if config:
-        objective = objectives.build(
-            config["name"], {k: _tuples(v) for k, v in config.items() if k != "name"}
-        )
+    objective = objective_of(loaded.record["config"], loaded.config.architecture)
     if "discriminator" in loaded.params.get("heads", {}):
         raise ConfigError(
             f"{loaded.name} is a discriminator, which has no probabilities of tokens: evaluate a run of "

@@ -66,7 +66,7 @@ def talk(folder, name, *flags):
 
 def test_the_template_holds_the_turns_and_reset_forgets_them(folder, terminal, monkeypatch, capsys):
     found = requests_of(monkeypatch)
-    terminal += ["the river", "  ", "a stone [EOS]", "/reset", "winter", "/exit", "never"]
+    terminal += ["the river", "  ", "/help", "a stone [EOS]", "/reset", "winter", "/exit", "never"]
     talk(folder, "chat", "--system=light")
     start = "[CLS] system light [EOS] [CLS] user"
     assert found[0] == f"{start} the river [EOS] [CLS] assistant"
@@ -121,7 +121,7 @@ def test_the_oldest_turns_are_dropped_once_said_and_the_last_must_fit(folder, ca
         Dialogue(one.generator, max_new_tokens=64)
 
 
-def test_ctrl_c_stops_an_answer_and_the_next_one_ends(folder, terminal, monkeypatch, capsys):
+def test_ctrl_c_stops_an_answer_and_two_at_the_prompt_end(folder, terminal, monkeypatch, capsys):
     complete, calls = generator.Generator.complete, []
 
     def interrupted(self, requests, config, stop, on_text):
@@ -137,7 +137,7 @@ def test_ctrl_c_stops_an_answer_and_the_next_one_ends(folder, terminal, monkeypa
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(generator.Generator, "complete", interrupted)
-    terminal += ["the river", at_the_prompt, "never"]
+    terminal += ["the river", at_the_prompt, at_the_prompt, "never"]
     before = signal.getsignal(signal.SIGINT)
     program.main([f"--run={folder / 'plain'}", "--interactive", "--max_new_tokens=60"])
     words = capsys.readouterr().out.split()
@@ -155,6 +155,11 @@ def test_two_interrupts_in_an_answer_end_the_program(folder, terminal, monkeypat
     terminal += ["the river", "never"]
     talk(folder, "plain")
     assert terminal == ["never"]
+
+
+def test_several_answers_are_refused(folder, terminal):
+    with pytest.raises(ValueError, match="shows one answer; leave --num_return_sequences out"):
+        talk(folder, "plain", "--temperature=1", "--num_return_sequences=2")
 
 
 def test_the_help_names_the_commands():

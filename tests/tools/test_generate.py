@@ -213,6 +213,9 @@ def test_a_file_is_continued_after_whole_prompts_and_is_not_overwritten(folder, 
     assert path.read_text() == whole
     execute(capsys, *flags, "--resume")
     assert path.read_text() == whole
+    for changed in ("--temperature=0.5", "--stop=river", f"--run={folder / 'chat'}"):
+        with pytest.raises(ValueError, match=r"line 1 is of another run or of other options"):
+            program.main([*flags, changed, "--resume"])
     flags[-1] = "--prompt=other"
     with pytest.raises(ValueError, match=r"out.jsonl at line 9 is of another prompt"):
         program.main([*flags, "--resume"])
@@ -241,7 +244,7 @@ def test_messages_and_chat_prompts_use_the_template(folder, tmp_path, capsys):
 BAD = {
     "empty prompt": (["--prompt="], r"prompt 1: the prompt '' is empty.*give it some text"),
     "no file": (["--file={tmp}/none.txt"], r"none.txt.*no file|No such|does not exist|matches"),
-    "encoding": (["--file={tmp}/latin.txt"], r"latin.txt is not UTF-8 at byte 3.*iconv"),
+    "encoding": (["--file={tmp}/latin.txt"], r"latin.txt is not UTF-8 at line 1 .byte 3 of it.*iconv"),
     "no column": (["--file={tmp}/other.jsonl"], r"other.jsonl has no column 'prompt'.*set --column to"),
     "no value": (["--file={tmp}/gap.jsonl"], r"gap.jsonl at line 2: 'prompt' has no text"),
     "messages": (["--file={tmp}/bad.jsonl"], r"bad.jsonl at line 1: message 1 is .*expected a role"),

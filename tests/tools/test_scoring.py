@@ -276,3 +276,19 @@ def test_a_run_without_an_lm_head_is_an_error_of_one_line(change, message, runs,
     monkeypatch.setattr(scoring, "load_run", lambda run: change(load(run)))
     with pytest.raises(ConfigError, match=message):
         run(runs["encoder"], "minimal_pairs", f"--data={data['minimal_pairs']}")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "expected"),
+    [
+        ("encoder_decoder", {"task": {"name": "seq2seq"}}, "prefix_lm"),
+        ("encoder_decoder", {"task": {"name": "text_to_text", "attention": "causal"}}, "prefix_lm"),
+        ("decoder", {"task": {"name": "seq2seq", "attention": "prefix"}}, "prefix_lm"),
+        ("decoder", {"task": {"name": "seq2seq", "attention": "causal"}}, None),
+        ("encoder", {"task": {"name": "classification"}}, None),
+        ("decoder", {"objective": {"name": "fill_in_the_middle", "fim_rate": 0.9}}, "fill_in_the_middle"),
+    ],
+)  # fmt: skip
+def test_a_run_is_scored_in_the_form_of_its_last_training(architecture, config, expected):
+    found = scoring.objective_of(config, architecture)
+    assert (found and found.name) == expected
