@@ -203,11 +203,14 @@ def write_tokenizer(directory):
     (directory / "special_tokens_map.json").write_text(json.dumps(names))
 
 
-def randomize(peer, scale=0.3):
-    """Adds noise to every parameter, including norms and biases."""
+def randomize(peer, scale=0.3, seed=0):
+    """Initializes the model from the seed and adds noise to every parameter, norms and biases included."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peer.load_state_dict(type(peer)(peer.config).state_dict())
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in peer.parameters():
             p.add_(torch.randn(p.shape, generator=generator) * scale)

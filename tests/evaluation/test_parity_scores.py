@@ -12,6 +12,7 @@ import parity
 import pytest
 from tiny_configs import WORDS
 
+from benchmarks.evaluation import strided_nats
 from data import tokenizer as tokenizers
 from huggingface import convert
 from huggingface.tokenizers import write_tokenizer
@@ -75,17 +76,7 @@ def test_perplexity_is_that_of_the_strided_loop_of_transformers(peers, tmp_path,
     text = " ".join(texts(9, 5, 20))
     (tmp_path / "x.txt").write_text(text)
     ids = auto(text, return_tensors="pt", add_special_tokens=False).input_ids
-    nats, tokens, previous = 0.0, 0, 0
-    for begin in range(0, ids.shape[1], stride):
-        end = min(begin + 48, ids.shape[1])
-        window, labels = ids[:, begin:end], ids[:, begin:end].clone()
-        labels[:, : previous - end] = -100
-        count = int((labels[:, 1:] != -100).sum())
-        with torch.no_grad():
-            nats += model(window, labels=labels).loss.item() * count
-        tokens, previous = tokens + count, end
-        if end == ids.shape[1]:
-            break
+    nats, tokens = strided_nats(model, ids, 48, stride)
     found = scored(run, "perplexity", tmp_path, f"--data={tmp_path}/x.txt", f"--stride={stride}",
                    "--separator=file")["metrics"]["x.txt"]  # fmt: skip
     assert found["tokens"] == tokens

@@ -14,6 +14,7 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.parity
 
 VOCAB_SIZE, NEW_TOKENS, PROMPTS, EOS = 90, 64, 20, 4
+SEED = 1  # of parameters with no near tie: with 0, two beams of Gemma 2 differ by less than float32 resolves
 DECODER = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 48, "max_position_embeddings": 96, "bos_token_id": None, "eos_token_id": EOS,
@@ -47,7 +48,7 @@ def pair(request, tmp_path_factory):
     config = peer_class.config_class(vocab_size=VOCAB_SIZE, **MODELS[request.param])
     config._attn_implementation = "eager"
     scale = 0.1 if request.param[:2] in ("Ge", "T5") else 0.3
-    peer = parity.randomize(peer_class(config), scale)
+    peer = parity.randomize(peer_class(config), scale, SEED)
     peer.save_pretrained(folder / "source")
     parity.write_tokenizer(folder / "source")
     convert.from_hf(str(folder / "source"), str(folder / "run"))

@@ -290,5 +290,5 @@ def test_a_run_without_an_lm_head_is_an_error_of_one_line(change, message, runs,
     ],
 )  # fmt: skip
 def test_a_run_is_scored_in_the_form_of_its_last_training(architecture, config, expected):
-    found = scoring.objective_of(config, architecture)
+    found = scoring.last_objective(config, architecture)
     assert (found and found.name) == expected
