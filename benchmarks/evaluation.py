@@ -192,9 +192,33 @@ def _command(given, suite, path, out):
     return evaluate.parse(words)
 
 
+def strided_nats(model, ids, size: int, stride: int) -> tuple[float, int]:
+    """(the summed cross entropy, the number of predicted tokens) of a text, by the strided loop of
+    transformers' documentation.
+
+    Args:
+      model: a causal language model of transformers.
+      ids: torch.Tensor int64[1, n].
+      size, stride: tokens of a window, and between the starts of two.
+    """
+    import torch
+
+    nats, tokens, previous = 0.0, 0, 0
+    for begin in range(0, ids.shape[1], stride):
+        end = min(begin + size, ids.shape[1])
+        window, labels = ids[:, begin:end], ids[:, begin:end].clone()
+        labels[:, : previous - end] = -100
+        count = int((labels[:, 1:] != -100).sum())
+        with torch.no_grad():
+            nats += model(window, labels=labels).loss.item() * count
+        tokens, previous = tokens + count, end
+        if end == ids.shape[1]:
+            break
+    return nats, tokens
+
+
 def compare_perplexity(given):
     """Perplexity by the strided loop of transformers' documentation, and ours, with both times."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     (item,) = SUITES["perplexity"].items(given.data[0], OPTIONS, print)
@@ -211,17 +235,7 @@ def compare_perplexity(given):
     auto = AutoTokenizer.from_pretrained(given.model)
     began, size = time.perf_counter(), given.max_seq_len
     ids = auto(text, return_tensors="pt", add_special_tokens=False).input_ids
-    nats, tokens, previous = 0.0, 0, 0
-    for begin in range(0, ids.shape[1], given.stride):
-        end = min(begin + size, ids.shape[1])
-        window, labels = ids[:, begin:end], ids[:, begin:end].clone()
-        labels[:, : previous - end] = -100
-        count = int((labels[:, 1:] != -100).sum())
-        with torch.no_grad():
-            nats += model(window, labels=labels).loss.item() * count
-        tokens, previous = tokens + count, end
-        if end == ids.shape[1]:
-            break
+    nats, tokens = strided_nats(model, ids, size, given.stride)
     theirs, found = time.perf_counter() - began, content["metrics"]["text.txt"]
     print(f"{tokens:,} tokens of {len(text.encode()):,} bytes: perplexity of transformers "
           f"{math.exp(nats / tokens):.5f} in {theirs:.0f} s, ours {found['perplexity']:.5f} "

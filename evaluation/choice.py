@@ -7,7 +7,7 @@ from evaluation.ways import Causal, Generating, Infilling, Masking, Way
 from objectives import Objective
 from objectives.causal_lm import CausalLM
 from objectives.denoising import Denoising
-from objectives.mixture import MODES
+from objectives.mixture import mode_tokens
 from objectives.prefix_lm import PrefixLM
 from objectives.vocabulary import Vocabulary
 
@@ -91,8 +91,7 @@ def _component(objective, vocabulary):
         return isinstance(inner, Denoising) + (not isinstance(inner, CausalLM))
 
     chosen = min(components, key=order)
-    mode = (vocabulary.modes[MODES.index(chosen.mode)],) if chosen.mode else ()
-    return _component(chosen.objective, vocabulary)[0], mode
+    return _component(chosen.objective, vocabulary)[0], mode_tokens(vocabulary, chosen.mode)
 
 
 def _form_of(objective, architecture, vocabulary):

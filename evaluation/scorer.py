@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from evaluation.ways import Row, Way
+from generation.batches import bucket
 from models.inputs import make_inputs
 from objectives.batch import Batch
 from objectives.lm_loss import hidden_states, lm_token_losses
@@ -263,7 +264,7 @@ class Scorer:
     def _choose_shapes(self, lengths, total):
         """The shape of each width that rows of lengths int[N, 2] need; `total` positions in all."""
         widths = self._widths(lengths[:, 0])
-        self._positions = max(self._positions, _power_of_two(int(total)))
+        self._positions = max(self._positions, bucket(int(total)))
         for width in np.unique(widths).tolist():
             of_width = lengths[widths == width]
             share = of_width[:, 1].sum() / of_width[:, 0].sum() * _SLACK
@@ -332,12 +333,7 @@ class Scorer:
     def _batch_size(self, shape):
         width = shape[0] + shape[1] * self._has_decoder
         size = max(1, min(self._batch_tokens, self._positions // self._divisor) // width)
-        return self._divisor * (_power_of_two(size + 1) // 2)
-
-
-def _power_of_two(count: int) -> int:
-    """The smallest power of two that is at least `count`."""
-    return 1 << max(0, count - 1).bit_length()
+        return self._divisor * (bucket(size + 1) // 2)
 
 
 def _lengths(row: Row):

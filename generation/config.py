@@ -15,6 +15,27 @@ class GenerationError(ValueError):
     """Options or prompts that cannot be used; the message is one line and says what to do."""
 
 
+def check_ranges(config) -> None:
+    """Raises GenerationError for a field of a dataclass that is not within the limits of its `option`."""
+    for field in fields(config):
+        value, limits = getattr(config, field.name), field.metadata
+        ok = True
+        if isinstance(value, int | float):
+            low, high = limits.get("min", value), limits.get("max", value)
+            ok = math.isfinite(value) and low <= value <= high
+            ok = ok and value > limits.get("above", -math.inf)
+        expected = [
+            f"{word} {limits[key]}"
+            for key, word in (("min", "at least"), ("above", "above"), ("max", "at most"))
+            if key in limits
+        ]
+        if value not in limits.get("choices", (value,)):
+            ok, expected = False, [f"one of {', '.join(limits['choices'])}"]
+        if not ok:
+            words = " and ".join(expected) or "a finite number"
+            raise GenerationError(f"{field.name}={value!r}: expected {words}")
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen. The defaults are greedy search."""
@@ -58,29 +79,10 @@ class GenerationConfig:
     def __post_init__(self):
         for name in ("banned_tokens", "logit_bias"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for field in fields(self):
-            self._check_range(field.name, getattr(self, field.name), field.metadata)
+        check_ranges(self)
         self._check_lists()
         changed = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
         self._check_combinations(changed)
-
-    def _check_range(self, name, value, limits):
-        ok = True
-        if isinstance(value, int | float):
-            ok = math.isfinite(value) and limits.get("min", value) <= value <= limits.get(
-                "max", value
-            )
-            ok = ok and value > limits.get("above", -math.inf)
-        expected = [
-            f"{word} {limits[key]}"
-            for key, word in (("min", "at least"), ("above", "above"), ("max", "at most"))
-            if key in limits
-        ]
-        if value not in limits.get("choices", (value,)):
-            ok, expected = False, [f"one of {', '.join(limits['choices'])}"]
-        if not ok:
-            words = " and ".join(expected) or "a finite number"
-            raise GenerationError(f"{name}={value!r}: expected {words}")
 
     def _check_lists(self):
         for token in self.banned_tokens:

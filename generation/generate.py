@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from generation import beam, programs, sampling
+from generation.batches import num_row_shards, place_rows
 from generation.config import GenerationConfig
 from generation.logits import values_of
 from generation.prompts import (
@@ -24,7 +24,6 @@ from generation.prompts import (
 from models.positions import rescaling_length
 
 CHUNK = 16  # tokens between two calls of on_tokens
-BATCH_AXES = ("data", "fsdp")  # of a mesh: the rows are split over them, as in training
 
 
 def generate(
@@ -59,10 +58,7 @@ def generate(
         prompt.seed if prompt.seed is not None else seeds[i] if seeds else config.seed + i
         for i, prompt in enumerate(prompts)
     ]
-    shards = 1
-    if mesh is not None:
-        shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape]))
-    batches = make_batches(model, prompts, config, seeds, shards)
+    batches = make_batches(model, prompts, config, seeds, num_row_shards(mesh))
     found: list = [None] * len(prompts)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         for batch in batches:
@@ -113,11 +109,7 @@ class _Batch:
 
     def place(self, x):
         """A NumPy array with a first axis of rows or prompts, on the devices."""
-        if self._mesh is None:
-            return jnp.asarray(x)
-        axes = tuple(axis for axis in BATCH_AXES if axis in self._mesh.shape)
-        sharding = NamedSharding(self._mesh, PartitionSpec(axes))
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        return place_rows(self._mesh, x)
 
     def prompts(self):
         """The inputs on the devices."""

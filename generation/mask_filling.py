@@ -4,19 +4,18 @@ fill its masks all at once, from left to right (Wang and Cho 2019), or the most 
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 import models
-from generation.config import GenerationError
+from generation.batches import bucket, num_row_shards, place_rows
+from generation.config import GenerationError, check_ranges
 from models.config import option
 from models.layers import lm_logits
 
@@ -48,12 +47,7 @@ class FillConfig:
     seed: int = option(0, "of the samples; row i without a seed of its own has seed + i", min=0)
 
     def __post_init__(self):
-        if self.order not in ORDERS:
-            raise GenerationError(f"order={self.order!r}: expected one of {', '.join(ORDERS)}")
-        for each in fields(self):
-            value, least = getattr(self, each.name), each.metadata.get("min")
-            if least is not None and not least <= value < math.inf:
-                raise GenerationError(f"{each.name}={value!r}: expected at least {least}")
+        check_ranges(self)
         if self.num_steps and self.order == "joint":
             raise GenerationError(
                 f"num_steps={self.num_steps} with order=joint, which is one step; choose another order"
@@ -253,23 +247,19 @@ def _filled(hypothesis):
     return Filled(hypothesis.tokens, log_probs, float(log_probs.sum()))
 
 
-def _bucket(count, least=1):
-    return max(least, 1 << (count - 1).bit_length())
-
-
 def _scores(
     model, params, hypotheses, positions, *, mesh, batch_size, is_next, allowed, temperature, k, seeds
 ):  # fmt: skip
     """For each hypothesis the _Scored of its `positions`: k likeliest candidates, or one sample."""
     limit = longest_row(model.config)
-    shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = num_row_shards(mesh)
     order = sorted(range(len(hypotheses)), key=lambda i: len(hypotheses[i].tokens))
     found = [None] * len(hypotheses)
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        rows = -(-_bucket(len(part)) // shards) * shards
-        length = min(_bucket(max(len(hypotheses[i].tokens) for i in part), 16), limit)
-        slots = _bucket(max(len(positions[i]) for i in part))
+        rows = -(-bucket(len(part)) // shards) * shards
+        length = min(bucket(max(len(hypotheses[i].tokens) for i in part), 16), limit)
+        slots = bucket(max(len(positions[i]) for i in part))
         tokens, segment_ids = np.zeros((2, rows, length), np.int32)
         at = np.zeros((rows, slots), np.int32)
         keys = np.zeros((rows, 2), np.uint32)  # seed, number of the sample
@@ -278,10 +268,7 @@ def _scores(
             segment_ids[place, : len(hypotheses[i].tokens)] = 1
             at[place, : len(positions[i])] = positions[i]
             keys[place] = seeds[hypotheses[i].row] % 2**32, hypotheses[i].number
-        arrays = tokens, segment_ids, at, keys
-        if mesh is not None and mesh.size > 1:
-            place = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-            arrays = jax.device_put(arrays, place)
+        arrays = [place_rows(mesh, x) for x in (tokens, segment_ids, at, keys)]
         scored = _score_step(model, params, *arrays, allowed, temperature, is_next, k)
         ids, values, highest = jax.device_get(scored)
         for place, i in enumerate(part):

@@ -59,11 +59,6 @@ def announced(log, what: str, program, *arguments, **static):
     return found
 
 
-def num_programs() -> int:
-    """The number of programs compiled since the process began."""
-    return len(_SEEN)
-
-
 def next_logits(model, params, hidden: jax.Array) -> jax.Array:
     """hidden [R,T,D] -> float32[R,vocab_size] after the last position."""
     config = model.config

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import models
+from generation.batches import bucket
 from generation.config import GenerationConfig, GenerationError
 from models import ModelConfig
 from models.positions import rescaling_length
@@ -148,7 +149,7 @@ def make_batches(model, prompts, config, seeds, shards: int) -> list[PromptBatch
     both = model.config.architecture == "encoder_decoder"
     groups = {}
     for index, prompt in enumerate(prompts):
-        limit = _bucket(prompt.max_new_tokens or config.max_new_tokens)
+        limit = bucket(prompt.max_new_tokens or config.max_new_tokens, SMALLEST)
         lengths = _lengths(model, prompt, both)
         groups.setdefault((prompt.prefix, lengths, limit), []).append(index)
     size = max(1, config.batch_size // config.rows_per_prompt)
@@ -174,18 +175,13 @@ def make_batches(model, prompts, config, seeds, shards: int) -> list[PromptBatch
 def _lengths(model, prompt, both):
     """The padded lengths of a prompt: (tokens,) or (tokens, decoder_tokens)."""
     most = model.config.max_length if model.config.positions == "learned" else 1 << 30
+    read = min(bucket(len(prompt.tokens), SMALLEST), most)
     if both:  # short forced beginnings keep their length: most have the start token alone
         length = len(prompt.decoder_tokens)
-        return min(_bucket(len(prompt.tokens)), most), length if length < 4 else _bucket(length)
-    if isinstance(
-        getattr(model, "adapter", None), PromptTuning
-    ):  # padding would be between its tokens and the text
-        return (len(prompt.tokens),)
-    return (min(_bucket(len(prompt.tokens)), most),)
-
-
-def _bucket(length):
-    return max(SMALLEST, 1 << (length - 1).bit_length())
+        return read, length if length < 4 else bucket(length, SMALLEST)
+    if isinstance(getattr(model, "adapter", None), PromptTuning):
+        return (len(prompt.tokens),)  # padding would be between its tokens and the text
+    return (read,)
 
 
 def _pad(rows, length, attention, right=False):

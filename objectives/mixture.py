@@ -19,6 +19,7 @@ from objectives.document_ids import document_ids, left_of
 from objectives.lm_loss import loss_of
 from objectives.registry import parse
 from objectives.seq2seq import compact
+from objectives.vocabulary import Vocabulary
 
 MODES = ("R", "S", "X")
 
@@ -223,6 +224,11 @@ def _parse_components(components):
     return tuple(Component(weight / total, *rest) for weight, *rest in parsed)
 
 
+def mode_tokens(vocabulary: Vocabulary, mode: str) -> tuple[int, ...]:
+    """The token of a mode before each document; () for a component without a mode ('')."""
+    return (vocabulary.modes[MODES.index(mode)],) if mode else ()
+
+
 def _corrupt(components, spec, index, rng, row):
     """The Batch of components[index], which uses the start of the row; the components have the same
     `branch_key`."""
@@ -230,7 +236,7 @@ def _corrupt(components, spec, index, rng, row):
     raw = [objective.lengths(spec).raw for objective in objectives]
     row = row[: max(raw)]
     if components[0].mode:
-        modes = [spec.vocabulary.modes[MODES.index(c.mode)] for c in components]
+        modes = [mode_tokens(spec.vocabulary, c.mode)[0] for c in components]
         row = _insert_mode(row, jnp.asarray(modes, jnp.int32)[index], spec)
     used = jnp.arange(len(row), dtype=jnp.int32) < jnp.asarray(raw, jnp.int32)[index]
     row = jnp.where(used, row, jnp.full_like(row, spec.vocabulary.pad))

@@ -11,17 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-import objectives
 from data.special_tokens import template_for
 from generation import FillConfig, fill, longest_row, mask_positions, top_tokens
 from objectives.denoising import Denoising
 from objectives.fill_in_the_middle import FillInTheMiddle
-from objectives.mixture import MODES, SampledObjective
+from objectives.mixture import SampledObjective, mode_tokens
 from objectives.sentence_pairs import SentencePairs
 from tools.infilling import Text, infill, record_of
-from tools.loaded_run import LoadedRun, load_run, resolve_run
+from tools.loaded_run import LoadedRun, load_run, objective_of, resolve_run
 from tools.prompts import published_origin
-from training import config as configs
 from training import run_directory, sharding
 from training.config import ConfigError
 
@@ -61,11 +59,8 @@ def way_of(record: dict, origin: dict, name: str) -> Way:
         raise ConfigError(
             f"{name} is finetuned for {task} and fills no masks; name the run that it was finetuned from"
         )
-    if "objective" in config:
-        given = dict(config["objective"])
-        about = given.pop("name")
-        objective = configs.resolve(objectives.OBJECTIVES[about], given, "config.objective")
-        ways = list(_ways(objective, architecture))
+    if objective := objective_of(config):
+        about, ways = objective.name, list(_ways(objective, architecture))
     else:
         about = origin.get("class", "a published model")
         kind = _PUBLISHED.get(origin.get("model_type", ""), "")
@@ -214,9 +209,8 @@ class Filler:
 
     def row(self, text: Text) -> np.ndarray:
         """int32[n]: the text with its special tokens. Raises ValueError for one that is too long."""
-        loaded, template, before = self.loaded, self.template, ()
-        if self.way.mode:
-            before = (loaded.vocabulary.modes[MODES.index(self.way.mode)],)
+        loaded, template = self.loaded, self.template
+        before = mode_tokens(loaded.vocabulary, self.way.mode)
         if self.way.kind == "middle":
             return self._middle_row(text)
         ids = loaded.tokenizer.encode_marked(text.parts, text.markers)

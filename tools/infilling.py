@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from generation import FillConfig, GenerationConfig, Prompt, generate, longest_row
-from tools.prompts import published_settings
+from tools.prompts import decoder_start
 
 SPAN = 32  # tokens that are generated for each mask by default
 
@@ -58,7 +58,7 @@ def _generate(filler, texts, rows, config, seeds, max_new_tokens):
     """The generated sequences of texts with equally many masks."""
     loaded, n = filler.loaded, config.num_return_sequences
     vocabulary, both = loaded.vocabulary, loaded.config.architecture == "encoder_decoder"
-    start, eos_ids = _start(loaded) if both else (), [vocabulary.eos]
+    start, eos_ids = decoder_start(loaded) if both else (), [vocabulary.eos]
     if filler.way.kind == "sentinels" and not filler.way.whole:
         start = (*start, vocabulary.sentinels[0]) if both else ()
         eos_ids += vocabulary.sentinels[len(texts[0].markers) :][:1]
@@ -75,14 +75,6 @@ def _generate(filler, texts, rows, config, seeds, max_new_tokens):
     return generate(
         loaded.model, loaded.params, prompts, options, eos_ids=tuple(eos_ids), mesh=loaded.mesh
     )
-
-
-def _start(loaded):
-    """The tokens that the decoder of an encoder-decoder starts with."""
-    settings = published_settings(loaded)
-    start = settings.get("decoder_start_token_id", loaded.vocabulary.start)
-    forced = settings.get("forced_bos_token_id")
-    return (start,) if forced is None else (start, forced)
 
 
 def _filled(filler, text, row, generated):

@@ -14,8 +14,10 @@ from data import tokenizer as tokenizers
 from data.tokenizer import Tokenizer
 from huggingface import as_run
 from models.config import ModelConfig
+from objectives import OBJECTIVES, Objective
 from objectives.vocabulary import Vocabulary
 from training import checkpoint, init_from, run_directory, sharding
+from training import config as configs
 from training.param_rules import unflatten_params
 from training.schema import MeshConfig
 
@@ -48,6 +50,14 @@ class LoadedRun:
     @property
     def config(self) -> ModelConfig:
         return self.model.config
+
+
+def objective_of(config: dict) -> Objective | None:
+    """The objective in the config that a run has stored; None for a run that names none."""
+    given = dict(config.get("objective") or {})
+    if not given:
+        return None
+    return configs.resolve(OBJECTIVES[given.pop("name")], given, "config.objective")
 
 
 def load_run(run: str, mesh: MeshConfig | None = None) -> LoadedRun:

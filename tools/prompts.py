@@ -11,13 +11,14 @@ import numpy as np
 
 from data.special_tokens import pair_templates, template_for
 from generation import Prompt
-from objectives import OBJECTIVES, Objective
+from objectives import Objective
 from objectives.causal_lm import CausalLM
 from objectives.denoising import Denoising
-from objectives.mixture import MODES, SampledObjective
+from objectives.mixture import SampledObjective, mode_tokens
 from objectives.prefix_lm import PrefixLM
 from tasks.seq2seq import Seq2seq
 from tasks.text_to_text import TextToText
+from tools.loaded_run import objective_of
 from training import config as configs
 from training import run_directory
 from training.config import ConfigError
@@ -86,16 +87,13 @@ def prompt_reader(loaded) -> PromptReader:
     config, special_ids = loaded.record["config"], loaded.tokenizer.special_ids()
     if loaded.config.architecture == "encoder":
         return _of_masks(loaded, "predicts masks", is_next=False)
-    published = published_settings(loaded)
-    start = published.get("decoder_start_token_id", special_ids["start"])
-    forced = published.get("forced_bos_token_id")
-    start = np.array([start] if forced is None else [start, forced], np.int32)
-    eos_ids = published.get("eos_token_id", special_ids["eos"])
+    start = np.array(decoder_start(loaded), np.int32)
+    eos_ids = published_settings(loaded).get("eos_token_id", special_ids["eos"])
     eos_ids = [eos_ids] if isinstance(eos_ids, int) else eos_ids
     if "task" in config:
         return _of_task(loaded, start[:1], special_ids["eos"])
-    if "objective" in config:
-        return _of_objective(loaded, config["objective"], start, (special_ids["eos"],))
+    if objective := objective_of(config):
+        return _of_objective(loaded, objective, start, (special_ids["eos"],))
     return _reader(loaded, start, tuple(eos_ids))
 
 
@@ -105,6 +103,14 @@ def published_settings(loaded) -> dict:
     origin = published_origin(run_directory.read_manifest(loaded.directory))
     kept = origin.get("generation") or origin.get("config") or {}
     return {key: value for key, value in kept.items() if value is not None}
+
+
+def decoder_start(loaded) -> tuple[int, ...]:
+    """The tokens that the decoder of an encoder-decoder starts with."""
+    settings = published_settings(loaded)
+    start = settings.get("decoder_start_token_id", loaded.vocabulary.start)
+    forced = settings.get("forced_bos_token_id")
+    return (start,) if forced is None else (start, forced)
 
 
 def _reader(loaded, start, eos_ids, before=(), after=(), is_prefix=False, about="", **fields):
@@ -131,11 +137,11 @@ def _reader(loaded, start, eos_ids, before=(), after=(), is_prefix=False, about=
     return PromptReader(about or "published", read, True, eos_ids, **fields)
 
 
-def _of_objective(loaded, given, start, eos_ids):
+def _of_objective(loaded, objective, start, eos_ids):
     """The reader of a run of train.py."""
-    objective, mode = _objective_of(given)
+    objective, mode = _component_of(objective)
     architecture, vocabulary = loaded.config.architecture, loaded.vocabulary
-    before = (vocabulary.modes[MODES.index(mode)],) if mode else ()
+    before = mode_tokens(vocabulary, mode)
     reader = {"before": before, "about": objective.name + f" [{mode}]" * bool(mode)}
     if isinstance(objective, Denoising) and objective.targets == "next":
         return _of_masks(loaded, objective.name, is_next=True)
@@ -145,11 +151,9 @@ def _of_objective(loaded, given, start, eos_ids):
     return _reader(loaded, start, eos_ids, is_prefix=is_prefix, **reader)
 
 
-def _objective_of(given: dict) -> tuple[Objective, str]:
-    """(the objective of a config, its mode); of a mixture, the component that prepares best for
+def _component_of(objective: Objective) -> tuple[Objective, str]:
+    """(an objective, its mode); of a mixture, the component that prepares best for
     continuations."""
-    given = dict(given)
-    objective = configs.resolve(OBJECTIVES[given.pop("name")], given, "config.objective")
     if not isinstance(objective, SampledObjective):
         return objective, ""
     order = (PrefixLM, CausalLM, Denoising, Objective)

@@ -20,7 +20,7 @@ from data.tokenizer import describe_unknown
 from evaluation import SUITES, Scorer, choose_way
 from evaluation.items import Item, Summary
 from tools import score_chart
-from tools.loaded_run import load_run
+from tools.loaded_run import load_run, objective_of
 from tools.score_store import Progress, Results
 from training import cli, paths, sharding
 from training.config import ConfigError
@@ -93,20 +93,18 @@ def renamed_fields(pairs, roles) -> dict[str, str]:
     return found
 
 
-def objective_of(config: dict, architecture: str):
+def last_objective(config: dict, architecture: str):
     """The objective in whose form a run with this config was trained last; None if it names none."""
-    given, task = config.get("objective"), config.get("task") or {}
+    task = config.get("task") or {}
     if task.get("name") in ("seq2seq", "text_to_text"):  # a prefix LM: it generates after a source
         reads_both_ways = architecture != "decoder" or task.get("attention") == "prefix"
         return objectives.build("prefix_lm") if reads_both_ways else None
-    if not given:
-        return None
-    return objectives.build(given["name"], {k: _tuples(v) for k, v in given.items() if k != "name"})
+    return objective_of(config)
 
 
 def make_scorer(loaded, given) -> Scorer:
     """The Scorer of a loaded run, checked before any text is read."""
-    objective = objective_of(loaded.record["config"], loaded.config.architecture)
+    objective = last_objective(loaded.record["config"], loaded.config.architecture)
     if "discriminator" in loaded.params.get("heads", {}):
         raise ConfigError(
             f"{loaded.name} is a discriminator, which has no probabilities of tokens: evaluate a run of "
@@ -135,10 +133,6 @@ def make_scorer(loaded, given) -> Scorer:
         packing=not prompt,
         batch_tokens=given.batch_tokens,
     )  # fmt: skip
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def repr_of(scorer) -> dict:
