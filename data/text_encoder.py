@@ -57,7 +57,8 @@ class TextEncoder:
 
     def encode_marked(self, texts: list[str], markers: list[str]) -> np.ndarray:
         """The tokens int32[n] of a text with one of the special tokens, markers[i], between texts[i] and
-        texts[i + 1]: those that the library makes of the whole, where no other text is special."""
+        texts[i + 1]: the same as the library's tokens of the whole text, in which no other
+        text is special."""
         names = {self._names[marker] for marker in markers}
         added = self._description["added_tokens"]
         added = [token | {"special": token["content"] not in names} for token in added]

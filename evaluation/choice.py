@@ -27,7 +27,7 @@ def choose_way(
       objective: what the model was pretrained with; None for an imported or finetuned one.
       start_token: a special token that a decoder reads before each text ('': what its tokenizer adds).
 
-    Raises ValueError, in one line, where the model or its tokenizer does not have what it takes.
+    Raises ValueError, in one line, for a model or a tokenizer that cannot be scored so.
     """
     if architecture not in ("encoder", "decoder", "encoder_decoder"):
         raise ValueError(

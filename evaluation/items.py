@@ -14,12 +14,12 @@ Request = tuple[str, str]  # (context, continuation)
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One item of a suite: what is scored, and what its result needs.
+    """One item of a suite: the texts to score, and the data of its result.
 
     Attributes:
       place: 'FILE at line 3', for messages.
       requests: (context, continuation) of each text to score.
-      record: values that the result keeps: 'row' (the line) and those of the suite.
+      record: values kept in the result: 'row' (the line), and the fields of the suite.
     """
 
     place: str

@@ -130,7 +130,7 @@ class Scorer:
             raise ValueError(
                 f"the model reads {self.max_len} positions, too few for a token of text: raise --max_seq_len"
             )
-        self._context = int(way.needs_context)  # tokens before those that a later window scores
+        self._context = int(way.needs_context)  # unscored tokens at the start of a later window
         size = max(1, size - (self._context and not self.limits.unread))
         if stride > size:
             raise ValueError(
@@ -280,7 +280,7 @@ class Scorer:
 
     def _batches(self, rows):
         """Yields (bins of row numbers, log-probabilities [B, N], hits [B, N]) of each batch. The targets of
-        a bin are those of its rows, one after another."""
+        a bin are the targets of its rows, one after another."""
         if not rows:
             return
         lengths = np.array([_lengths(row) for row in rows])

@@ -1,6 +1,6 @@
 """How each architecture is asked for the probability of tokens: the rows that the model reads.
 
-A way turns tokens, of which those from `first` on are scored, into rows with targets; scorer.py computes
+A way turns tokens into rows with targets, which score the tokens from `first` on; scorer.py computes
 their log-probabilities. choice.py chooses the way of a model.
 """
 
@@ -18,11 +18,11 @@ _NONE = np.zeros(0, np.int32)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One sequence that a model reads, and what it predicts there.
+    """One sequence for the model, and its targets.
 
-    tokens int32[T] are those of an encoder or a decoder; decoder_tokens int32[U] those that the decoder of
-    an encoder-decoder reads. The hidden state at positions[k] (of the decoder, if there is one) predicts
-    targets[k], int32[K] each. The first `prefix` tokens of a decoder's row see each other.
+    An encoder or a decoder reads tokens int32[T], the decoder of an encoder-decoder decoder_tokens
+    int32[U]. The hidden state at positions[k] (of the decoder, if there is one) predicts targets[k],
+    int32[K] each. The first `prefix` tokens of a decoder's row see each other.
     """
 
     tokens: np.ndarray
@@ -81,7 +81,7 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Causal(Way):
-    """A decoder: log p(token | those before it). template.prefix is what it reads before a text."""
+    """A decoder: log p(token | earlier tokens). template.prefix stands before each text."""
 
     attention: ClassVar[str] = "causal"
 
@@ -192,7 +192,7 @@ class _PerToken:
     """One row for each token, without that token, and without the rest of its word if `within_word`."""
 
     def masked_spans(self, tokens, first):
-        """(start, end) of what is masked for each scored token, the first one of the span."""
+        """(start, end) of the masked span for each scored token, which is the first of the span."""
         ends = np.arange(1, len(tokens) + 1)
         if self.within_word:
             ends = _word_ends(tokens, self.vocabulary)

@@ -1,5 +1,5 @@
-"""Beam search on the cached API, with the rules of transformers' beam search: of the best continuations,
-those that end are kept apart and ranked by log-probability / length ** length_penalty.
+"""Beam search on the cached API, with the rules of transformers' beam search: finished
+continuations are kept apart and ranked by log-probability / length ** length_penalty.
 """
 
 from functools import partial

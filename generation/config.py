@@ -1,5 +1,5 @@
 """GenerationConfig: the options of generation, checked on construction.
-Names and meanings are those of transformers' GenerationConfig.
+Names and meanings follow transformers' GenerationConfig.
 """
 
 import math

@@ -133,7 +133,7 @@ def _decode(run: _Batch, on_tokens):
     rows = run.call("the prefill", programs.start, *run.prompts(), *rest)
     num_rows = len(run.batch.indices) * run.repeats
     reported, stopped = np.zeros(num_rows, np.int64), np.zeros(len(run.limits), bool)
-    count, read = 1, 0  # generated tokens; those that the last prefill read
+    count, read = 1, 0  # generated tokens; how many of them the last prefill read
     chunk = 0 if on_tokens else run.batch.new_tokens  # at first, 0: reports the first token at once
     while True:
         steps = min(chunk, run.steps_left(count, read))

@@ -114,7 +114,7 @@ def fill(
     Args:
       rows: int32[n] each, with all special tokens. Each of them is one document.
       mask: the token to fill in.
-      candidates: half-open ranges of the ids that may be filled in. Probabilities are those of the softmax
+      candidates: half-open ranges of the ids that may be filled in. Probabilities come from the softmax
         over the whole vocabulary.
       is_next: the model predicts a token at the position before it (masked next-token prediction).
       seeds: of each row; a row with its seed has the same samples whatever the others are.
@@ -283,7 +283,7 @@ def _scores(
 def _score_step(
     model, params, tokens, segment_ids, at, keys, allowed, temperature, is_next, k
 ):  # fmt: skip
-    """(ids int32[B,P,k], log probabilities float32[B,P,k], those of the likeliest float32[B,P]) of the
+    """(ids int32[B,P,k], log probabilities float32[B,P,k], the highest log probability float32[B,P]) of the
     positions `at` int32[B,P] of tokens int32[B,T]."""
     hidden = model.apply({"params": params}, models.make_inputs(tokens, segment_ids))
     read_at = jnp.maximum(at - int(is_next), 0)[:, :, None]

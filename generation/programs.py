@@ -82,8 +82,8 @@ def read_prompts(model, params, inputs, decoder_inputs, options: Options):
 
 @partial(jax.jit, static_argnums=0, static_argnames="options")
 def start(model, params, inputs, decoder_inputs, values, keys, limits, *, options: Options) -> Rows:
-    """The rows after the first new tokens. keys [R] and limits int32[R] are of rows, all else of
-    prompts; `values` are those of processors.values_of."""
+    """The rows after the first new tokens. keys [R] and limits int32[R] belong to rows, all else
+    to prompts; `values` come from processors.values_of."""
     logits, cache, text = read_prompts(model, params, inputs, decoder_inputs, options)
     rows = Rows(
         cache,
@@ -100,7 +100,7 @@ def start_again(
     model, params, inputs, decoder_inputs, rows: Rows, values, keys, limits, *, options: Options
 ) -> Rows:
     """The rows after one more token, with a new cache of their whole text: where RoPE's frequencies depend
-    on the length, the old keys do not fit a longer text. inputs and decoder_inputs are those of `start`."""
+    on the length, the old keys do not fit a longer text. inputs and decoder_inputs as in `start`."""
     prompt = inputs if decoder_inputs is None else decoder_inputs
     repeat = partial(jnp.repeat, repeats=options.repeats, axis=0)
     # The last token moves to the last column.

@@ -26,7 +26,7 @@ class Prompt:
     # int32[m] of an encoder-decoder: the start token, and tokens that the output begins with
     decoder_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     max_new_tokens: int = 0  # 0: the config's
-    seed: int | None = None  # None: that of `seeds`, or config.seed + the index of the prompt
+    seed: int | None = None  # None: from `seeds`, or config.seed + the index of the prompt
 
 
 @dataclass(frozen=True)

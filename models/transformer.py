@@ -153,7 +153,7 @@ class TransformerStack(nn.Module):
         return relative_buckets(num_queries, num_keys, *sizes, self.stack == "encoder")
 
     def cached_buckets(self, slots: Slots, layer: int) -> jax.Array:
-        """int32[1,S]: those of the next token and the slots of a layer."""
+        """int32[1,S]: the buckets between the next token and the slots of a layer."""
         by_distance = jnp.asarray(self.buckets(slots.capacity, 1)[:, 0])
         size = slots.size(self.config.sliding_window_at(layer))
         return jnp.take(by_distance, slots.distances(size))[None]

@@ -13,8 +13,7 @@ _MAX_CANDIDATES = 256
 
 def length_keys(lengths: np.ndarray) -> np.ndarray:
     """int64[N]: sorted by it, neighbors need little padding. lengths int[N, K], of the K sequences
-    of an example: the order is by the first, and among those that are padded alike, by the
-    second."""
+    of an example: the order is by the first, and for equal padding by the second."""
     keys = lengths[:, 0].astype(np.int64)
     if lengths.shape[1] > 1:
         keys = -(-keys // _STEP) * 2**32 + lengths[:, 1]

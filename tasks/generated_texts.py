@@ -102,7 +102,7 @@ class GeneratedTexts:
 
 
 class Predictions(NamedTuple):
-    """The outputs float[n, 2] of LoadedSeq2seq, and what was generated, if anything."""
+    """The outputs float[n, 2] of LoadedSeq2seq, and the generated texts, if there are any."""
 
     outputs: np.ndarray
     generated: GeneratedTexts | None = None

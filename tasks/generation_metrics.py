@@ -36,9 +36,9 @@ def check(metrics: Sequence[str]) -> None:
 def score(
     metrics: Sequence[str], texts: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """({score: percent}, {metric: signature, what it is of and by which version}).
+    """({score: percent}, {metric: signature, with its options and the version of its package}).
 
-    references: those of each text, at least one.
+    references: of each text, at least one.
     """
     scores, signatures = {}, {}
     for metric in metrics:

@@ -199,7 +199,7 @@ class EncodedPairs(Encoded):
 @dataclasses.dataclass(frozen=True)
 class LoadedSeq2seq(GeneratesTexts, LoadedLabeledTask):
     """Pairs of sources and targets, encoded. `outputs` are [B, 2]: the summed cross entropy of a target
-    in nats, and how many of its tokens are predicted correctly after those before them. Predictions are
+    in nats, and how many of its tokens are predicted correctly given the tokens before. Predictions are
     these, or generated_texts.Predictions."""
 
     attention: str = "causal"

@@ -31,7 +31,7 @@ FLAGS = (
     ("--batch_tokens", TEXT, {"type": int, "default": 0, "metavar": "N",
                               "help": "positions per batch and device; 0: 2048 on a CPU, else 32768"}),
     ("--chart", TEXT, {"default": "", "metavar": "FILE", "help": "a bar chart, .png, .svg or .pdf; default: "
-                       "that of --output with .png"}),
+                       "the name of --output with .png"}),
     ("--field", ROWS, {"nargs": "+", "default": (), "metavar": "ROLE=NAME",
                        "help": "other names of fields, such as good=acceptable"}),
     ("--delimiter", ("multiple_choice",), {"default": " ", "help": "between context and continuation; "

@@ -20,7 +20,7 @@ FLAGS = (
     ("--n_best", {"type": int, "default": 5, "metavar": "N",
                   "help": "texts, and tokens for each mask, that are shown (default: 5)"}),
     ("--order", {"default": "confidence", "choices": ("joint", "left_to_right", "confidence"),
-                 "help": "several masks: all at once, or one by one, each given those before "
+                 "help": "several masks: all at once, or one by one, each given the earlier "
                          "(default: confidence, the most certain first)"}),
     ("--num_steps", {"type": int, "default": 0, "metavar": "N",
                      "help": "fill the masks of a text in N steps (default: one by one)"}),
@@ -132,5 +132,5 @@ def show(records: list[dict]) -> None:
 
 
 def several(record) -> bool:
-    """Whether a text has more than one mask: with one its tokens are those of the texts."""
+    """Whether a text has more than one mask: with one, its candidates already are the texts."""
     return len(record.get("masks", ())) > 1

@@ -19,7 +19,7 @@ FLAGS = (
     ("--file", {"action": "append", "default": [], "metavar": "PATTERN",
                 "help": "prompts: lines of .txt; a column of .jsonl, .tsv, .csv; messages in .jsonl"}),
     ("--column", {"default": "", "metavar": "NAME",
-                  "help": "column of the prompts; default: prompt, or that of the run's task"}),
+                  "help": "column of the prompts; default: prompt, or the column of the run's task"}),
     ("--interactive", {"action": "store_true",
                        "help": "a dialogue at the prompt; Ctrl-C stops an answer, Ctrl-D ends"}),
     ("--chat", {"action": "store_true",
@@ -248,7 +248,7 @@ def check_output(given) -> None:
 
 
 def settings_digest(generator, config, stop) -> str:
-    """Twelve characters that are the same for commands whose rows may be in one file: those of the same run
+    """Twelve characters, equal for commands whose rows may share a file: commands with the same run
     and the same options."""
     options = dataclasses.asdict(config)
     del options["batch_size"]
@@ -256,7 +256,7 @@ def settings_digest(generator, config, stop) -> str:
 
 
 def rows_before(path: str, items, per_prompt: int, settings: str) -> int:
-    """Prompts whose rows a file has already: they are kept, and what is after them is cut off. Raises
+    """The number of prompts whose rows a file already has; anything after them is cut off. Raises
     ConfigError for rows of other prompts, of another run or of other options."""
     if not path or not os.path.exists(path):
         return 0
@@ -267,8 +267,7 @@ def rows_before(path: str, items, per_prompt: int, settings: str) -> int:
         found = json.loads(rows[number])
         if done >= len(items) or not items[done].record.items() <= found.items():
             raise ConfigError(
-                f"--output={path} at line {number + 1} is of another prompt than that of this command; name "
-                "another file"
+                f"--output={path} at line {number + 1} is of another prompt; name another file"
             )
         if found.get("settings") != settings:
             raise ConfigError(
@@ -285,7 +284,7 @@ class Writer:
     """Appends rows to a file or a stream, always as whole lines; neither: it writes nothing.
 
     Attributes:
-      count: prompts whose rows are written, those before this program too.
+      count: prompts whose rows are written, also by earlier commands.
     """
 
     def __init__(self, path: str, stream, done: int):

@@ -37,8 +37,8 @@ _FILLING = ("max_new_tokens", "temperature", "num_return_sequences", "seed", "ba
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A prompt to be continued: its tokens, and those of the text that the blank before the output
-    belongs to."""
+    """A prompt to be continued: its tokens, and the tokens of the text before the output, for the blank
+    between them."""
 
     prompt: Prompt
     before: Sequence[int] = ()
@@ -46,8 +46,8 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One generated text. The tokens end with the end token, or with that which completes a stop string;
-    the text has neither."""
+    """One generated text. The tokens end with the end token, or with the token that completes a stop
+    string; the text has neither."""
 
     text: str
     tokens: list[int]
@@ -69,7 +69,7 @@ class Generator:
         generates no text, before its parameters are read."""
         directory, step, self.name = resolve_run(run)
         self._run, self._mesh = f"{directory}@{step}", mesh
-        self._warnings = set()  # those that were logged
+        self._warnings = set()  # that were logged
         record = run_directory.read_config(directory)
         origin = published_origin(run_directory.read_manifest(directory))
         check_generates(record, origin, self.name, run)
@@ -109,7 +109,7 @@ class Generator:
     # ---- Options ---------------------------------------------------------------------------------
 
     def defaults(self) -> dict[str, Any]:
-        """The options of generation that the run brings: the length of a task's targets, or those of
+        """The run's own options of generation: the length of a task's targets, or the options of
         generation_config.json. As in transformers, they hold where none is given."""
         found = {}
         if self.reader.max_new_tokens:

@@ -32,7 +32,7 @@ class PromptReader:
     Attributes:
       describe: a few words for the log.
       read: texts -> the Prompt of each.
-      continues: the generated text continues that of the prompt: the blank between them is generated.
+      continues: the output continues the text of the prompt: the blank between them is generated.
       eos_ids: tokens that end a generated text.
       masks: for a model that fills in [MASK]s after the prompt; None for one that generates from left to
         right.
@@ -71,7 +71,7 @@ def check_generates(record: dict, origin: dict, name: str, run: str) -> None:
 
 
 def column_of(record: dict) -> str:
-    """The column of a file that has the prompts: that of the texts that a task reads."""
+    """The column of the prompts in a file: by default the one with the texts of the task."""
     task = record["config"].get("task", {})
     return task.get("source_column") or task.get("text_column") or "prompt"
 

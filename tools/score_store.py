@@ -98,7 +98,7 @@ class Progress:
         self.rate = ""
 
     def add(self, items: int, work: int) -> None:
-        """Counts what is done, and reports every few seconds."""
+        """Counts finished items, and reports every few seconds."""
         self.done, self._at, now = self.done + items, self._at + work, time.monotonic()
         if self._first is None:
             self._first = now, self.done, self._at

@@ -138,7 +138,7 @@ def make_scorer(loaded, given) -> Scorer:
 def repr_of(scorer) -> dict:
     """What decides the scores of a text, besides the model."""
     way = {f.name: getattr(scorer.way, f.name) for f in dataclasses.fields(scorer.way)}
-    way["vocabulary"] = ""  # that of the tokenizer
+    way["vocabulary"] = ""  # the tokenizer has it
     way["template"] = dataclasses.asdict(way["template"])
     return json.loads(json.dumps({
         "way": type(scorer.way).__name__, **way, "max_len": scorer.max_len, "stride": scorer.stride,
@@ -186,7 +186,7 @@ def params_digest(params) -> str:
 
 
 def score_items(suite, scorer, items, store) -> list[dict]:
-    """The results of the items, in order; those that `store` has are not computed again."""
+    """The results of the items, in order; results in `store` are not computed again."""
     left = [n for n in range(len(items)) if n not in store.known]
     if store.known:
         log.info(f"{len(store.known):,} of {len(items):,} items are known from an earlier command")
