@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import jax
 
+import models
 from data import tokenizer as tokenizers
 from models.config import ModelConfig, option
 from objectives.batch import Batch
@@ -256,6 +257,11 @@ class LoadedTask:
     def describe(self) -> list[str]:
         """Lines about the data and the task for the start of the log."""
         raise NotImplementedError
+
+    def describe_attention(self) -> str:
+        """A line about the kernels of attention. Raises ValueError for one that cannot run."""
+        inputs, decoder_inputs = self.abstract_batch.inputs, self.abstract_batch.decoder_inputs
+        return models.describe_attention(self.model_config, inputs, decoder_inputs)
 
 
 def evaluate(task: LoadedTask, split: str, predict, generate=None) -> tuple[Any, dict[str, float]]:
