@@ -114,13 +114,9 @@ def check_batch(batch_size: int, grad_accum_steps: int, mesh) -> None:
             f"config.training.batch_size={batch_size} does not divide into {grad_accum_steps} "
             f"microbatches on {shards} device shards; choose a multiple of {grad_accum_steps * shards}"
         )
-    if sharding.REPLICA in mesh.shape:
-        return  # each process makes whole batches
-    share = shards // jax.process_count()
-    for device, (part,) in sharding.batch_sharding(mesh).devices_indices_map((shards,)).items():
-        if not share or (part.start or 0) // share != device.process_index:
-            raise ConfigError(
-                f"config.mesh={dict(mesh.shape)} puts rows of one process on devices of another; make "
-                f"data * fsdp a multiple of the {jax.process_count()} processes, and keep tensor "
-                f"within a process"
-            )
+    if not sharding.rows_follow_processes(mesh):
+        processes = len({device.process_index for device in mesh.devices.flat})
+        raise ConfigError(
+            f"config.mesh={dict(mesh.shape)} puts rows of one process on devices of another; make "
+            f"data * fsdp a multiple of the {processes} processes, and keep tensor within a process"
+        )

@@ -1,0 +1,195 @@
+"""The train step of a pretraining config, traced and compiled for devices that need not be here.
+
+tools/plan.py reports what it finds; no data is read and no array is made.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import importlib.util
+import math
+import os
+import re
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+import models
+from huggingface import as_run
+from tasks import TASKS
+from tools.chips import Chip, chip_of
+from training import flops, init_from, paths, sharding
+from training.config import ConfigError
+from training.durations import StepConverter
+from training.optimizers import Optimizer
+from training.param_rules import flatten_params, frozen_paths, split_params
+from training.preflight import check_durations
+from training.state import abstract_state
+from training.train_step import check_batch, init_params, rng_streams
+
+GIB = 2**30
+
+
+class DoesNotFit(Exception):
+    """A program that needs more memory than a chip has.
+
+    Attributes:
+      needed: bytes, as far as the compiler says; 0 if it does not.
+    """
+
+    def __init__(self, message: str, needed: int):
+        super().__init__(message)
+        self.needed = needed
+
+
+def find_devices(topology: str) -> tuple[list, Chip | None]:
+    """(devices, chip) of a topology such as 'v5e:16x16', 'cpu' or 'cpu:4'.
+
+    The devices of another machine can be compiled for, not used. Raises ConfigError for a topology that
+    does not exist, or without the package that knows it.
+    """
+    name, _, shape = topology.partition(":")
+    if name == "cpu":
+        if shape and not (shape.isdigit() and int(shape)):
+            raise ConfigError(f"--topology={topology!r}: expected cpu, or cpu:N with N devices")
+        devices = jax.devices("cpu")
+        if int(shape or 1) > len(devices):
+            raise ConfigError(
+                f"--topology={topology!r}: JAX has started with {len(devices)} CPU device(s); set "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={shape}"
+            )
+        return devices[: int(shape or 1)], None
+    chip = chip_of(name)
+    if not re.fullmatch(r"\d+(x\d+)*", shape):
+        raise ConfigError(
+            f"--topology={topology!r}: expected {name}:CHIPS along each axis of the slice, such as "
+            f"{chip.example}"
+        )
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL", "TPU_MIN_LOG_LEVEL"):
+        os.environ.setdefault(name, "3")
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **chip.topology_options
+        )
+    except Exception as error:  # noqa: BLE001  plugins raise anything
+        raise _topology_error(topology, chip, error) from error
+    return list(found.devices), chip
+
+
+def _topology_error(topology, chip, error):
+    message = " ".join(str(error).split())
+    if importlib.util.find_spec("libtpu") is None:
+        remedy = "compiling for a TPU needs libtpu: pip install -e .[tpu]"
+    elif "lockfile" in message or "already in use" in message:
+        remedy = "another process uses libtpu, or one was killed: remove /tmp/libtpu_lockfile"
+    elif importlib.metadata.version("jax") < "0.12":
+        remedy = f"JAX {jax.__version__} and libtpu do not fit together: pip install -U -e .[tpu]"
+    else:
+        remedy = f"expected a slice that exists, such as {chip.example}"
+    return ConfigError(f"--topology={topology!r} is not available ({message[:120]}); {remedy}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStep:
+    """A train step and the shapes and places of its arguments."""
+
+    config: Any  # PretrainConfig
+    mesh: jax.sharding.Mesh
+    task: Any  # LoadedPretraining without a corpus
+    params: dict  # all of them, abstract
+    fixed: frozenset  # paths of the frozen ones
+    arguments: tuple  # of train_step
+
+    @functools.cached_property
+    def state_bytes(self) -> dict[str, int]:
+        """Bytes per device of the arguments by kind."""
+        _, _, state, frozen, rngs, inputs, _ = self.arguments
+        return {
+            "parameters": bytes_per_device((state.params, frozen)),
+            "optimizer state": bytes_per_device(state.opt_state),
+            "EMA": bytes_per_device(state.ema_params),
+            "inputs": bytes_per_device((inputs, rngs)),
+        }
+
+    @functools.cached_property
+    def model_flops(self) -> float:
+        """Model FLOPs of a step, over all devices."""
+        return flops.flops_per_step(self.task, self.params, self.fixed)
+
+    @functools.cached_property
+    def traced(self):
+        """The traced step, jax.stages.Traced."""
+        with sharding.use_mesh(self.mesh):
+            return _train_step().trace(*self.arguments)
+
+    @functools.cached_property
+    def lowered(self):
+        """The step as StableHLO, jax.stages.Lowered."""
+        with sharding.use_mesh(self.mesh):
+            return self.traced.lower()
+
+    def compile(self):
+        """(the compiled step, seconds). Raises DoesNotFit if the compiler says so."""
+        began = time.perf_counter()
+        try:
+            compiled = self.lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            message = " ".join(str(error).split())
+            if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
+                raise
+            used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
+            needed = float(used[1]) * 1024 ** ("KMGT".find(used[2]) + 1) if used else 0
+            raise DoesNotFit(message, int(needed)) from error
+        return compiled, time.perf_counter() - began
+
+
+def bytes_per_device(tree) -> int:
+    """Bytes of the shards that one device holds of abstract arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _train_step():
+    # By name: train.py is a program and no library, but the plan must compile the very step that it runs.
+    return importlib.import_module("train").train_step
+
+
+def plan_step(config, devices) -> PlannedStep:
+    """The train step of a resolved PretrainConfig on `devices`. Raises ConfigError or ValueError if train.py
+    would refuse the config whatever the data is."""
+    source = init_from.pretrain_source(config, paths.of(os.devnull), as_run)
+    config, model_config = source.config, source.config.model
+    mesh = sharding.make_mesh(config.mesh, devices)
+    check_batch(config.training.batch_size, config.training.grad_accum_steps, mesh)
+    if not (source.tokenizer_file or config.tokenizer.path):  # it is trained later: suppose it is full
+        size = model_config.vocab_size or config.tokenizer.vocab_size
+        model_config = dataclasses.replace(model_config, vocab_size=size)
+    task = TASKS["pretraining"]().outline(config, model_config, source.tokenizer_file)
+    check_durations(config, task.tokens_per_step)
+    model = models.build(task.model_config)
+    rngs = jax.eval_shape(lambda: rng_streams(config.seed))
+    with sharding.use_mesh(mesh):
+        params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
+    fixed = frozen_paths(config.freeze, flatten_params(params))
+    trained, frozen = split_params(params, fixed)
+    # The data is not here: an epoch of one step will do, because the step does not depend on it.
+    sizes = StepConverter(task.batch_size, task.tokens_per_step, task.batch_size)
+    state = abstract_state(mesh, trained, Optimizer.of(config, StepConverter.of(config, sizes)))
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    arguments = (
+        task, model, state, sharding.placed(mesh, frozen), _placed(rngs, whole),
+        _placed(task.abstract_inputs, rows), jax.ShapeDtypeStruct((), np.float32),
+    )  # fmt: skip
+    return PlannedStep(config, mesh, task, params, fixed, arguments)
+
+
+def _placed(tree, place):
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree
+    )
