@@ -1,4 +1,4 @@
-"""Memory and bandwidths of the chips that tools/plan.py plans for; their peak FLOP/s are in training/flops.py.
+"""Memory and bandwidths of the chips of tools/plan.py; their peak FLOP/s are in training/flops.py.
 
 Sources: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e and /tpu7x ("Key specifications"); NVIDIA's data
 sheets of the A100 (June 2021), H100 (SXM column) and H200. An interconnect is counted in one direction, half

@@ -23,7 +23,9 @@ SLICES = ("dynamic-slice", "slice", "gather")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?)\s([a-z][a-z0-9\-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
-_CALLED = re.compile(r"\b(?:calls|body|condition|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_CALLED = re.compile(
+    r"\b(?:calls|body|condition|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+)
 _TRIPS = re.compile(r'known_trip_count"?:?\{"?n"?:"?(\d+)')
 
 
@@ -51,7 +53,9 @@ class Instruction:
     def called(self) -> list[str]:
         """Names of the computations that it calls."""
         several = re.search(r"(?:branch_computations|called_computations)=\{([^}]*)\}", self.rest)
-        return _CALLED.findall(self.rest) + re.findall(r"%([\w.\-]+)", several[1] if several else "")
+        return _CALLED.findall(self.rest) + re.findall(
+            r"%([\w.\-]+)", several[1] if several else ""
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Collective:
       kind: one of COLLECTIVES.
       axes: the mesh axes over which its groups extend; ('?',) if they are none of the mesh.
       count: collectives per step.
-      bytes: bytes that a device sends: with n devices in a group and N bytes in the whole array, N (n - 1) / n
+      bytes: what a device sends: with n devices in a group and N bytes in the whole array, N (n - 1) / n
         for all-gather, reduce-scatter and all-to-all, twice that for all-reduce (ring algorithms), N for a
         permute.
     """
@@ -115,15 +119,19 @@ class Program:
                 self._visit(called, times * trips, inside)
 
     def _trips(self, loop):
-        """How often the body of a loop runs. Where the compiler does not say it, a loop of JAX counts from 0 to
-        the constant that its condition compares with; 1 for any other."""
+        """How often the body of a loop runs. Where the compiler does not say it: a loop of JAX counts from 0
+        to the constant that its condition compares with; 1 for any other."""
         if found := _TRIPS.search(loop.rest):
             return int(found[1])
         condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
         body = {each.name: each for each in self.computations.get(condition[1], ())}
         for each in body.values():
             if each.is_root and each.opcode == "compare" and "direction=LT" in each.rest:
-                limits = [body[name].rest for name in each.operands if name in body and body[name].opcode == "constant"]
+                limits = [
+                    body[name].rest
+                    for name in each.operands
+                    if name in body and body[name].opcode == "constant"
+                ]
                 if limits and (number := re.match(r"(\d+)\)", limits[0])):
                     return int(number[1])
         return 1
@@ -228,10 +236,14 @@ def device_groups(attributes: str, mesh_shape: dict[str, int]) -> list[list[int]
     start = attributes.find("replica_groups=")
     text = attributes[start + len("replica_groups=") :] if start >= 0 else ""
     if found := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, dims, order = ([int(n) for n in (part or "").split(",") if n] for part in found.groups())
+        shape, dims, order = (
+            [int(n) for n in (part or "").split(",") if n] for part in found.groups()
+        )
         ids = np.arange(math.prod(dims)).reshape(dims)
         return (ids.transpose(order) if order else ids).reshape(shape).tolist()
-    if found := re.match(r"mesh\[([^\]]*)\](?:, ?device_ids=\(?([\[\]\d,<=T()]*)\)?)? ?\{([^}]*)\}", text):
+    if found := re.match(
+        r"mesh\[([^\]]*)\](?:, ?device_ids=\(?([\[\]\d,<=T()]*)\)?)? ?\{([^}]*)\}", text
+    ):
         return _mesh_groups(found[1], found[3])
     if found := re.match(r"\{((?:\{[\d,]*\},?)+)\}", text):
         return [list(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", found[1])]

@@ -29,7 +29,9 @@ def _flops(equation, mesh_shape):
         kernel = equation.invars[1].aval
         features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
         return 2 * equation.outvars[0].aval.size * kernel.size // features
-    bodies = [matrix_flops(body, mesh_shape) for value in params.values() for body in _bodies(value)]
+    bodies = [
+        matrix_flops(body, mesh_shape) for value in params.values() for body in _bodies(value)
+    ]
     if not any(bodies):
         return 0
     if name == "cond":

@@ -30,8 +30,6 @@ from training.preflight import check_durations
 from training.state import abstract_state
 from training.train_step import check_batch, init_params, rng_streams
 
-GIB = 2**30
-
 
 class DoesNotFit(Exception):
     """A program that needs more memory than a chip has.
@@ -68,14 +66,11 @@ def find_devices(topology: str) -> tuple[list, Chip | None]:
             f"--topology={topology!r}: expected {name}:CHIPS along each axis of the slice, such as "
             f"{chip.example}"
         )
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
-    for name in ("TF_CPP_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL", "TPU_MIN_LOG_LEVEL"):
-        os.environ.setdefault(name, "3")
     try:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=topology, **chip.topology_options
         )
-    except Exception as error:  # noqa: BLE001  plugins raise anything
+    except Exception as error:  # plugins raise anything
         raise _topology_error(topology, chip, error) from error
     return list(found.devices), chip
 
@@ -106,14 +101,19 @@ class PlannedStep:
 
     @functools.cached_property
     def state_bytes(self) -> dict[str, int]:
-        """Bytes per device of the arguments by kind."""
-        _, _, state, frozen, rngs, inputs, _ = self.arguments
+        """Bytes per device of the train state by kind."""
+        _, _, state, frozen, *_ = self.arguments
         return {
             "parameters": bytes_per_device((state.params, frozen)),
             "optimizer state": bytes_per_device(state.opt_state),
             "EMA": bytes_per_device(state.ema_params),
-            "inputs": bytes_per_device((inputs, rngs)),
         }
+
+    @property
+    def attention(self) -> str:
+        """A line that names the kernels of attention."""
+        with sharding.use_mesh(self.mesh):
+            return self.task.describe_attention()
 
     @functools.cached_property
     def model_flops(self) -> float:
@@ -167,7 +167,9 @@ def plan_step(config, devices) -> PlannedStep:
     config, model_config = source.config, source.config.model
     mesh = sharding.make_mesh(config.mesh, devices)
     check_batch(config.training.batch_size, config.training.grad_accum_steps, mesh)
-    if not (source.tokenizer_file or config.tokenizer.path):  # it is trained later: suppose it is full
+    if not (
+        source.tokenizer_file or config.tokenizer.path
+    ):  # it is trained later: suppose it is full
         size = model_config.vocab_size or config.tokenizer.vocab_size
         model_config = dataclasses.replace(model_config, vocab_size=size)
     task = TASKS["pretraining"]().outline(config, model_config, source.tokenizer_file)

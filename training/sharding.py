@@ -55,13 +55,16 @@ def make_mesh(config, devices=None, replicas=0):
     names = (REPLICA, *AXES) if replicas else AXES
     sizes = [split, *sizes] if replicas else sizes
     types = (AxisType.Auto,) * len(names)
-    mesh = jax.make_mesh(sizes, names, axis_types=types, devices=devices)
-    if rows_follow_processes(mesh):
-        return mesh
+    try:
+        mesh = jax.make_mesh(sizes, names, axis_types=types, devices=devices)
+        if rows_follow_processes(mesh):
+            return mesh
+    except NotImplementedError:  # axes that JAX cannot lay along those of a TPU slice
+        mesh = None
     # JAX orders the chips of a TPU slice along its rings, across hosts; but a process reads consecutive rows.
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     by_process = Mesh(np.array(devices).reshape(sizes), names, axis_types=types)
-    return by_process if rows_follow_processes(by_process) else mesh
+    return by_process if mesh is None or rows_follow_processes(by_process) else mesh
 
 
 def rows_follow_processes(mesh):
@@ -70,8 +73,12 @@ def rows_follow_processes(mesh):
     shards = num_batch_shards(mesh)
     share = shards // len({device.process_index for device in mesh.devices.flat})
     places = batch_sharding(mesh).devices_indices_map((shards,))
-    return REPLICA in mesh.shape or bool(share) and all(
-        (part.start or 0) // share == device.process_index for device, (part,) in places.items()
+    return (
+        REPLICA in mesh.shape
+        or bool(share)
+        and all(
+            (part.start or 0) // share == device.process_index for device, (part,) in places.items()
+        )
     )
 
 

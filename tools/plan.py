@@ -1,0 +1,106 @@
+"""`python -m tools.plan --config=FILE --topology=v5e:16x16`: memory and speed of a run, before it has chips.
+
+Compiles the train step of a pretraining config for a slice that need not be here, without data, and reports
+what it needs (plan_step.py, plan_report.py). --search chooses mesh and microbatches (plan_search.py).
+"""
+
+import os
+import sys
+
+from training import cli
+from training.config import ConfigError
+
+FLAGS = (
+    ("--topology", {"metavar": "NAME", "help": "v5e:16x16, v5p:8x8x16, h100:8, cpu:4, ..."}),
+    ("--price", {"type": float, "default": 0.0, "help": "price of a chip per hour"}),
+    ("--output", {"metavar": "FILE", "help": "also write the report as JSON"}),
+    ("--search", {"action": "store_true", "help": "choose the fastest mesh, microbatches, ... that fit"}),
+    ("--run", {"metavar": "DIR", "help": "compare a run of train.py with its plan on this machine"}),
+)  # fmt: skip
+EXAMPLES = """\
+python -m tools.plan --config=configs/decoder.py:size=xl --topology=v5e:16x16 --price=1.2
+python -m tools.plan --config=configs/encoder.py:preset=bert-large --topology=v5p:8x8x16 --search \\
+    --config.training.batch_size=4096 --config.model.dtype=bfloat16
+python -m tools.plan --config=configs/decoder.py --topology=h100:8       # by formulas: no compiler is here
+python -m tools.plan --run=runs/decoder                                  # predicted beside measured
+
+A TPU slice is compiled for by libtpu (pip install -e .[tpu]), which needs no TPU. Memory is the compiler's;
+times are lower bounds. docs/performance.md has the details."""
+
+# libtpu looks for the machine around its chips; there is none, and its warnings are about that.
+QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
+         "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TF_CPP_MIN_LOG_LEVEL": "3",
+         "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}  # fmt: skip
+
+
+def main(argv):
+    """Prints the plan that the command line asks for."""
+    given, config = cli.parse_args(argv, __doc__, FLAGS, config="optional", examples=EXAMPLES)
+    if (given.run is None) == (config is None):
+        raise ConfigError(
+            "expected either --config=FILE with --topology=NAME (a new run) or --run=DIR (a run that was "
+            f"trained), got {'neither' if config is None else 'both'}"
+        )
+    if config is not None and not (given.topology or given.print_config):
+        raise ConfigError("--topology is missing; expected a slice such as --topology=v5e:16x16")
+    if given.price < 0:
+        raise ConfigError(
+            f"--price={given.price}: expected the price of a chip per hour, at least 0"
+        )
+    if config is not None:
+        prepare_cpu(given.topology or "")
+    from tools import plan
+
+    plan.show(given, config)
+
+
+def prepare_cpu(topology):
+    """Before JAX starts: nothing runs on an accelerator of this machine, and cpu:N has N devices."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    name, _, number = topology.partition(":")
+    if name == "cpu" and number.isdigit():
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={number}"
+        os.environ["XLA_FLAGS"] = flags.strip()
+
+
+if __name__ == "__main__":
+    cli.main(main, console=sys.stderr)
+
+import json
+
+from tools import plan_report, plan_step
+from training import config as configs
+from training import paths
+from training.schema import PretrainConfig
+
+
+def show(given, config):
+    """Prints what the flags ask for."""
+    if "task" in config:
+        raise ConfigError(
+            f"{given.config} is a config of finetune.py, whose step depends on its data; expected one of "
+            f"train.py, such as configs/decoder.py"
+        )
+    resolved = configs.resolve(PretrainConfig, config)
+    if given.print_config:
+        print("\n".join(configs.describe(resolved, config)))
+        return
+    found = plan(resolved, given.topology)
+    print("\n".join(plan_report.lines_of(found, given.price)))
+    write(given.output, found.record(given.price))
+
+
+def plan(config, topology):
+    """The Report of a resolved PretrainConfig on a topology. Raises ConfigError, or plan_step.DoesNotFit."""
+    devices, chip = plan_step.find_devices(topology)
+    step = plan_step.plan_step(config, devices)
+    compiled, seconds = step.compile()
+    return plan_report.report_of(topology, chip, step, compiled, seconds)
+
+
+def write(output, record):
+    """Writes a record as JSON to the path `output`, if there is one."""
+    if output:
+        paths.write_text(paths.of(output), json.dumps(record, indent=1) + "\n")
