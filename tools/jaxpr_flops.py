@@ -43,8 +43,7 @@ def _flops(equation, mesh_shape):
         grid = params["grid_mapping"].grid
         times = math.prod(size for size in grid if isinstance(size, int))
     elif name == "shard_map":
-        axes = params.get("manual_axes") or params["mesh"].shape
-        times = math.prod(mesh_shape[axis] for axis in axes)
+        times = math.prod(mesh_shape[axis] for axis in params["newly_manual_axes"])
     return times * sum(bodies)
 
 

@@ -43,7 +43,7 @@ def main(argv):
         )
     if config is not None and not (given.topology or given.print_config):
         raise ConfigError("--topology is missing; expected a slice such as --topology=v5e:16x16")
-    if given.price < 0:
+    if not 0 <= given.price < float("inf"):
         raise ConfigError(
             f"--price={given.price}: expected the price of a chip per hour, at least 0"
         )
@@ -96,6 +96,8 @@ def plan(config, topology):
     """The Report of a resolved PretrainConfig on a topology. Raises ConfigError, or plan_step.DoesNotFit."""
     devices, chip = plan_step.find_devices(topology)
     step = plan_step.plan_step(config, devices)
+    if chip is not None:
+        step.check_state(chip)
     compiled, seconds = step.compile()
     return plan_report.report_of(topology, chip, step, compiled, seconds)
 

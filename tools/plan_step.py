@@ -30,12 +30,14 @@ from training.preflight import check_durations
 from training.state import abstract_state
 from training.train_step import check_batch, init_params, rng_streams
 
+GIB = 2**30
 
-class DoesNotFit(Exception):
+
+class DoesNotFit(ConfigError):
     """A program that needs more memory than a chip has.
 
     Attributes:
-      needed: bytes, as far as the compiler says; 0 if it does not.
+      needed: bytes, as far as they are known; 0 if they are not.
     """
 
     def __init__(self, message: str, needed: int):
@@ -132,6 +134,17 @@ class PlannedStep:
         with sharding.use_mesh(self.mesh):
             return self.traced.lower()
 
+    def check_state(self, chip: Chip) -> None:
+        """Raises DoesNotFit if the train state alone exceeds a chip's memory: there is nothing to compile."""
+        needed = sum(self.state_bytes.values())
+        if needed > chip.hbm_bytes:
+            raise DoesNotFit(
+                f"parameters and optimizer state alone need {needed / GIB:.1f} GiB per chip, and {chip.name} has "
+                f"{chip.hbm_bytes / GIB:.1f}; raise mesh.fsdp or mesh.tensor to sizes that divide the "
+                f"model's dimensions (emb_dim, heads, mlp_dim), or let --search choose them",
+                needed,
+            )
+
     def compile(self):
         """(the compiled step, seconds). Raises DoesNotFit if the compiler says so."""
         began = time.perf_counter()
@@ -141,10 +154,22 @@ class PlannedStep:
             message = " ".join(str(error).split())
             if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
                 raise
-            used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
-            needed = float(used[1]) * 1024 ** ("KMGT".find(used[2]) + 1) if used else 0
-            raise DoesNotFit(message, int(needed)) from error
+            state, needed = sum(self.state_bytes.values()), 0
+            if used := re.search(r"Used ([\d.]+)([KMGT]?) of", message):
+                needed = _bytes(*used.groups())
+            elif used := re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM", message):
+                needed = state + _bytes(*used.groups())  # of the temporaries alone
+            raise DoesNotFit(
+                f"the step does not fit: it needs {needed / GIB:.1f} GiB per chip, {state / GIB:.1f} of them for "
+                f"parameters and optimizer state; raise mesh.fsdp, mesh.tensor or training.grad_accum_steps, or let "
+                f"--search choose them",
+                needed,
+            ) from error
         return compiled, time.perf_counter() - began
+
+
+def _bytes(number, unit):
+    return int(float(number) * 1024 ** ("KMGT".find(unit) + 1 if unit else 0))
 
 
 def bytes_per_device(tree) -> int:
