@@ -15,6 +15,7 @@ FLAGS = (
     ("--price", {"type": float, "default": 0.0, "help": "price of a chip per hour"}),
     ("--output", {"metavar": "FILE", "help": "also write the report as JSON"}),
     ("--search", {"action": "store_true", "help": "choose the fastest mesh, microbatches, ... that fit"}),
+    ("--compile_at_most", {"type": int, "default": 24, "metavar": "N", "help": "candidates of --search"}),
     ("--run", {"metavar": "DIR", "help": "compare a run of train.py with its plan on this machine"}),
 )  # fmt: skip
 EXAMPLES = """\
@@ -47,6 +48,8 @@ def main(argv):
         raise ConfigError(
             f"--price={given.price}: expected the price of a chip per hour, at least 0"
         )
+    if given.compile_at_most < 1:
+        raise ConfigError(f"--compile_at_most={given.compile_at_most}: expected at least 1")
     if config is not None:
         prepare_cpu(given.topology or "")
     from tools import plan
@@ -70,7 +73,7 @@ if __name__ == "__main__":
 
 import json
 
-from tools import plan_report, plan_step
+from tools import plan_report, plan_search, plan_step
 from training import config as configs
 from training import paths
 from training.schema import PretrainConfig
@@ -87,9 +90,20 @@ def show(given, config):
     if given.print_config:
         print("\n".join(configs.describe(resolved, config)))
         return
-    found = plan(resolved, given.topology)
+    overrides = {}
+    if given.search:
+        devices, chip = plan_step.find_devices(given.topology)
+        if chip is None:
+            raise ConfigError("--search needs the memory of a chip; expected one such as v5e:16x16")
+        best, found = plan_search.search(
+            resolved, given.topology, devices, chip, given.compile_at_most
+        )
+        overrides = best.overrides
+        print(f"add to the command:\n  {best}\n")
+    else:
+        found = plan(resolved, given.topology)
     print("\n".join(plan_report.lines_of(found, given.price)))
-    write(given.output, found.record(given.price))
+    write(given.output, found.record(given.price) | {"overrides": overrides})
 
 
 def plan(config, topology):
@@ -98,8 +112,7 @@ def plan(config, topology):
     step = plan_step.plan_step(config, devices)
     if chip is not None:
         step.check_state(chip)
-    compiled, seconds = step.compile()
-    return plan_report.report_of(topology, chip, step, compiled, seconds)
+    return plan_search.planned(step, topology, chip)
 
 
 def write(output, record):

@@ -135,13 +135,13 @@ class PlannedStep:
             return self.traced.lower()
 
     def check_state(self, chip: Chip) -> None:
-        """Raises DoesNotFit if the train state alone exceeds a chip's memory: there is nothing to compile."""
+        """Raises DoesNotFit if the train state alone exceeds the memory of a chip."""
         needed = sum(self.state_bytes.values())
         if needed > chip.hbm_bytes:
             raise DoesNotFit(
-                f"parameters and optimizer state alone need {needed / GIB:.1f} GiB per chip, and {chip.name} has "
-                f"{chip.hbm_bytes / GIB:.1f}; raise mesh.fsdp or mesh.tensor to sizes that divide the "
-                f"model's dimensions (emb_dim, heads, mlp_dim), or let --search choose them",
+                f"parameters and optimizer state alone need {needed / GIB:.1f} GiB per chip, and "
+                f"{chip.name} has {chip.hbm_bytes / GIB:.1f}; raise mesh.fsdp or mesh.tensor to sizes that "
+                f"divide the model's dimensions (emb_dim, heads, mlp_dim), or let --search choose them",
                 needed,
             )
 
@@ -160,9 +160,9 @@ class PlannedStep:
             elif used := re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM", message):
                 needed = state + _bytes(*used.groups())  # of the temporaries alone
             raise DoesNotFit(
-                f"the step does not fit: it needs {needed / GIB:.1f} GiB per chip, {state / GIB:.1f} of them for "
-                f"parameters and optimizer state; raise mesh.fsdp, mesh.tensor or training.grad_accum_steps, or let "
-                f"--search choose them",
+                f"the step does not fit: it needs {needed / GIB:.1f} GiB per chip, {state / GIB:.1f} of "
+                f"them for parameters and optimizer state; raise mesh.fsdp, mesh.tensor or "
+                f"training.grad_accum_steps, or let --search choose them",
                 needed,
             ) from error
         return compiled, time.perf_counter() - began
@@ -185,29 +185,40 @@ def _train_step():
     return importlib.import_module("train").train_step
 
 
-def plan_step(config, devices) -> PlannedStep:
+def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
     """The train step of a resolved PretrainConfig on `devices`. Raises ConfigError or ValueError if train.py
-    would refuse the config whatever the data is."""
+    would refuse the config whatever the data is.
+
+    like: a step of a config that differs in mesh, microbatches and the loop over layers alone; what it has in
+      common with the new one is not made again.
+    """
     source = init_from.pretrain_source(config, paths.of(os.devnull), as_run)
     config, model_config = source.config, source.config.model
     mesh = sharding.make_mesh(config.mesh, devices)
     check_batch(config.training.batch_size, config.training.grad_accum_steps, mesh)
-    if not (
-        source.tokenizer_file or config.tokenizer.path
-    ):  # it is trained later: suppose it is full
-        size = model_config.vocab_size or config.tokenizer.vocab_size
-        model_config = dataclasses.replace(model_config, vocab_size=size)
-    task = TASKS["pretraining"]().outline(config, model_config, source.tokenizer_file)
-    check_durations(config, task.tokens_per_step)
-    model = models.build(task.model_config)
-    rngs = jax.eval_shape(lambda: rng_streams(config.seed))
-    with sharding.use_mesh(mesh):
-        params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
+    if like is not None:
+        task, params = like.task, like.params
+    else:
+        if not (
+            source.tokenizer_file or config.tokenizer.path
+        ):  # trained later: suppose it is full
+            size = model_config.vocab_size or config.tokenizer.vocab_size
+            model_config = dataclasses.replace(model_config, vocab_size=size)
+        task = TASKS["pretraining"]().outline(config, model_config, source.tokenizer_file)
+        check_durations(config, task.tokens_per_step)
+    model, rngs = models.build(task.model_config), jax.eval_shape(lambda: rng_streams(config.seed))
+    if like is None:
+        with sharding.use_mesh(mesh):
+            params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
     fixed = frozen_paths(config.freeze, flatten_params(params))
     trained, frozen = split_params(params, fixed)
     # The data is not here: an epoch of one step will do, because the step does not depend on it.
     sizes = StepConverter(task.batch_size, task.tokens_per_step, task.batch_size)
-    state = abstract_state(mesh, trained, Optimizer.of(config, StepConverter.of(config, sizes)))
+    optimizer = Optimizer.of(config, StepConverter.of(config, sizes))
+    if like is not None and like.mesh == mesh:
+        state = like.arguments[2].replace(optimizer=optimizer)
+    else:
+        state = abstract_state(mesh, trained, optimizer)
     whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     arguments = (
         task, model, state, sharding.placed(mesh, frozen), _placed(rngs, whole),

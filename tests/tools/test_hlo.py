@@ -1,4 +1,4 @@
-"""Collectives, memory traffic and FLOPs of small programs that are compiled here, and forms that only TPUs have."""
+"""Collectives, memory traffic and FLOPs of small programs that are compiled here, and of forms of TPUs."""
 
 import math
 
@@ -108,7 +108,7 @@ HloModule jit_step
 
 %end (param.2: bf16[4,8]) -> bf16[8,8] {
   %param.2 = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
-  ROOT %all-gather.2 = bf16[8,8]{1,0:T(8,128)(2,1)} all-gather(%param.2), channel_id=7, replica_groups=[2,2]<=[4]
+  ROOT %all-gather.2 = bf16[8,8]{1,0:T(8,128)} all-gather(%param.2), channel_id=7, replica_groups=[2,2]<=[4]
 }
 
 %condition (c: (s32[], bf16[4,8])) -> pred[] {

@@ -1,4 +1,4 @@
-"""tools.plan: the report of a tiny config on four CPU devices, wrong input, and a compilation for a TPU slice."""
+"""tools.plan: the report of a tiny config on four CPU devices, wrong input, a compilation for TPUs."""
 
 import importlib.util
 import json
