@@ -35,7 +35,8 @@ def resolve_pooling(pooling: str, architecture: str) -> str:
 def check_memory(option: str, length: int, batch_size: int, model_config: ModelConfig) -> None:
     """Raises ValueError, before anything is allocated, for a batch that cannot fit here.
 
-    A lower bound: the tokens of a batch, and the attention scores float32[T,T] of one head in one row.
+    A lower bound: the tokens of a batch, and for one row its hidden states float32[T,D], or with dense
+    attention the scores float32[T,T] of one head.
 
     Args:
       option: the name of the field with the length, for the message.
@@ -43,11 +44,14 @@ def check_memory(option: str, length: int, batch_size: int, model_config: ModelC
       batch_size: rows of all processes.
     """
     limit, tokens = memory(), 4 * length * -(-batch_size // jax.process_count())
-    scores = 0 if model_config.architecture == "embeddings" else 4 * length**2
-    if scores > limit:
+    width, what, remedy = model_config.emb_dim, "hidden states", ""
+    if model_config.attention_kernel == "dense" and length > width:
+        width, what, remedy = length, "attention scores", ", or model.attention_kernel=auto"
+    if model_config.architecture != "embeddings" and 4 * length * width > limit:
+        most = math.isqrt(limit // 4) if remedy else limit // (4 * width)
         raise ValueError(
-            f"{option}={length:,}: the attention scores of one row need {scores / 2**30:,.0f} GB, but the "
-            f"device has {limit / 2**30:,.0f}; set it to less than {math.isqrt(limit // 4):,}"
+            f"{option}={length:,}: the {what} of one row need {4 * length * width / 2**30:,.0f} GB, but the "
+            f"device has {limit / 2**30:,.0f}; set it to less than {most:,}{remedy}"
         )
     if tokens > limit:
         raise ValueError(
