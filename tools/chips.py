@@ -76,3 +76,10 @@ def chip_of(name: str) -> Chip:
             f"{f'did you mean {near[0]}? ' if near else ''}expected one of {', '.join(CHIPS)}, or cpu"
         )
     return CHIPS[name]
+
+
+def of_kind(device_kind: str) -> Chip | None:
+    """The chip of JAX's devices of a kind; None if it is not in the table, as every CPU."""
+    same = {"TPU v5 lite": "TPU v5e", "TPU v5": "TPU v5p", "TPU v6 lite": "TPU v6e"}
+    kind = same.get(device_kind, device_kind)
+    return next((chip for chip in CHIPS.values() if chip.device_kind == kind), None)

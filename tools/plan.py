@@ -52,18 +52,20 @@ def main(argv):
         raise ConfigError(f"--compile_at_most={given.compile_at_most}: expected at least 1")
     if config is not None:
         prepare_cpu(given.topology or "")
+    elif given.topology or given.search:
+        raise ConfigError("--run is compared on this machine; leave out --topology and --search")
     from tools import plan
 
     plan.show(given, config)
 
 
 def prepare_cpu(topology):
-    """Before JAX starts: nothing runs on an accelerator of this machine, and cpu:N has N devices."""
+    """Before JAX starts: nothing runs on an accelerator of this machine, and cpu:N, h100:N have N devices."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     name, _, number = topology.partition(":")
-    if name == "cpu" and number.isdigit():
+    if number.isdigit():  # CPUs, or GPUs: CPU devices give the shapes of their shards
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={number}"
         os.environ["XLA_FLAGS"] = flags.strip()
 
@@ -71,16 +73,29 @@ def prepare_cpu(topology):
 if __name__ == "__main__":
     cli.main(main, console=sys.stderr)
 
+import dataclasses
 import json
+import statistics
 
-from tools import plan_report, plan_search, plan_step
+import jax
+
+from tools import chips, plan_report, plan_search, plan_step
 from training import config as configs
-from training import paths
+from training import paths, run_directory
 from training.schema import PretrainConfig
 
 
 def show(given, config):
     """Prints what the flags ask for."""
+    if config is None:
+        found, measured = compare(paths.of(given.run))
+        print(
+            "\n".join(
+                [*plan_report.lines_of(found, given.price), "", *lines_beside(found, measured)]
+            )
+        )
+        write(given.output, found.record(given.price) | {"measured": measured})
+        return
     if "task" in config:
         raise ConfigError(
             f"{given.config} is a config of finetune.py, whose step depends on its data; expected one of "
@@ -113,6 +128,56 @@ def plan(config, topology):
     if chip is not None:
         step.check_state(chip)
     return plan_search.planned(step, topology, chip)
+
+
+def compare(run):
+    """(the Report of the step of a run on the devices of this machine, {what was measured in it}).
+
+    Raises ConfigError if the directory is none of a run of train.py."""
+    record = run_directory.read_config(run)
+    if record.get("kind") != "pretrain" or "training" not in record["config"]:
+        raise ConfigError(f"--run={str(run)!r} is no run of train.py; expected its --workdir")
+    config = configs.resolve(PretrainConfig, record["config"])
+    # The model and the tokenizer of the run: nothing is trained or converted again.
+    model = dataclasses.replace(config.model, **record["model"])
+    tokenizer = dataclasses.replace(config.tokenizer, path=str(run / "tokenizer.json"))
+    config = dataclasses.replace(
+        config, model=model, tokenizer=tokenizer, init_from="", init_stacks="same"
+    )
+    devices = jax.devices()
+    chip = chips.of_kind(devices[0].device_kind)
+    name = f"{chip.name if chip else 'cpu'}:{len(devices)} (here)"
+    step = plan_step.plan_step(config, devices)
+    compiled, seconds = step.compile()
+    return plan_report.report_of(name, chip, step, compiled, seconds), measurements(run)
+
+
+def measurements(run) -> dict[str, float]:
+    """{'seconds_per_step': the median of a run's log lines} from its metrics.jsonl; {} if it has none."""
+    file = run / "metrics.jsonl"
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines()]
+    values = [line["seconds_per_step"] for line in lines if "seconds_per_step" in line]
+    return {"seconds_per_step": statistics.median(values)} if values else {}
+
+
+def lines_beside(found, measured) -> list[str]:
+    """Predicted beside measured."""
+    lines = ["beside the run                      predicted   measured"]
+    if "seconds_per_step" not in measured:
+        return [
+            *lines,
+            "  seconds per step: the run has no log line with its speed (logging.every)",
+        ]
+    seconds = measured["seconds_per_step"]
+    predicted = f">= {found.step_seconds:.4g}" if found.chip else "no roofline"
+    lines.append(f"  {'seconds per step':<32} {predicted:>11} {seconds:>10.4g}")
+    speed = found.executed_flops / seconds
+    lines.append(f"  {'executed FLOP/s per device':<32} {'':>11} {speed:>10.3g}")
+    if found.chip:
+        share = found.model_flops / found.devices / seconds / found.chip.peak_flops
+        lines.append(f"  {'model FLOPs utilization':<32} {found.utilization:>10.1%}  {share:>9.1%}")
+    return lines
 
 
 def write(output, record):

@@ -5,11 +5,16 @@ and 5, see `_bytes_kept`. Communication: parameters and gradients as in ZeRO (Ra
 parallelism as in Megatron-LM (Shoeybi et al. 2019): two all-reduces per layer, forward and backward.
 """
 
-from models import attention_kernels
+from models import attention_kernels, describe_attention
 from tools.chips import Chip
 from tools.hlo import Collective
 from tools.plan_report import Report
 from training import flops
+
+NOTE = (
+    "activations and communication by formulas (tools/plan_analytic.py); the train state is exact"
+)
+BEYOND_A_NODE = "counts NVLink between all GPUs; between nodes of 8 the network is slower"
 
 
 def analytic_report(topology: str, chip: Chip, step) -> Report:
@@ -60,9 +65,12 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
     return Report(
         topology=topology, chip=chip, devices=step.mesh.size, mesh=mesh, memory=memory,
         model_flops=step.model_flops, executed_flops=executed, xla={}, bytes_accessed=traffic,
-        collectives=found, tokens_per_step=task.tokens_per_step, attention=step.attention,
-        is_analytic=True,
-        notes=("activations and communication by formulas (tools/plan_analytic.py); state exact",),
+        collectives=found, tokens_per_step=task.tokens_per_step, is_analytic=True,
+        attention=describe_attention(
+            model, task.abstract_batch.inputs, task.abstract_batch.decoder_inputs,
+            "gpu" if chip.is_gpu else "tpu",
+        ),
+        notes=(NOTE, *(BEYOND_A_NODE,) * (chip.is_gpu and step.mesh.size > 8)),
     )  # fmt: skip
 
 

@@ -104,9 +104,7 @@ def _order(candidate):
     """Those that probably fit first, by least time, then by memory."""
     estimate = candidate.estimate
     excess = max(0.0, estimate.peak_bytes / estimate.limit_bytes - 1.0)
-    # The sum of the times, too: of two with the same bound, the one with less of the others.
-    seconds = estimate.step_seconds + 0.1 * sum(estimate.seconds.values())
-    return math.ceil(4 * excess), seconds, estimate.peak_bytes
+    return math.ceil(4 * excess), estimate.order, estimate.peak_bytes
 
 
 def search(config, topology, devices, chip, limit, evaluate=None, say=None):
@@ -140,7 +138,7 @@ def search(config, topology, devices, chip, limit, evaluate=None, say=None):
                 smallest = min(smallest, peak)
             else:
                 verdict = _milliseconds(report)
-                if best is None or report.step_seconds < best[1].step_seconds:
+                if best is None or report.order < best[1].order:
                     best = candidate, report
             left = (time.perf_counter() - began) / number * (total - number) / 60
             say(
@@ -174,7 +172,10 @@ def _milliseconds(report):
 
 
 def planned(step, topology, chip):
-    """The Report of a compiled step, from the cache if it is there. Raises plan_step.DoesNotFit."""
+    """The Report of a compiled step, from the cache if it is there; of a GPU, the analytic one. Raises
+    plan_step.DoesNotFit."""
+    if chip is not None and chip.is_gpu:
+        return analytic_report(topology, chip, step)
     config = step.config
     keys = (
         [] if config.tokenizer.path or config.init_from else [json.dumps(configs.to_dict(config))]

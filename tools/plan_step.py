@@ -46,23 +46,23 @@ class DoesNotFit(ConfigError):
 
 
 def find_devices(topology: str) -> tuple[list, Chip | None]:
-    """(devices, chip) of a topology such as 'v5e:16x16', 'cpu' or 'cpu:4'.
+    """(devices, chip) of a topology such as 'v5e:16x16', 'h100:8', 'cpu' or 'cpu:4'.
 
     The devices of another machine can be compiled for, not used. Raises ConfigError for a topology that
     does not exist, or without the package that knows it.
     """
     name, _, shape = topology.partition(":")
-    if name == "cpu":
-        if shape and not (shape.isdigit() and int(shape)):
-            raise ConfigError(f"--topology={topology!r}: expected cpu, or cpu:N with N devices")
+    chip = None if name == "cpu" else chip_of(name)
+    if chip is None or chip.is_gpu:  # of a GPU no compiler is here: CPU devices give the shapes
+        if (shape or chip) and not (shape.isdigit() and int(shape)):
+            raise ConfigError(f"--topology={topology!r}: expected {name}:N with N devices")
         devices = jax.devices("cpu")
         if int(shape or 1) > len(devices):
             raise ConfigError(
                 f"--topology={topology!r}: JAX has started with {len(devices)} CPU device(s); set "
                 f"XLA_FLAGS=--xla_force_host_platform_device_count={shape}"
             )
-        return devices[: int(shape or 1)], None
-    chip = chip_of(name)
+        return devices[: int(shape or 1)], chip
     if not re.fullmatch(r"\d+(x\d+)*", shape):
         raise ConfigError(
             f"--topology={topology!r}: expected {name}:CHIPS along each axis of the slice, such as "
