@@ -187,7 +187,10 @@ class Program:
         if each.opcode in FREE:
             return 0
         if each.opcode in SLICES:
-            return 2 * array_bytes(each.shape, True)
+            return array_bytes(each.shape) + array_bytes(each.shape, True)
+        if each.opcode.removesuffix("-start") in SLICES:  # ((operand), output, context)
+            output = list(_ARRAY.finditer(each.shape))[1][0]
+            return array_bytes(output) + array_bytes(output, True)
         if each.opcode == "dynamic-update-slice":
             return 2 * array_bytes(self.shapes.get(each.operands[1], ""), True)
         read = [array_bytes(self.shapes.get(name, ""), True) for name in each.operands]

@@ -1,7 +1,7 @@
 """An estimate of a train step by formulas: for GPUs, which are not compiled for here, and to order a search.
 
 Memory: the train state is exact; activations are those of Korthikanti et al. 2022 (2205.05198), sections 4.1
-and 5, see `_bytes_kept`. Communication: parameters and gradients as in ZeRO (Rajbhandari et al. 2020), tensor
+and 5, see `bytes_kept`. Communication: parameters and gradients as in ZeRO (Rajbhandari et al. 2020), tensor
 parallelism as in Megatron-LM (Shoeybi et al. 2019): two all-reduces per layer, forward and backward.
 """
 
@@ -32,11 +32,11 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
         rows * length * model.emb_dim for _, length in stacks
     ]  # numbers in [B,T,D] of each stack
     kept = sum(
-        layers * size * _bytes_kept(model, length, tensor, remat) * width / 2
+        layers * size * bytes_kept(model, length, tensor, remat) * width / 2
         for (layers, length), size in zip(stacks, hidden, strict=True)
     )
     largest = max(
-        size * _bytes_kept(model, length, tensor, "none") * width / 2
+        size * bytes_kept(model, length, tensor, "none") * width / 2
         for (_, length), size in zip(stacks, hidden, strict=True)
     )
     memory["gradients"] = trained * (2 if parts > 1 else 1)
@@ -86,7 +86,7 @@ def _stacks(model, batch):
     return [(model.num_layers if model.architecture != "embeddings" else 0, lengths[0])]
 
 
-def _bytes_kept(model, length, tensor, remat):
+def bytes_kept(model, length, tensor, remat):
     """Bytes that a layer keeps per number of its input [B,T,D], if all numbers have two bytes.
 
     Korthikanti et al.: 10 + 24 / t, and 5 a s / (h t) more for attention that keeps its scores. The 24

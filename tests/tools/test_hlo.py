@@ -125,6 +125,7 @@ HloModule jit_step
   %fusion.1 = (bf16[4,8]{1,0}, bf16[8,8]{1,0}) fusion(%x), kind=kCustom, calls=%start
   %fusion.2 = bf16[8,8]{1,0:T(8,128)(2,1)} fusion(%x), kind=kCustom, calls=%end
   %exp = bf16[8,8]{1,0:T(8,128)(2,1)S(1)} exponential(%fusion.2)
+  %part = ((bf16[4,8]{1,0:T(8,128)}), bf16[1,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:1],[0:8]}
   ROOT %tuple.1 = (s32[], bf16[4,8]{1,0}) tuple(%i, %x)
 }
 
@@ -142,8 +143,8 @@ def test_a_program_of_libtpu_is_read():
         ("all-gather", ("tensor",), 6, 6 * 64.0)
     ]
     fusion_1, fusion_2, exp = 64 + 64 + 128, 64 + 128, 128  # exp writes to on-chip memory
-    compare = 4 + 4 + 1  # two integers, and what it returns
-    assert program.bytes_accessed() == 6 * (fusion_1 + fusion_2 + exp + compare)
+    compare, part = 4 + 4 + 1, 16  # two integers, and what it returns; the slice is read alone
+    assert program.bytes_accessed() == 6 * (fusion_1 + fusion_2 + exp + compare + part)
 
 
 def test_bytes_of_shapes():

@@ -1,5 +1,7 @@
 """tools.plan: the report of a tiny config on four CPU devices, wrong input, a compilation for TPUs."""
 
+import dataclasses
+import importlib
 import importlib.util
 import json
 import math
@@ -9,9 +11,11 @@ import sys
 
 import jax
 import pytest
+import tiny_configs
 
-from tools import plan, plan_report, plan_step
+from tools import plan, plan_analytic, plan_report, plan_search, plan_step
 from training import config as configs
+from training import train_step
 from training.config import ConfigError
 from training.schema import PretrainConfig
 
@@ -106,8 +110,8 @@ def test_frozen_parameters_have_no_optimizer_state():
 WRONG = [
     ([], "--topology is missing"),
     (["--topology=v5x:4x4"], "did you mean v5"),
-    (["--topology=cpu:0"], "expected cpu, or cpu:N"),
-    (["--topology=cpu:many"], "expected cpu, or cpu:N"),
+    (["--topology=cpu:0"], "expected cpu:N with N devices"),
+    (["--topology=cpu:many"], "expected cpu:N with N devices"),
     (["--topology=cpu:4096"], "XLA_FLAGS=--xla_force_host_platform_device_count=4096"),
     (["--topology=v5e"], "such as v5e:16x16"),
     (["--topology=v5e:4by4"], "such as v5e:16x16"),
@@ -142,6 +146,127 @@ def test_a_config_of_finetuning_is_refused(monkeypatch):
 def test_neither_config_nor_run_is_refused():
     with pytest.raises(ConfigError, match="got neither"):
         plan.main([])
+
+
+# ---- GPUs, the search, and a run -----------------------------------------------------------------
+
+
+def gpu_step(**changes):
+    devices, chip = plan_step.find_devices("h100:4")
+    return plan_step.plan_step(resolved(**changes), devices), chip
+
+
+def test_a_gpu_plan_is_analytic_and_its_state_exact(capsys, monkeypatch):
+    step, chip = gpu_step(mesh__data="2", mesh__fsdp="2")
+    report = plan_search.planned(step, "h100:4", chip)
+    assert report.is_analytic and report.chip.name == "h100"
+    assert report.memory["parameters"] == step.state_bytes["parameters"]
+    assert {each.axes for each in report.collectives} == {("data",), ("fsdp",)}
+    assert "ANALYTIC" in run(["--topology=h100:4"], capsys, monkeypatch)
+
+
+def test_activations_are_those_of_korthikanti():
+    """GPT-like layers of two-byte numbers: 34 s b h + 5 a s^2 b with all scores, 2 s b h recomputed."""
+    model = resolved(model__attention_kernel="dense").model
+    s, h, a = 32, model.emb_dim, model.num_heads
+    assert plan_analytic.bytes_kept(model, s, 1, "none") == 34 + 5 * a * s / h
+    assert plan_analytic.bytes_kept(model, s, 2, "none") == 10 + 24 / 2 + 5 * a * s / h / 2
+    assert plan_analytic.bytes_kept(model, s, 2, "full") == 2
+
+
+def search(config, evaluate=None, limit=100, topology="h100:4", said=None):
+    devices, chip = plan_step.find_devices(topology)
+    say = (lambda line: None) if said is None else said.append
+    return plan_search.search(
+        config, topology, devices, chip, limit, evaluate or (lambda c: c.estimate), say
+    )
+
+
+def test_a_search_takes_the_fastest_that_fits():
+    config, said = resolved(training__batch_size="64"), []
+
+    def evaluate(candidate):
+        """More microbatches: slower and smaller; one microbatch does not fit."""
+        parts = candidate.overrides["training.grad_accum_steps"]
+        if parts == 1:
+            raise plan_step.DoesNotFit("too large", 10**12)
+        times = {"executed_flops": parts * 1e15, "bytes_accessed": 0.0, "collectives": []}
+        return dataclasses.replace(candidate.estimate, **times)
+
+    best, report = search(config, evaluate, said=said)
+    assert best.overrides["training.grad_accum_steps"] == 2 and report.fits
+    devices, chip = plan_step.find_devices("h100:4")
+    found, refused, too_large = plan_search.candidates(config, "h100:4", devices, chip)
+    assert len(found) >= 24 and len(said) == 2 + len(found)
+    meshes = {
+        tuple(each.overrides[f"mesh.{a}"] for a in ("data", "fsdp", "tensor")) for each in found
+    }
+    assert meshes == {(4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2)}  # of 2 heads
+    for each in found:
+        train_step.check_batch(64, each.overrides["training.grad_accum_steps"], each.step.mesh)
+
+
+def test_ctrl_c_ends_a_search_with_the_best_so_far():
+    seen = []
+
+    def evaluate(candidate):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(candidate)
+        return candidate.estimate
+
+    best, _ = search(resolved(training__batch_size="32"), evaluate)
+    assert best in seen
+
+
+def test_a_search_in_which_nothing_fits_says_by_how_much():
+    def evaluate(candidate):
+        raise plan_step.DoesNotFit("too large", int(100e9))
+
+    with pytest.raises(
+        ConfigError, match=r"needs 18\.6 GiB more per chip; take a larger slice"
+    ) as error:
+        search(resolved(), evaluate)
+    assert len(str(error.value)) <= 400
+    with pytest.raises(ConfigError, match="raise it"):  # three rows for four devices
+        search(resolved(training__batch_size="3"))
+
+
+def test_a_second_plan_compiles_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
+    config = resolved()
+    first = plan.plan(config, "cpu:1")
+    monkeypatch.setattr(plan_step.PlannedStep, "compile", None)
+    assert plan.plan(config, "cpu:1") == first  # known by its config
+    changed = resolved(training__duration="7 steps")  # known by its program
+    assert plan.plan(changed, "cpu:1") == first
+    with pytest.raises(TypeError):  # another program
+        plan.plan(resolved(model__emb_dim="64"), "cpu:1")
+
+
+def test_a_state_that_does_not_fit_is_not_compiled(monkeypatch):
+    devices, _ = plan_step.find_devices("cpu:1")
+    step = plan_step.plan_step(resolved(), devices)
+    chip = dataclasses.replace(plan_step.chip_of("v5e"), hbm_bytes=10_000)
+    with pytest.raises(plan_step.DoesNotFit, match="alone need"):
+        step.check_state(chip)
+
+
+def test_a_run_is_compared_with_its_plan(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    config = configs.override(
+        configs.load_config_file(DECODER),
+        [*SMALL.items(), ("training.duration", "4 steps"), ("logging.every", "1 steps"),
+         ("data.source", tiny_configs.corpus(tmp_path)), ("data.cache_dir", str(tmp_path / "cache")),
+         ("logging.tensorboard", "False")],
+    )  # fmt: skip
+    importlib.import_module("train").run(config, folder)
+    plan.main([f"--run={folder}", f"--output={tmp_path / 'plan.json'}"])
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert record["measured"]["seconds_per_step"] > 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert record["model_flops"] == manifest["flops_per_step"]  # the same step
+    assert "seconds per step" in capsys.readouterr().out
 
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
