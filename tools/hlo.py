@@ -17,8 +17,8 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragg
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 # Instructions that move nothing, or whose bodies are counted in their place.
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
-        "after-all", "partition-id", "replica-id", "opt-barrier", "iota", "async-done", "copy-done",
-        "async-update", *(f"{name}-done" for name in COLLECTIVES))  # fmt: skip
+        "after-all", "partition-id", "replica-id", "opt-barrier", "iota", "async-start",
+        "async-update")  # fmt: skip
 SLICES = ("dynamic-slice", "slice", "gather")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?)\s([a-z][a-z0-9\-]*)\((.*)$")
@@ -184,7 +184,7 @@ class Program:
         )
 
     def _accessed(self, each):
-        if each.opcode in FREE:
+        if each.opcode in FREE or each.opcode.endswith("-done"):
             return 0
         if each.opcode in SLICES:
             return array_bytes(each.shape) + array_bytes(each.shape, True)
@@ -194,8 +194,6 @@ class Program:
         if each.opcode == "dynamic-update-slice":
             return 2 * array_bytes(self.shapes.get(each.operands[1], ""), True)
         read = [array_bytes(self.shapes.get(name, ""), True) for name in each.operands]
-        if each.opcode == "async-start":
-            return 0  # its computation is counted
         if each.opcode.endswith("-start"):
             return 2 * sum(read)
         written = array_bytes(each.shape, True)

@@ -125,7 +125,8 @@ HloModule jit_step
   %fusion.1 = (bf16[4,8]{1,0}, bf16[8,8]{1,0}) fusion(%x), kind=kCustom, calls=%start
   %fusion.2 = bf16[8,8]{1,0:T(8,128)(2,1)} fusion(%x), kind=kCustom, calls=%end
   %exp = bf16[8,8]{1,0:T(8,128)(2,1)S(1)} exponential(%fusion.2)
-  %part = ((bf16[4,8]{1,0:T(8,128)}), bf16[1,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:1],[0:8]}
+  %part = ((bf16[4,8]{1,0}), bf16[1,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x)
+  %done = bf16[1,8]{1,0} slice-done(%part)
   ROOT %tuple.1 = (s32[], bf16[4,8]{1,0}) tuple(%i, %x)
 }
 
