@@ -32,6 +32,10 @@ def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     A custom_vjp has no forward mode (jax.jvp); for Hessian-vector products use reverse over reverse.
     """
+    return _product(x, kernel)
+
+
+def _product(x, kernel):
     return jnp.dot(x, kernel.astype(x.dtype))
 
 
@@ -48,7 +52,8 @@ def _backward(saved, cotangent):
     return jnp.dot(cotangent, kernel.astype(x.dtype).T), gradient
 
 
-dense_product.defvjp(lambda x, kernel: (dense_product(x, kernel), (x, kernel)), _backward)
+# Not dense_product itself: a policy of rematerialization (models/layer_loop.py) would not see the product.
+dense_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _backward)
 
 
 def softcap(scores: jax.Array, cap: float) -> jax.Array:

@@ -11,6 +11,7 @@ from models.cache import Slots
 from models.config import ModelConfig
 from models.initializers import ZEROS, initializer
 from models.inputs import ModelInputs
+from models.layer_loop import LayerLoop
 from models.layers import ACTIVATIONS, Dense, Norm
 from models.logical_axes import with_logical_constraint
 from models.positions import sinusoids
@@ -146,6 +147,7 @@ class Transformer(nn.Module):
     """
 
     config: ModelConfig
+    loop: LayerLoop = LayerLoop()
 
     def setup(self):
         config = self.config
@@ -155,10 +157,10 @@ class Transformer(nn.Module):
         self.heads = Heads(config)
         both = config.architecture == "encoder_decoder"
         if both or config.architecture == "encoder":
-            self.encoder = TransformerStack(config, "encoder")
+            self.encoder = TransformerStack(config, "encoder", loop=self.loop)
         if both or config.architecture == "decoder":
             shared = self.encoder if config.share_encoder_decoder else None
-            self.decoder = TransformerStack(config, "decoder", cross=both, shared=shared)
+            self.decoder = TransformerStack(config, "decoder", both, shared, self.loop)
 
     def __call__(
         self,
