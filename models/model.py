@@ -34,7 +34,11 @@ class Embed(nn.Module):
         self.embedding = self.param("embedding", initializer(self.config, self.kind), shape)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding, ids, axis=0, mode="fill")
+        table = self.embedding
+        if self.kind == "token" and self.config.architecture != "embeddings":
+            # Whole rows: from parts of rows (fsdp), the partitioner would look up the batch of all devices.
+            table = with_logical_constraint(table, "VE")
+        return jnp.take(table, ids, axis=0, mode="fill")
 
 
 class Embedder(nn.Module):
