@@ -35,6 +35,12 @@ def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _product(x, kernel)
 
 
+def cpu_barrier(x: jax.Array) -> jax.Array:
+    """x, which XLA's CPU backend does not move or fuse. Other backends see no barrier: it would keep the
+    sum of a gradient over devices in the loop over microbatches."""
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
 def _product(x, kernel):
     return jnp.dot(x, kernel.astype(x.dtype))
 
@@ -48,7 +54,7 @@ def _backward(saved, cotangent):
     else:
         # Without the barrier XLA restores the other order (for which its CPU backend also lacks a
         # kernel from bfloat16 to float32).
-        gradient = jax.lax.optimization_barrier(product(cotangent, x)).T
+        gradient = cpu_barrier(product(cotangent, x)).T
     return jnp.dot(cotangent, kernel.astype(x.dtype).T), gradient
 
 
