@@ -8,14 +8,10 @@ is: in the loop over microbatches (or over layers), or once per step. tests/test
 
 import argparse
 import collections
+import dataclasses
 import json
 import os
 import re
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
 
 import jax
 import jax.numpy as jnp
@@ -38,27 +34,32 @@ from training.train_step import init_params, rng_streams
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "mixed": (2, 2, 2)}
 OBJECTIVES = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder_decoder": "span_corruption"}
 # No two are equal, so that a shape names its array. D of the embeddings is also that of the layers.
-VOCAB, LENGTH, BATCH, WIDTH, MLP, LAYERS, ACCUMULATE = 1024, 48, 32, 64, 256, 2, 2
+VOCAB, LENGTH, WIDTH, MLP, LAYERS = 1024, 48, 64, 256, 2
+SIZES = {"vocab_size": VOCAB, "max_length": LENGTH, "emb_dim": WIDTH, "mlp_dim": MLP, "num_heads": 4,
+         "num_layers": LAYERS, "rows": 32}  # fmt: skip
 VOCABULARY = Vocabulary(
     size=VOCAB, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6, modes=(7, 8, 9),
     infill=(10, 11, 12), sentinels=tuple(range(13, 113)), regular_token_ranges=((113, VOCAB),),
 )  # fmt: skip
 
 
-def compiled(architecture, mesh, loop, devices=None):
-    """The HLO of train.py's step after partitioning and optimization."""
+def lower_step(architecture, mesh, loop, sizes, grad_accum_steps=1):
+    """(train.py's step lowered for abstract arguments on a mesh, its dynamic arguments).
+
+    sizes: fields of ModelConfig, and rows of max_length tokens per step."""
+    rows, sizes = sizes["rows"], {name: size for name, size in sizes.items() if name != "rows"}
     objective = objectives.build(OBJECTIVES[architecture], {})
-    config = ModelConfig(
-        architecture=architecture, vocab_size=VOCAB, max_length=LENGTH, num_layers=LAYERS,
-        emb_dim=WIDTH, num_heads=4, mlp_dim=MLP, positions="rope", use_bias=False,
-    )  # fmt: skip
+    config = ModelConfig(architecture, positions="rope", use_bias=False, **sizes)
+    vocabulary = dataclasses.replace(
+        VOCABULARY, size=config.vocab_size, regular_token_ranges=((113, config.vocab_size),)
+    )
     task = LoadedPretraining(
-        objective, ObjectiveSpec(architecture, VOCABULARY, LENGTH), BATCH, config, tokenizer=None,
-        corpus=None, train=[], validation=[], order=None, read_ahead=(1, 1), num_batches=0, process={},
+        objective, ObjectiveSpec(architecture, vocabulary, config.max_length), rows, config,
+        tokenizer=None, corpus=None, train=[], validation=[], order=None, read_ahead=(1, 1),
+        num_batches=0, process={},
     )  # fmt: skip
     model, rngs = models.build(config, loop=loop), rng_streams(Seeds())
-    mesh = sharding.make_mesh(MeshConfig(*mesh), devices)
-    optimizer = Optimizer(AdamW(), 0.0, ACCUMULATE)
+    optimizer = Optimizer(AdamW(), 0.0, grad_accum_steps)
 
     def placed(tree, shardings):
         return jax.tree.map(
@@ -69,11 +70,11 @@ def compiled(architecture, mesh, loop, devices=None):
         params = jax.eval_shape(lambda rngs: init_params(task, model, rngs), rngs)
         state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), params)
         state = placed(state, sharding.state_shardings(mesh, state))
-        rows = jax.ShapeDtypeStruct((BATCH, task.lengths.raw), np.int32)
-        inputs = (jax.ShapeDtypeStruct((BATCH, 2), np.uint32), rows)
+        tokens = jax.ShapeDtypeStruct((rows, task.lengths.raw), np.int32)
+        inputs = jax.ShapeDtypeStruct((rows, 2), np.uint32), tokens
         inputs = placed(inputs, (sharding.batch_sharding(mesh),) * 2)
-        rate = jax.ShapeDtypeStruct((), jnp.float32)
-        return train_step.lower(task, model, state, {}, rngs, inputs, rate).compile().as_text()
+        arguments = state, {}, rngs, inputs, jax.ShapeDtypeStruct((), jnp.float32)
+        return train_step.lower(task, model, *arguments), arguments
 
 
 _COLLECTIVE = re.compile(
@@ -105,6 +106,11 @@ def collectives(hlo):
     return collections.Counter((where in inside, op, shape) for where, op, shape in found)
 
 
+def devices_of(topology):
+    """The devices of a TPU topology such as 'v5e:2x4', described by libtpu; '': those of this machine."""
+    return topologies.get_topology_desc(topology, platform="tpu").devices if topology else None
+
+
 def main():
     """Prints a line for each mesh, place, operation and shape; with --json, lists of them."""
     parser = argparse.ArgumentParser(
@@ -116,11 +122,15 @@ def main():
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--topology", default="", help="such as v5e:2x4; needs libtpu, but no TPU")
     given = parser.parse_args()
-    loop, every, devices = models.LayerLoop(given.remat, given.scan_layers), {}, None
-    if given.topology:
-        devices = topologies.get_topology_desc(given.topology, platform="tpu").devices
-    for name, mesh in MESHES.items():
-        found = collectives(compiled(given.architecture, mesh, loop, devices))
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    ).strip()
+    jax.config.update("jax_platforms", "cpu")
+    loop, every = models.LayerLoop(given.remat, given.scan_layers), {}
+    for name, sizes in MESHES.items():
+        mesh = sharding.make_mesh(MeshConfig(*sizes), devices_of(given.topology))
+        lowered, _ = lower_step(given.architecture, mesh, loop, SIZES, grad_accum_steps=2)
+        found = collectives(lowered.compile().as_text())
         every[name] = [[*key, count] for key, count in sorted(found.items())]
     if given.json:
         print(json.dumps(every))
