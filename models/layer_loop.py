@@ -69,8 +69,7 @@ def segments(kinds) -> list[tuple[int, int, int]]:
 
 def run_layers(stack: nn.Module, x: jax.Array, arguments, deterministic: bool) -> jax.Array:
     """x[B,T,D] after all layers of a TransformerStack, each called with (x, *arguments, deterministic)."""
-    depth = stack.config.num_layers_in(stack.stack)
-    loop = LayerLoop() if stack.is_initializing() else stack.loop
+    loop, depth = stack.loop, stack.config.num_layers_in(stack.stack)
     layers = [getattr(stack, f"layer_{i}") for i in range(depth)]
 
     def call(layer, x, *arguments):

@@ -139,7 +139,7 @@ class TransformerStack(nn.Module):
         bias, is_relative = None, config.positions == "relative"
         if is_relative and slots is None:
             bias = self.relative_bias(jnp.asarray(self.buckets(x.shape[1], x.shape[1])))
-        if slots is None and not self.is_mutable_collection(PREFILL):
+        if slots is None and not self.is_mutable_collection(PREFILL):  # it is, too, in `init`
             x = run_layers(self, x, (inputs, bias, encoded, encoder_inputs), deterministic)
         else:
             for i in range(config.num_layers_in(self.stack)):

@@ -11,9 +11,12 @@ import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks.collectives import LAYERS, LENGTH, MLP, VOCAB, WIDTH
+from models.layers import dense_product
 
 slow = pytest.mark.slow
 # Matrices of a layer: [in, out] -> how many; an encoder-decoder's decoder has two attentions.
@@ -101,3 +104,15 @@ def test_a_scan_over_layers_gathers_one_layer_at_a_time():
     assert gathered and all(loop and len(shape) == 2 for loop, _, shape, _ in gathered)
     summed = of_matrices(rows, {"all-reduce"}, (WIDTH, MLP))
     assert summed == {k: n // LAYERS for k, n in matrices("decoder").items()}
+
+
+def test_only_the_cpu_backend_sees_the_barrier_of_a_kernels_gradient():
+    """Behind it, a gradient's sum over devices could not leave the loop over microbatches."""
+
+    def loss(kernel):
+        return dense_product(jnp.ones((2, 8)), kernel).sum()
+
+    for platform, expected in (("cpu", True), ("tpu", False), ("cuda", False)):
+        traced = jax.jit(jax.grad(loss)).trace(jnp.ones((8, 4)))
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("optimization_barrier" in text) is expected
