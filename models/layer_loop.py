@@ -33,8 +33,8 @@ class LayerLoop:
     )
     scan_layers: bool = option(
         False,
-        "run equal layers in one loop, so that compile time does not grow with their number; costs a copy "
-        "of their parameters and gradients",
+        "run equal layers in one loop, so that the program hardly grows with their number; costs a copy of "
+        "their parameters and gradients",
     )
 
     @property

@@ -169,8 +169,8 @@ def lowered(architecture, num_layers, loop):
     return jax.jit(jax.grad(loss)).lower(params, *inputs)
 
 
-# XLA's CPU backend schedules the second computation of unrolled layers early, so there only the loop
-# shows what a policy keeps (docs/performance.md).
+# XLA's CPU backend computes unrolled layers again too early to save memory, so only the loop shows
+# what a policy keeps (docs/performance.md).
 @pytest.mark.parametrize(
     "architecture",
     ["decoder", *(pytest.param(a, marks=slow) for a in ("encoder", "encoder_decoder"))],
