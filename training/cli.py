@@ -250,14 +250,41 @@ def make_deterministic():
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ConfigErrors; also used by the programs in tools/."""
+    """An argument parser whose errors are ConfigErrors. An unknown flag is reported before a missing one,
+    which it may be a misspelling of. Every program uses it."""
+
+    def parse_args(self, args=None, namespace=None):
+        needed = [
+            each for each in (*self._actions, *self._mutually_exclusive_groups) if each.required
+        ]
+        for each in needed:
+            each.required = False
+        try:
+            _, unknown = super().parse_known_args(args)
+        finally:
+            for each in needed:
+                each.required = True
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)[:200]}{self._hint(unknown)}")
+        return super().parse_args(args, namespace)
 
     def error(self, message):
+        raise ConfigError(f"{message} (--help lists the flags)")
+
+    def _hint(self, unknown):
+        """'; did you mean --config?' for the first unknown word that looks like a flag."""
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
+        name, dot, field = f"--{word.partition('=')[0].lstrip('-')}".partition(".")
         flags = [flag for action in self._actions for flag in action.option_strings]
-        wrong = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
-        near = difflib.get_close_matches(wrong, flags, n=1)
-        hint = f"; did you mean {near[0]}?" if near and message.startswith("unrec") else ""
-        raise ConfigError(f"{message}{hint} (--help lists the flags)")
+        takes_fields = "--config" in flags or "--config." in (self.epilog or "")
+        if dot and takes_fields:  # --confg.model.num_layers, or --model.num_layers
+            near = difflib.get_close_matches(name, ["--config"], 1, 0.7)
+            return f"; did you mean --config.{field if near else f'{name[2:]}.{field}'}?"
+        known = {flag.replace("-", "_"): flag for flag in flags}
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, 1)
+        if near and not dot:
+            return f"; did you mean {known[near[0]]}?"
+        return "; fields of the config are --config.SECTION.KEY=VALUE" * takes_fields
 
 
 def flags_parser(description, flags, examples=""):
