@@ -140,7 +140,7 @@ def train(group):
     converter = StepConverter.of(config, task)
     optimizer = Optimizer.of(config, converter)
     param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
-    intervals = Intervals.of(config, converter)
+    intervals = Intervals.of(config, converter, run_dir)
     learning_rates = [schedules.learning_rates(r.config.optimizer, converter) for r in group]
     continued = [
         continuation.plan(replica.folder, replica.config, task, rates)

@@ -118,7 +118,7 @@ def run(config, workdir):
     converter = StepConverter.of(config, task)
     optimizer = Optimizer.of(config, converter)
     param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
-    intervals = Intervals.of(config, converter)
+    intervals = Intervals.of(config, converter, run_dir)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, task, learning_rates)
     step_flops = flops.flops_per_step(task, abstract_params, fixed)
