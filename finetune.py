@@ -124,7 +124,7 @@ def train(group):
         config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh)
     )
     tasks = replicas.tasks_of(group, task)
-    sharding.assert_equal_across_processes(repr((group, task.fingerprint)), "the config or data")
+    replicas.check_data(group, task)
     for replica in group:
         run_directory.check_unchanged(replica.folder, **task.identities)
     for line in task.describe():

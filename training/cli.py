@@ -51,12 +51,14 @@ def main(program, argv=None, console=None):
         if "--debug" in argv:
             traceback.print_exc()
         if isinstance(error, KeyboardInterrupt) or interrupted.is_set():
-            _print_error(
-                str(error) * isinstance(error, KeyboardInterrupt)
+            message = str(error) * isinstance(error, KeyboardInterrupt)
+            message = (
+                message
                 or "interrupted; run the same command again to resume from the last checkpoint"
             )
+            _print_error(_leave(message))
             _exit(130)
-        _print_error(explain(error))
+        _print_error(_leave(explain(error), isinstance(error, ConfigError | OSError)))
         _exit(1)
 
 
@@ -133,7 +135,9 @@ def run_entry_point(argv, description, schema, run):
         raise ConfigError("--workdir is missing; expected a run directory: --workdir=runs/NAME")
     if resolved.training.deterministic:
         make_deterministic()
-    start_processes()
+    from training import hosts
+
+    hosts.join()
     enable_compilation_cache()
     _imported(run)(config, given.workdir)
 
@@ -201,33 +205,6 @@ def config_help():
         "objectives (--config=configs/decoder.py:objective=NAME): docs/objective_matrix.md",
     ]
     return "\n".join(lines)
-
-
-def start_processes():
-    """Joins the processes of a multi-host run; a single process needs nothing.
-
-    TRIPTYCH_DISTRIBUTED=1 joins a cluster that JAX detects (TPU pods, Slurm, ...). Elsewhere
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe it.
-    """
-    import jax
-
-    if jax.distributed.is_initialized():
-        return
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        try:
-            number, index = int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
-        except (KeyError, ValueError) as error:
-            raise ConfigError(
-                f"JAX_COORDINATOR_ADDRESS is set, but {error} is missing or not an integer; set "
-                f"JAX_NUM_PROCESSES and JAX_PROCESS_ID too"
-            ) from error
-        jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], number, index)
-    elif os.environ.get("TRIPTYCH_DISTRIBUTED") == "1":
-        jax.distributed.initialize()
-    else:
-        return
-    if jax.process_index():  # the first process logs, the others only warn
-        logs.log.setLevel(logging.WARNING)
 
 
 def enable_compilation_cache():
@@ -335,6 +312,12 @@ def _silence_threads():
     threading.excepthook = sys.unraisablehook = lambda report: None
 
 
+def _leave(message, is_expected=True):
+    """The line about the end of this process, which the other processes of its run get too."""
+    hosts = sys.modules.get("training.hosts")
+    return hosts.leave(message, is_expected) if hosts else message
+
+
 def _print_error(message):
     print(f"error: {message}", file=sys.stderr, flush=True)
 
@@ -342,6 +325,6 @@ def _print_error(message):
 def _exit(status):
     sys.stdout.flush()
     jax = sys.modules.get("jax")
-    if status in (1, 130) and jax and jax.distributed.is_initialized() and jax.process_count() > 1:
+    if status in (1, 130) and jax and jax.distributed.is_initialized():
         os._exit(status)  # a normal exit would wait for the other processes
     sys.exit(status)

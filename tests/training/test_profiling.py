@@ -1,5 +1,7 @@
 """config.profile, and the split of the time of the updates: what waits for data, what computes."""
 
+import gzip
+import json
 import logging
 import time
 
@@ -7,6 +9,7 @@ import jax
 import pytest
 import tiny_configs
 
+import finetune
 import train
 from tasks.pretraining import LoadedPretraining
 from training import logs, profiling
@@ -94,6 +97,13 @@ def folder(tmp_path_factory):
     return folder
 
 
+def steps_of(run):
+    """The steps in the trace of a run."""
+    (file,) = (run / "profile").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    return [int(event["args"]["step_num"]) for event in events if event.get("name") == "train"]
+
+
 def traces(run):
     return sorted(path.name for path in (run / "profile").rglob("*") if path.is_file())
 
@@ -112,6 +122,7 @@ def test_a_run_writes_a_trace_and_the_split_of_its_time(folder, caplog, monkeypa
     train.run(config, str(folder / "run"))
     names = traces(folder / "run")
     assert "perfetto_trace.json.gz" in names and any(n.endswith(".xplane.pb") for n in names)
+    assert steps_of(folder / "run") == [0, 1]
     assert f"from step 0 to step 2 in {folder}/run/profile: tensorboard --logdir=" in caplog.text
     lines = logs.read_metrics(folder / "run", "throughput")
     assert [line["step"] for line in lines] == [2, 3, 4]
@@ -131,7 +142,20 @@ def test_a_resumed_run_traces_the_updates_that_are_left(folder, caplog):
         train.run(config, str(run))
         assert bool(traces(run) if (run / "profile").exists() else []) == (length == 6)
     assert "nothing is profiled: the updates 1 to 2 are done" in caplog.text
-    assert "from step 4 to step 6 in" in caplog.text
+    assert "from step 4 to step 6 in" in caplog.text and steps_of(run) == [4, 5]
+
+
+def test_replicas_are_traced_in_the_directory_of_the_first(folder):
+    base = tiny_configs.untrained(folder / "base", "encoder")
+    config = tiny_configs.finetuning(
+        folder, base, profile="1:2", seeds="(0, 1)", evaluation__every="2 steps"
+    )
+    finetune.run(config, str(folder / "replicas"))
+    assert steps_of(folder / "replicas/seed=0") == [1]
+    assert not (folder / "replicas/seed=1/profile").exists()
+    for name in ("seed=0", "seed=1"):
+        (line,) = logs.read_metrics(folder / "replicas" / name, "throughput")
+        assert line["compute_seconds_per_step"] > 0 and line["input_seconds_per_step"] >= 0
 
 
 def test_a_trace_ends_with_a_run_that_fails_inside_it(folder, monkeypatch):
