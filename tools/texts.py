@@ -5,6 +5,7 @@ Used by generate, fill_mask and predict. Blank lines of text are skipped and cou
 
 import dataclasses
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -42,11 +43,17 @@ def has_lines(path: str) -> bool:
 def read_lines(path: str, column: str, max_rows: int = 0) -> Iterator[Table]:
     """Tables of at most `max_rows` rows (0: no limit) whose one column has the lines of a text file.
 
-    Raises ValueError of one line for a file without text, that is not UTF-8, or with JSON lines."""
+    Raises ValueError of one line for a file without text, that is not UTF-8, with JSON lines, or whose
+    first line names `column` and others."""
     with reading_text(path) as (stream, raw):
-        if is_json(read_head(stream)):
+        head = read_head(stream)
+        first = head.split(b"\n", 1)[0].decode(errors="replace").strip()
+        names = re.split(r"[\t,;]", first) if re.fullmatch(r"\w+([\t,;]\w+)+", first) else ()
+        if is_json(head) or column in names:
+            found = "a table" if column in names else "JSON"
+            remedy = ".tsv or .csv" if column in names else ".jsonl"
             raise ValueError(
-                f"{path} has JSON, but by its name it has a text per line; rename it to .jsonl"
+                f"{path} has {found}, but by its name it has a text per line; rename it to {remedy}"
             )
         for table in _tables(stream, path, column, max_rows):
             table.position = raw.tell()

@@ -58,7 +58,7 @@ def main(program, argv=None, console=None):
             )
             _print_error(_leave(message))
             _exit(130)
-        _print_error(_leave(explain(error), isinstance(error, ConfigError | OSError)))
+        _print_error(_leave(explain(error), not isinstance(error, RuntimeError)))
         _exit(1)
 
 

@@ -254,6 +254,7 @@ BAD = {
     "messages": (["--file={tmp}/bad.jsonl"], r"bad.jsonl at line 1: message 1 is .*expected a role"),
     "empty file": (["--file={tmp}/empty.txt"], r"empty.txt has no text; write one per line"),
     "JSON": (["--file={tmp}/json.txt"], r"json.txt has JSON, but .*rename it to .jsonl"),
+    "a table": (["--file={tmp}/table.dat"], r"table.dat has a table, but .*rename it to .tsv or .csv"),
     "an array": (["--file={tmp}/array.json"], r"array.json is none of .*one object per line"),
     "stop": (["--prompt=a", "--stop="], r"--stop is empty; name a text"),
     "both": (["--prompt=a", "--file=b"], r"--prompt and --file exclude each other"),
@@ -281,6 +282,7 @@ def test_a_bad_input_is_one_line(folder, tmp_path, name):
         "bad.jsonl": b'{"messages": [{"role": "me", "content": "a"}]}\n',
         "empty.txt": b"\n\n",
         "json.txt": b'{"prompt": "a"}\n{"prompt": "b"}\n',
+        "table.dat": b"id\tprompt\n1\ta\n",
         "array.json": b'["a", "b"]\n',
     }
     for file, content in files.items():
