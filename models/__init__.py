@@ -3,6 +3,7 @@
 This package imports no other package of the project.
 """
 
+from models.attention_kernels import describe_attention
 from models.cache import Cache, decode_step, prefill
 from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask, make_inputs
@@ -23,6 +24,7 @@ __all__ = [
     "WordVectors",
     "build",
     "decode_step",
+    "describe_attention",
     "make_attention_mask",
     "make_inputs",
     "prefill",

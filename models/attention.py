@@ -1,6 +1,6 @@
 """Attention: self- and cross-attention, multi-head and grouped-query, in one module.
 models/transformer.py calls it with two ModelInputs, which describe the mask, or in a decode step with
-the Slots of a cache. `Attention` makes the dense mask, and `dot_product_attention` applies it.
+the Slots of a cache. attention_kernels.py chooses the kernel; `dot_product_attention` is the dense one.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from models.attention_kernels import Case, attend, choose_kernel
 from models.cache import CACHE, KEPT, Slots, keep, unpack
 from models.config import ModelConfig
-from models.inputs import ModelInputs, make_attention_mask
+from models.inputs import AttentionMask, ModelInputs, make_attention_mask
 from models.layers import Dense, Norm, softcap
 from models.logical_axes import with_logical_constraint
 from models.positions import apply_rope
@@ -44,7 +45,7 @@ class Attention(nn.Module):
         y: jax.Array | None,  # None: the cached cross-attention of a decode step
         query_inputs: ModelInputs,  # [B,T]
         key_inputs: ModelInputs | Slots,  # [B,S]
-        bias: jax.Array | None = None,  # float32[H,T,S]
+        bias: jax.Array | None = None,  # float32[H,T,S]; by distance, [H,T+S-1], unless dense
         deterministic: bool = True,
     ) -> jax.Array:
         config = self.config
@@ -83,15 +84,49 @@ class Attention(nn.Module):
                 segments = query_inputs.segment_ids, key_inputs.segment_ids
                 mask = make_attention_mask(*segments, *how)
         k, v, mask, bias = self.extend_keys(k, v, mask, bias)
-        dropout = nn.Dropout(
-            config.attention_dropout_rate, deterministic=deterministic, name="dropout"
-        )
         scale_dim = config.attention_scale_dim or head_dim
         scale = scale_dim**-0.5 if config.scale_attention else 1.0
-        cap = config.attention_logit_softcap
-        out = dot_product_attention(q, k, v, mask, bias=bias, scale=scale, cap=cap, dropout=dropout)
+        cap, rate = config.attention_logit_softcap, config.attention_dropout_rate
+        dropout = nn.Dropout(rate, deterministic=deterministic, name="dropout")
+        kernel = "dense"
+        if isinstance(mask, AttentionMask):
+            kernel = self.choose(mask, deterministic)
+        if kernel == "dense":
+            mask = mask.dense() if isinstance(mask, AttentionMask) else mask
+            out = dot_product_attention(
+                q, k, v, mask, bias=bias, scale=scale, cap=cap, dropout=dropout
+            )
+        else:
+            key = None if deterministic or not rate else self.make_rng("dropout")
+            out = attend(
+                kernel,
+                q * scale,
+                k,
+                v,
+                mask,
+                bias=bias,
+                cap=cap,
+                dropout_rate=rate,
+                dropout_key=key,
+            )
         out = out.reshape(*out.shape[:2], config.num_heads * head_dim)  # [B,T,HK]
         return Dense(config, config.emb_dim, kind="residual", depth=self.depth, name="out")(out)
+
+    def choose(self, mask: AttentionMask, deterministic: bool = True) -> str:
+        """The kernel of this layer."""
+        config = self.config
+        case = Case(
+            mask.query_segment_ids.shape[1],
+            mask.key_segment_ids.shape[1] - mask.num_leading,
+            mask.attention,
+            self.cross,
+            has_bias=config.positions == "relative" and not self.cross,
+            sliding_window=mask.sliding_window,
+            cap=config.attention_logit_softcap,
+            has_dropout=not deterministic and config.attention_dropout_rate > 0,
+            num_leading=mask.num_leading,
+        )
+        return choose_kernel(config.attention_kernel, case)
 
     def update_cache(self, k: jax.Array, v: jax.Array, slots: Slots) -> tuple:
         """k and v [B,1,G,K] of the next token -> (k and v [B,S,G,K] of all slots, mask bool[B,1,S])."""
@@ -103,7 +138,7 @@ class Attention(nn.Module):
         return *(unpack(x).transpose(0, 2, 1, 3) for x in kept), slots.mask(kept[0].shape[-2])
 
     def extend_keys(self, k, v, mask, bias):
-        """Where prefix tuning adds keys and values, and columns of the mask and bias: models/prompts.py."""
+        """Where prefix tuning adds keys and values, and their part of mask and bias: models/prompts.py."""
         return k, v, mask, bias
 
 

@@ -11,7 +11,7 @@ VOCAB_MULTIPLE = 128  # one TPU lane tile; also divisible by mesh axes of 2, 4, 
 # Fields that do not change the logits of given parameters and inputs, apart from precision and dropout.
 NON_STRUCTURAL_FIELDS = (
     "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "init_std", "dtype",
-    "lm_head_bias_init",
+    "lm_head_bias_init", "attention_kernel",
 )  # fmt: skip
 
 
@@ -149,6 +149,12 @@ class ModelConfig:
     )
     first_global_layer: int = option(
         0, "added to the indices of global_attn_every_n_layers (Gemma 3: 5, n = 6)", min=0
+    )
+    attention_kernel: str = option(
+        "auto",
+        "dense: scores of all queries and keys in memory; chunked: in blocks; splash: on a TPU; triton: on a "
+        "GPU; auto: dense for short rows, else the fastest (docs/models.md)",
+        choices=("auto", "dense", "chunked", "splash", "triton"),
     )
     dropout_rate: float = option(
         0.0, "dropout of sublayer outputs and of embeddings", min=0.0, max=0.99

@@ -1,6 +1,6 @@
 """ModelInputs: the tokens that a model reads, with a description of the attention between them.
 Made by objectives/ (one row each; `vmap` adds the batch axis) and by tasks/ (whole batches).
-Only `make_attention_mask` turns the description into a dense mask.
+`AttentionMask.dense` makes the whole mask of it, `block` a part.
 """
 
 import jax
@@ -59,19 +59,13 @@ def make_inputs(
     )
 
 
-def make_attention_mask(
-    query_segment_ids: jax.Array,
-    key_segment_ids: jax.Array,
-    attention: str = "bidirectional",
-    prefix: jax.Array | None = None,
-    sliding_window: int = 0,
-) -> jax.Array:
-    """The dense mask bool[B,T,S]: 1 = query t attends to key s.
+@struct.dataclass
+class AttentionMask:
+    """Which keys a query attends to, as a description.
 
-    Segment ids are int32[B,T] of queries and int32[B,S] of keys, prefix is bool[B,S]. A query attends
-    to keys of its own segment, and nothing attends to padding. Causal attention also requires s <= t,
-    prefix attention s <= t or prefix[s], and a sliding window |t - s| < sliding_window. With
-    query_segment_ids = key_segment_ids = [1 1 1 2 2 0]:
+    A query attends to keys of its own segment, and nothing attends to padding. Causal attention also
+    requires s <= t, prefix attention s <= t or prefix[s], and a sliding window |t - s| < sliding_window.
+    With query_segment_ids = key_segment_ids = [1 1 1 2 2 0]:
 
         bidirectional  causal         prefix [1 1 0 1 0 0]   causal, sliding_window 2
         1 1 1 0 0 0    1 0 0 0 0 0    1 1 0 0 0 0            1 0 0 0 0 0
@@ -81,20 +75,61 @@ def make_attention_mask(
         0 0 0 1 1 0    0 0 0 1 1 0    0 0 0 1 1 0            0 0 0 1 1 0
         0 0 0 0 0 0    0 0 0 0 0 0    0 0 0 0 0 0            0 0 0 0 0 0
 
-    Cross-attention is bidirectional attention between two sequences.
+    Cross-attention is bidirectional attention between two sequences. Leading keys, which an adapter adds
+    before the others, are visible to every query.
+    """
+
+    query_segment_ids: jax.Array  # int32[B,T]
+    key_segment_ids: jax.Array  # int32[B,S]
+    prefix: jax.Array | None = None  # bool[B,S]
+    attention: str = struct.field(pytree_node=False, default="bidirectional")  # ATTENTION_TYPES
+    sliding_window: int = struct.field(pytree_node=False, default=0)
+    num_leading: int = struct.field(pytree_node=False, default=0)
+
+    def dense(self) -> jax.Array:
+        """bool[B,T,S]: 1 = query t attends to key s."""
+        queries, keys = (
+            jnp.arange(ids.shape[1], dtype=jnp.int32)
+            for ids in (self.query_segment_ids, self.key_segment_ids)
+        )
+        return self.block(self.query_segment_ids, self.key_segment_ids, self.prefix, queries, keys)
+
+    def block(self, query_segment_ids, key_segment_ids, prefix, queries, keys) -> jax.Array:
+        """bool[B,t,s]: the part of some queries and keys, given their segment ids, prefix and indices
+        int32[t], int32[s]."""
+        mask = query_segment_ids[:, :, None] == key_segment_ids[:, None, :]
+        mask &= (key_segment_ids > 0)[:, None, :]
+        q, k = queries[:, None], keys[None, :] - jnp.int32(self.num_leading)
+        if self.attention == "causal":
+            mask &= (k <= q)[None]
+        elif self.attention == "prefix":
+            mask &= (k <= q)[None] | prefix[:, None, :]
+        if self.sliding_window:
+            mask &= (jnp.abs(q - k) < self.sliding_window)[None]
+        return mask | (k < 0)[None] if self.num_leading else mask
+
+    def with_leading(self, count: int) -> "AttentionMask":
+        """The mask with `count` leading keys more."""
+        ids = jnp.pad(self.key_segment_ids, ((0, 0), (count, 0)))
+        prefix = None if self.prefix is None else jnp.pad(self.prefix, ((0, 0), (count, 0)))
+        count += self.num_leading
+        return self.replace(key_segment_ids=ids, prefix=prefix, num_leading=count)
+
+
+def make_attention_mask(
+    query_segment_ids: jax.Array,
+    key_segment_ids: jax.Array,
+    attention: str = "bidirectional",
+    prefix: jax.Array | None = None,
+    sliding_window: int = 0,
+) -> AttentionMask:
+    """The mask of queries int32[B,T] and keys int32[B,S]; prefix is bool[B,S].
+
+    Raises ValueError for an unknown attention type, or if `prefix` is given without attention='prefix' or
+    is missing with it.
     """
     _check_attention(attention, prefix)
-    mask = query_segment_ids[:, :, None] == key_segment_ids[:, None, :]
-    mask &= (key_segment_ids > 0)[:, None, :]
-    q = jnp.arange(query_segment_ids.shape[1], dtype=jnp.int32)[:, None]
-    k = jnp.arange(key_segment_ids.shape[1], dtype=jnp.int32)[None, :]
-    if attention == "causal":
-        mask &= (k <= q)[None]
-    elif attention == "prefix":
-        mask &= (k <= q)[None] | prefix[:, None, :]
-    if sliding_window:
-        mask &= (jnp.abs(q - k) < sliding_window)[None]
-    return mask
+    return AttentionMask(query_segment_ids, key_segment_ids, prefix, attention, sliding_window)
 
 
 def _check_attention(attention, prefix):

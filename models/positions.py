@@ -139,16 +139,15 @@ def _angles(positions: jax.Array, dim: int, theta: float) -> jax.Array:
 
 
 def relative_buckets(
-    num_queries: int, num_keys: int, num_buckets: int, max_distance: int, bidirectional: bool
+    distance: np.ndarray, num_buckets: int, max_distance: int, bidirectional: bool
 ) -> np.ndarray:
-    """int32[T,S]: the bucket of the distance s - t of key s from query t (T5, Raffel et al. 2020,
+    """int32 like distance: the bucket of the distance s - t of key s from query t (T5, Raffel et al. 2020,
     section 2.1).
 
     Half of the buckets hold one distance each; the others grow geometrically up to max_distance. If
     bidirectional, keys after the query have separate buckets; otherwise they count as distance 0.
     The result depends on lengths alone, so it is a constant of the compiled program.
     """
-    distance = np.arange(num_keys)[None, :] - np.arange(num_queries)[:, None]
     offset = np.zeros_like(distance)
     if bidirectional:
         num_buckets //= 2

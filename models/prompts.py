@@ -20,7 +20,7 @@ from models.adapters import (
     modules_of,
 )
 from models.config import ModelConfig, option
-from models.inputs import ModelInputs
+from models.inputs import AttentionMask, ModelInputs
 from models.model import Embedder, Transformer
 
 
@@ -175,8 +175,13 @@ class Prefix(_Tokens):
             if own is None or method != "extend_keys":
                 return next_fun(*args, **kwargs)
             k, v, mask, bias = args
-            mask = jnp.pad(mask, ((0, 0), (0, 0), (n, 0)), constant_values=True)
-            if bias is not None:
+            if isinstance(mask, AttentionMask):
+                mask = mask.with_leading(n)
+            else:  # of a cache
+                mask = jnp.pad(mask, ((0, 0), (0, 0), (n, 0)), constant_values=True)
+            if (
+                bias is not None and bias.ndim == 3
+            ):  # by distance: the mask says which keys have none
                 bias = jnp.pad(bias, ((0, 0), (0, 0), (n, 0)))
             return before(k, own["prefix/key"]), before(v, own["prefix/value"]), mask, bias
 

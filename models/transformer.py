@@ -5,9 +5,11 @@ With positions='relative', all layers of a stack share one table of T5's relativ
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from models.attention import Attention
+from models.attention_kernels import Case, choose_kernel
 from models.cache import Slots, keep
 from models.config import ModelConfig
 from models.initializers import initializer
@@ -57,7 +59,7 @@ class TransformerLayer(nn.Module):
         self,
         x: jax.Array,  # [B,T,D]
         inputs: ModelInputs,
-        bias: jax.Array | None = None,  # float32[H,T,T], for self-attention
+        bias: jax.Array | None = None,  # float32[H,T,T] or [H,2T-1], for self-attention
         encoded: jax.Array | None = None,  # [B,S,D], for cross-attention
         encoder_inputs: ModelInputs | None = None,  # [B,S]
         deterministic: bool = True,
@@ -90,7 +92,7 @@ class TransformerLayer(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """T5's bias by distance: buckets int32[T,S] -> float32[H,T,S], from a table [buckets, H]."""
+    """T5's bias by distance: buckets int32[...] -> float32[H,...], from a table [buckets, H]."""
 
     config: ModelConfig
 
@@ -141,19 +143,27 @@ class TransformerStack(nn.Module):
             elif slots is not None:
                 bias = self.relative_bias(self.cached_buckets(slots, i))
             elif i == 0:
-                bias = self.relative_bias(jnp.asarray(self.buckets(x.shape[1], x.shape[1])))
+                bias = self.relative_bias(jnp.asarray(self.buckets(self.distances(inputs))))
             x = layer(x, inputs, bias, encoded, encoder_inputs, deterministic, slots)
         if config.norm_position != "post":
             x = (self if self.shared is None else self.shared).final_norm(x)
         return x
 
-    def buckets(self, num_queries: int, num_keys: int):
-        """int32[T,S]: the buckets of the relative bias."""
+    def distances(self, inputs: ModelInputs) -> np.ndarray:
+        """int[T,T], or int[2T-1] in order for a kernel that makes the biases of a block."""
+        length = inputs.tokens.shape[1]
+        case = Case(length, length, inputs.attention, has_bias=True)
+        if choose_kernel(self.config.attention_kernel, case) != "dense":
+            return np.arange(1 - length, length)
+        return np.arange(length)[None, :] - np.arange(length)[:, None]
+
+    def buckets(self, distances: np.ndarray) -> np.ndarray:
+        """int32 like distances: the buckets of the relative bias."""
         sizes = self.config.relative_buckets, self.config.relative_max_distance
-        return relative_buckets(num_queries, num_keys, *sizes, self.stack == "encoder")
+        return relative_buckets(distances, *sizes, self.stack == "encoder")
 
     def cached_buckets(self, slots: Slots, layer: int) -> jax.Array:
         """int32[1,S]: the buckets between the next token and the slots of a layer."""
-        by_distance = jnp.asarray(self.buckets(slots.capacity, 1)[:, 0])
+        by_distance = jnp.asarray(self.buckets(-np.arange(slots.capacity)))
         size = slots.size(self.config.sliding_window_at(layer))
         return jnp.take(by_distance, slots.distances(size))[None]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import jax
 
+import models
 from data import tokenizer as tokenizers
 from models.config import ModelConfig, option
 from objectives.batch import Batch
@@ -34,7 +35,8 @@ def resolve_pooling(pooling: str, architecture: str) -> str:
 def check_memory(option: str, length: int, batch_size: int, model_config: ModelConfig) -> None:
     """Raises ValueError, before anything is allocated, for a batch that cannot fit here.
 
-    A lower bound: the tokens of a batch, and the attention scores float32[T,T] of one head in one row.
+    A lower bound: the tokens of a batch, and for one row its hidden states float32[T,D], or with dense
+    attention the scores float32[T,T] of one head.
 
     Args:
       option: the name of the field with the length, for the message.
@@ -42,11 +44,14 @@ def check_memory(option: str, length: int, batch_size: int, model_config: ModelC
       batch_size: rows of all processes.
     """
     limit, tokens = memory(), 4 * length * -(-batch_size // jax.process_count())
-    scores = 0 if model_config.architecture == "embeddings" else 4 * length**2
-    if scores > limit:
+    width, what, remedy = model_config.emb_dim, "hidden states", ""
+    if model_config.attention_kernel == "dense" and length > width:
+        width, what, remedy = length, "attention scores", ", or model.attention_kernel=auto"
+    if model_config.architecture != "embeddings" and 4 * length * width > limit:
+        most = math.isqrt(limit // 4) if remedy else limit // (4 * width)
         raise ValueError(
-            f"{option}={length:,}: the attention scores of one row need {scores / 2**30:,.0f} GB, but the "
-            f"device has {limit / 2**30:,.0f}; set it to less than {math.isqrt(limit // 4):,}"
+            f"{option}={length:,}: the {what} of one row need {4 * length * width / 2**30:,.0f} GB, but the "
+            f"device has {limit / 2**30:,.0f}; set it to less than {most:,}{remedy}"
         )
     if tokens > limit:
         raise ValueError(
@@ -256,6 +261,11 @@ class LoadedTask:
     def describe(self) -> list[str]:
         """Lines about the data and the task for the start of the log."""
         raise NotImplementedError
+
+    def describe_attention(self) -> str:
+        """A line about the kernels of attention. Raises ValueError for one that cannot run."""
+        inputs, decoder_inputs = self.abstract_batch.inputs, self.abstract_batch.decoder_inputs
+        return models.describe_attention(self.model_config, inputs, decoder_inputs)
 
 
 def evaluate(task: LoadedTask, split: str, predict, generate=None) -> tuple[Any, dict[str, float]]:

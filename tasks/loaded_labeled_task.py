@@ -274,4 +274,4 @@ class LoadedLabeledTask(LabeledBatches):
         ]
         for name, split in self.encoded.items():
             lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
-        return lines + self.describe_batches()
+        return [*lines, *self.describe_batches(), self.describe_attention()]

@@ -277,6 +277,7 @@ class LoadedPretraining(LoadedTask):
             f"{self.fingerprint[:16]}",
             *self.corpus.describe_unknown(),
             self.objective.describe(self.spec),
+            self.describe_attention(),
         ]
 
 

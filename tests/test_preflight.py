@@ -1,5 +1,6 @@
 """A config that cannot work fails before any text is prepared: the message comes, and no cache is made."""
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -53,7 +54,7 @@ def no_data(monkeypatch):
         ({"mesh.data": "3"}, "config.mesh=(data=3"),
         ({"training.batch_size": "6"}, "batch_size=6 does not divide"),
         ({"model.num_heads": "3"}, "num_heads must divide emb_dim"),
-        ({"training.seq_len": "1000000000"}, "training.seq_len=1,000,000,000: the attention scores of"),
+        ({"training.seq_len": "1000000000"}, "training.seq_len=1,000,000,000: the hidden states of"),
         ({"training.batch_size": "10000000000"}, "training.batch_size=10,000,000,000 with training.seq"),
         ({"model.final_logit_softcap": "9.0", "model.lm_head_bias": "True"}, "set lm_head_bias_init to"),
         ({"objective.name": "masked_lm"}, "masked_lm does not support architecture 'decoder'"),
@@ -119,10 +120,15 @@ def test_a_bad_finetuning_config_fails_before_its_labels_are_read(
 
 def test_a_length_that_memory_cannot_hold_is_refused_with_the_longest_that_it_can(monkeypatch):
     monkeypatch.setattr(base, "memory", lambda: 4 * 1000**2)
-    rope, words = (ModelConfig(architecture=name) for name in ("decoder", "embeddings"))
+    rope = ModelConfig(architecture="decoder", attention_kernel="dense")
+    words = ModelConfig(architecture="embeddings")
     base.check_memory("task.max_seq_len", 1000, 1000, rope)
     with pytest.raises(ValueError, match="task.max_seq_len=1,001: .* set it to less than 1,000"):
         base.check_memory("task.max_seq_len", 1001, 1, rope)
+    linear = dataclasses.replace(rope, attention_kernel="auto", emb_dim=500)
+    base.check_memory("task.max_seq_len", 2000, 1, linear)
+    with pytest.raises(ValueError, match="the hidden states of one row .* less than 2,000"):
+        base.check_memory("task.max_seq_len", 2001, 1, linear)
     base.check_memory("training.seq_len", 10_000, 100, words)
     with pytest.raises(ValueError, match="batch_size=101 with training.seq_len=10,000: the tokens"):
         base.check_memory("training.seq_len", 10_000, 101, words)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import models
+from models import chunked_attention
 
 SIZE = {"num_layers": 2, "emb_dim": 32, "num_heads": 4, "mlp_dim": 48, "vocab_size": 100,
         "max_length": 16}  # fmt: skip
@@ -51,8 +52,22 @@ DECODERS = {
 PACKED += [("decoder", f"decoder-{name}", fields) for name, fields in DECODERS.items()]
 SEPARATE = {**KINDS["learned"], "separate_decoder_embeddings": True, "position_offset": 2}
 PACKED.append(("encoder_decoder", "encoder_decoder-separate", SEPARATE))
+CHUNKED = {"attention_kernel": "chunked"}
+PACKED += [
+    (architecture, f"{architecture}-{kind}-chunked", KINDS[kind] | CHUNKED)
+    for architecture, kind in (
+        ("encoder", "alternating"), ("decoder", "none"), ("decoder", "rope"),
+        ("encoder_decoder", "relative"),
+    )
+]  # fmt: skip
 RANDOM = np.random.default_rng(0)
 ROW = RANDOM.integers(0, 100, 12).astype(np.int32)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Several blocks in a short row."""
+    monkeypatch.setattr(chunked_attention, "BLOCK", 4)
 
 
 def logits_of(architecture, **fields):
@@ -117,9 +132,12 @@ def test_invariant_03_packed_logits_equal_those_of_each_document_alone(architect
     np.testing.assert_array_equal(other[0, first:last], out[0, first:last])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_invariant_08_a_token_never_changes_earlier_logits(kind):
-    logits = logits_of("decoder", **KINDS[kind])
+CAUSAL = [*KINDS.values(), KINDS["relative"] | CHUNKED, KINDS["none"] | CHUNKED]
+
+
+@pytest.mark.parametrize("fields", CAUSAL, ids=[*KINDS, "relative-chunked", "none-chunked"])
+def test_invariant_08_a_token_never_changes_earlier_logits(fields):
+    logits = logits_of("decoder", **fields)
     before = logits(row([(0, 12)], "decoder"))
     for j in (1, 6, 11):
         changed = np.where(np.arange(12) == j, (ROW + 1) % 100, ROW)
@@ -139,9 +157,12 @@ def test_invariant_08_the_decoder_of_an_encoder_decoder_is_causal(fields):
     assert np.abs(after[0, 4] - before[0, 4]).max() > 1e-3
 
 
+@pytest.mark.parametrize("kernel", ["dense", "chunked"])
 @pytest.mark.parametrize("kind", ["learned", "relative"])
-def test_invariant_08_a_prefix_token_changes_earlier_logits_and_a_later_token_does_not(kind):
-    logits = logits_of("decoder", **KINDS[kind])
+def test_invariant_08_a_prefix_token_changes_earlier_logits_and_a_later_token_does_not(
+    kind, kernel
+):
+    logits = logits_of("decoder", **KINDS[kind], attention_kernel=kernel)
 
     def inputs(tokens):
         prefix = jnp.arange(12)[None] < 6
@@ -155,9 +176,13 @@ def test_invariant_08_a_prefix_token_changes_earlier_logits_and_a_later_token_do
         assert (difference > 1e-4).all() if in_prefix else not difference.any()
 
 
+@pytest.mark.parametrize("kernel", ["dense", "chunked"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_padding_and_bfloat16_give_finite_values_and_gradients_under_strict_promotion(architecture):
+def test_padding_and_bfloat16_give_finite_values_and_gradients_under_strict_promotion(
+    architecture, kernel
+):
     config = models.ModelConfig(
+        attention_kernel=kernel,
         architecture=architecture,
         positions="relative" if architecture == "encoder_decoder" else "rope",
         lm_head_transform=True,

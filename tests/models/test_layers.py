@@ -226,12 +226,13 @@ def test_sinusoids_are_those_of_the_paper():
 
 
 def test_relative_buckets_are_those_of_t5():
-    causal = relative_buckets(200, 200, 32, 128, bidirectional=False)
+    distances = np.arange(200)[None, :] - np.arange(200)[:, None]
+    causal = relative_buckets(distances, 32, 128, bidirectional=False)
     # 16 buckets of one distance each, then logarithmic up to 128; later keys count as distance 0.
     assert causal[150, 150 - np.arange(18)].tolist() == [*range(16), 16, 16]
     assert [causal[199, 199 - d] for d in (20, 32, 64, 127, 128, 199)] == [17, 21, 26, 31, 31, 31]
     assert not causal[10, 11:].any()
-    bidirectional = relative_buckets(200, 200, 32, 128, bidirectional=True)
+    bidirectional = relative_buckets(distances, 32, 128, bidirectional=True)
     assert bidirectional[100, 100 - np.arange(9)].tolist() == [*range(8), 8]
     assert bidirectional[100, 100 + np.arange(9)].tolist() == [0, *range(17, 24), 24]
     assert (bidirectional[0, 128:] == 31).all() and (bidirectional[128:, 0] == 15).all()

@@ -1,0 +1,257 @@
+"""The kernels of attention, and which one runs: `choose_kernel` for a case, `attend` for its arrays.
+
+`dense` makes the scores of all queries and keys, [T,S]. The others have memory linear in the length:
+`chunked` is plain JAX for every case, `splash` and `triton` are the kernels for TPUs and GPUs that come with
+JAX. jax.nn.dot_product_attention has no segment ids, so cuDNN could not isolate packed documents without a
+mask [T,S].
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from models import chunked_attention
+from models.inputs import AttentionMask
+
+KERNELS = ("dense", "chunked", "splash", "triton")
+_PLATFORM = {"splash": "tpu", "triton": "gpu"}
+_LANES = 128  # lengths are a multiple of this in splash and triton
+# 'auto' takes dense attention below this product of lengths. On a CPU, chunked attention is faster from
+# 512 x 512 on (benchmarks/attention.py); the value for other platforms is not measured.
+DENSE_BELOW = {"cpu": 512 * 512, "other": 256 * 256}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the choice of a kernel depends on."""
+
+    num_queries: int
+    num_keys: int
+    attention: str = "causal"  # inputs.ATTENTION_TYPES
+    is_cross: bool = False
+    has_bias: bool = False
+    sliding_window: int = 0
+    cap: float = 0.0
+    has_dropout: bool = False
+    num_leading: int = 0
+    platform: str = ""  # 'cpu', 'gpu', 'tpu'; '': of the mesh in force, or JAX's default
+
+    @property
+    def target(self) -> str:
+        return self.platform or current_platform()
+
+
+def current_platform() -> str:
+    """'cpu', 'gpu' or 'tpu': of the devices that a program is traced for."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return getattr(device, "platform", None) or jax.default_backend()
+
+
+def why_not(kernel: str, case: Case) -> str:
+    """Why a kernel cannot compute a case; '' if it can."""
+    if kernel in ("dense", "chunked"):
+        return ""
+    if case.target != _PLATFORM[kernel]:
+        return f"it runs on a {_PLATFORM[kernel].upper()}, not on a {case.target.upper()}"
+    lacks = {
+        "prefix attention": case.attention == "prefix",
+        "relative bias": case.has_bias,
+        "dropout": case.has_dropout,
+        "prefix tuning": case.num_leading,
+    }
+    if kernel == "triton":
+        lacks["cross-attention"] = case.is_cross
+        lacks["sliding window"] = case.sliding_window
+        lacks["soft cap"] = case.cap
+    if found := [name for name, is_so in lacks.items() if is_so]:
+        return f"it has no {found[0]}"
+    if case.num_queries % _LANES or case.num_keys % _LANES:
+        return f"it needs lengths that are multiples of {_LANES}, not {case.num_queries} and {case.num_keys}"
+    return ""
+
+
+def choose_kernel(option: str, case: Case) -> str:
+    """The kernel for a case: `option`, one of KERNELS, or for 'auto' the fastest one.
+
+    Raises ValueError if the kernel named cannot compute the case.
+    """
+    if option != "auto":
+        if reason := why_not(option, case):
+            raise ValueError(
+                f"model.attention_kernel={option!r}: {reason}; set model.attention_kernel=auto, or chunked"
+            )
+        return option
+    size = DENSE_BELOW.get(case.target, DENSE_BELOW["other"])
+    if case.num_queries == 1 or case.num_queries * case.num_keys < size:
+        return "dense"
+    return next((each for each in _PLATFORM if not why_not(each, case)), "chunked")
+
+
+def attend(
+    kernel: str,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: AttentionMask,
+    *,
+    bias: jax.Array | None = None,
+    cap: float = 0.0,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """softmax(q k + bias) v by 'chunked', 'splash' or 'triton': q[B,T,H,K], k and v [B,S,G,K] -> [B,T,H,K].
+
+    Each device computes its rows and heads. What a query without a visible key gets is not defined.
+
+    Args:
+      bias: float32[H,T+S-1], by distance, as in chunked_attention.
+      dropout_key: None: no dropout.
+      interpret: runs the kernels of other platforms on a CPU, for tests.
+    """
+    num_rows, _, num_heads, _ = q.shape
+    groups = k.shape[2]
+    q = q.transpose(0, 2, 1, 3).reshape(num_rows, groups, num_heads // groups, q.shape[1], -1)
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    if bias is not None:
+        bias = bias.reshape(groups, num_heads // groups, -1)
+    keys = None
+    if dropout_key is not None:  # one per row and head: the same bits on every mesh
+        keys = jax.vmap(lambda row: jax.vmap(lambda head: _fold(dropout_key, row, head))(
+            jnp.arange(groups)))(jnp.arange(num_rows))  # fmt: skip
+    if kernel == "chunked":
+        options = chunked_attention.Options(cap, dropout_rate, chunked_attention.BLOCK)
+        run = functools.partial(chunked_attention.chunked_attention, options=options)
+    else:
+        call = {"splash": _splash, "triton": _triton}[kernel]
+
+        def run(q, k, v, mask, bias, keys):
+            return call(q, k, v, mask, cap, interpret)
+
+    out = _on_each_device(run, groups)(q, k, v, mask, bias, keys)
+    return out.reshape(num_rows, num_heads, *out.shape[3:]).transpose(0, 2, 1, 3)
+
+
+def _fold(key, row, head):
+    return jax.random.fold_in(jax.random.fold_in(key, row), head)
+
+
+def _on_each_device(run, groups):
+    """`run` in a shard_map over the rows and heads of its arguments, on several devices."""
+    rules, mesh = dict(nn.get_logical_axis_rules()), jax.sharding.get_abstract_mesh()
+    if not rules or mesh.empty or mesh.size == 1:
+        return run
+
+    def axes(name, size):
+        names = rules.get(name) or ()
+        names = (names,) if isinstance(names, str) else tuple(names)
+        return names if size % math.prod(mesh.shape[each] for each in names) == 0 else ()
+
+    heads = axes("H", groups)
+
+    def call(q, k, v, mask, bias, keys):
+        rows = axes("B", len(q))
+        by_row, by_head = PartitionSpec(rows or None), PartitionSpec(rows or None, heads or None)
+        specs = (
+            by_head, by_head, by_head, jax.tree.map(lambda _: by_row, mask),
+            None if bias is None else PartitionSpec(heads or None), None if keys is None else by_head,
+        )  # fmt: skip
+        mapped = jax.shard_map(
+            run, mesh=mesh, in_specs=specs, out_specs=by_head, axis_names={*rows, *heads},
+            check_vma=False,
+        )  # fmt: skip
+        return (
+            mapped(q, k, v, mask, bias, keys) if rows or heads else run(q, k, v, mask, bias, keys)
+        )
+
+    return call
+
+
+def _splash(q, k, v, mask, cap, interpret):
+    """q[B,G,R,T,K], k and v [B,G,S,K]: jax.experimental.pallas.ops.tpu.splash_attention."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    B, G, R, T, K = q.shape
+    shape, window = (T, k.shape[2]), mask.sliding_window
+    if window:
+        right = 0 if mask.attention == "causal" else window - 1
+        visible = splash.LocalMask(shape, (window - 1, right), 0)
+    else:
+        visible = (splash.CausalMask if mask.attention == "causal" else splash.FullMask)(shape)
+    kernel = splash.make_splash_mha(
+        splash.MultiHeadMask([visible] * (G * R)), head_shards=1, q_seq_shards=1,
+        attn_logits_soft_cap=cap or None, interpret=interpret,
+    )  # fmt: skip
+    segments = splash.SegmentIds(mask.query_segment_ids, mask.key_segment_ids)
+    out = jax.vmap(kernel)(q.reshape(B, G * R, T, K), k, v, segments)
+    return out.reshape(q.shape).astype(v.dtype)
+
+
+def _triton(q, k, v, mask, cap, interpret):
+    """q[B,G,R,T,K], k and v [B,G,S,K]: jax.experimental.pallas.ops.gpu.attention."""
+    from jax.experimental.pallas.ops.gpu import attention
+
+    B, G, R, T, K = q.shape
+    k, v = (jnp.repeat(x, R, axis=1).transpose(0, 2, 1, 3) for x in (k, v))
+    out = attention.mha(
+        q.reshape(B, G * R, T, K).transpose(0, 2, 1, 3), k, v, mask.query_segment_ids,
+        causal=mask.attention == "causal", interpret=interpret,
+    )  # fmt: skip
+    return out.transpose(0, 2, 1, 3).reshape(q.shape)
+
+
+def describe_attention(config, inputs, decoder_inputs=None, platform: str = "") -> str:
+    """A line for the log: the kernels of a model that trains on (abstract) ModelInputs. Raises ValueError as
+    `choose_kernel` does."""
+    if config.architecture == "embeddings":
+        return "attention: none"
+    encoder_decoder = config.architecture == "encoder_decoder"
+    stacks = [("encoder" if encoder_decoder else config.architecture, inputs, False)]
+    if encoder_decoder:
+        stacks += [("decoder", decoder_inputs, False), ("cross-attention", decoder_inputs, True)]
+    found = {}
+    for name, queries, is_cross in stacks:
+        length, keys = queries.tokens.shape[-1], (inputs if is_cross else queries).tokens.shape[-1]
+        layers = config.num_layers_in("decoder" if is_cross else name)
+        for window in {0 if is_cross else config.sliding_window_at(i) for i in range(layers)}:
+            case = Case(
+                length, keys, "bidirectional" if is_cross else queries.attention, is_cross,
+                config.positions == "relative" and not is_cross, window,
+                config.attention_logit_softcap, config.attention_dropout_rate > 0, platform=platform,
+            )  # fmt: skip
+            kernel = choose_kernel(config.attention_kernel, case)
+            found.setdefault(f"{name} {kernel} ({length} x {keys})", None)
+    return "attention: " + ", ".join(found)
+
+
+def kernel_table() -> list[tuple[str, ...]]:
+    """Rows (platform, attention, window or bias, kernel of 'auto' for 2048 tokens, why no other one)."""
+    rows = []
+    for platform in ("cpu", "gpu", "tpu"):
+        for attention in ("causal", "bidirectional", "prefix", "cross"):
+            for extra in ("", "window", "bias"):
+                if extra == "window" and attention == "prefix" or extra and attention == "cross":
+                    continue  # no published model has these
+                case = Case(
+                    2048, 2048, "bidirectional" if attention == "cross" else attention,
+                    attention == "cross", extra == "bias", 256 * (extra == "window"),
+                    platform=platform,
+                )  # fmt: skip
+                kernel = choose_kernel("auto", case)
+                fused = next((n for n, p in _PLATFORM.items() if p == platform), "")
+                reason = why_not(fused, case) if fused else ""
+                rows.append(
+                    (
+                        platform,
+                        attention,
+                        extra or "-",
+                        kernel,
+                        f"{fused}: {reason}" if reason else "-",
+                    )
+                )
+    return rows
