@@ -114,15 +114,23 @@ class Board:
         self.beat()
 
     def beat(self) -> None:
-        """Gives a sign of life every few seconds, until `rest`."""
+        """Gives a sign of life every few seconds, and listens to those of the others, until `rest`."""
         if self._over is None:
+            self._started, self._heard = (
+                time.monotonic(),
+                {},
+            )  # process: (its last sign, when it came)
             self._over = threading.Event()
-            threading.Thread(target=self._beat, args=(self._over,), daemon=True).start()
+            self._thread = threading.Thread(target=self._beat, args=(self._over,), daemon=True)
+            self._thread.start()
 
     def rest(self) -> None:
-        """Ends the signs of life."""
+        """Ends the signs of life: the silence until the next `agree` is not death."""
         self._over.set()
+        self._thread.join(timeout=10)
         self._over = None
+        with contextlib.suppress(RuntimeError):
+            self._write("beat", "")
 
     def _beat(self, over):
         number = 0
@@ -130,6 +138,12 @@ class Board:
             number += 1
             with contextlib.suppress(RuntimeError):  # the coordinator has ended
                 self._write("beat", f"{time.time()}")
+                self._listen()
+
+    def _listen(self):
+        for process, beat in self._read("beat").items():
+            if beat != self._heard.get(process, ("",))[0]:  # '' of one that rests
+                self._heard[process] = beat, time.monotonic()
 
     def _write(self, folder, value):
         self._client.key_value_set(
@@ -162,8 +176,6 @@ class Board:
             raise ConfigError(self._difference(other))
 
     def _wait(self):
-        started = time.monotonic()
-        seen, heard = {}, dict.fromkeys(range(self._count), started)
         while True:
             digests = self._read(f"{self._round}-digest")
             missing = sorted({*range(self._count)} - digests.keys())
@@ -171,12 +183,11 @@ class Board:
                 return digests
             for process, message in self._read("failed").items():
                 raise ConfigError(f"process {process} stopped: {message}")
-            now, beats = time.monotonic(), self._read("beat")
+            self._listen()
             for process in missing:
-                if beats.get(process) != seen.get(process):
-                    seen[process], heard[process] = beats[process], now
-                limit = DEAD_SECONDS if process in seen else JOIN_SECONDS
-                if now - heard[process] > limit:
+                limit = DEAD_SECONDS if process in self._heard else JOIN_SECONDS
+                _, heard = self._heard.get(process, ("", self._started))
+                if time.monotonic() - heard > limit:
                     raise ConfigError(
                         f"process {process} of {self._count} has given no sign of life for {limit} s: it was "
                         "killed, or its host is not reachable; look at its log, and start all again"
