@@ -7,7 +7,7 @@ Ours is train.py with configs/encoder.py, decoder.py and encoder_decoder.py:obje
 other side is transformers' Trainer with the recipe of its run_mlm and run_clm (AdamW, linear decay, no
 warmup, 15 % masked as 80/10/10), and for T5, whose example is in Flax alone, with our span corruption. Each
 side runs with each learning rate for as many updates as the time allows (measured first), so that its
-schedule ends there. Time includes compilation, not evaluation, which is on the same held-out batches. Every
+schedule ends there. Time includes compilation, not evaluation, which is on the same validation batches. Every
 finished run is a line of results.jsonl; the same command continues, draws race.png and prints the table.
 
 Needs `pip install -e .[parity] accelerate`.
@@ -69,14 +69,14 @@ def ours(architecture, given, learning_rate, steps):
 
 
 def load_task(architecture, given):
-    """The LoadedPretraining with the rows and held-out batches of both sides, and its config."""
+    """The LoadedPretraining with the rows and validation batches of both sides, and its config."""
     config = configs.resolve(PretrainConfig, config_of(architecture, given, 1e-3, CALIBRATION))
     mesh = sharding.make_mesh(config.mesh)
     task = TASKS["pretraining"]().load(
         config, config.model, "", lambda line: None, **sharding.process_args(mesh)
     )
     if not task.has_split("validation"):
-        raise SystemExit(f"--source={given.source} has no held-out documents; give a longer text")
+        raise SystemExit(f"--source={given.source} has no validation documents; give a longer text")
     return config, task
 
 
