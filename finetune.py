@@ -124,7 +124,7 @@ def train(group):
         config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh)
     )
     tasks = replicas.tasks_of(group, task)
-    sharding.assert_equal_across_processes(repr((group, task.fingerprint)), "the config or data")
+    replicas.check_data(group, task)
     for replica in group:
         run_directory.check_unchanged(replica.folder, **task.identities)
     for line in task.describe():
@@ -140,7 +140,7 @@ def train(group):
     converter = StepConverter.of(config, task)
     optimizer = Optimizer.of(config, converter)
     param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
-    intervals = Intervals.of(config, converter)
+    intervals = Intervals.of(config, converter, run_dir)
     learning_rates = [schedules.learning_rates(r.config.optimizer, converter) for r in group]
     continued = [
         continuation.plan(replica.folder, replica.config, task, rates)

@@ -27,7 +27,7 @@ import models
 from tasks import TASKS, evaluate
 from tasks.sums import format_metrics
 from training import config as configs
-from training import continuation, flops, init_from, logs, run_directory, schedules, sharding
+from training import continuation, flops, hosts, init_from, logs, run_directory, schedules, sharding
 from training.checkpoint import Checkpoints
 from training.compilation import announced_jit
 from training.durations import StepConverter
@@ -79,6 +79,7 @@ def run(config, workdir):
     # ---- Config ----------------------------------------------------------------------------------
     logs.banner("Config")
     config = configs.resolve(PretrainConfig, config)
+    hosts.check_config(config)
     run_dir = run_directory.open_run(workdir, "pretrain")
     log.info(f"{config.model.architecture}, {config.objective.name}, in {run_dir}")
 
@@ -103,7 +104,7 @@ def run(config, workdir):
         config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh),
         check_tokenizer=source.check_tokenizer,
     )  # fmt: skip
-    sharding.assert_equal_across_processes(repr((resolved, task.fingerprint)), "the config or data")
+    hosts.check_data(config, task, [run_dir])
     run_directory.check_unchanged(run_dir, **task.identities)
     for line in task.describe():
         log.info(line)
@@ -118,7 +119,7 @@ def run(config, workdir):
     converter = StepConverter.of(config, task)
     optimizer = Optimizer.of(config, converter)
     param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
-    intervals = Intervals.of(config, converter)
+    intervals = Intervals.of(config, converter, run_dir)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, task, learning_rates)
     step_flops = flops.flops_per_step(task, abstract_params, fixed)

@@ -228,6 +228,10 @@ class PretrainConfig:
     )
     init_ema: bool = option(True, "read averaged parameters from init_from where it has them")
     freeze: tuple = option((), "regexes of parameters that are not trained")
+    profile: str = option(
+        "",
+        "updates to trace for TensorBoard and Perfetto, FIRST:LAST in steps, such as '100:110'; '': none",
+    )
     resume_from: int = option(
         -1,
         "checkpoint of this run to go back to; options of the optimizer and the duration may differ from "
@@ -284,6 +288,10 @@ class FinetuneConfig:
     )
     init_ema: bool = option(True, "read averaged parameters from init_from where it has them")
     freeze: tuple = option((), "regexes of parameters that are not trained")
+    profile: str = option(
+        "",
+        "updates to trace for TensorBoard and Perfetto, FIRST:LAST in steps, such as '100:110'; '': none",
+    )
     resume_from: int = option(
         -1,
         "checkpoint of this run to go back to; options of the optimizer and the duration may differ from "
