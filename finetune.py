@@ -48,7 +48,7 @@ from training.schema import FinetuneConfig
 from training.state import TrainState, eval_params
 from training.train_step import (
     accumulate_gradients,
-    check_batch,
+    check_steps,
     init_adapter,
     init_params,
     rng_streams,
@@ -105,7 +105,7 @@ def train(group):
     # ---- Mesh ------------------------------------------------------------------------------------
     logs.banner("Mesh")
     mesh = sharding.make_mesh(config.mesh, replicas=size)
-    check_batch(config.training.batch_size, config.training.grad_accum_steps, mesh)
+    check_steps(config.training, mesh)
     log.info(sharding.describe(mesh))
 
     # ---- Init source -----------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def train(group):
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
-    model = models.build(task.model_config, config.adapter)
+    model = models.build(task.model_config, config.adapter, config.training.loop)
     rngs = [rng_streams(replica.config.seed) for replica in group]
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs[0])

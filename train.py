@@ -39,7 +39,7 @@ from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import PretrainConfig
 from training.state import TrainState, eval_params, init_output_bias
-from training.train_step import accumulate_gradients, check_batch, init_params, rng_streams
+from training.train_step import accumulate_gradients, check_steps, init_params, rng_streams
 from training.unigram_baseline import count_targets, num_sample_batches, sum_counts, unigram_entropy
 
 log = logging.getLogger("triptych")
@@ -86,7 +86,7 @@ def run(config, workdir):
     # ---- Mesh ------------------------------------------------------------------------------------
     logs.banner("Mesh")
     mesh = sharding.make_mesh(config.mesh)
-    check_batch(config.training.batch_size, config.training.grad_accum_steps, mesh)
+    check_steps(config.training, mesh)
     log.info(sharding.describe(mesh))
 
     # ---- Init source -----------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def run(config, workdir):
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
-    model = models.build(task.model_config)
+    model = models.build(task.model_config, loop=config.training.loop)
     rngs = rng_streams(config.seed)
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)

@@ -50,6 +50,7 @@ def announced_jit(what: str, **options):
             with logs.compiling(text):
                 return jitted(*arguments)  # returns before it has run
 
+        call.lower = jitted.lower
         return call
 
     return decorate
