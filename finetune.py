@@ -48,7 +48,7 @@ from training.schema import FinetuneConfig
 from training.state import TrainState, eval_params
 from training.train_step import (
     accumulate_gradients,
-    check_batch,
+    check_steps,
     init_adapter,
     init_params,
     rng_streams,
@@ -105,7 +105,7 @@ def train(group):
     # ---- Mesh ------------------------------------------------------------------------------------
     logs.banner("Mesh")
     mesh = sharding.make_mesh(config.mesh, replicas=size)
-    check_batch(config.training.batch_size, config.training.grad_accum_steps, mesh)
+    check_steps(config.training, mesh)
     log.info(sharding.describe(mesh))
 
     # ---- Init source -----------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def train(group):
         config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh)
     )
     tasks = replicas.tasks_of(group, task)
-    sharding.assert_equal_across_processes(repr((group, task.fingerprint)), "the config or data")
+    replicas.check_data(group, task)
     for replica in group:
         run_directory.check_unchanged(replica.folder, **task.identities)
     for line in task.describe():
@@ -132,7 +132,7 @@ def train(group):
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
-    model = models.build(task.model_config, config.adapter)
+    model = models.build(task.model_config, config.adapter, config.training.loop)
     rngs = [rng_streams(replica.config.seed) for replica in group]
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs[0])
@@ -140,7 +140,7 @@ def train(group):
     converter = StepConverter.of(config, task)
     optimizer = Optimizer.of(config, converter)
     param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
-    intervals = Intervals.of(config, converter)
+    intervals = Intervals.of(config, converter, run_dir)
     learning_rates = [schedules.learning_rates(r.config.optimizer, converter) for r in group]
     continued = [
         continuation.plan(replica.folder, replica.config, task, rates)

@@ -27,7 +27,7 @@ import models
 from tasks import TASKS, evaluate
 from tasks.sums import format_metrics
 from training import config as configs
-from training import continuation, flops, init_from, logs, run_directory, schedules, sharding
+from training import continuation, flops, hosts, init_from, logs, run_directory, schedules, sharding
 from training.checkpoint import Checkpoints
 from training.compilation import announced_jit
 from training.durations import StepConverter
@@ -39,7 +39,7 @@ from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import PretrainConfig
 from training.state import TrainState, eval_params, init_output_bias
-from training.train_step import accumulate_gradients, check_batch, init_params, rng_streams
+from training.train_step import accumulate_gradients, check_steps, init_params, rng_streams
 from training.unigram_baseline import count_targets, num_sample_batches, sum_counts, unigram_entropy
 
 log = logging.getLogger("triptych")
@@ -79,13 +79,14 @@ def run(config, workdir):
     # ---- Config ----------------------------------------------------------------------------------
     logs.banner("Config")
     config = configs.resolve(PretrainConfig, config)
+    hosts.check_config(config)
     run_dir = run_directory.open_run(workdir, "pretrain")
     log.info(f"{config.model.architecture}, {config.objective.name}, in {run_dir}")
 
     # ---- Mesh ------------------------------------------------------------------------------------
     logs.banner("Mesh")
     mesh = sharding.make_mesh(config.mesh)
-    check_batch(config.training.batch_size, config.training.grad_accum_steps, mesh)
+    check_steps(config.training, mesh)
     log.info(sharding.describe(mesh))
 
     # ---- Init source -----------------------------------------------------------------------------
@@ -103,14 +104,14 @@ def run(config, workdir):
         config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh),
         check_tokenizer=source.check_tokenizer,
     )  # fmt: skip
-    sharding.assert_equal_across_processes(repr((resolved, task.fingerprint)), "the config or data")
+    hosts.check_data(config, task, [run_dir])
     run_directory.check_unchanged(run_dir, **task.identities)
     for line in task.describe():
         log.info(line)
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
-    model = models.build(task.model_config)
+    model = models.build(task.model_config, loop=config.training.loop)
     rngs = rng_streams(config.seed)
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
@@ -118,7 +119,7 @@ def run(config, workdir):
     converter = StepConverter.of(config, task)
     optimizer = Optimizer.of(config, converter)
     param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
-    intervals = Intervals.of(config, converter)
+    intervals = Intervals.of(config, converter, run_dir)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, task, learning_rates)
     step_flops = flops.flops_per_step(task, abstract_params, fixed)

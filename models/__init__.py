@@ -7,6 +7,7 @@ from models.attention_kernels import describe_attention
 from models.cache import Cache, decode_step, prefill
 from models.config import ModelConfig
 from models.inputs import ModelInputs, make_attention_mask, make_inputs
+from models.layer_loop import LayerLoop
 from models.model import Transformer
 from models.presets import PRESETS, preset, size_fields
 from models.prompts import ADAPTERS, AdaptedModel, Adapter
@@ -18,6 +19,7 @@ __all__ = [
     "AdaptedModel",
     "Adapter",
     "Cache",
+    "LayerLoop",
     "ModelConfig",
     "ModelInputs",
     "Transformer",
@@ -34,7 +36,7 @@ __all__ = [
 
 
 def build(
-    config: ModelConfig, adapter: Adapter | None = None
+    config: ModelConfig, adapter: Adapter | None = None, loop: LayerLoop | None = None
 ) -> Transformer | WordVectors | AdaptedModel:
     """The model of a config. Parameters: model.init(rng, inputs, method='init_all').
 
@@ -44,5 +46,7 @@ def build(
             f"model.vocab_size={config.vocab_size} and model.max_length={config.max_length}: "
             "expected both above 0; call models.config.complete_config first"
         )
-    model = WordVectors(config) if config.architecture == "embeddings" else Transformer(config)
+    model = Transformer(config, loop or LayerLoop())
+    if config.architecture == "embeddings":
+        model = WordVectors(config)
     return model if adapter is None or type(adapter) is Adapter else AdaptedModel(model, adapter)

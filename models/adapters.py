@@ -27,6 +27,12 @@ def modules_of(params) -> dict[str, dict]:
     return found
 
 
+def own_params(module: nn.Module) -> dict[str, jax.Array]:
+    """{'lora_a/kernel': array, ...} of a module in a model that is applied with the collection KEY, the
+    parameters of the adapter; {} if it has none."""
+    return modules_of(module.variables.get(KEY, {})).get("", {})
+
+
 @dataclass(frozen=True)
 class Adapter:
     """No adapter: everything is trained but what config.freeze names. The base class of all adapters."""
@@ -61,11 +67,10 @@ class Adapter:
 
     def interceptor(self, params: dict, config: ModelConfig):
         """A function for `nn.intercept_methods`, for params['adapter']."""
-        modules = modules_of(params)
 
         def intercept(next_fun, args, kwargs, context):
-            own = modules.get("/".join(context.module.path))
-            if own is None or context.method_name != "__call__":
+            own = own_params(context.module) if context.method_name == "__call__" else {}
+            if not own:
                 return next_fun(*args, **kwargs)
             return self.call(context.module, own, next_fun, *args, **kwargs)
 

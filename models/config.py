@@ -227,6 +227,11 @@ class ModelConfig:
         is_local = self.global_attn_every_n_layers and self.sliding_window_at(layer)
         return "none" if is_local else self.rope_scaling
 
+    def layer_kind(self, layer: int) -> tuple:
+        """What layers of a stack differ in besides their parameters: equal kinds can share a program."""
+        window, theta = self.sliding_window_at(layer), self.rope_theta_at(layer)
+        return window, theta, self.rope_scaling_at(layer), self.skip_first_prenorm and layer == 0
+
     def num_layers_in(self, stack: str) -> int:
         """Layers of the stack 'encoder' or 'decoder'."""
         if stack == "decoder" and self.num_decoder_layers:

@@ -32,6 +32,16 @@ def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     A custom_vjp has no forward mode (jax.jvp); for Hessian-vector products use reverse over reverse.
     """
+    return _product(x, kernel)
+
+
+def cpu_barrier(x: jax.Array) -> jax.Array:
+    """x, which XLA's CPU backend does not move or fuse. Other backends see no barrier: it would keep the
+    sum of a gradient over devices in the loop over microbatches."""
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
+def _product(x, kernel):
     return jnp.dot(x, kernel.astype(x.dtype))
 
 
@@ -44,11 +54,12 @@ def _backward(saved, cotangent):
     else:
         # Without the barrier XLA restores the other order (for which its CPU backend also lacks a
         # kernel from bfloat16 to float32).
-        gradient = jax.lax.optimization_barrier(product(cotangent, x)).T
+        gradient = cpu_barrier(product(cotangent, x)).T
     return jnp.dot(cotangent, kernel.astype(x.dtype).T), gradient
 
 
-dense_product.defvjp(lambda x, kernel: (dense_product(x, kernel), (x, kernel)), _backward)
+# Not dense_product itself: a policy of rematerialization (models/layer_loop.py) would not see the product.
+dense_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _backward)
 
 
 def softcap(scores: jax.Array, cap: float) -> jax.Array:

@@ -11,6 +11,7 @@ from models.cache import Slots
 from models.config import ModelConfig
 from models.initializers import ZEROS, initializer
 from models.inputs import ModelInputs
+from models.layer_loop import LayerLoop
 from models.layers import ACTIVATIONS, Dense, Norm
 from models.logical_axes import with_logical_constraint
 from models.positions import sinusoids
@@ -33,7 +34,11 @@ class Embed(nn.Module):
         self.embedding = self.param("embedding", initializer(self.config, self.kind), shape)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding, ids, axis=0, mode="fill")
+        table = self.embedding
+        if self.kind == "token" and self.config.architecture != "embeddings":
+            # Whole rows: from parts of rows (fsdp), the partitioner would look up the batch of all devices.
+            table = with_logical_constraint(table, "VE")
+        return jnp.take(table, ids, axis=0, mode="fill")
 
 
 class Embedder(nn.Module):
@@ -146,6 +151,7 @@ class Transformer(nn.Module):
     """
 
     config: ModelConfig
+    loop: LayerLoop = LayerLoop()
 
     def setup(self):
         config = self.config
@@ -155,10 +161,10 @@ class Transformer(nn.Module):
         self.heads = Heads(config)
         both = config.architecture == "encoder_decoder"
         if both or config.architecture == "encoder":
-            self.encoder = TransformerStack(config, "encoder")
+            self.encoder = TransformerStack(config, "encoder", loop=self.loop)
         if both or config.architecture == "decoder":
             shared = self.encoder if config.share_encoder_decoder else None
-            self.decoder = TransformerStack(config, "decoder", cross=both, shared=shared)
+            self.decoder = TransformerStack(config, "decoder", both, shared, self.loop)
 
     def __call__(
         self,

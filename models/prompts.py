@@ -17,7 +17,7 @@ from models.adapters import (
     Bottleneck,
     LoRA,
     matching,
-    modules_of,
+    own_params,
 )
 from models.config import ModelConfig, option
 from models.inputs import AttentionMask, ModelInputs
@@ -157,7 +157,7 @@ class Prefix(_Tokens):
         }
 
     def interceptor(self, params, config):
-        modules, n = modules_of(params), self.num_tokens
+        n = self.num_tokens
         stacks = self.intercept_stacks(config, self.shift, self.shift, lambda hidden: hidden)
 
         def before(array, first):
@@ -171,8 +171,8 @@ class Prefix(_Tokens):
             module, method = context.module, context.method_name
             if isinstance(module, Transformer):
                 return stacks(next_fun, args, kwargs, method)
-            own = modules.get("/".join(module.path))
-            if own is None or method != "extend_keys":
+            own = own_params(module) if method == "extend_keys" else {}
+            if not own:
                 return next_fun(*args, **kwargs)
             k, v, mask, bias = args
             if isinstance(mask, AttentionMask):
@@ -213,5 +213,6 @@ class AdaptedModel:
         variables = {**variables, "params": params}
         if own is None:
             return self.model.apply(variables, *args, **kwargs)
+        variables[KEY] = own  # where each module finds its part
         with nn.intercept_methods(self.adapter.interceptor(own, self.config)):
             return self.model.apply(variables, *args, **kwargs)

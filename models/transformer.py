@@ -10,10 +10,11 @@ from flax import linen as nn
 
 from models.attention import Attention
 from models.attention_kernels import Case, choose_kernel
-from models.cache import Slots, keep
+from models.cache import PREFILL, Slots, keep
 from models.config import ModelConfig
 from models.initializers import initializer
 from models.inputs import ModelInputs
+from models.layer_loop import LayerLoop, run_layers
 from models.layers import Mlp, Norm
 from models.logical_axes import with_logical_constraint
 from models.positions import relative_buckets
@@ -114,6 +115,7 @@ class TransformerStack(nn.Module):
     stack: str  # 'encoder' | 'decoder'
     cross: bool = False
     shared: nn.Module | None = None  # the stack whose layers and final norm this one uses
+    loop: LayerLoop = LayerLoop()  # of a forward pass without a cache
 
     def setup(self):
         config, depth = self.config, self.config.num_layers_in(self.stack)
@@ -136,15 +138,17 @@ class TransformerStack(nn.Module):
     ) -> jax.Array:
         config = self.config
         keep(self, inputs)
-        for i in range(config.num_layers_in(self.stack)):
-            layer = getattr(self, f"layer_{i}")
-            if config.positions != "relative":
-                bias = None
-            elif slots is not None:
-                bias = self.relative_bias(self.cached_buckets(slots, i))
-            elif i == 0:
-                bias = self.relative_bias(jnp.asarray(self.buckets(self.distances(inputs))))
-            x = layer(x, inputs, bias, encoded, encoder_inputs, deterministic, slots)
+        bias, is_relative = None, config.positions == "relative"
+        if is_relative and slots is None:
+            bias = self.relative_bias(jnp.asarray(self.buckets(self.distances(inputs))))
+        if slots is None and not self.is_mutable_collection(PREFILL):  # it is, too, in `init`
+            x = run_layers(self, x, (inputs, bias, encoded, encoder_inputs), deterministic)
+        else:
+            for i in range(config.num_layers_in(self.stack)):
+                layer = getattr(self, f"layer_{i}")
+                if is_relative and slots is not None:
+                    bias = self.relative_bias(self.cached_buckets(slots, i))
+                x = layer(x, inputs, bias, encoded, encoder_inputs, deterministic, slots)
         if config.norm_position != "post":
             x = (self if self.shared is None else self.shared).final_norm(x)
         return x

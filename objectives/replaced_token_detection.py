@@ -182,7 +182,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
 
     def _generate(self, model, params, batch, rng):
         """-> (int32[B,T]: the inputs with the generator's samples; its `lm` and `accuracy` sums)."""
-        generator = build(self.generator_config(model.config))
+        generator = build(self.generator_config(model.config), loop=model.loop)
         params = {**params["generator"], "embed": params["embed"]}
         hidden = hidden_states(generator, params, batch, _fold_in(rng, 0))
         features = generator.apply({"params": params}, hidden, method="lm_features")

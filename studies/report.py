@@ -97,8 +97,11 @@ def render(found, panels):
 
 def main(argv):
     """The command line of this file."""
-    parser = cli.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="directory of the study")
+    flags = (
+        ("--workdir", {"required": True, "help": "directory of the study"}),
+        ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
+    )
+    parser = cli.flags_parser(__doc__, flags)
     log.setLevel(logging.INFO)
     write(parser.parse_args(argv).workdir)
 

@@ -94,10 +94,11 @@ def test_invariant_02_a_run_in_a_bucket_resumes_and_writes_the_same_as_a_local_r
     with pytest.raises(RuntimeError, match="crash"):
         train.run(config(folder), run)
     monkeypatch.setattr(train, "train_loop", train_loop)
-    assert train.run(config(folder), run).step == 4
+    assert train.run(config(folder, profile="3:4"), run).step == 4
     assert tiny_configs.metrics(bucket / "bucket/runs/enc") == tiny_configs.metrics(
         folder / "local"
     )
+    assert any((bucket / "bucket/runs/enc/profile").rglob("*.xplane.pb"))
     assert not (bucket / "bucket/runs/enc/.lock").exists()
     remote, local = ({p.name for p in f.iterdir() if p.name.isdigit()} for f in (
         bucket / "bucket/runs/enc/checkpoints", folder / "local/checkpoints"))  # fmt: skip

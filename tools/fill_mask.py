@@ -72,8 +72,8 @@ import logging
 from data.files import expand
 from generation import FillConfig
 from tools.filler import Filler
-from tools.generate import Item, items_of, stdin_items
 from tools.predict import Writer, check_output
+from tools.texts import Item, items_of, stdin_items
 from training import config as configs
 from training.config import ConfigError
 from training.schema import MeshConfig
@@ -96,7 +96,7 @@ def run(given, assignments):
     elif files:
         items = [item for path in files for item in items_of(path, given.column)]
     else:
-        items = stdin_items()
+        items = stdin_items(given.column)
     texts = [filler.parse(item.place, item.text, given.append_masks) for item in items]
     rows = [filler.row(text) for text in texts]
     log.info(filler.describe())

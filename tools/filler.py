@@ -25,6 +25,7 @@ from training.config import ConfigError
 
 MASK = "[MASK]"
 _SENTINEL = re.compile(r"<extra_id_\d+>")
+_ANY_MARK = re.compile(rf"{_SENTINEL.pattern}|<mask>|\[mask\]", re.IGNORECASE)  # of any model
 # How a model fills, the preferred one of a mixture first: in place (also at the position before), spans
 # after their sentinels, a whole text whose masks are filled, or the middle after a prefix and a suffix.
 KINDS = ("in_place", "next", "sentinels", "masks", "middle")
@@ -174,8 +175,14 @@ class Filler:
         # The blank before a mask belongs to the token that fills it, as in most vocabularies.
         parts = re.split(f"(?:(?<=\\S) )?({pattern})", text)
         parts, found = parts[::2], parts[1::2]
+        example = "<extra_id_0>" if self.way.kind == "sentinels" else MASK
+        other = (_SENTINEL if found or appended else _ANY_MARK).search("\n".join(parts))
+        if other:
+            raise ValueError(
+                f"{place} has {other[0]}, but {self.name} ({self.way.about}) fills {example}; write "
+                f"{example} in its place"
+            )
         if not found and not appended:
-            example = "<extra_id_0>" if self.way.kind == "sentinels" else MASK
             raise ValueError(
                 f"{place} has no mask to fill ({text[:40]!r}); write {example} in the text, such as 'the "
                 f"{example} of the model'"

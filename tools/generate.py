@@ -97,16 +97,12 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from typing import Any
 
-from data import tables
-from data.chat_template import check_messages
-from data.file_kinds import identify
-from data.files import digest, disk_errors, expand, reading_text, text_lines
-from data.tables import FORMATS, Dialect
+from data.files import digest, disk_errors, expand
 from tasks.predictions import lines as json_lines
 from tools.generator import Completion, Generator
 from tools.predict import Progress
+from tools.texts import Item, items_of, stdin_items
 from training import config as configs
 from training import paths, preemption
 from training.config import ConfigError
@@ -114,20 +110,6 @@ from training.schema import MeshConfig
 
 log = logging.getLogger("triptych")
 WINDOW = 16  # batches whose prompts are sorted by length
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """A prompt: its text, or the messages of a dialogue; place: for errors."""
-
-    place: str
-    text: str = ""
-    messages: tuple = ()
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """As it is written to the output."""
-        return {"messages": list(self.messages)} if self.messages else {"prompt": self.text}
 
 
 def run(given, options, assignments):
@@ -148,7 +130,7 @@ def run(given, options, assignments):
     if given.prompt:
         items = [Item(f"prompt {n}", text) for n, text in enumerate(given.prompt, 1)]
     elif not files:
-        items = stdin_items()
+        items = stdin_items(given.column or generator.column)
     if given.chat or given.system:
         items = [as_dialogue(item, given.system) for item in items]
     config = generator.config(options)
@@ -168,44 +150,6 @@ def run(given, options, assignments):
 # ---- Prompts -------------------------------------------------------------------------------------
 
 
-def items_of(path: str, column: str) -> list[Item]:
-    """The prompts of a file. Raises ValueError of one line that names the file, the line and the remedy."""
-    if identify(path).format not in FORMATS:
-        with reading_text(path) as (stream, _):
-            return line_items(stream, path)
-    table = tables.read(path, [column, "messages"], Dialect(), log.info, objects=("messages",))
-    texts, dialogues = (table.columns.get(name) for name in (column, "messages"))
-    if texts is None and dialogues is None:
-        raise table.missing_column(column, "--column")
-    items = []
-    for row in range(len(table.numbers)):
-        place = table.at(row)
-        if texts and isinstance(texts[row], str):
-            items.append(Item(place, texts[row]))
-        elif dialogues and dialogues[row]:
-            items.append(Item(place, messages=tuple(check_messages(dialogues[row], place))))
-        else:
-            raise ValueError(f"{place}: {column!r} has no text; give it one, or remove the row")
-    return items
-
-
-def line_items(stream, name: str) -> list[Item]:
-    """Each line of a stream of bytes as a prompt. Blank lines are an error, but at the end."""
-    items = [Item(f"{name} at line {n}", text) for n, text in text_lines(stream, name)]
-    while items and not items[-1].text.strip():
-        items.pop()
-    if not items:
-        raise ValueError(f"{name} has no prompt; write one per line")
-    return items
-
-
-def stdin_items() -> list[Item]:
-    """The prompts of standard input, one per line."""
-    if sys.stdin.isatty():
-        log.info("prompts from standard input, one per line; Ctrl-D ends the list")
-    return line_items(sys.stdin.buffer, "standard input")
-
-
 def as_dialogue(item: Item, system: str) -> Item:
     """The item as a dialogue, after a system message if it has none."""
     messages = item.messages or ({"role": "user", "content": item.text},)
@@ -219,11 +163,11 @@ def requests_of(generator, items) -> list:
     if any(item.messages for item in items) and generator.template is None:
         generator.chat_request([])  # raises
     texts = [item.text for item in items if not item.messages]
-    blank = next((item for item in items if not item.messages and not item.text.strip()), None)
+    empty = next((item for item in items if not item.messages and not item.text.strip()), None)
     try:
         plain = iter(generator.requests(texts))
     except ValueError as error:
-        raise ValueError(f"{blank.place}: {error}" if blank else str(error)) from error
+        raise ValueError(f"{empty.place}: {error}" if empty else str(error)) from error
     found = []
     for item in items:
         try:

@@ -212,6 +212,14 @@ class Generator:
         if line.startswith("warning"):
             self._warnings.add(line)
 
+    def _log_before_text(self, line):
+        """As `_log`, where text is shown as it comes: of the programs for it one line, before its first
+        token. Other lines about them would be inside the text."""
+        if not line.startswith("compil"):
+            self._log(line)
+        elif line.startswith("compiling the prefill"):
+            log.info("compiling the programs for texts of this length, once")
+
     def complete(
         self, requests: Sequence[Request], config: GenerationConfig, stop: Sequence[str] = (),
         on_text: Callable[[int, str], bool] | None = None, seeds: Sequence[int] | None = None,
@@ -242,7 +250,8 @@ class Generator:
             found = generate(
                 self.loaded.model, self.loaded.params, [each.prompt for each in requests], config,
                 eos_ids=self.reader.eos_ids, seeds=seeds, mesh=self.loaded.mesh,
-                on_tokens=on_tokens if streams_text else None, log=self._log,
+                on_tokens=on_tokens if streams_text else None,
+                log=self._log_before_text if on_text else self._log,
             )  # fmt: skip
         if on_text:
             for row, stream in streams.items():

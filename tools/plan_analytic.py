@@ -22,7 +22,7 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
     config, task = step.config, step.task
     model, mesh = task.model_config, dict(step.mesh.shape)
     data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
-    parts, remat = config.training.grad_accum_steps, getattr(config.training, "remat", "none")
+    parts, remat = config.training.grad_accum_steps, config.training.remat
     rows = task.batch_size // parts // (data * fsdp)
     width = 2 if model.dtype == "bfloat16" else 4
     memory = dict(step.state_bytes)

@@ -28,7 +28,7 @@ from training.optimizers import Optimizer
 from training.param_rules import flatten_params, frozen_paths, split_params
 from training.preflight import check_durations
 from training.state import abstract_state
-from training.train_step import check_batch, init_params, rng_streams
+from training.train_step import check_steps, init_params, rng_streams
 
 GIB = 2**30
 
@@ -195,7 +195,7 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
     source = init_from.pretrain_source(config, paths.of(os.devnull), as_run)
     config, model_config = source.config, source.config.model
     mesh = sharding.make_mesh(config.mesh, devices)
-    check_batch(config.training.batch_size, config.training.grad_accum_steps, mesh)
+    check_steps(config.training, mesh)
     if like is not None:
         task, params = like.task, like.params
     else:
@@ -206,7 +206,8 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
             model_config = dataclasses.replace(model_config, vocab_size=size)
         task = TASKS["pretraining"]().outline(config, model_config, source.tokenizer_file)
         check_durations(config, task.tokens_per_step)
-    model, rngs = models.build(task.model_config), jax.eval_shape(lambda: rng_streams(config.seed))
+    model = models.build(task.model_config, loop=config.training.loop)
+    rngs = jax.eval_shape(lambda: rng_streams(config.seed))
     if like is None:
         with sharding.use_mesh(mesh):
             params = jax.eval_shape(functools.partial(init_params, task, model), rngs)

@@ -1,7 +1,7 @@
 """`python -m tools.predict --run=RUN --text='...'`: the predictions of a finetuned run for new texts.
 
 For every task that finetune.py trains (seq2seq: a generated text), and for Hugging Face directories with
-such a head. A TSV, CSV or JSONL file of any size is read, predicted and written in parts.
+such a head. A text, TSV, CSV or JSONL file of any size is read, predicted and written in parts.
 """
 
 import signal
@@ -17,7 +17,7 @@ FLAGS = (
     ("--text", {"action": "append", "default": [], "help": "a text; may be repeated"}),
     ("--text_pair", {"action": "append", "default": [], "help": "the second text of each pair"}),
     ("--file", {"action": "append", "default": [], "metavar": "PATTERN",
-                "help": "TSV, CSV or JSONL files with the columns of the run's task"}),
+                "help": "lines of .txt; TSV, CSV or JSONL files with the columns of the run's task"}),
     ("--output", {"default": "", "metavar": "FILE", "help": "default: standard output"}),
     ("--format", {"choices": ("jsonl", "tsv"), "help": "default: by the name of FILE, or jsonl"}),
     ("--score", {"action": "store_true", "help": "also read the labels and print the metrics"}),
@@ -63,11 +63,12 @@ from collections.abc import Iterator
 from data import tables
 from data.examples import Examples, Place, check_columns, complete_rows, examples_of
 from data.file_kinds import identify
-from data.files import disk_errors, expand, text_lines
+from data.files import disk_errors, expand
 from data.tables import FORMATS, Dialect, Table
 from tasks import predictions
 from tasks.sums import format_metrics
 from tools.predictor import SPLIT, Predictor
+from tools.texts import has_lines, read_lines, read_stdin
 from training import logs, paths, preemption
 from training.config import ConfigError
 
@@ -92,11 +93,11 @@ def run(given, assignments):
             columns, texts = predictor.input_columns, task.text_columns()
             if files:
                 read = [*columns.values(), *texts.values()]
-                parts = files_in_parts(files, read, task.dialect, max_rows, progress)
+                parts = files_in_parts(files, read, texts, task.dialect, max_rows, progress)
             elif given.text or given.text_pair:
                 parts = [table_of_texts(given.text, given.text_pair, texts)]
             else:
-                parts = stdin_in_parts(texts, max_rows)
+                parts = read_stdin(only_column(texts, "standard input"), max_rows)
             for part in rows_of(predictor, parts, (columns, texts), len(files) > 1, progress):
                 writer.write(part)
     except KeyboardInterrupt:
@@ -139,14 +140,19 @@ def dialect_of(path: str, dialect: Dialect) -> Dialect:
     return Dialect() if FORMATS.get(identify(path).format) == "" else dialect
 
 
-def files_in_parts(files, columns, dialect, max_rows, progress) -> Iterator[Table]:
-    """The rows of files, in tables of at most `max_rows`."""
+def files_in_parts(files, columns, texts, dialect, max_rows, progress) -> Iterator[Table]:
+    """The rows of files, in tables of at most `max_rows`. texts: {role: Column} of an example that is a
+    text, as each line of a .txt file is."""
     dialect.check()
     names, objects = names_of(columns)
     before = 0  # bytes
     for path in files:
-        ours = dialect_of(path, dialect)
-        for table in tables.read_chunks(path, names, ours, log.info, objects, max_rows):
+        if has_lines(path):
+            found = read_lines(path, only_column(texts, path), max_rows)
+        else:
+            ours = dialect_of(path, dialect)
+            found = tables.read_chunks(path, names, ours, log.info, objects, max_rows)
+        for table in found:
             progress.start_part(before + table.position, len(table.numbers))
             yield table
         before += os.path.getsize(path)
@@ -172,29 +178,15 @@ def required(columns) -> list[str]:
     return [column.name for column in columns.values() if not column.is_optional]
 
 
-def stdin_in_parts(columns, max_rows) -> Iterator[Table]:
-    """The lines of standard input, in tables of at most `max_rows`; in a terminal, one after another."""
+def only_column(columns, place: str) -> str:
+    """The name of the one column that an example needs. Raises ConfigError for several."""
     names = required(columns)
     if len(names) != 1:
         raise ConfigError(
-            f"this run reads {' and '.join(names)}, and a line of standard input is one text; give "
-            "--text and --text_pair, or a file with these columns (--file)"
+            f"this run reads {' and '.join(names)}, and a line of {place} is one text; give "
+            "--text and --text_pair, or a table with these columns (--file)"
         )
-    if sys.stdin.isatty():
-        log.info("texts from standard input, one per line; Ctrl-D ends")
-        max_rows = 1
-
-    def empty():
-        return Table("standard input", names, {names[0]: []})
-
-    table = empty()
-    for number, text in text_lines(sys.stdin.buffer, "standard input"):
-        table.add(number, {names[0]: text})
-        if table.is_full(max_rows):
-            yield table
-            table = empty()
-    if table.numbers:
-        yield table
+    return names[0]
 
 
 # ---- Predictions ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import sys
 import time
 
 from data.files import disk_errors
+from training import config as configs
 from training import logs, paths, preemption
 from training.config import ConfigError
 
@@ -24,24 +25,21 @@ class Results:
     SUFFIX = ".partial"
 
     def __init__(self, out: str, identity: dict, count: int):
-        """Reads what an earlier command left. Raises ConfigError if it was of other data or another model."""
+        """Reads what an earlier command left. Raises ConfigError if it was of other data, options or another
+        model: neither file is replaced by other results."""
         self.known, self._stream = {}, None
         self.path = out + self.SUFFIX if out and not paths.remote(out) else ""
-        if not self.path:
-            return
-        if os.path.exists(self.path):
-            header, *lines = self._read()
-            changed = [key for key in identity if header.get(key) != identity[key]]
-            if changed:
-                raise ConfigError(
-                    f"{self.path} has results of an interrupted command with another {changed[0]} "
-                    f"({_shown(header.get(changed[0]))}, now {_shown(identity[changed[0]])}): remove it, or "
-                    "name another --output"
-                )
-            self.known = {line.pop("item"): line for line in lines}
-        elif os.path.exists(out):
-            self._read_finished(out, identity, count)
-        if len(self.known) < count:
+        if self.path and os.path.exists(self.path):
+            lines = list(self._read())
+            for header in lines[:1]:  # none: killed before it was written
+                check_same(self.path, "results of an interrupted command", header, identity)
+            self.known = {line.pop("item"): line for line in lines[1:]}
+        elif out and paths.of(out).exists():
+            content = read_finished(out)
+            check_same(out, "results", content["identity"], identity)
+            if len(content.get("items", ())) == count:
+                self.known = dict(enumerate(content["items"]))
+        if self.path and len(self.known) < count:
             with disk_errors(self.path):
                 self._stream = open(self.path, "w", encoding="utf-8")  # noqa: SIM115  closed by close()
             self._write([identity, *({"item": n, **line} for n, line in self.known.items())])
@@ -54,18 +52,6 @@ class Results:
                     yield json.loads(line)
                 except ValueError:
                     break
-
-    def _read_finished(self, out, identity, count):
-        """Takes over a finished file of the same command."""
-        try:
-            with open(out, encoding="utf-8") as stream:
-                content = json.load(stream)
-        except ValueError:
-            content = None
-        if not isinstance(content, dict) or content.get("identity") != identity:
-            log.info(f"{out} exists and has other results: it is replaced at the end")
-        elif len(content["items"]) == count:
-            self.known = dict(enumerate(content["items"]))
 
     def add(self, found: dict[int, dict]) -> None:
         """Keeps the results of some items."""
@@ -81,6 +67,31 @@ class Results:
     def close(self):
         if self._stream:
             self._stream.close()
+
+
+def read_finished(out: str) -> dict:
+    """What --output holds of an earlier command. Raises ConfigError for a file of something else."""
+    try:
+        content = json.loads(paths.of(out).read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
+        raise ConfigError(
+            f"--output={out} exists and has no results of this command; name another file, or remove it"
+        )
+    return content
+
+
+def check_same(path: str, what: str, found: dict, identity: dict) -> None:
+    """Raises ConfigError that names the first difference of two identities."""
+    changed = {key: pair for key, *pair in configs.difference(found, identity)}
+    for key in [*configs.flatten(identity), *sorted(changed)]:
+        if key in changed:
+            was, now = map(_shown, changed[key])
+            raise ConfigError(
+                f"{path} has {what} with another {key} ({was}, now {now}): remove it, or name another "
+                "--output"
+            )
 
 
 def _shown(value):

@@ -13,7 +13,8 @@ import numpy as np
 from data import tokenizer as tokenizers
 from data import vectors
 from data.files import write_atomically
-from tools import word_vectors
+from tools import score_store, word_vectors
+from training import paths
 from training.config import ConfigError
 
 
@@ -79,8 +80,15 @@ SUITES = {
 
 def run(given) -> None:
     """Prints a line per file (and section), and writes them all with --output."""
+    options = {"text_columns": list(given.text_column)} if given.suite == "coverage" else {}
+    identity = {
+        "suite": given.suite, "of": given.run or given.vectors, "max_vectors": given.max_vectors,
+        "data": given.data, **options,
+    }  # fmt: skip
+    if given.output and paths.of(given.output).exists():
+        found = score_store.read_finished(given.output)["identity"]
+        score_store.check_same(given.output, "results", found, identity)
     words = Subject(given.run, given.vectors, given.max_vectors).words
-    options = {"text_columns": given.text_column} if given.suite == "coverage" else {}
     results = {path: SUITES[given.suite](words, path, **options) for path in given.data}
     for path, lines in results.items():
         for line in lines:
@@ -89,5 +97,5 @@ def run(given) -> None:
             )
             print("  ".join((os.path.basename(path), *values)))
     if given.output:
-        record = {"of": given.run or given.vectors, **results}
+        record = {"of": identity["of"], "identity": identity, **results}
         write_atomically(given.output, (json.dumps(record, indent=2) + "\n").encode())

@@ -51,12 +51,14 @@ def main(program, argv=None, console=None):
         if "--debug" in argv:
             traceback.print_exc()
         if isinstance(error, KeyboardInterrupt) or interrupted.is_set():
-            _print_error(
-                str(error) * isinstance(error, KeyboardInterrupt)
+            message = str(error) * isinstance(error, KeyboardInterrupt)
+            message = (
+                message
                 or "interrupted; run the same command again to resume from the last checkpoint"
             )
+            _print_error(_leave(message))
             _exit(130)
-        _print_error(explain(error))
+        _print_error(_leave(explain(error), not isinstance(error, RuntimeError)))
         _exit(1)
 
 
@@ -133,7 +135,9 @@ def run_entry_point(argv, description, schema, run):
         raise ConfigError("--workdir is missing; expected a run directory: --workdir=runs/NAME")
     if resolved.training.deterministic:
         make_deterministic()
-    start_processes()
+    from training import hosts
+
+    hosts.join()
     enable_compilation_cache()
     _imported(run)(config, given.workdir)
 
@@ -203,33 +207,6 @@ def config_help():
     return "\n".join(lines)
 
 
-def start_processes():
-    """Joins the processes of a multi-host run; a single process needs nothing.
-
-    TRIPTYCH_DISTRIBUTED=1 joins a cluster that JAX detects (TPU pods, Slurm, ...). Elsewhere
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe it.
-    """
-    import jax
-
-    if jax.distributed.is_initialized():
-        return
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        try:
-            number, index = int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
-        except (KeyError, ValueError) as error:
-            raise ConfigError(
-                f"JAX_COORDINATOR_ADDRESS is set, but {error} is missing or not an integer; set "
-                f"JAX_NUM_PROCESSES and JAX_PROCESS_ID too"
-            ) from error
-        jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], number, index)
-    elif os.environ.get("TRIPTYCH_DISTRIBUTED") == "1":
-        jax.distributed.initialize()
-    else:
-        return
-    if jax.process_index():  # the first process logs, the others only warn
-        logs.log.setLevel(logging.WARNING)
-
-
 def enable_compilation_cache():
     """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR, by default in the user's cache."""
     import jax
@@ -250,14 +227,41 @@ def make_deterministic():
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ConfigErrors; also used by the programs in tools/."""
+    """An argument parser whose errors are ConfigErrors. An unknown flag is reported before a missing one,
+    which it may be a misspelling of. Every program uses it."""
+
+    def parse_args(self, args=None, namespace=None):
+        needed = [
+            each for each in (*self._actions, *self._mutually_exclusive_groups) if each.required
+        ]
+        for each in needed:
+            each.required = False
+        try:
+            _, unknown = super().parse_known_args(args)
+        finally:
+            for each in needed:
+                each.required = True
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)[:200]}{self._hint(unknown)}")
+        return super().parse_args(args, namespace)
 
     def error(self, message):
+        raise ConfigError(f"{message} (--help lists the flags)")
+
+    def _hint(self, unknown):
+        """'; did you mean --config?' for the first unknown word that looks like a flag."""
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
+        name, dot, field = f"--{word.partition('=')[0].lstrip('-')}".partition(".")
         flags = [flag for action in self._actions for flag in action.option_strings]
-        wrong = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
-        near = difflib.get_close_matches(wrong, flags, n=1)
-        hint = f"; did you mean {near[0]}?" if near and message.startswith("unrec") else ""
-        raise ConfigError(f"{message}{hint} (--help lists the flags)")
+        takes_fields = "--config" in flags or "--config." in (self.epilog or "")
+        if dot and takes_fields:  # --confg.model.num_layers, or --model.num_layers
+            near = difflib.get_close_matches(name, ["--config"], 1, 0.7)
+            return f"; did you mean --config.{field if near else f'{name[2:]}.{field}'}?"
+        known = {flag.replace("-", "_"): flag for flag in flags}
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, 1)
+        if near and not dot:
+            return f"; did you mean {known[near[0]]}?"
+        return "; fields of the config are --config.SECTION.KEY=VALUE" * takes_fields
 
 
 def flags_parser(description, flags, examples=""):
@@ -308,6 +312,12 @@ def _silence_threads():
     threading.excepthook = sys.unraisablehook = lambda report: None
 
 
+def _leave(message, is_expected=True):
+    """The line about the end of this process, which the other processes of its run get too."""
+    hosts = sys.modules.get("training.hosts")
+    return hosts.leave(message, is_expected) if hosts else message
+
+
 def _print_error(message):
     print(f"error: {message}", file=sys.stderr, flush=True)
 
@@ -315,6 +325,6 @@ def _print_error(message):
 def _exit(status):
     sys.stdout.flush()
     jax = sys.modules.get("jax")
-    if status in (1, 130) and jax and jax.distributed.is_initialized() and jax.process_count() > 1:
+    if status in (1, 130) and jax and jax.distributed.is_initialized():
         os._exit(status)  # a normal exit would wait for the other processes
     sys.exit(status)

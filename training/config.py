@@ -94,7 +94,7 @@ def override(config, assignments):
     return config
 
 
-def resolve(schema, config, where="config"):
+def resolve(schema, config, where="config", root=None):
     """Builds `schema` from a mapping and checks every field.
 
     Args:
@@ -104,22 +104,26 @@ def resolve(schema, config, where="config"):
       config: a mapping (ConfigDict or dict) of some of the fields. Strings are parsed to the field's
         type, as they come from the command line.
       where: dotted prefix for messages.
+      root: the arguments for the whole config, in which the nearest key is searched; None: these.
 
     Raises:
       ConfigError: unknown key (names the nearest), wrong type, value outside the choices or the range.
     """
-    given = _given(schema, config, where)
+    given, root = _given(schema, config, where), root or (schema, where, config)
     fields = {field.name: field for field in dataclasses.fields(schema)}
     for key in given:
         if key not in fields:
-            raise ConfigError(f"unknown key {where}.{key}; {_suggestion(key, schema, where)}")
+            below = next(iter(flatten({key: _plain(given[key])})), key).removesuffix(f".{WHOLE}")
+            raise ConfigError(
+                f"unknown key {where}.{below}; {_suggestion(below, schema, where, root)}"
+            )
     values, types = {}, typing.get_type_hints(schema)
     for name, field in fields.items():
         path = f"{where}.{name}"
         if "variants" in field.metadata:
-            values[name] = _resolve_variant(field.metadata, given.get(name, {}), path)
+            values[name] = _resolve_variant(field.metadata, given.get(name, {}), path, root)
         elif dataclasses.is_dataclass(types[name]):
-            values[name] = resolve(types[name], given.get(name, {}), path)
+            values[name] = resolve(types[name], given.get(name, {}), path, root)
         elif name in given:
             values[name] = _check(types[name], field.metadata, given[name], path)
     try:
@@ -216,27 +220,59 @@ def _split_name(config):
     return given.pop("name", whole), given
 
 
-def _resolve_variant(metadata, config, path):
+def _resolve_variant(metadata, config, path, root):
     name, given = _split_name(config)
     name = metadata["default"] if name is None else name
     variants = metadata["variants"]
     if name not in variants:
         raise ConfigError(f"{path}.name={name!r} is unknown; {_expected(name, variants)}")
-    return resolve(variants[name], given, path)
+    return resolve(variants[name], given, path, root)
 
 
-def _suggestion(key, schema, where):
-    """The nearest key of the section; else the key of that name in a section below it."""
+def _suggestion(key, schema, where, root):
+    """The nearest key of the section; else those of the whole config with the nearest last name."""
     names = [field.name for field in dataclasses.fields(schema)]
-    if near := _nearest(key, names):
+    if near := _nearest(key, names, 0.65):
         return f"did you mean {where}.{near}?"
+    wanted, last = f"{where}.{key}", key.rpartition(".")[2]
+    known = {}  # path -> the names of the variants that have it, '' for one that is chosen
+    for path, variant in _paths(*root):
+        known.setdefault(path, []).append(variant)
+
+    def likeness(path):
+        return difflib.SequenceMatcher(None, wanted, path).ratio()
+
+    if wanted in known:
+        return f"it is a field of {_list(known[wanted][:3])}"
+    nearest = difflib.get_close_matches(last, {path.rpartition(".")[2] for path in known}, 2, 0.72)
+    found = [
+        path
+        for name in nearest
+        for path in sorted(known, key=likeness, reverse=True)
+        if path.endswith(f".{name}")
+    ] or difflib.get_close_matches(wanted, known, 1, 0.9)
+    if not found:
+        return f"expected one of {_shortened(names)}"
+    of = "" if "" in known[found[0]] else f" It is a field of {_list(known[found[0]][:3])}"
+    return f"did you mean {' or '.join(found[:3])}?{of}"
+
+
+def _paths(schema, where, config):
+    """(path, '' or the variant that would have to be chosen) of every field below a config."""
     types = typing.get_type_hints(schema)
+    given = dict(config.items()) if hasattr(config, "items") else {}
     for field in dataclasses.fields(schema):
-        variants = field.metadata.get("variants", {"": types[field.name]})
-        for section in filter(dataclasses.is_dataclass, variants.values()):
-            if any(below.name == key for below in dataclasses.fields(section)):
-                return f"did you mean {where}.{field.name}.{key}?"
-    return f"expected one of {_list(names)}"
+        path, below = f"{where}.{field.name}", given.get(field.name, {})
+        if variants := field.metadata.get("variants"):
+            chosen = _split_name(below)[0] or field.metadata["default"]
+            yield f"{path}.name", ""
+            for name, variant in variants.items():
+                for each, _ in _paths(variant, path, {}):
+                    yield each, "" if name == chosen else f"{path}.name={name}"
+        elif dataclasses.is_dataclass(types[field.name]):
+            yield from _paths(types[field.name], path, below)
+        else:
+            yield path, ""
 
 
 def _check(kind, metadata, value, path):
@@ -296,17 +332,25 @@ def _tuples(value):
     return tuple(_tuples(v) if isinstance(v, (tuple, list)) else v for v in value)
 
 
+def _plain(value):
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
 def _expected(value, choices):
     near = _nearest(str(value), [str(choice) for choice in choices])
     return f"{f'did you mean {near!r}? ' if near else ''}expected one of {_list(choices)}"
 
 
-def _nearest(word, words):
-    return next(iter(difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)), "")
+def _nearest(word, words, cutoff=0.5):
+    return next(iter(difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)), "")
 
 
 def _list(words):
     return ", ".join(str(word) for word in words)
+
+
+def _shortened(words):
+    return _list(words[:20]) + ", ... (--print_config lists all)" * (len(words) > 20)
 
 
 def _one_line(error):

@@ -32,7 +32,8 @@ RESULTS = (
 # Fields that may change between a stop and the next start: none of them changes a parameter.
 CHANGEABLE = ("checkpoint.", "logging.", "evaluation.", "mesh.", "data.cache_dir", "data.workers",
               "data.threads", "data.prefetch", "task.num_generated", "task.final_generation",
-              "task.generation_metrics", "task.num_beams", "task.length_penalty", "resume_from")  # fmt: skip
+              "task.generation_metrics", "task.num_beams", "task.length_penalty", "resume_from",
+              "profile", "training.remat", "training.scan_layers")  # fmt: skip
 # Fields that may change if the learning rates of all updates in the run stay the same.
 SCHEDULE = ("training.duration", "optimizer.learning_rate", "optimizer.schedule", "optimizer.warmup",
             "optimizer.cooldown", "optimizer.final_lr_frac")  # fmt: skip
@@ -88,14 +89,15 @@ class Continuation:
         if state is None:
             return None, {}
         if saved != optimizer:  # clipping and weight decay have no arrays, but a place in the tree
-            structure = jax.tree.structure(abstract_state(mesh, params, optimizer).opt_state)
+            target, structure = jax.tree.flatten(abstract_state(mesh, params, optimizer).opt_state)
             leaves = jax.tree.leaves(state.opt_state)
-            if structure.num_leaves != len(leaves):
+            if len(target) != len(leaves):
                 raise ConfigError(
                     f"checkpoint {int(state.step)} of {str(self.folder)!r} has an optimizer state of "
-                    f"{len(leaves)} arrays, this config one of {structure.num_leaves}; change "
+                    f"{len(leaves)} arrays, this config one of {len(target)}; change "
                     f"config.optimizer.learning_rate, warmup, grad_clip_norm or weight_decay alone"
                 )
+            leaves = [x.astype(new.dtype) for x, new in zip(leaves, target, strict=True)]
             opt_state = jax.tree.unflatten(structure, leaves)
             state = state.replace(opt_state=opt_state, optimizer=optimizer)
         if self.step >= 0 or self.changes:

@@ -69,3 +69,20 @@ class StepConverter:
                 f"expected one of {', '.join(UNITS)}"
             )
         return max(1, round(number * steps_in[unit])) if number else 0
+
+    def step_range(self, text, name):
+        """(100, 110) of '100:110', the value of `config.name`: the updates from step 100 to step 110; (0, 0)
+        of ''. Raises ConfigError if it is no range, or beyond the run."""
+        if not text:
+            return 0, 0
+        try:
+            first, last = map(int, text.split(":"))
+        except ValueError:
+            first, last = -1, -1
+        end = f" <= {self.total_steps}" if self.total_steps else ""
+        if not 0 <= first < last <= (self.total_steps or last):
+            raise ConfigError(
+                f"config.{name}={text!r} is not a range of updates of this run; expected FIRST:LAST with "
+                f"0 <= FIRST < LAST{end}, such as '10:20'"
+            )
+        return first, last

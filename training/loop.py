@@ -4,14 +4,16 @@ It knows nothing of text, objectives or tasks: it receives an iterator and funct
 """
 
 import collections
+import contextlib
 import dataclasses
 import logging
+import time
 
 import jax
 import numpy as np
 
 from tasks.sums import add_sums, format_metrics, weighted_mean
-from training import preemption
+from training import logs, preemption, profiling
 from training.sharding import any_across_processes
 
 log = logging.getLogger("triptych")
@@ -25,15 +27,19 @@ class Intervals:
     log: int
     evaluate: int
     save: int
+    profile: profiling.Profile = profiling.Profile()
+    input_remedy: str = ""  # what makes batches faster
 
     @classmethod
-    def of(cls, config, converter) -> "Intervals":
-        """The intervals of the sections `logging`, `evaluation` and `checkpoint`."""
+    def of(cls, config, converter, run_dir) -> "Intervals":
+        """The intervals of the sections `logging`, `evaluation` and `checkpoint`, and of `profile`."""
         return cls(
             total=converter.total_steps,
             log=converter.steps(config.logging.every, "logging.every") or converter.total_steps,
             evaluate=converter.steps(config.evaluation.every, "evaluation.every"),
             save=converter.steps(config.checkpoint.every, "checkpoint.every"),
+            profile=profiling.Profile.of(config, converter, run_dir),
+            input_remedy=profiling.input_remedy(config),
         )
 
 
@@ -70,6 +76,7 @@ def train_loop(
     """
     pending, unlogged = collections.deque(), []
     saved = start if resumed else -1  # the newest checkpoint
+    trace, times = profiling.Trace(intervals.profile, start), profiling.StepTimes()
 
     def fetch():
         """Writes the metrics of all finished updates; they wait on the device until here."""
@@ -109,14 +116,14 @@ def train_loop(
         fetch()
         text, values = throughput.report(step)
         if values:
-            metrics.write(step, "throughput", values)
+            metrics.write(step, "throughput", values | times.report())
         mean = weighted_mean(add_sums(unlogged), loss_weights)
         log.info(
             f"step {step:>7,}/{intervals.total:,}  {format_metrics(mean, loss_weights)}  {text}"
         )
         unlogged.clear()
 
-    with preemption.watch() as stop:
+    with contextlib.closing(trace), contextlib.closing(times), preemption.watch() as stop:
         for step in range(start, intervals.total + 1):
             # Evaluation precedes the save of the same step, and both precede the next update, so that
             # checkpoint k and evaluation k hold k updates. A resumed run has done both.
@@ -140,15 +147,25 @@ def train_loop(
                 raise preemption.Preempted(stop.signal)
             if step == intervals.total:
                 break
-            batch = next(inputs)
-            state, sums = train_step(state, batch, learning_rates[step])
+            with trace.update(step, state):
+                waiting = time.perf_counter()
+                batch = next(inputs)
+                began, compiling = time.perf_counter(), logs.seconds_compiling
+                state, sums = train_step(state, batch, learning_rates[step])
+                compiling = logs.seconds_compiling - compiling
+                times.add(waiting, began, compiling, jax.tree.leaves(sums)[0])
             pending.append((step + 1, learning_rates[step].tolist(), sums))
             if step == start:  # the first update, which is compiled, is left out of the rate
                 jax.block_until_ready(sums)
                 throughput.start(step + 1)
+                times.start()
+            if trace.is_last(step + 1):
+                with throughput.paused(), times.paused():
+                    trace.stop(step + 1, sums)
             if is_due(step + 1, intervals.log, intervals.total):
                 write_log_line(step + 1)
     metrics.flush()
+    times.log(intervals.input_remedy)
     return state
 
 

@@ -19,6 +19,11 @@ from training.schedules import SCHEDULES
 from training.unfreezing import gradually, layers_below_top
 
 
+def _moment_dtype(of):
+    """The option for the dtype of a first moment; bfloat16 halves its memory."""
+    return option("float32", f"dtype in which {of} is stored", choices=("float32", "bfloat16"))
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """The options that every optimizer has. Each optimizer is a subclass; `name` chooses it."""
@@ -72,9 +77,10 @@ class AdamW(OptimizerConfig):
     beta2: float = option(0.98, "decay of the squared gradient's average", min=0.0, max=1.0)
     epsilon: float = option(1e-8, "added to the root", min=0.0)
     parameter_scale: bool = option(False, "multiply updates by each tensor's RMS (Nawrot 2023)")
+    mu_dtype: str = _moment_dtype("the gradient's average (not the squared gradient's)")
 
     def direction(self, algorithms):
-        adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
+        adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon, mu_dtype=self.mu_dtype)
         return optax.chain(adam, optax.scale_by_param_block_rms()) if self.parameter_scale else adam
 
 
@@ -92,9 +98,10 @@ class Lion(OptimizerConfig):
     weight_decay: float = option(0.1, "decoupled; 3 to 10 times AdamW's", min=0.0)
     beta1: float = option(0.9, "weight of the moment in the direction", min=0.0, max=1.0)
     beta2: float = option(0.99, "decay of the moment", min=0.0, max=1.0)
+    mu_dtype: str = _moment_dtype("the moment")
 
     def direction(self, algorithms):
-        return optax.scale_by_lion(self.beta1, self.beta2)
+        return optax.scale_by_lion(self.beta1, self.beta2, self.mu_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +130,7 @@ class Muon(OptimizerConfig):
     beta1: float = option(0.9, "of AdamW, for the other parameters", min=0.0, max=1.0)
     beta2: float = option(0.98, "of AdamW, for the other parameters", min=0.0, max=1.0)
     epsilon: float = option(1e-8, "of AdamW, and added to the matrices' norm", min=0.0)
+    mu_dtype: str = _moment_dtype("the momentum, and AdamW's average of the gradient,")
 
     def direction(self, algorithms):
         dimensions = optax.contrib.MuonDimensionNumbers()
@@ -131,6 +139,7 @@ class Muon(OptimizerConfig):
             beta=self.momentum,
             eps=self.epsilon,
             nesterov=self.nesterov,
+            mu_dtype=self.mu_dtype,
             weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: dimensions, tree),
         )
 
@@ -140,7 +149,9 @@ class Muon(OptimizerConfig):
         return optax.partition(
             {
                 "muon": optax.chain(orthogonal, optax.stateless(scaled)),
-                "adamw": optax.scale_by_adam(self.beta1, self.beta2, self.epsilon),
+                "adamw": optax.scale_by_adam(
+                    self.beta1, self.beta2, self.epsilon, mu_dtype=self.mu_dtype
+                ),
             },
             unflatten_params(algorithms),
         )

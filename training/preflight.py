@@ -74,6 +74,10 @@ def check_durations(config, tokens_per_step=0):
     length = values["training.duration"] + values["optimizer.warmup"]
     if not any(unit in length for unit in unknown):
         schedules.warmup_steps(config.optimizer, run)
+    length = config.training.duration
+    if any(unit in length for unit in unknown):  # the number of steps is not known yet
+        run = dataclasses.replace(run, total_steps=0)
+    run.step_range(config.profile, "profile")
     select_best = getattr(config.evaluation, "select", "") == "best"
     if select_best and not (steps["evaluation.every"] and steps["checkpoint.every"]):
         raise ConfigError(

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from training import config as configs
-from training import generated, run_directory, sharding
+from training import generated, hosts, run_directory, sharding
 from training.checkpoint import Checkpoints
 from training.config import ConfigError
 from training.metric_writer import MetricWriter
@@ -62,6 +62,7 @@ def expand(config, workdir) -> list[list[Replica]]:
 
     Replicas that have started are one group, and those that were added to the config later another.
     """
+    hosts.check_config(config)
     rates, axes = config.optimizer.learning_rate, {}
     if isinstance(rates, tuple):
         axes["learning_rate"] = rates
@@ -70,13 +71,11 @@ def expand(config, workdir) -> list[list[Replica]]:
     if not axes:
         return [[Replica.of(config, workdir)]]
     folder = run_directory.open_run(workdir, "replicas")
-    # Every process has looked at the directory before one of them writes into it.
-    sharding.assert_equal_across_processes(repr(config), "the config")
+    hosts.check_config(config)  # all have looked at the directory before one writes into it
     if sharding.is_main_process():
-        record = {"kind": "replicas", "config": configs.to_dict(config)}
-        run_directory.write_json(
-            folder / "config.json", record | {"model": record["config"]["model"]}
-        )
+        resolved = configs.to_dict(config)
+        record = {"kind": "replicas", "config": resolved, "model": resolved["model"]}
+        run_directory.write_json(folder / "config.json", record)
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     replicas = [Replica.of(config, workdir, **point) for point in points]
     failed = [replica.name for replica in replicas if (replica.folder / FAILED).exists()]
@@ -242,13 +241,10 @@ class Runs:
         self.left_out = set()  # numbers of replicas with an update that was not finite
         config, self._opened = group[0].config, contextlib.ExitStack()
         keep_period = converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period")
-        if (
-            len(group) > 1
-        ):  # one that is cut off in a save continues from the checkpoint of the others
-            newest = max(2, config.checkpoint.max_to_keep)
-            kept = dataclasses.replace(config.checkpoint, max_to_keep=newest)
-            config = dataclasses.replace(config, checkpoint=kept)
         options, with_events = config.checkpoint, config.logging.tensorboard
+        # A replica that is cut off in a save continues from the checkpoint of the others.
+        if len(group) > 1:
+            options = dataclasses.replace(options, max_to_keep=max(2, options.max_to_keep))
         with contextlib.ExitStack() as opened:
             enter, folders = opened.enter_context, [each.folder for each in group]
             self._metrics = [enter(MetricWriter(folder, with_events)) for folder in folders]
@@ -296,9 +292,8 @@ class Runs:
         for number, checkpoints in enumerate(self._checkpoints):
             if number not in self.left_out:
                 checkpoints.save(axes.take(state, number), values and values[number])
-                if (
-                    jax.process_count() > 1
-                ):  # Orbax's barriers have no name of their own per directory
+                # Orbax's barriers have no name of their own per directory.
+                if jax.process_count() > 1:
                     checkpoints.wait()
 
     def leave_out(self, number, update):
@@ -384,6 +379,11 @@ def tasks_of(group, task) -> list:
                 "run one seed at a time"
             )
     return tasks
+
+
+def check_data(group, task) -> None:
+    """hosts.check_data of replicas."""
+    hosts.check_data(group[0].config, task, [replica.folder for replica in group])
 
 
 def batches(tasks, start):

@@ -117,6 +117,13 @@ def is_started(folder):
     return metrics.exists() and bool(metric_writer.lines_up_to(metrics, math.inf, after=0))
 
 
+def newest_checkpoint(folder):
+    """The step of the newest checkpoint in the directory, -1 for none."""
+    saved = paths.of(folder) / "checkpoints"
+    names = [path.name for path in saved.iterdir()] if saved.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=-1)
+
+
 def read_config(run, missing_ok=False):
     """{'kind': ..., 'config': nested dicts, 'model': ...} of a run directory.
 

@@ -5,7 +5,7 @@
 
 import dataclasses
 
-from models import ADAPTERS, Adapter
+from models import ADAPTERS, Adapter, LayerLoop
 from models.config import ModelConfig, option
 from objectives import OBJECTIVES, Objective
 from tasks import FINETUNE_TASKS, Task
@@ -88,8 +88,8 @@ class TokenizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainingSteps:
-    """Length and batch of a pretraining run."""
+class PretrainingSteps(LayerLoop):
+    """Length and batch of a pretraining run, and how it computes the layers."""
 
     duration: str = option("2000 steps", "length of the run")
     batch_size: int = option(32, "rows per step, over all devices", min=1)
@@ -102,8 +102,8 @@ class PretrainingSteps:
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuningSteps:
-    """Length and batch of a finetuning run."""
+class FinetuningSteps(LayerLoop):
+    """Length and batch of a finetuning run, and how it computes the layers."""
 
     duration: str = option("3 epochs", "length of the run")
     batch_size: int = option(16, "examples per step, over all devices", min=1)
@@ -228,6 +228,10 @@ class PretrainConfig:
     )
     init_ema: bool = option(True, "read averaged parameters from init_from where it has them")
     freeze: tuple = option((), "regexes of parameters that are not trained")
+    profile: str = option(
+        "",
+        "updates to trace for TensorBoard and Perfetto, FIRST:LAST in steps, such as '100:110'; '': none",
+    )
     resume_from: int = option(
         -1,
         "checkpoint of this run to go back to; options of the optimizer and the duration may differ from "
@@ -284,6 +288,10 @@ class FinetuneConfig:
     )
     init_ema: bool = option(True, "read averaged parameters from init_from where it has them")
     freeze: tuple = option((), "regexes of parameters that are not trained")
+    profile: str = option(
+        "",
+        "updates to trace for TensorBoard and Perfetto, FIRST:LAST in steps, such as '100:110'; '': none",
+    )
     resume_from: int = option(
         -1,
         "checkpoint of this run to go back to; options of the optimizer and the duration may differ from "

@@ -4,7 +4,6 @@ One code path from one device to a pod: everything is `jit` over this mesh.
 """
 
 import contextlib
-import hashlib
 import math
 
 import flax.linen as nn
@@ -231,20 +230,6 @@ def local(params):
         multihost_utils.process_allgather(params, tiled=True) if several else jax.device_get(params)
     )
     return jax.device_put(whole, replicated(mesh)), mesh
-
-
-def assert_equal_across_processes(values, what):
-    """Raises ConfigError on every process if the processes have different `values` (a string)."""
-    if jax.process_count() == 1:
-        return
-    data = np.frombuffer(hashlib.sha256(values.encode()).digest(), np.uint8)
-    gathered = multihost_utils.process_allgather(data)
-    different = [p for p in range(jax.process_count()) if not (gathered[p] == gathered[0]).all()]
-    if different:
-        raise ConfigError(
-            f"{what} of processes {different} differs from process 0; start all processes with the same "
-            f"command and the same data"
-        )
 
 
 def any_across_processes(flag):

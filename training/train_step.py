@@ -105,14 +105,25 @@ def accumulate_gradients(task, model, state, frozen, batch, dropout_rng):
     return jax.lax.scan(accumulate, zeros, (jnp.arange(count), parts))[0]
 
 
-def check_batch(batch_size: int, grad_accum_steps: int, mesh) -> None:
-    """Raises ConfigError unless the batch divides into microbatches and device shards, and each process
-    holds consecutive rows: process p reads the p-th part of a batch."""
+def check_steps(training, mesh) -> None:
+    """Raises ConfigError unless the batch of config.training divides into microbatches and device shards,
+    each process holds consecutive rows (process p reads the p-th part of a batch), and remat=offload has
+    a host memory."""
+    batch_size, grad_accum_steps = training.batch_size, training.grad_accum_steps
     shards = sharding.num_batch_shards(mesh)
     if batch_size % (grad_accum_steps * shards):
         raise ConfigError(
             f"config.training.batch_size={batch_size} does not divide into {grad_accum_steps} "
             f"microbatches on {shards} device shards; choose a multiple of {grad_accum_steps * shards}"
+        )
+    device = mesh.local_mesh.devices.flat[0]
+    if training.remat == "offload" and (
+        device.platform == "cpu"
+        or "pinned_host" not in [memory.kind for memory in device.addressable_memories()]
+    ):
+        raise ConfigError(
+            f"config.training.remat='offload': {device.device_kind} has no host memory besides its own; use "
+            f"remat='dots' or 'full', or an accelerator whose memories include pinned_host"
         )
     if not sharding.rows_follow_processes(mesh):
         processes = len({device.process_index for device in mesh.devices.flat})

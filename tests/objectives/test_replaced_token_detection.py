@@ -289,3 +289,15 @@ def test_the_generator_has_the_sizes_of_the_paper_and_shares_every_embedding():
     inner = {path.split("/")[1] for path in paths if path.startswith("generator/")}
     assert inner == {"projection", "encoder", "heads"}
     assert {path.split("/")[1] for path in paths if path.startswith("heads/")} == {"discriminator"}
+
+
+def test_the_generator_computes_its_layers_as_the_discriminator_does():
+    objective, model, _, batch, _ = setup()
+    config, loops = dataclasses.replace(model.config, num_layers=2), []
+    for loop in (models.LayerLoop(), models.LayerLoop("none", scan_layers=True)):
+        each = models.build(config, loop=loop)
+        params = jax.eval_shape(functools.partial(objective.init, each), jax.random.key(0), batch)
+        losses = functools.partial(objective.losses, each, dropout_rng=None)
+        program = jax.make_jaxpr(lambda params, losses=losses: losses(params, batch))(params)
+        loops.append(str(program).count("scan["))
+    assert loops[1] == loops[0] + 2

@@ -10,6 +10,7 @@ import tiny_configs
 from tiny_configs import WORDS
 
 from data import tokenizer as tokenizers
+from generation import programs
 from tools import dialogue, generator
 from tools import generate as program
 from tools.dialogue import Dialogue
@@ -86,6 +87,17 @@ def test_a_model_without_a_template_continues_the_whole_text(folder, terminal, m
     assert found == ["the river", f"the river {answer} a stone"]
     with pytest.raises(ValueError, match="reads no system message; leave --system out"):
         talk(folder, "plain", "--system=light")
+
+
+def test_programs_are_announced_once_before_an_answer_and_never_inside_it(
+    folder, terminal, monkeypatch, caplog, capsys
+):
+    caplog.set_level("INFO", "triptych")
+    monkeypatch.setattr(programs, "_SEEN", set())
+    terminal += ["the river", "a stone", "/exit"]
+    talk(folder, "plain")
+    lines = [line for line in caplog.messages if "compil" in line]
+    assert lines == ["compiling the programs for texts of this length, once"]
 
 
 def test_a_finetuned_model_reads_each_line_alone(tmp_path, terminal, monkeypatch):

@@ -52,6 +52,18 @@ def test_similarity_is_that_of_gensim(names, file, tmp_path):
     assert line["out_of_vocabulary"] == 1 == pytest.approx(unknown / 100 * line["pairs"])
 
 
+def test_finished_scores_are_not_replaced_by_those_of_another_command(names, file, tmp_path):
+    (tmp_path / "pairs.tsv").write_text(f"{names[0]}\t{names[1]}\t2\n{names[2]}\t{names[3]}\t1\n")
+    words = [f"--vectors={file}", "--suite=similarity", f"--data={tmp_path}/pairs.tsv",
+             f"--output={tmp_path}/out.json"]  # fmt: skip
+    evaluate.main(words)
+    before = (tmp_path / "out.json").read_bytes()
+    evaluate.main(words)  # the same command
+    with pytest.raises(ConfigError, match=r"another max_vectors \(0, now 9\): remove it, or name"):
+        evaluate.main([*words, "--max_vectors=9"])
+    assert (tmp_path / "out.json").read_bytes() == before
+
+
 def test_analogies_are_those_of_gensim(names, file, tmp_path):
     random = np.random.default_rng(3)
     text = ""

@@ -147,7 +147,7 @@ def test_the_command_writes_json_lines_of_texts_files_and_standard_input(
     runs, tmp_path, monkeypatch, capsysbinary
 ):
     lines = "the [MASK] river\n[MASK] light and [MASK] stone\n"
-    (tmp_path / "texts.txt").write_text(lines)
+    (tmp_path / "texts.txt").write_text(lines.replace("\n", "\n\n"))
     rows = [json.dumps({"sentence": line}) for line in lines.splitlines()]
     (tmp_path / "texts.jsonl").write_text("\n".join(rows))
     run = f"--run={runs}/encoder"
@@ -180,6 +180,13 @@ MANY = "[MASK] " * 1000
 REFUSED = {
     "no mask": ("encoder", ["--text=the river"], "text 1 has no mask to fill .'the river'.; write"),
     "empty": ("encoder", ["--text="], "text 1 has no mask to fill .''.; write"),
+    "a sentinel": (
+        "encoder", ["--text=a <extra_id_0> b"], r"text 1 has <extra_id_0>, but .*encoder at step 0 "
+        r"\(masked_lm\) fills \[MASK\]; write \[MASK\] in its place"),
+    "a sentinel beside a mask": (
+        "infilling", ["--text=[MASK] <extra_id_0>"], r"text_infilling\) fills \[MASK\]; write"),
+    "a mask of another model": ("infilling", ["--text=a <mask> b"], r"has <mask>, but .*fills \[MASK\]"),
+    "a mask for spans": ("spans", ["--text=a <mask> b"], "has <mask>, but .* fills <extra_id_0>; write"),
     "no sentinel": ("spans", ["--text=the river"], "write <extra_id_0> in the text"),
     "second text": ("encoder", ["--text=a [MASK]", "--text=b"], "text 2 has no mask"),
     "too long": ("encoder", [f"--text=[MASK] {'the ' * 70}"], "73 tokens, .* at most 64: shorten"),
@@ -197,6 +204,8 @@ REFUSED = {
     "not UTF-8": ("encoder", ["--file={}/latin.txt"], "latin.txt.*UTF-8"),
     "empty file": ("encoder", ["--file={}/empty.txt"], "empty.txt"),
     "a line without a mask": ("encoder", ["--file={}/lines.txt"], "lines.txt at line 2 has no mask"),
+    "a row without text": (
+        "encoder", ["--file={}/gap.jsonl"], "gap.jsonl at line 2: 'text' has no text; give it one, or"),
     "no column": ("encoder", ["--file={}/rows.jsonl"], "rows.jsonl.* 'text'"),
     "a causal decoder": (
         "causal", ["--text=a [MASK]"], "was pretrained as causal_lm, which fills no masks; name an"),
@@ -220,6 +229,7 @@ def test_what_cannot_be_filled_is_one_line_with_the_remedy(runs, tmp_path, case)
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "lines.txt").write_text("a [MASK]\nno\n")
     (tmp_path / "rows.jsonl").write_text('{"sentence": "a [MASK]"}\n')
+    (tmp_path / "gap.jsonl").write_text('{"text": "a [MASK]"}\n{"text": ""}\n')
     arguments = [each.replace("{}", str(tmp_path)) for each in arguments]
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         fill_mask.main([f"--run={runs / name}", *arguments])

@@ -120,10 +120,11 @@ def test_many_prompts_are_json_lines_in_their_order(folder, capsys, expected):
         assert row["finish_reason"] == ("stop" if tokens[-1] == 4 else "length")
 
 
-def test_files_and_standard_input_give_the_same_rows(
-    folder, tmp_path, capsys, monkeypatch, expected
+def test_files_and_standard_input_give_the_same_rows_without_blank_lines(
+    folder, tmp_path, capsys, caplog, monkeypatch, expected
 ):
-    (tmp_path / "a.txt").write_text("\n".join(PROMPTS) + "\n\n", encoding="utf-8")
+    caplog.set_level("INFO", "triptych")
+    (tmp_path / "a.txt").write_text("\n" + "\n\u200b \n".join(PROMPTS) + "\n\n", encoding="utf-8")
     rows = "".join(json.dumps({"x": 1, "prompt": text}) + "\n" for text in PROMPTS)
     (tmp_path / "b.jsonl").write_text(rows)
     (tmp_path / "c.tsv").write_text("id\tquestion\n" + "".join(f"7\t{t}\n" for t in PROMPTS))
@@ -137,6 +138,9 @@ def test_files_and_standard_input_give_the_same_rows(
     ):
         out, _ = execute(capsys, run(folder), LENGTH, *flags)
         assert [row["text"] for row in records(out)] == texts
+    assert (
+        caplog.text.count("a.txt: 6 blank lines are skipped") == caplog.text.count("skipped") == 1
+    )
 
 
 def test_one_prompt_is_shown_as_its_tokens_come(folder, capsys, monkeypatch, expected):
@@ -248,7 +252,10 @@ BAD = {
     "no column": (["--file={tmp}/other.jsonl"], r"other.jsonl has no column 'prompt'.*set --column to"),
     "no value": (["--file={tmp}/gap.jsonl"], r"gap.jsonl at line 2: 'prompt' has no text"),
     "messages": (["--file={tmp}/bad.jsonl"], r"bad.jsonl at line 1: message 1 is .*expected a role"),
-    "empty file": (["--file={tmp}/empty.txt"], r"empty.txt has no prompt"),
+    "empty file": (["--file={tmp}/empty.txt"], r"empty.txt has no text; write one per line"),
+    "JSON": (["--file={tmp}/json.txt"], r"json.txt has JSON, but .*rename it to .jsonl"),
+    "a table": (["--file={tmp}/table.dat"], r"table.dat has a table, but .*rename it to .tsv or .csv"),
+    "an array": (["--file={tmp}/array.json"], r"array.json is none of .*one object per line"),
     "stop": (["--prompt=a", "--stop="], r"--stop is empty; name a text"),
     "both": (["--prompt=a", "--file=b"], r"--prompt and --file exclude each other"),
     "terminal": (["--interactive"], r"--interactive needs a terminal"),
@@ -274,6 +281,9 @@ def test_a_bad_input_is_one_line(folder, tmp_path, name):
         "gap.jsonl": b'{"prompt": "a"}\n{"prompt": null}\n',
         "bad.jsonl": b'{"messages": [{"role": "me", "content": "a"}]}\n',
         "empty.txt": b"\n\n",
+        "json.txt": b'{"prompt": "a"}\n{"prompt": "b"}\n',
+        "table.dat": b"id\tprompt\n1\ta\n",
+        "array.json": b'["a", "b"]\n',
     }
     for file, content in files.items():
         (tmp_path / file).write_bytes(content)

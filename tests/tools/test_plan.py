@@ -203,7 +203,7 @@ def test_a_search_takes_the_fastest_that_fits():
     }
     assert meshes == {(4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2)}  # of 2 heads
     for each in found:
-        train_step.check_batch(64, each.overrides["training.grad_accum_steps"], each.step.mesh)
+        train_step.check_steps(each.step.config.training, each.step.mesh)
 
 
 def test_ctrl_c_ends_a_search_with_the_best_so_far():

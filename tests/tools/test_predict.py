@@ -124,6 +124,10 @@ def test_texts_pipes_and_compressed_files_of_every_format_get_the_same(
     standard_input = "".join(f"{text}\r\n" for text in texts).encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(standard_input)))
     same(execute(capsys, f"--run={run}")[1])
+    (tmp_path / "new.txt").write_bytes(standard_input + b"\n  \n")
+    status, out, err = execute(capsys, f"--run={run}", f"--file={tmp_path}/new.txt")
+    same(out)
+    assert "new.txt: 2 blank lines are skipped" in err
     same(execute(capsys, f"--run={run}", *texts[:2], *(f"--text={text}" for text in texts[2:]))[1])
     lines = "".join(json.dumps({"sentence": text, "n": [1]}) + "\n" for text in texts)
     with gzip.open(tmp_path / "new.jsonl.gz", "wt") as file:

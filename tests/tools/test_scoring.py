@@ -129,7 +129,7 @@ def test_a_killed_command_continues_and_a_finished_one_is_not_computed_again(
         assert one.keys() == other.keys() and one["good"] == pytest.approx(other["good"], abs=1e-4)
 
 
-@pytest.mark.parametrize("changed", ["data", "params", "options", "scoring"])
+@pytest.mark.parametrize("changed", ["data", "params", "options.limit", "scoring"])
 def test_results_of_another_model_or_file_are_not_mixed(changed, runs, data, tmp_path, monkeypatch):
     out = tmp_path / "out.json"
     file = tmp_path / "pairs.jsonl"
@@ -147,21 +147,45 @@ def test_results_of_another_model_or_file_are_not_mixed(changed, runs, data, tmp
         file.write_text("\n".join(file.read_text().splitlines()[::-1]))
     if changed == "params":
         monkeypatch.setattr(scoring, "params_digest", lambda params: "another")
-    words += {"options": ["--limit=3"], "scoring": ["--start_token=[EOS]"]}.get(changed, [])
+    words += {"options.limit": ["--limit=3"], "scoring": ["--start_token=[EOS]"]}.get(changed, [])
     with pytest.raises(
-        ConfigError, match=f"with another {changed} .*remove it, or name another --output"
+        ConfigError, match=f"with another {changed}.* .*remove it, or name another --output"
     ):
         run(runs["decoder"], "minimal_pairs", *words)
 
 
-def test_another_result_is_replaced_and_said_so(runs, data, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("run_name", "suite", "flags", "changed"),
+    [
+        ("encoder", "minimal_pairs", [], r"run \(.*/decoder at step 0.*, now .*/encoder at step 0"),
+        ("decoder", "perplexity", [], r"suite \(.minimal_pairs., now .perplexity.\)"),
+        ("decoder", "minimal_pairs", ["--limit=3"], r"options.limit \(0, now 3\)"),
+        ("decoder", "minimal_pairs", ["--max_seq_len=8"], r"scoring.max_len \(64, now 8\)"),
+    ],
+)
+def test_a_finished_result_is_not_replaced_by_another(
+    runs, data, tmp_path, run_name, suite, flags, changed
+):
     out = tmp_path / "out.json"
-    words = [f"--data={data['minimal_pairs']}", f"--output={out}"]
-    with caplog.at_level("INFO", logger="triptych"):
-        run(runs["decoder"], "minimal_pairs", *words)
-        run(runs["encoder"], "minimal_pairs", *words)
-    assert "has other results: it is replaced at the end" in caplog.text
-    assert "pseudo-log-likelihood" in json.loads(out.read_text())["scoring"]
+    run(runs["decoder"], "minimal_pairs", f"--data={data['minimal_pairs']}", f"--output={out}")
+    before = out.read_bytes()
+    expected = (
+        rf"out.json has results with another {changed}.*: remove it, or name another --output"
+    )
+    with pytest.raises(ConfigError, match=expected) as error:
+        run(runs[run_name], suite, f"--data={data[suite]}", f"--output={out}", *flags)
+    assert out.read_bytes() == before and not out.with_name("out.json.partial").exists()
+    assert len(str(error.value)) <= 400
+
+
+def test_a_file_of_something_else_is_not_replaced(runs, data, tmp_path):
+    out = tmp_path / "notes.json"
+    out.write_text('{"mine": 1}')
+    with pytest.raises(
+        ConfigError, match="exists and has no results of this command; name another"
+    ):
+        run(runs["decoder"], "minimal_pairs", f"--data={data['minimal_pairs']}", f"--output={out}")
+    assert out.read_text() == '{"mine": 1}'
 
 
 def test_a_limit_takes_evenly_spaced_items_of_each_file(runs, data, tmp_path):

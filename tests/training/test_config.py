@@ -97,6 +97,21 @@ def test_tuples_and_booleans_come_from_text():
         ),
         ({"rate": 3}, "unknown key config.rate; did you mean config.model.rate?"),
         ({"span": 3}, "unknown key config.span; did you mean config.objective.span?"),
+        ({"span": 3}, "config.objective.span? It is a field of config.objective.name=second"),
+        (
+            {"objective": {"span": 3}},
+            "config.objective.span; it is a field of config.objective.name=second",
+        ),
+        (
+            {"seed": {"num_layers": 3}},
+            "config.seed.num_layers; did you mean config.model.num_layers?",
+        ),
+        ({"seed": {"rat": 3}}, "unknown key config.seed.rat; did you mean config.model.rate?"),
+        (
+            {"modle": {"num_layers": "3"}},
+            "unknown key config.modle.num_layers; did you mean config.model.num_layers?",
+        ),
+        ({"model_num_layers": 3}, "config.model_num_layers; did you mean config.model.num_layers?"),
         ({"zzz": 3}, "unknown key config.zzz; expected one of model, objective, seed, source"),
         (
             {"model": {"num_layers": "four"}},
@@ -271,7 +286,7 @@ sys.exit(status)
         (
             ["--confg=configs/decoder.py"],
             1,
-            "error: the following arguments are required: --config",
+            "error: unrecognized arguments: --confg=configs/decoder.py; did you mean --config?",
         ),
         (["--config=configs/decodr.py"], 1, "such as configs/decoder.py"),
         (["--config=configs/decoder.py", "--workdri=x"], 1, "did you mean --workdir?"),

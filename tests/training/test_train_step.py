@@ -25,9 +25,9 @@ from training import sharding
 from training.config import ConfigError
 from training.optimizers import AdamW, Optimizer
 from training.param_rules import flatten_params, frozen_paths, split_params
-from training.schema import MeshConfig, Seeds
+from training.schema import MeshConfig, PretrainingSteps, Seeds
 from training.state import TrainState, eval_params, init_output_bias
-from training.train_step import accumulate_gradients, check_batch, rng_stream, rng_streams
+from training.train_step import accumulate_gradients, check_steps, rng_stream, rng_streams
 
 VOCABULARY = Vocabulary(
     size=200, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6, modes=(7, 8, 9),
@@ -283,6 +283,6 @@ def test_every_stream_has_its_own_key_and_follows_its_own_seed():
 def test_a_batch_that_does_not_divide_is_an_error():
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:4])
     with pytest.raises(ConfigError, match="batch_size=6 does not divide.*multiple of 8"):
-        check_batch(6, 2, mesh)
+        check_steps(PretrainingSteps(batch_size=6, grad_accum_steps=2), mesh)
     with pytest.raises(ConfigError, match="does not fit 4 devices"):
         sharding.make_mesh(MeshConfig(data=3), jax.devices()[:4])
