@@ -294,3 +294,25 @@ def test_a_tpu_slice_is_compiled_for(tmp_path):
     assert math.isclose(record["collectives"][0]["bytes"], 2 * gradients * 3 / 4, rel_tol=0.01)
     assert 0 < record["utilization_bound"] <= 1
     assert record["cost_per_1e9_tokens"] > 0
+
+
+MESHES = """
+from tools import plan_step
+from training import sharding
+from training.schema import MeshConfig
+
+for topology in ("v5e:4x4", "v5p:4x4x8"):
+    devices, _ = plan_step.find_devices(topology)
+    for sizes in ((-1, 1, 1), (1, -1, 1), (-1, 4, 2), (-1, 1, 4), (2, -1, 4)):
+        mesh = sharding.make_mesh(MeshConfig(*sizes), devices)
+        assert mesh.size == len(devices) and sharding.rows_follow_processes(mesh), (topology, sizes)
+    mesh = sharding.make_mesh(MeshConfig(-1, 1, 16), devices)
+    assert not sharding.rows_follow_processes(mesh)  # a row over several hosts
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed: pip install -e .[tpu]")
+def test_meshes_over_hosts_keep_the_rows_of_a_process_together():
+    environment = {**os.environ, **plan.COMPILE_ONLY, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", MESHES], check=True, timeout=300, env=environment)
