@@ -28,11 +28,18 @@ python -m tools.plan --run=runs/decoder                                  # predi
 A TPU slice is compiled for by libtpu (pip install -e .[tpu]), which needs no TPU. Memory is the compiler's;
 times are lower bounds. docs/performance.md has the details."""
 
-# libtpu looks for the machine around its chips; there is none, and its warnings are about that. Its lock is for
-# programs that use chips.
-COMPILE_ONLY = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
-         "TPU_ACCELERATOR_TYPE": "v5litepod-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "3",
-         "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}  # fmt: skip
+# libtpu looks for the machine around its chips; there is none, and its warnings are about that. Its lock is
+# for programs that use chips.
+COMPILE_ONLY = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
 
 
 def main(argv):
