@@ -31,9 +31,12 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
     hidden = [
         rows * length * model.emb_dim for _, length in stacks
     ]  # numbers in [B,T,D] of each stack
-    kept = sum(
-        layers * size * bytes_kept(model, length, tensor, remat) * width / 2
-        for (layers, length), size in zip(stacks, hidden, strict=True)
+    kept, every = (
+        sum(
+            layers * size * bytes_kept(model, length, tensor, option) * width / 2
+            for (layers, length), size in zip(stacks, hidden, strict=True)
+        )
+        for option in (remat, "none")
     )
     largest = max(
         size * bytes_kept(model, length, tensor, "none") * width / 2
@@ -61,7 +64,9 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
     if data > 1:
         found.append(Collective("all-reduce", ("data",), 1, 2 * trained * _share(data)))
     state = sum(step.state_bytes.values())
-    traffic = 2 * state + 2 * memory["gradients"] + parts * (3 * whole * width / 4 + 2 * kept)
+    # Each is written and read; what is computed again, too, beside what is kept.
+    activations = 2 * every + 2 * kept * (remat != "none")
+    traffic = 2 * state + 2 * memory["gradients"] + parts * (3 * whole * width / 4 + activations)
     return Report(
         topology=topology, chip=chip, devices=step.mesh.size, mesh=mesh, memory=memory,
         model_flops=step.model_flops, executed_flops=executed, xla={}, bytes_accessed=traffic,
