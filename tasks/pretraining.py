@@ -138,12 +138,16 @@ class LoadedPretraining(LoadedTask):
     def lengths(self) -> SequenceLengths:
         return self.objective.lengths(self.spec)
 
+    @property
+    def abstract_inputs(self):
+        """`train_inputs` of all processes, as shapes."""
+        ids = jax.ShapeDtypeStruct((self.batch_size, 2), np.uint32)
+        return ids, jax.ShapeDtypeStruct((self.batch_size, self.lengths.raw), np.int32)
+
     @functools.cached_property
     def abstract_batch(self) -> Batch:
-        ids = jax.ShapeDtypeStruct((self.batch_size, 2), np.uint32)
-        rows = jax.ShapeDtypeStruct((self.batch_size, self.lengths.raw), np.int32)
         rng = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
-        return jax.eval_shape(self.prepare, rng, (ids, rows))
+        return jax.eval_shape(self.prepare, rng, self.abstract_inputs)
 
     @property
     def epoch_size(self) -> int:

@@ -50,7 +50,7 @@ def announced_jit(what: str, **options):
             with logs.compiling(text):
                 return jitted(*arguments)  # returns before it has run
 
-        call.lower = jitted.lower
+        call.lower, call.trace = jitted.lower, jitted.trace
         return call
 
     return decorate

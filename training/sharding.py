@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from training.config import ConfigError
 from training.param_rules import flatten_params, key_name, resolve_rules, unflatten_params
@@ -53,7 +53,32 @@ def make_mesh(config, devices=None, replicas=0):
         )
     names = (REPLICA, *AXES) if replicas else AXES
     sizes = [split, *sizes] if replicas else sizes
-    return jax.make_mesh(sizes, names, axis_types=(AxisType.Auto,) * len(names), devices=devices)
+    types = (AxisType.Auto,) * len(names)
+    try:
+        mesh = jax.make_mesh(sizes, names, axis_types=types, devices=devices)
+        if rows_follow_processes(mesh):
+            return mesh
+    except NotImplementedError:  # axes that JAX cannot lay along those of a TPU slice
+        mesh = None
+    # JAX orders the chips of a TPU slice along its rings, across hosts; but a process reads consecutive rows.
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    by_process = Mesh(np.array(devices).reshape(sizes), names, axis_types=types)
+    return by_process if mesh is None or rows_follow_processes(by_process) else mesh
+
+
+def rows_follow_processes(mesh):
+    """Whether process p of those in the mesh holds the p-th part of a batch. With replicas it need not: each
+    process makes whole batches."""
+    shards = num_batch_shards(mesh)
+    share = shards // len({device.process_index for device in mesh.devices.flat})
+    places = batch_sharding(mesh).devices_indices_map((shards,))
+    return (
+        REPLICA in mesh.shape
+        or bool(share)
+        and all(
+            (part.start or 0) // share == device.process_index for device, (part,) in places.items()
+        )
+    )
 
 
 def describe(mesh):

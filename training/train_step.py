@@ -125,13 +125,9 @@ def check_steps(training, mesh) -> None:
             f"config.training.remat='offload': {device.device_kind} has no host memory besides its own; use "
             f"remat='dots' or 'full', or an accelerator whose memories include pinned_host"
         )
-    if sharding.REPLICA in mesh.shape:
-        return  # each process makes whole batches
-    share = shards // jax.process_count()
-    for device, (part,) in sharding.batch_sharding(mesh).devices_indices_map((shards,)).items():
-        if not share or (part.start or 0) // share != device.process_index:
-            raise ConfigError(
-                f"config.mesh={dict(mesh.shape)} puts rows of one process on devices of another; make "
-                f"data * fsdp a multiple of the {jax.process_count()} processes, and keep tensor "
-                f"within a process"
-            )
+    if not sharding.rows_follow_processes(mesh):
+        processes = len({device.process_index for device in mesh.devices.flat})
+        raise ConfigError(
+            f"config.mesh={dict(mesh.shape)} puts rows of one process on devices of another; make "
+            f"data * fsdp a multiple of the {processes} processes, and keep tensor within a process"
+        )
