@@ -95,7 +95,9 @@ def check_same(path: str, what: str, found: dict, identity: dict) -> None:
 
 
 def _shown(value):
-    return json.dumps(value)[:60]
+    """The value, or the end of a long one: runs differ at the end of their path."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"...{text[-57:]}"
 
 
 class Progress:
