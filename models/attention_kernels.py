@@ -8,6 +8,7 @@ mask [T,S].
 
 import functools
 import math
+import warnings
 from dataclasses import dataclass
 
 import jax
@@ -194,7 +195,9 @@ def _splash(q, k, v, mask, cap, interpret):
 
 def _triton(q, k, v, mask, cap, interpret):
     """q[B,G,R,T,K], k and v [B,G,S,K]: jax.experimental.pallas.ops.gpu.attention."""
-    from jax.experimental.pallas.ops.gpu import attention
+    with warnings.catch_warnings():  # JAX 0.12 deprecates it in favor of the package tokamax
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from jax.experimental.pallas.ops.gpu import attention
 
     B, G, R, T, K = q.shape
     k, v = (jnp.repeat(x, R, axis=1).transpose(0, 2, 1, 3) for x in (k, v))
