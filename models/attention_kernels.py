@@ -22,8 +22,8 @@ from models.inputs import AttentionMask
 KERNELS = ("dense", "chunked", "splash", "triton")
 _PLATFORM = {"splash": "tpu", "triton": "gpu"}
 _LANES = 128  # lengths are a multiple of this in splash and triton
-# 'auto' takes dense attention below this product of lengths. On a CPU, chunked attention is faster from
-# 512 x 512 on (benchmarks/attention.py); the value for other platforms is not measured.
+# 'auto' takes dense attention below this product of lengths. On a CPU, chunked attention is as fast from
+# 512 x 512 on, within a quarter (docs/performance.md); the value for other platforms is not measured.
 DENSE_BELOW = {"cpu": 512 * 512, "other": 256 * 256}
 
 
