@@ -91,8 +91,8 @@ class Attention(nn.Module):
         kernel = "dense"
         if isinstance(mask, AttentionMask):
             kernel = self.choose(mask, deterministic)
+            mask = mask.dense() if kernel == "dense" else mask
         if kernel == "dense":
-            mask = mask.dense() if isinstance(mask, AttentionMask) else mask
             out = dot_product_attention(
                 q, k, v, mask, bias=bias, scale=scale, cap=cap, dropout=dropout
             )

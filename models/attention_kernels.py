@@ -7,17 +7,16 @@ mask [T,S].
 """
 
 import functools
-import math
 import warnings
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from models import chunked_attention
 from models.inputs import AttentionMask
+from models.logical_axes import has_rules, mesh_axes
 
 KERNELS = ("dense", "chunked", "splash", "triton")
 _PLATFORM = {"splash": "tpu", "triton": "gpu"}
@@ -108,7 +107,7 @@ def attend(
 ) -> jax.Array:
     """softmax(q k + bias) v by 'chunked', 'splash' or 'triton': q[B,T,H,K], k and v [B,S,G,K] -> [B,T,H,K].
 
-    Each device computes its rows and heads. What a query without a visible key gets is not defined.
+    Each device computes its rows and heads. The output of a query without a visible key is not defined.
 
     Args:
       bias: float32[H,T+S-1], by distance, as in chunked_attention.
@@ -123,8 +122,9 @@ def attend(
         bias = bias.reshape(groups, num_heads // groups, -1)
     keys = None
     if dropout_key is not None:  # one per row and head: the same bits on every mesh
-        keys = jax.vmap(lambda row: jax.vmap(lambda head: _fold(dropout_key, row, head))(
-            jnp.arange(groups)))(jnp.arange(num_rows))  # fmt: skip
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        by_row = fold(dropout_key, jnp.arange(num_rows))
+        keys = jax.vmap(fold, (0, None))(by_row, jnp.arange(groups))
     if kernel == "chunked":
         options = chunked_attention.Options(cap, dropout_rate, chunked_attention.BLOCK)
         run = functools.partial(chunked_attention.chunked_attention, options=options)
@@ -138,25 +138,17 @@ def attend(
     return out.reshape(num_rows, num_heads, *out.shape[3:]).transpose(0, 2, 1, 3)
 
 
-def _fold(key, row, head):
-    return jax.random.fold_in(jax.random.fold_in(key, row), head)
-
-
 def _on_each_device(run, groups):
     """`run` in a shard_map over the rows and heads of its arguments, on several devices."""
-    rules, mesh = dict(nn.get_logical_axis_rules()), jax.sharding.get_abstract_mesh()
-    if not rules or mesh.empty or mesh.size == 1:
+    mesh = jax.sharding.get_abstract_mesh()
+    if not has_rules() or mesh.size == 1:
         return run
-
-    def axes(name, size):
-        names = rules.get(name) or ()
-        names = (names,) if isinstance(names, str) else tuple(names)
-        return names if size % math.prod(mesh.shape[each] for each in names) == 0 else ()
-
-    heads = axes("H", groups)
+    heads = mesh_axes("H", groups)
 
     def call(q, k, v, mask, bias, keys):
-        rows = axes("B", len(q))
+        rows = mesh_axes("B", len(q))
+        if not (rows or heads):
+            return run(q, k, v, mask, bias, keys)
         by_row, by_head = PartitionSpec(rows or None), PartitionSpec(rows or None, heads or None)
         specs = (
             by_head, by_head, by_head, jax.tree.map(lambda _: by_row, mask),
@@ -166,9 +158,7 @@ def _on_each_device(run, groups):
             run, mesh=mesh, in_specs=specs, out_specs=by_head, axis_names={*rows, *heads},
             check_vma=False,
         )  # fmt: skip
-        return (
-            mapped(q, k, v, mask, bias, keys) if rows or heads else run(q, k, v, mask, bias, keys)
-        )
+        return mapped(q, k, v, mask, bias, keys)
 
     return call
 
@@ -228,7 +218,7 @@ def describe_attention(config, inputs, decoder_inputs=None, platform: str = "") 
                 config.attention_logit_softcap, config.attention_dropout_rate > 0, platform=platform,
             )  # fmt: skip
             kernel = choose_kernel(config.attention_kernel, case)
-            found.setdefault(f"{name} {kernel} ({length} x {keys})", None)
+            found[f"{name} {kernel} ({length} x {keys})"] = True  # once for all windows
     return "attention: " + ", ".join(found)
 
 

@@ -21,7 +21,7 @@ _EMPTY = -1e30  # maximum of a query that has seen no key; finite
 
 
 class Options(NamedTuple):
-    """What a program depends on besides shapes."""
+    """The static options of a program, besides shapes."""
 
     cap: float
     dropout_rate: float
@@ -82,7 +82,7 @@ def reachable_blocks(mask: AttentionMask, num_queries: int, num_keys: int, size:
 
 
 def _overlap(mask, pair, size):
-    """bool[]: whether a row has tokens of one segment in both blocks, whose segments are in order."""
+    """bool[]: whether the segment ids of the two blocks overlap in some row."""
 
     def ends(ids, block):
         ids = jax.lax.dynamic_slice_in_dim(ids, block * size, size, axis=1)
@@ -94,9 +94,20 @@ def _overlap(mask, pair, size):
     return shared | (pair[1] * size < mask.num_leading)
 
 
+def _loop(options, q, k, mask, compute, carry):
+    """`carry` after compute(pair int32[2], carry) for each pair of blocks in which a query sees a key."""
+    pairs = jnp.asarray(reachable_blocks(mask, q.shape[3], k.shape[2], options.block))
+
+    def step(i, carry):
+        shared = _overlap(mask, pairs[i], options.block)
+        return jax.lax.cond(shared, compute, lambda pair, carry: carry, pairs[i], carry)
+
+    return jax.lax.fori_loop(0, len(pairs), step, carry)
+
+
 def _blocks(options, pair, q, k, v, mask, bias):
-    """(function (q, k, bias) -> (scores float32[B,G,R,t,s], visible bool[B,1,1,t,s]) of a pair of blocks, its
-    arguments, v of the block)."""
+    """Of a pair of blocks: (function (q, k, bias) -> scores float32[B,G,R,t,s], its arguments, v of the
+    block, visible bool[B,1,1,t,s])."""
     size = options.block
     start, key_start = pair[0] * size, pair[1] * size
     cut = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=size)
@@ -121,7 +132,8 @@ def _blocks(options, pair, q, k, v, mask, bias):
             found = found + (jnp.where(is_leading, 0.0, bias) if mask.num_leading else bias)
         return found
 
-    return scores, (cut(q, start, axis=3), cut(k, key_start, axis=2), by_distance), visible
+    arguments = cut(q, start, axis=3), cut(k, key_start, axis=2), by_distance
+    return scores, arguments, cut(v, key_start, axis=2), visible
 
 
 def _toeplitz(by_distance):
@@ -151,23 +163,18 @@ def _attention(options, q, k, v, mask, bias, keys):
 
 def _forward(options, q, k, v, mask, bias, keys):
     size = options.block
-    pairs = jnp.asarray(reachable_blocks(mask, q.shape[3], k.shape[2], size))
     sums = jnp.zeros(q.shape, jnp.float32)
     highest = jnp.full(q.shape[:4], _EMPTY, jnp.float32)
     totals = jnp.zeros(q.shape[:4], jnp.float32)
 
-    def step(i, carry):
-        shared = _overlap(mask, pairs[i], size)
-        return jax.lax.cond(shared, compute, lambda i, carry: carry, i, carry)
-
-    def compute(i, carry):
+    def compute(pair, carry):
         sums, highest, totals = carry
-        start, key_start = pairs[i, 0] * size, pairs[i, 1] * size
+        start = pair[0] * size
         cut = functools.partial(
             jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size, axis=3
         )
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=3)
-        scores, arguments, visible = _blocks(options, pairs[i], q, k, v, mask, bias)
+        scores, arguments, values, visible = _blocks(options, pair, q, k, v, mask, bias)
         found = jnp.where(visible, scores(*arguments), _EMPTY)
         old = cut(highest)
         new = jnp.maximum(old, found.max(-1))
@@ -175,8 +182,7 @@ def _forward(options, q, k, v, mask, bias, keys):
         scale = jnp.exp(old - new)
         total = cut(totals) * scale + p.sum(-1)
         if keys is not None:
-            p = p * _kept(options, keys, pairs[i], p.shape)
-        values = jax.lax.dynamic_slice_in_dim(v, key_start, size, axis=2)
+            p = p * _kept(options, keys, pair, p.shape)
         part = jnp.einsum(
             "bgrts,bgsk->bgrtk", p.astype(v.dtype), values, preferred_element_type=jnp.float32
         )
@@ -186,7 +192,7 @@ def _forward(options, q, k, v, mask, bias, keys):
             put(totals, total),
         )
 
-    sums, highest, totals = jax.lax.fori_loop(0, len(pairs), step, (sums, highest, totals))
+    sums, highest, totals = _loop(options, q, k, mask, compute, (sums, highest, totals))
     seen = totals > 0
     out = (sums / jnp.where(seen, totals, 1.0)[..., None]).astype(v.dtype)
     log_sums = jnp.where(seen, highest + jnp.log(jnp.where(seen, totals, 1.0)), 0.0)
@@ -196,28 +202,22 @@ def _forward(options, q, k, v, mask, bias, keys):
 def _backward(options, residuals, gradient):
     q, k, v, mask, bias, keys, out, log_sums = residuals
     size = options.block
-    pairs = jnp.asarray(reachable_blocks(mask, q.shape[3], k.shape[2], size))
     of_out = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
-    def step(i, carry):
-        shared = _overlap(mask, pairs[i], size)
-        return jax.lax.cond(shared, compute, lambda i, carry: carry, i, carry)
-
-    def compute(i, carry):
+    def compute(pair, carry):
         dq, dk, dv, dbias = carry
-        start, key_start = pairs[i, 0] * size, pairs[i, 1] * size
+        start, key_start = pair[0] * size, pair[1] * size
         queries = functools.partial(
             jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size, axis=3
         )
-        scores, arguments, visible = _blocks(options, pairs[i], q, k, v, mask, bias)
+        scores, arguments, values, visible = _blocks(options, pair, q, k, v, mask, bias)
         found, pull = jax.vjp(scores, *arguments)
         p = jnp.where(visible, jnp.exp(found - queries(log_sums)[..., None]), 0.0)
         d_out = queries(gradient)
-        values = jax.lax.dynamic_slice_in_dim(v, key_start, size, axis=2)
         dp = jnp.einsum("bgrtk,bgsk->bgrts", d_out, values, preferred_element_type=jnp.float32)
         dropped = p
         if keys is not None:
-            kept = _kept(options, keys, pairs[i], p.shape)
+            kept = _kept(options, keys, pair, p.shape)
             dropped, dp = p * kept, dp * kept
         dv_part = jnp.einsum(
             "bgrts,bgrtk->bgsk", dropped.astype(v.dtype), d_out, preferred_element_type=jnp.float32
@@ -237,7 +237,7 @@ def _backward(options, residuals, gradient):
 
     zeros = [jnp.zeros(x.shape, jnp.float32) for x in (q, k, v)]
     zeros.append(None if bias is None else jnp.zeros_like(bias))
-    dq, dk, dv, dbias = jax.lax.fori_loop(0, len(pairs), step, tuple(zeros))
+    dq, dk, dv, dbias = _loop(options, q, k, mask, compute, tuple(zeros))
     return (
         dq.astype(q.dtype),
         dk.astype(k.dtype),

@@ -24,6 +24,18 @@ AXIS_NAMES = {
 }
 
 
+def has_rules() -> bool:
+    """Whether there are logical axis rules, and a mesh in force."""
+    return bool(nn.get_logical_axis_rules()) and not jax.sharding.get_abstract_mesh().empty
+
+
+def mesh_axes(name: str, size: int) -> tuple[str, ...]:
+    """The mesh axes that the rules give a logical axis of this size; () if they do not divide it."""
+    axes, mesh = dict(nn.get_logical_axis_rules()).get(name) or (), jax.sharding.get_abstract_mesh()
+    axes = (axes,) if isinstance(axes, str) else tuple(axes)
+    return () if size % math.prod(mesh.shape[axis] for axis in axes) else axes
+
+
 def with_logical_constraint(x: jax.Array, names: str) -> jax.Array:
     """Shards x, whose axes are named by the letters `names`, by the current logical axis rules.
 
@@ -38,15 +50,12 @@ def with_logical_constraint(x: jax.Array, names: str) -> jax.Array:
             f"axis names {names!r} for an array of shape {x.shape}: expected one name per axis, "
             f"each one of {''.join(AXIS_NAMES)}"
         )
-    rules, mesh = dict(nn.get_logical_axis_rules()), jax.sharding.get_abstract_mesh()
-    if not rules or mesh.empty:
+    if not has_rules():
         return x
     taken, spec = set(), []
     for name, size in zip(names, x.shape, strict=True):
-        axes = rules.get(name) or ()
-        axes = (axes,) if isinstance(axes, str) else tuple(axes)
-        if taken.intersection(axes) or size % math.prod(mesh.shape[axis] for axis in axes):
-            axes = ()
+        axes = mesh_axes(name, size)
+        axes = () if taken.intersection(axes) else axes
         taken.update(axes)
         spec.append(axes or None)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -29,11 +29,7 @@ Step N is what the update from N to N + 1 reads: line N + 1 of metrics.jsonl is 
 def main(argv):
     """Prints the batch that the command line names."""
     given, config = cli.parse_args(argv, __doc__, FLAGS, config="optional", examples=EXAMPLES)
-    if (given.run is None) == (config is None):
-        raise ConfigError(
-            "expected either --run=DIR (an existing run) or --config=FILE (a new run), got "
-            f"{'neither' if config is None else 'both'}"
-        )
+    cli.check_run_or_config(given, config)
     from tools import inspect
 
     inspect.show(given, config)

@@ -45,11 +45,7 @@ COMPILE_ONLY = {
 def main(argv):
     """Prints the plan that the command line asks for."""
     given, config = cli.parse_args(argv, __doc__, FLAGS, config="optional", examples=EXAMPLES)
-    if (given.run is None) == (config is None):
-        raise ConfigError(
-            "expected either --config=FILE with --topology=NAME (a new run) or --run=DIR (a run that was "
-            f"trained), got {'neither' if config is None else 'both'}"
-        )
+    cli.check_run_or_config(given, config)
     if config is not None and not (given.topology or given.print_config):
         raise ConfigError("--topology is missing; expected a slice such as --topology=v5e:16x16")
     if not 0 <= given.price < float("inf"):
@@ -89,7 +85,7 @@ import jax
 
 from tools import chips, plan_report, plan_search, plan_step
 from training import config as configs
-from training import paths, run_directory
+from training import logs, paths, run_directory
 from training.schema import PretrainConfig
 
 
@@ -162,10 +158,8 @@ def compare(run):
 
 def measurements(run) -> dict[str, float]:
     """{'seconds_per_step': the median of a run's log lines} from its metrics.jsonl; {} if it has none."""
-    file = run / "metrics.jsonl"
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines()]
-    values = [line["seconds_per_step"] for line in lines if "seconds_per_step" in line]
+    lines = logs.read_metrics(run, "throughput") if (run / "metrics.jsonl").exists() else []
+    values = [line["seconds_per_step"] for line in lines]
     return {"seconds_per_step": statistics.median(values)} if values else {}
 
 

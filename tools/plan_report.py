@@ -4,11 +4,10 @@ import dataclasses
 
 import jax
 
-from tools.chips import Chip
+from tools.chips import GIB, Chip
 from tools.hlo import Collective, Program
 from tools.jaxpr_flops import matrix_flops
 
-GIB = 2**30
 DAY = 86_400
 
 

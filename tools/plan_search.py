@@ -142,7 +142,7 @@ def search(config, topology, devices, chip, limit, evaluate=None, say=None):
                     best = candidate, report
             left = (time.perf_counter() - began) / number * (total - number) / 60
             say(
-                f"{number:>3}/{total}  {peak / plan_step.GIB:>6.2f} GiB  {verdict:<13} {candidate}  "
+                f"{number:>3}/{total}  {peak / chips.GIB:>6.2f} GiB  {verdict:<13} {candidate}  "
                 f"eta {left:.0f} min" + (f"  best {_milliseconds(best[1])}" if best else "")
             )
     except KeyboardInterrupt:
@@ -150,9 +150,9 @@ def search(config, topology, devices, chip, limit, evaluate=None, say=None):
             raise
         say(f"interrupted at candidate {number} of {total}: the best so far")
     if best is None:
-        excess = (smallest - chip.hbm_bytes) / plan_step.GIB
+        excess = (smallest - chip.hbm_bytes) / chips.GIB
         raise ConfigError(
-            f"nothing fits {len(devices)} x {chip.name} ({chip.hbm_bytes / plan_step.GIB:.0f} GiB): the "
+            f"nothing fits {len(devices)} x {chip.name} ({chip.hbm_bytes / chips.GIB:.0f} GiB): the "
             f"smallest needs {excess:.1f} GiB more per chip; take a larger slice or chip, a smaller "
             f"training.batch_size or seq_len, model.dtype=bfloat16, or an optimizer with less state "
             f"(adafactor)"

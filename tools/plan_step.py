@@ -20,7 +20,7 @@ from jax.experimental import topologies
 import models
 from huggingface import as_run
 from tasks import TASKS
-from tools.chips import Chip, chip_of
+from tools.chips import GIB, Chip, chip_of
 from training import flops, init_from, paths, sharding
 from training.config import ConfigError
 from training.durations import StepConverter
@@ -29,8 +29,6 @@ from training.param_rules import flatten_params, frozen_paths, split_params
 from training.preflight import check_durations
 from training.state import abstract_state
 from training.train_step import check_steps, init_params, rng_streams
-
-GIB = 2**30
 
 
 class DoesNotFit(ConfigError):

@@ -107,6 +107,15 @@ def backend_error():
         )
 
 
+def check_run_or_config(given, config) -> None:
+    """Raises ConfigError unless a command line has one of --run and --config."""
+    if (given.run is None) == (config is None):
+        raise ConfigError(
+            "expected either --run=DIR (an existing run) or --config=FILE (a new run), got "
+            f"{'neither' if config is None else 'both'}"
+        )
+
+
 def run_entry_point(argv, description, schema, run):
     """Parses the command line of an entry file, checks the config, and calls `run(config, workdir)`.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.sharding import AxisType
 
 import models
@@ -144,7 +145,7 @@ def test_a_mesh_of_rows_and_heads_gives_the_same_values_gradients_and_dropout():
     step = jax.value_and_grad(run, (0, 1, 2, 3))
     expected = jax.jit(step)(*arrays, bias)
     mesh = jax.make_mesh((2, 1, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-    with jax.set_mesh(mesh), models.attention_kernels.nn.logical_axis_rules(rules):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         program = jax.jit(step).lower(*arrays, bias).compile()
         found = program(*arrays, bias)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
