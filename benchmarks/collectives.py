@@ -33,7 +33,7 @@ from training.train_step import init_params, rng_streams
 
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "mixed": (2, 2, 2)}
 OBJECTIVES = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder_decoder": "span_corruption"}
-# No two are equal, so that a shape names its array. D of the embeddings is also that of the layers.
+# All different, so that a shape identifies its array; embeddings and layers share WIDTH.
 VOCAB, LENGTH, WIDTH, MLP, LAYERS = 1024, 48, 64, 256, 2
 SIZES = {"vocab_size": VOCAB, "max_length": LENGTH, "emb_dim": WIDTH, "mlp_dim": MLP, "num_heads": 4,
          "num_layers": LAYERS, "rows": 32}  # fmt: skip
@@ -107,7 +107,7 @@ def collectives(hlo):
 
 
 def devices_of(topology):
-    """The devices of a TPU topology such as 'v5e:2x4', described by libtpu; '': those of this machine."""
+    """The devices of a TPU topology such as 'v5e:2x4', by libtpu; None of '', for this machine's."""
     return topologies.get_topology_desc(topology, platform="tpu").devices if topology else None
 
 

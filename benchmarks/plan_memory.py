@@ -4,7 +4,7 @@
 
 Each size runs in a process of its own: a step to warm up (threads and code that a process loads once), then
 another, from which on the high-water mark of the resident set counts (Linux: /proc/self/clear_refs).
-Measured is the mark minus what is resident between the two steps, apart from the train state itself.
+The measured memory is the mark minus the resident set between the two steps, without the train state.
 """
 
 import argparse

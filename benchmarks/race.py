@@ -108,7 +108,7 @@ def peer_model(architecture, task):
 
 
 def peer_batch(architecture, batch):
-    """The arguments of the model for one of our Batches; labels are -100 where nothing is predicted."""
+    """The arguments of the model for one of our Batches; labels are -100 at positions without a target."""
     import torch
 
     tokens = np.asarray(batch.inputs.tokens)

@@ -33,7 +33,7 @@ def addressed(count):
 def launch(commands, devices, variables=None):
     """Runs one process per command, all on one coordinator; returns their exit statuses and outputs.
 
-    variables: further environment variables of each process, by default those of `addressed`."""
+    variables: further environment variables of each process, by default `addressed`."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags}
     if variables is None:

@@ -1,6 +1,6 @@
 """The collectives of a compiled train step on eight virtual devices, three meshes, two microbatches.
 
-docs/performance.md says what they mean, and which of them another backend places elsewhere.
+docs/performance.md explains them, and names those that another backend places elsewhere.
 """
 
 import collections
@@ -98,7 +98,7 @@ def test_fsdp_gathers_each_matrix_for_its_two_uses_and_the_token_embedding_once(
 
 @slow
 def test_a_scan_over_layers_gathers_one_layer_at_a_time():
-    """The stacked parameters stay sharded: what is gathered in the loop is the size of one layer."""
+    """The stacked parameters stay sharded: the loop gathers arrays of the size of one layer."""
     rows = collectives("decoder", "--scan_layers", "--remat=full")["fsdp"]
     gathered = [row for row in rows if row[1] == "all-gather" and VOCAB not in row[2]]
     assert gathered and all(loop and len(shape) == 2 for loop, _, shape, _ in gathered)

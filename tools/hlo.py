@@ -1,4 +1,4 @@
-"""The text of a compiled program (HLO): what each device sends to others, and what it reads and writes.
+"""The text of a compiled program (HLO): the bytes that each device sends, reads and writes.
 
 XLA's own cost analysis counts the body of a loop once; here it counts as often as the loop runs. Used by
 tools/plan.py.
@@ -60,13 +60,13 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """What one device sends in collectives of a kind over the same mesh axes, in one step.
+    """The traffic of one device in collectives of a kind over the same mesh axes, in one step.
 
     Attributes:
       kind: one of COLLECTIVES.
       axes: the mesh axes over which its groups extend; ('?',) if they are none of the mesh.
       count: collectives per step.
-      bytes: what a device sends: with n devices in a group and N bytes in the whole array, N (n - 1) / n
+      bytes: sent by a device: with n devices in a group and N bytes in the whole array, N (n - 1) / n
         for all-gather, reduce-scatter and all-to-all, twice that for all-reduce (ring algorithms), N for a
         permute.
     """
@@ -78,7 +78,7 @@ class Collective:
 
 
 def array_bytes(shape: str, hbm_only: bool = False) -> int:
-    """Bytes of all arrays in a shape; hbm_only: without those that TPUs keep in on-chip memory."""
+    """Bytes of all arrays in a shape; hbm_only: without arrays that TPUs keep in on-chip memory."""
     total = 0
     for dtype, sizes, layout in _ARRAY.findall(shape):
         if hbm_only and re.search(r"S\([1-9]", layout):

@@ -1,7 +1,7 @@
 """`python -m tools.plan --config=FILE --topology=v5e:16x16`: memory and speed of a run, before it has chips.
 
 Compiles the train step of a pretraining config for a slice that need not be here, without data, and reports
-what it needs (plan_step.py, plan_report.py). --search chooses mesh and microbatches (plan_search.py).
+its needs (plan_step.py, plan_report.py). --search chooses mesh and microbatches (plan_search.py).
 """
 
 import os
@@ -22,7 +22,7 @@ EXAMPLES = """\
 python -m tools.plan --config=configs/decoder.py:size=xl --topology=v5e:16x16 --price=1.2
 python -m tools.plan --config=configs/encoder.py:preset=bert-large --topology=v5p:8x8x16 --search \\
     --config.training.batch_size=4096 --config.model.dtype=bfloat16
-python -m tools.plan --config=configs/decoder.py --topology=h100:8       # by formulas: no compiler is here
+python -m tools.plan --config=configs/decoder.py --topology=h100:8       # estimated by formulas
 python -m tools.plan --run=runs/decoder                                  # predicted beside measured
 
 A TPU slice is compiled for by libtpu (pip install -e .[tpu]), which needs no TPU. Memory is the compiler's;
@@ -135,7 +135,7 @@ def plan(config, topology):
 
 
 def compare(run):
-    """(the Report of the step of a run on the devices of this machine, {what was measured in it}).
+    """(the Report of the step of a run on the devices of this machine, {measured quantity: value}).
 
     Raises ConfigError if the directory is none of a run of train.py."""
     record = run_directory.read_config(run)

@@ -1,6 +1,6 @@
 """An estimate of a train step by formulas: for GPUs, which are not compiled for here, and to order a search.
 
-Memory: the train state is exact; activations are those of Korthikanti et al. 2022 (2205.05198), sections 4.1
+Memory: the train state is exact; activations by Korthikanti et al. 2022 (2205.05198), sections 4.1
 and 5, see `bytes_kept`. Communication: parameters and gradients as in ZeRO (Rajbhandari et al. 2020), tensor
 parallelism as in Megatron-LM (Shoeybi et al. 2019): two all-reduces per layer, forward and backward.
 """
@@ -64,7 +64,7 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
     if data > 1:
         found.append(Collective("all-reduce", ("data",), 1, 2 * trained * _share(data)))
     state = sum(step.state_bytes.values())
-    # Each is written and read; what is computed again, too, beside what is kept.
+    # Each is written and read, recomputed activations as well as kept ones.
     activations = 2 * every + 2 * kept * (remat != "none")
     traffic = 2 * state + 2 * memory["gradients"] + parts * (3 * whole * width / 4 + activations)
     return Report(

@@ -1,4 +1,4 @@
-"""What a compiled train step costs per chip: memory, work, communication, time. `tools/plan.py` prints it."""
+"""The cost of a compiled train step per chip: memory, work, communication, time. tools/plan.py prints it."""
 
 import dataclasses
 
@@ -79,8 +79,8 @@ class Report:
 
     @property
     def order(self) -> float:
-        """What a search minimizes: the bound, and a tenth of the times of all resources, which do not wholly
-        overlap; it decides between plans with the same bound."""
+        """The objective of a search: the bound, and a tenth of the times of all resources, which do not
+        wholly overlap; it decides between plans with the same bound."""
         return self.step_seconds + 0.1 * sum(self.seconds.values())
 
     @property

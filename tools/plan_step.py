@@ -51,7 +51,7 @@ def find_devices(topology: str) -> tuple[list, Chip | None]:
     """
     name, _, shape = topology.partition(":")
     chip = None if name == "cpu" else chip_of(name)
-    if chip is None or chip.is_gpu:  # of a GPU no compiler is here: CPU devices give the shapes
+    if chip is None or chip.is_gpu:  # GPUs are not compiled for: CPU devices give the shapes
         if (shape or chip) and not (shape.isdigit() and int(shape)):
             raise ConfigError(f"--topology={topology!r}: expected {name}:N with N devices")
         devices = jax.devices("cpu")
@@ -187,8 +187,8 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
     """The train step of a resolved PretrainConfig on `devices`. Raises ConfigError or ValueError if train.py
     would refuse the config whatever the data is.
 
-    like: a step of a config that differs in mesh, microbatches and the loop over layers alone; what it has in
-      common with the new one is not made again.
+    like: a step of a config that differs in mesh, microbatches and the loop over layers alone; the parts that
+      both have in common are not made again.
     """
     source = init_from.pretrain_source(config, paths.of(os.devnull), as_run)
     config, model_config = source.config, source.config.model

@@ -230,7 +230,7 @@ def _resolve_variant(metadata, config, path, root):
 
 
 def _suggestion(key, schema, where, root):
-    """The nearest key of the section; else those of the whole config with the nearest last name."""
+    """The nearest key of the section; else the keys of the whole config with the nearest last name."""
     names = [field.name for field in dataclasses.fields(schema)]
     if near := _nearest(key, names, 0.65):
         return f"did you mean {where}.{near}?"

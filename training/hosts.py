@@ -1,7 +1,7 @@
 """The processes of a run join, and agree before the first update: on versions, config, data and checkpoint.
 
-They write what they have to the key-value store of JAX's coordinator, and read what the others have. One that
-differs, fails or dies is named in one line by all. Used by the entry files and by training/cli.py.
+Each writes a report to the key-value store of JAX's coordinator, and reads the reports of the others. One
+that differs, fails or dies is named in one line by all. Used by the entry files and by training/cli.py.
 """
 
 import contextlib
@@ -114,7 +114,7 @@ class Board:
         self.beat()
 
     def beat(self) -> None:
-        """Gives a sign of life every few seconds, and listens to those of the others, until `rest`."""
+        """Gives a sign of life every few seconds, and listens to the other processes, until `rest`."""
         if self._over is None:
             self._started, self._heard = (
                 time.monotonic(),
@@ -282,7 +282,7 @@ def check_data(config, task, folders) -> None:
 
 def leave(message: str, is_expected: bool) -> str:
     """Tells the other processes of a run why this one ends; returns the message to print: of an unexpected
-    error, such as a lost connection, that of the process that ended first."""
+    error, such as a lost connection, the message of the process that ended first."""
     if _board is None:
         return message
     message = message if is_expected else _board.failure() or message

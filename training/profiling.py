@@ -41,7 +41,7 @@ class Profile:
 
 
 class Trace:
-    """Traces the updates of a Profile; those before step `start` are done and are not traced again."""
+    """Traces the updates of a Profile; updates before step `start` are done and are not traced again."""
 
     def __init__(self, profile: Profile, start: int):
         self._profile, self._first = profile, max(profile.first, start)
@@ -144,7 +144,7 @@ class StepTimes:
 
     @contextlib.contextmanager
     def paused(self):
-        """What runs inside it is not counted. All updates are done."""
+        """Time inside it is not counted. All updates are done."""
         yield
         self._queue.join()
         self._done = time.perf_counter()

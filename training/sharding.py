@@ -58,7 +58,7 @@ def make_mesh(config, devices=None, replicas=0):
         mesh = jax.make_mesh(sizes, names, axis_types=types, devices=devices)
         if rows_follow_processes(mesh):
             return mesh
-    except NotImplementedError:  # axes that JAX cannot lay along those of a TPU slice
+    except NotImplementedError:  # axes that JAX cannot lay along a TPU slice
         mesh = None
     # JAX orders the chips of a TPU slice along its rings, across hosts; but a process reads consecutive rows.
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))

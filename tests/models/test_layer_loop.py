@@ -170,7 +170,7 @@ def lowered(architecture, num_layers, loop):
 
 
 # XLA's CPU backend computes unrolled layers again too early to save memory, so only the loop shows
-# what a policy keeps (docs/performance.md).
+# the arrays that a policy keeps (docs/performance.md).
 @pytest.mark.parametrize(
     "architecture",
     ["decoder", *(pytest.param(a, marks=slow) for a in ("encoder", "encoder_decoder"))],

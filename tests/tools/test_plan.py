@@ -290,7 +290,7 @@ def test_a_tpu_slice_is_compiled_for(tmp_path):
     record = json.loads(file.read_text())
     assert record["devices"] == 4 and record["fits"] and "splash" in record["attention"]
     assert [each["axes"] for each in record["collectives"]] == [["data"]]
-    # Each gradient once; that of the token embedding for its two uses.
+    # Each gradient once; the token embedding's gradient once for each of its two uses.
     gradients, embedding = record["memory"]["parameters"], 512 * 128 * 4
     sent = record["collectives"][0]["bytes"] / (2 * 3 / 4)
     assert math.isclose(sent, gradients + embedding, rel_tol=0.02)

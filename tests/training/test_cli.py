@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def programs():
-    """The modules with a command line: the entry files, and those of tools/ and studies/."""
+    """The modules with a command line: the entry files, and modules of tools/ and studies/."""
     files = [
         ROOT / "train.py",
         ROOT / "finetune.py",

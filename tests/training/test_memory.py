@@ -77,7 +77,7 @@ def test_a_train_step_writes_its_new_state_over_the_old_one(tmp_path):
     two = sharding.make_mesh(MeshConfig(), jax.devices()[:1], replicas=2)
     size, memory = compiled_step(finetune, tmp_path, two, replicas.Axes(2))
     assert memory.alias_size_in_bytes == size > 200_000
-    # What is not the state is small: metrics of the step.
+    # The other outputs are small: metrics of the step.
     assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 1000
 
 
