@@ -24,6 +24,7 @@ from models.config import ModelConfig
 from objectives.base import ObjectiveSpec
 from objectives.vocabulary import Vocabulary
 from tasks.pretraining import LoadedPretraining
+from tools import hlo
 from train import train_step
 from training import sharding
 from training.optimizers import AdamW, Optimizer
@@ -77,33 +78,17 @@ def lower_step(architecture, mesh, loop, sizes, grad_accum_steps=1):
         return train_step.lower(task, model, *arguments), arguments
 
 
-_COLLECTIVE = re.compile(
-    r" = (?P<type>.*?) "
-    r"(?P<op>all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
-)
-_CALLED = re.compile(r"(?:body|condition|calls|to_apply|_computations?)=\{?%?([\w.\-]+)")
-
-
-def collectives(hlo):
-    """Counter of (in a loop, operation, shapes such as 'f32[64,8]') of a module's text. The parts of a
-    combined collective count one by one."""
-    name, found, calls, bodies = "", [], collections.defaultdict(set), set()
-    for line in hlo.splitlines():
-        if start := re.match(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            name = start[1]
-        calls[name].update(_CALLED.findall(line))
-        bodies.update(re.findall(r"body=%?([\w.\-]+)", line))
-        if match := _COLLECTIVE.search(line):
-            found += [
-                (name, match["op"], shape) for shape in re.findall(r"\w+\[[\d,]*\]", match["type"])
-            ]
-    inside, todo = set(), list(bodies)
-    while todo:
-        each = todo.pop()
-        if each not in inside:
-            inside.add(each)
-            todo += calls[each]
-    return collections.Counter((where in inside, op, shape) for where, op, shape in found)
+def collectives(text):
+    """Counter of (in a loop, operation, shape such as 'f32[64,8]') of the text of a compiled program. The
+    parts of a combined collective count one by one."""
+    program, found = hlo.Program(text), collections.Counter()
+    for name, instructions in program.computations.items():
+        for each in instructions:
+            kind = each.opcode.removesuffix("-start")
+            if kind in hlo.COLLECTIVES:
+                for shape in re.findall(r"\w+\[[\d,]*\]", each.shape):
+                    found[name in program.in_loops, kind, shape] += 1
+    return found
 
 
 def devices_of(topology):

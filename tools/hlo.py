@@ -105,18 +105,21 @@ class Program:
         self.shapes = {i.name: i.shape for each in self.computations.values() for i in each}
         self.counts: dict[str, int] = collections.Counter()  # how often each computation runs
         self.top: set[str] = set()  # computations whose instructions are kernels of their own
+        self.in_loops: set[str] = set()  # computations that a loop runs
         if entry:
-            self._visit(entry, 1, True)
+            self._visit(entry, 1, True, False)
 
-    def _visit(self, name, times, is_top):
+    def _visit(self, name, times, is_top, in_loop):
         self.counts[name] += times
         if is_top:
             self.top.add(name)
+        if in_loop:
+            self.in_loops.add(name)
         for each in self.computations.get(name, ()):
             inside = is_top and each.opcode in ("while", "conditional", "call", "async-start")
             for called in each.called:
                 trips = self._trips(each) if each.opcode == "while" else 1
-                self._visit(called, times * trips, inside)
+                self._visit(called, times * trips, inside, in_loop or each.opcode == "while")
 
     def _trips(self, loop):
         """How often the body of a loop runs. Where the compiler does not say it: a loop of JAX counts from 0
