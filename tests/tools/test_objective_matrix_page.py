@@ -50,6 +50,7 @@ def test_every_program_is_listed_with_its_command():
         "generate",
         "inspect",
         "objective_matrix",
+        "plan",
         "predict",
         "prepare",
     } == programs.keys()
