@@ -182,9 +182,9 @@ def train(group):
         if resumed:
             log.info(f"resumed from checkpoint {start} of this run")
         manifest = {
-            **task.manifest(), "init_from": source.name, "param_rules": param_rules,
-            **init_from.published(source), "parameters": flops.count_params(abstract_params),
-            "total_steps": converter.total_steps, "flops_per_step": step_flops,
+            **task.manifest(), "best_metric": task.best_metric, "init_from": source.name,
+            **init_from.published(source), "param_rules": param_rules, "flops_per_step": step_flops,
+            "parameters": flops.count_params(abstract_params), "total_steps": converter.total_steps,
         }  # fmt: skip
         for replica, plan in zip(group, continued, strict=True):
             resolved, record = configs.to_dict(replica.config), plan.record(start)

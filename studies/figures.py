@@ -3,33 +3,16 @@
 Called by studies/report.py with the content of results.json.
 """
 
-import base64
 import functools
-import io
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
-from studies import statistics, table
+from studies import table
+from sweeps import statistics
 
 # One color per condition in all figures; distinct for the color-blind too.
 COLORS = {"random": "#7d8590", "embeddings": "#d98a00", "pretrained": "#1f6feb"}
 BASELINE = "#8a4fbe"
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e7eb",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.solid_capstyle": "round",
-    "patch.linewidth": 0,
-    "svg.hashsalt": "triptych",
-}
 
 
 def panels(results):
@@ -119,30 +102,6 @@ def add_labels(axes, x, y, lines=None):
     axes.set_ylabel(y)
     lines = axes.get_lines() if lines is None else lines
     axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
-
-
-def svg(draw, size=(4.6, 3.6)):
-    """One panel as a data: URI of an SVG image."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def save_png(drawn, path, columns=3, size=(4.6, 3.8)):
-    """Saves the panels of a figure as a PNG file, `columns` in a row."""
-    num_rows, num_columns = -(-len(drawn) // columns), min(columns, len(drawn))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(size[0] * num_columns, size[1] * num_rows), layout="constrained")
-        grid = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
-        for axes, (heading, draw) in zip(grid, drawn, strict=False):
-            draw(axes)
-            axes.set_title(heading, fontsize=11, fontweight="bold", loc="left")
-        for axes in grid[len(drawn) :]:
-            axes.remove()
-        figure.savefig(path, dpi=160)
 
 
 def select(records, base_model, **coordinates):

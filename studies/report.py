@@ -8,11 +8,10 @@ Called by studies/three_ways.py at its end.
 import logging
 import pathlib
 
-import jinja2
-
 from studies import config as plans
 from studies import figures, records, results, table
 from studies.config import StudyConfig
+from sweeps import drawing, page
 from training import cli
 from training import config as configs
 from training.config import ConfigError
@@ -30,7 +29,7 @@ def write(workdir):
     found = records.read(workdir / "results.json")
     panels = figures.panels(found)
     for name, drawn in panels.items():
-        figures.save_png(drawn, workdir / f"{name}.png")
+        drawing.save_png(drawn, workdir / f"{name}.png")
     (workdir / "report.html").write_text(render(found, panels), encoding="utf-8")
     for line in (*table.lines(found), ""):
         log.info(line)
@@ -78,20 +77,17 @@ def load(workdir):
 
 def render(found, panels):
     """The page as text, from the content of results.json and its figures.panels."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
-        found,
-        panels=panels,
-        svg=figures.svg,
-        table=table,
-        colors={**figures.COLORS, "baseline": figures.BASELINE},
-        notes=list(table.notes(found)),
+    return (
+        page.environment(pathlib.Path(__file__).parent)
+        .get_template("page.html")
+        .render(
+            found,
+            panels=panels,
+            svg=drawing.svg,
+            table=table,
+            colors={**figures.COLORS, "baseline": figures.BASELINE},
+            notes=list(table.notes(found)),
+        )
     )
 
 

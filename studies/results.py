@@ -6,7 +6,7 @@ Called by studies/report.py and studies/objectives.py.
 import dataclasses
 import itertools
 
-from studies import statistics
+from sweeps import statistics
 
 FORMAT = 2  # of results.json
 

@@ -3,7 +3,7 @@
 Used by studies/report.py and studies/objectives.py on rows of studies/results.py.
 """
 
-from studies import statistics
+from sweeps import statistics
 
 ARCHITECTURES = {
     "encoder": "Encoder",

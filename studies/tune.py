@@ -9,8 +9,9 @@ for `learning_rates` in the config of the study.
 import logging
 
 from studies import config as plans
-from studies import records, runner, statistics
+from studies import records, runner
 from studies.config import StudyConfig
+from sweeps import statistics
 from training import cli, logs
 from training import config as configs
 

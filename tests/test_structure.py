@@ -32,10 +32,11 @@ MAY_IMPORT = {
     "huggingface": ("data", "models", "training", "tasks", "objectives"),
     "train": EVERYTHING,
     "finetune": EVERYTHING,
-    "tools": EVERYWHERE,
-    "studies": (*EVERYWHERE, "train", "finetune"),
+    "sweeps": EVERYWHERE,
+    "tools": (*EVERYWHERE, "sweeps"),
+    "studies": (*EVERYWHERE, "sweeps", "train", "finetune"),
     "benchmarks": (*EVERYWHERE, "train", "finetune", "tools"),
-    "configs": ("models.presets",),
+    "configs": ("models.presets", "sweeps"),
 }
 LONGEST = {"models": 300, "objectives": 300}
 ENTRY_FILES = {"train.py": 230, "finetune.py": 250}
@@ -248,12 +249,12 @@ def test_no_package_but_benchmarks_imports_another_framework():
     assert foreign_imports(sources()) == []
 
 
-def test_configs_import_ml_collections_and_the_presets_alone():
+def test_configs_import_ml_collections_the_presets_and_the_algebra_of_sweeps_alone():
     wrong = [
         f"{path}:{line} {name}"
         for path, tree in sources("configs").items()
         for line, name in imports(tree)
-        if name.partition(".")[0] not in ("ml_collections", "configs", "models")
+        if name.partition(".")[0] not in ("ml_collections", "configs", "models", "sweeps")
     ]
     assert wrong == []
 

@@ -30,8 +30,9 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message is one line and says what to do."""
 
 
-def load_config_file(specification):
-    """The ConfigDict that `get_config(arg)` of `path/to/config.py[:arg]` returns.
+def load_config_file(specification, function="get_config"):
+    """The ConfigDict that `get_config(arg)` of `path/to/config.py[:arg]` returns, or what another function
+    of that name does (get_sweep of a sweep file).
 
     Raises ConfigError if the file is missing, is not Python, has no get_config or rejects the argument.
     """
@@ -40,7 +41,7 @@ def load_config_file(specification):
     if not file.is_file():
         files = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py") if p.stem[0] != "_")
         raise ConfigError(
-            f"config file {path!r} does not exist; expected a Python file with get_config(), "
+            f"config file {path!r} does not exist; expected a Python file with {function}(), "
             f"such as {_nearest(path, files) or 'configs/decoder.py'}"
         )
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
@@ -49,17 +50,19 @@ def load_config_file(specification):
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError, NameError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path!r} fails: {error}; correct the file") from error
-    get_config = getattr(module, "get_config", None)
+    get_config = getattr(module, function, None)
     if get_config is None:
+        returned = "ConfigDict" if function == "get_config" else "Sweep (docs/sweeps.md)"
         raise ConfigError(
-            f"config file {path!r} has no get_config(); add one that returns a ConfigDict"
+            f"config file {path!r} has no {function}(); add one that returns a {returned}"
         )
     if arg and not inspect.signature(get_config).parameters:
         raise ConfigError(f"config file {path!r} takes no argument, got {arg!r}; omit ':{arg}'")
     try:
         return get_config(arg) if arg else get_config()
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"config file {path!r} rejects {arg!r}: {_one_line(error)}") from error
+        rejects = f"rejects {arg!r}" if arg else "fails"
+        raise ConfigError(f"config file {path!r} {rejects}: {_one_line(error)}") from error
 
 
 def override(config, assignments):

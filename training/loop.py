@@ -27,6 +27,7 @@ class Intervals:
     log: int
     evaluate: int
     save: int
+    stop: int = 0  # the step at which the run stops with a checkpoint; 0: at its end
     profile: profiling.Profile = profiling.Profile()
     input_remedy: str = ""  # what makes batches faster
 
@@ -38,6 +39,7 @@ class Intervals:
             log=converter.steps(config.logging.every, "logging.every") or converter.total_steps,
             evaluate=converter.steps(config.evaluation.every, "evaluation.every"),
             save=converter.steps(config.checkpoint.every, "checkpoint.every"),
+            stop=converter.steps(config.training.stop_after, "training.stop_after"),
             profile=profiling.Profile.of(config, converter, run_dir),
             input_remedy=profiling.input_remedy(config),
         )
@@ -70,7 +72,7 @@ def train_loop(
       save_evaluated: save at every evaluation too, so that the best checkpoint exists.
 
     Raises:
-      preemption.Preempted: after a save, when a signal asked to stop.
+      preemption.Preempted: after a save, when a signal asked to stop, or at `intervals.stop`.
       FloatingPointError: an update was not finite (found at the next log line or save); of replicas, an
         update of each of them: if others remain, those with one are left out.
     """
@@ -143,7 +145,8 @@ def train_loop(
                 saved = step
             if stopping:
                 then = "resumes from here" if save else "starts again: no checkpoints are kept"
-                log.info(f"stopped by a signal at step {step}; the same command {then}")
+                why = "a signal" if stop else "training.stop_after"
+                log.info(f"stopped by {why} at step {step}; the same command {then}")
                 raise preemption.Preempted(stop.signal)
             if step == intervals.total:
                 break
@@ -171,6 +174,8 @@ def train_loop(
 
 def _is_stopping(stop, step, intervals) -> bool:
     """True where all processes stop. They wait for each other to agree, so only every tenth step."""
+    if 0 < intervals.stop <= step < intervals.total:
+        return True
     if jax.process_count() == 1:
         return bool(stop)
     return is_due(step, min(intervals.log, 10), intervals.total) and any_across_processes(stop)

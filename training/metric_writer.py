@@ -40,7 +40,7 @@ class MetricWriter:
         self._path, self._is_remote = self._folder / "metrics.jsonl", paths.remote(folder)
         self._lock = self._file = self._events = None
         if is_main_process():
-            self._lock = (_Claim if self._is_remote else _FileLock)(self._folder)
+            self._lock = (_Claim if self._is_remote else FileLock)(self._folder)
 
     def open(self, step):
         """Opens the files; lines after `step` are removed, all of them for -1 (a new run)."""
@@ -148,7 +148,7 @@ class _Events:
             self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))
 
 
-class _FileLock:
+class FileLock:
     """A POSIX lock on `.lock`. Raises ConfigError if another program holds it."""
 
     def __init__(self, folder):

@@ -69,7 +69,7 @@ def open_run(workdir, kind):
         ) from error
     existing = read_config(folder, missing_ok=True)
     if existing is None:
-        _check_empty(folder)
+        _check_empty(folder, kind)
     if existing and "kind" not in existing:
         raise ConfigError(
             f"--workdir={workdir!r} holds a config.json that is not of a run of this project; choose "
@@ -87,16 +87,25 @@ def open_run(workdir, kind):
     return folder
 
 
-def _check_empty(folder):
+def _check_empty(folder, kind):
     """Raises ConfigError for a directory without config.json that holds what neither a run leaves before
-    it has one nor a program that starts runs: it is a directory of something else."""
+    it has one nor a program that starts runs: it is a directory of something else. Replicas may join
+    runs that were made alone."""
     found = sorted(path.name for path in folder.iterdir() if not _LAUNCH_FILE.search(path.name))
+    if kind == "replicas":
+        found = [name for name in found if not _may_be_replica(folder / name)]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise ConfigError(
             f"--workdir={str(folder)!r} is not empty and holds no run (no config.json, but "
             f"{', '.join(name[:60] for name in found[:3])}{more}); choose a new or empty directory"
         )
+
+
+def _may_be_replica(path):
+    """Whether a path is the directory of a run, or one that a run was stopped in before its first file."""
+    names = {each.name for each in path.iterdir()} if path.is_dir() else {"a file"}
+    return "config.json" in names or all(_LAUNCH_FILE.search(name) for name in names)
 
 
 def is_started(folder):
@@ -214,7 +223,7 @@ def write_manifest(folder, resolved, extra, start=None):
         return
     start = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": git("rev-parse", "HEAD"),
         "processes": jax.process_count(),
         **(start or {}),
     }
@@ -229,7 +238,7 @@ def write_manifest(folder, resolved, extra, start=None):
         "starts": [start],
         "command": [sys.executable, *sys.argv],
         "commit": start["commit"],
-        "uncommitted": _git("diff", "HEAD"),
+        "uncommitted": git("diff", "HEAD"),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "flags": {k: os.environ[k] for k in sorted(os.environ) if k.startswith(("XLA_", "JAX_"))},
@@ -247,7 +256,8 @@ def write_json(path, value):
     paths.write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def _git(*arguments):
+def git(*arguments):
+    """The output of a git command in this checkout, '' if it fails."""
     root = pathlib.Path(__file__).parent
     try:
         done = subprocess.run(

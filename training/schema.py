@@ -92,6 +92,10 @@ class PretrainingSteps(LayerLoop):
     """Length and batch of a pretraining run, and how it computes the layers."""
 
     duration: str = option("2000 steps", "length of the run")
+    stop_after: str = option(
+        "never",
+        "duration after which the run stops with a checkpoint, as by SIGTERM; a later value continues it",
+    )
     batch_size: int = option(32, "rows per step, over all devices", min=1)
     seq_len: int = option(128, "tokens that the model reads in a row", min=4)
     grad_accum_steps: int = option(1, "microbatches per step", min=1)
@@ -106,6 +110,10 @@ class FinetuningSteps(LayerLoop):
     """Length and batch of a finetuning run, and how it computes the layers."""
 
     duration: str = option("3 epochs", "length of the run")
+    stop_after: str = option(
+        "never",
+        "duration after which the run stops with a checkpoint, as by SIGTERM; a later value continues it",
+    )
     batch_size: int = option(16, "examples per step, over all devices", min=1)
     grad_accum_steps: int = option(1, "microbatches per step", min=1)
     ema_decay: float = option(

@@ -7,6 +7,7 @@ import re
 import types
 
 import pytest
+from matplotlib.figure import Figure
 
 from studies import baseline, figures, report, three_ways, tune
 from tasks.classification import Classification
@@ -170,7 +171,7 @@ def test_training_loss_is_drawn_if_validation_was_not_evaluated_during_training(
         ({**whole[-1], "cells": cells}, "training loss (nats)"),
         (whole[-1], "validation accuracy"),
     ):
-        axes = figures.Figure().subplots()
+        axes = Figure().subplots()
         figures.panels(results)["finetuning"][0][1](axes)
         assert axes.get_ylabel() == label
 

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from studies import statistics, table
+from studies import table
+from sweeps import statistics
 
 
 def test_spread_is_mean_sample_deviation_and_error_of_the_mean():

@@ -1,7 +1,8 @@
 """Statistics of a comparison over paired seeds, with NumPy.
 
 Seed s fixes the label subset, the head and the data order in every condition, so conditions are
-compared seed by seed. studies/results.py applies this to the finetuning runs of a study.
+compared seed by seed. sweeps/results.py applies this to the runs of a sweep, studies/results.py to the
+finetuning runs of a study.
 """
 
 import dataclasses
@@ -36,6 +37,15 @@ def spread(values):
     std = float(values.std(ddof=1)) if values.size > 1 else None
     stderr = None if std is None else std / math.sqrt(values.size)
     return Spread(float(values.mean()), std, stderr, values.size)
+
+
+def interval95(spread):
+    """Half of Student's 95 % interval of the mean of a Spread; None for a single value."""
+    if spread.stderr is None:
+        return None
+    from scipy import stats  # half a second
+
+    return float(stats.t.ppf(0.975, spread.count - 1)) * spread.stderr
 
 
 def paired(scores, reference):

@@ -1,0 +1,16 @@
+"""The environment in which the pages of sweeps and studies are rendered; style.css is that of both."""
+
+import pathlib
+
+import jinja2
+
+
+def environment(*folders):
+    """A jinja2 environment of the templates in some folders, and of this package."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*folders, pathlib.Path(__file__).parent]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,87 @@
+"""The report of a sweep: results.json, results.csv, best.txt, a PNG of each figure, report.html.
+
+Called by tools/sweep.py at its end, also of a sweep that was stopped.
+"""
+
+import logging
+
+from sweeps import drawing, figures, page, results
+from sweeps.algebra import short
+from sweeps.manifest import write_json
+from training import logs, paths
+
+log = logging.getLogger("triptych.sweeps")
+
+
+def write(found, runs, workdir, head):
+    """Writes the report and logs the table.
+
+    Args:
+      found: results.collect(...).
+      runs: the runs of the sweep.
+      workdir: directory of the sweep.
+      head: entries of the manifest about the sweep.
+    """
+    best = results.best_commands(found, runs)
+    write_json(workdir / "results.json", found)
+    paths.write_text(workdir / "results.csv", results.to_csv(found))
+    paths.write_text(workdir / "best.txt", "".join(line + "\n" for line in best))
+    panels = figures.panels(found)
+    if panels:
+        drawing.save_png(panels, workdir / "axes.png")
+    paths.write_text(workdir / "report.html", render(found, panels, best, head))
+    for line in results.lines(found):
+        log.info(line)
+    for line in failures(found):
+        log.info(line)
+    if best:
+        log.info("the best point (best.txt):")
+    for line in best:
+        log.info(f"    {line}")
+    names = ["results.csv", "results.json", "best.txt", *["axes.png"] * bool(panels), "report.html"]
+    log.info(f"wrote {', '.join(names)} in {workdir}")
+
+
+def failures(found):
+    """A line for each reason for which runs failed."""
+    reasons = {}
+    for entry in found["runs"]:
+        if entry["state"] == "failed":
+            reasons.setdefault("; ".join(entry["message"]), []).append(entry["folder"])
+    for reason, folders in reasons.items():
+        more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
+        yield f"failed: {folders[0]}{more}: {reason}"
+
+
+def render(found, panels, best, head):
+    """The page as text."""
+    columns = list(dict.fromkeys(n for row in found["rows"] for n in results.cells(row, found)))
+    states = {}
+    for entry in found["runs"]:
+        states[entry["state"]] = states.get(entry["state"], 0) + 1
+    with_score = [row for row in found["rows"] if row["score"]]
+    return (
+        page.environment()
+        .get_template("page.html")
+        .render(
+            found,
+            head=head,
+            columns=columns,
+            keys={short(key) for key in found["columns"]},
+            table=[results.cells(row, found) for row in found["rows"]],
+            best_row=found["rows"][found["best"]] if best else None,
+            best_commands=best,
+            number=results.number,
+            short=short,
+            panels=panels,
+            parallel=(lambda axes: figures.parallel(found, axes))
+            if panels and len(with_score) > 1
+            else None,
+            parallel_size=(max(6.0, 1.9 * (1 + len(panels))), 4.2),
+            svg=drawing.svg,
+            states=states,
+            failures=list(failures(found)),
+            notes=list(results.lines(found))[1 + len(found["rows"]) :],
+            seconds=logs.format_duration(sum(entry["seconds"] for entry in found["runs"])),
+        )
+    )

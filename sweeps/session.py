@@ -1,0 +1,138 @@
+"""One call of tools.sweep: plans the runs, compares them with the workdir, runs what is left, reports."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import shlex
+
+from sweeps import display, engine, executors, halving, manifest, plan, report, results
+from sweeps.sweep_file import Sweep
+from training import config as configs
+from training import paths, preemption
+from training.config import ConfigError
+
+log = logging.getLogger("triptych.sweeps")
+
+
+def run(given, programs=None, cluster="slurm"):
+    """Runs or continues a sweep; returns the content of results.json, None if nothing was to be reported.
+
+    Args:
+      given: the flags of tools.sweep.
+      programs: see plan.Job.command.
+      cluster: see executors.Slurm.
+
+    Raises ConfigError, at the end if runs failed, and preemption.Preempted after a signal.
+    """
+    log.setLevel(logging.INFO)
+    sweep, workdir = _load(given), pathlib.Path(given.workdir)
+    book = manifest.Manifest(workdir)
+    runs = plan.make_runs(sweep, book.known())
+    last = [each for each in runs if each.stage is sweep.stage]
+    results.check_baseline(sweep.baseline, last)
+    if given.halving:
+        halving.check(last, given.halving)
+    changes = book.compare(runs)
+    for line in changes.describe():
+        log.info(line)
+    finished = sum(each.folder not in changes.stale and book.is_finished(each) for each in runs)
+    log.info(
+        f"{sweep.title}: {len(runs)} runs, {finished} finished, {len(changes.new)} new, "
+        f"{len(changes.stale)} stale"
+    )
+    if given.dry_run:
+        print("\n".join(_commands(runs, book, given, changes.stale)))
+        return None
+    if given.stale == "keep":
+        runs = [each for each in runs if each.folder not in changes.stale]
+    if given.stale == "refuse":
+        changes.check(workdir)
+    executor = None if given.report else _executor(given, workdir, cluster)
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = manifest.lock(workdir)
+    try:
+        if given.stale == "redo" and changes.stale:
+            book.set_aside([each.folder for each in runs if each.folder in changes.stale])
+        book.plan(runs, manifest.head(sweep, given.config))
+        if given.executor == "print" and not given.report:
+            print("\n".join(_commands(runs, book, given, ())))
+        stop = _execute(given, sweep, runs, book, executor, programs) if executor else None
+        for each in runs:
+            if book.is_finished(each):
+                book.records[each.folder]["state"] = "finished"
+        book.write()
+        found = results.collect(sweep, runs, book.records, workdir, given.metric)
+        report.write(found, runs, workdir, book.head)
+    finally:
+        lock.release()
+    states = {each.folder: book.records[each.folder].get("state", "waiting") for each in runs}
+    if stop:
+        left = sum(state not in ("finished", "dropped") for state in states.values())
+        log.info(f"stopped; the same command continues with the {left} runs that are left")
+        raise stop
+    if failed := [folder for folder, state in states.items() if state == "failed"]:
+        raise ConfigError(
+            f"{len(failed)} of {len(runs)} runs failed, the first is {failed[0]}: its log is in "
+            f"{workdir / 'logs'}; the same command tries them again"
+        )
+    return found
+
+
+def _load(given):
+    """The Sweep of the flags; raises ConfigError for a flag that cannot be used."""
+    if paths.remote(given.workdir):
+        raise ConfigError(
+            f"--workdir={given.workdir!r}: a sweep needs a local or shared folder for its manifest and logs"
+        )
+    if given.jobs < 0 or given.replicas < 1:
+        raise ConfigError("--jobs and --replicas: expected at least 1")
+    sweep = configs.load_config_file(given.config, "get_sweep")
+    if not isinstance(sweep, Sweep):
+        raise ConfigError(
+            f"{given.config}: get_sweep() returned {type(sweep).__name__}, expected a Sweep (docs/sweeps.md)"
+        )
+    if not given.baseline:
+        return sweep
+    pairs = [part.partition("=") for part in given.baseline.split(",")]
+    if not all(key and equals for key, equals, _ in pairs):
+        raise ConfigError(
+            f"--baseline={given.baseline!r}: expected KEY=VALUE,..., such as init=random"
+        )
+    return dataclasses.replace(sweep, baseline={key: value for key, _, value in pairs})
+
+
+def _executor(given, workdir, cluster):
+    """The executor of the flags, None for print."""
+    if given.executor == "local":
+        return executors.Local(given.jobs or 1, given.pin)
+    if given.executor == "slurm":
+        options = executors.parse_options(given.slurm)
+        return executors.Slurm(workdir / "slurm", given.jobs or 32, options, cluster)
+    return None
+
+
+def _execute(given, sweep, runs, book, executor, programs):
+    """Runs what is left; returns the Preempted that stopped it, or None."""
+    log.info(executor.describe())
+    with display.Display(runs, book, executor.slots) as shown:
+        machine = engine.Engine(book, executor, shown, given.replicas, programs)
+        try:
+            if given.halving:
+                halving.run(machine, runs, given.halving, given.metric or sweep.metric)
+            else:
+                machine.run(runs)
+        except preemption.Preempted as stop:
+            return stop
+    return None
+
+
+def _commands(runs, book, given, stale):
+    """Lines with the commands that are left, in an order in which they can run; comments say for what."""
+    done = [each for each in runs if each.folder not in stale and book.is_finished(each)]
+    for each in done:
+        yield f"# finished: {each.folder}"
+    for job in plan.make_jobs([each for each in runs if each not in done], given.replicas):
+        state = "stale" if job.runs[0].folder in stale else "to run"
+        yield f"# {state}: {display.describe(job)}"
+        yield shlex.join(job.command(os.fspath(book.workdir)))

@@ -1,0 +1,302 @@
+"""tools.sweep with stand-ins for the programs: what runs, what does not run twice, and what is said."""
+
+import json
+import pathlib
+import shlex
+import shutil
+
+import pytest
+import sweeping
+
+from sweeps import halving, plan
+from training import cli
+from training import config as configs
+from training.config import ConfigError
+
+ALL = list(range(1, 11))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(sweep file, workdir, results) of a pipeline that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    file = sweeping.write(
+        folder, sweeping.FINETUNE, baseline={"init": "random"}, metric="test/accuracy"
+    )
+    return file, folder / "runs", sweeping.run(file, folder / "runs")
+
+
+def test_a_pipeline_runs_its_shared_prefix_once_and_replicas_in_one_command(whole):
+    file, workdir, found = whole
+    made = sweeping.updates(workdir)
+    assert len(made) == 13 and all(steps == ALL for steps in made.values())
+    assert set(sweeping.states(workdir).values()) == {"finished"}
+    record = json.loads((workdir / "sweep.json").read_text())
+    commands = {tuple(each["attempts"][0]["command"]) for each in record["runs"]}
+    assert len(commands) == 3  # one pretraining run, two groups of 2 learning rates × 3 seeds
+    assert "finetune/init=random/learning_rate=0.003,seed=2" in made
+    assert found["num_finished"] == found["num_planned"] == 13
+
+
+def test_the_table_has_means_intervals_and_paired_differences(whole):
+    file, workdir, found = whole
+    assert found["columns"] == ["init", "optimizer.learning_rate"] and len(found["rows"]) == 4
+    best = found["rows"][found["best"]]
+    assert best["coordinates"] == {"init": "pretrained", "optimizer.learning_rate": "0.001"}
+    values = [
+        json.loads((workdir / folder / "scores.json").read_text())["test/accuracy"]
+        for folder in best["folders"]
+    ]
+    assert best["score"]["mean"] == pytest.approx(sum(values) / 3) and best["score"]["count"] == 3
+    assert best["score"]["interval95"] == pytest.approx(
+        4.30265 * best["score"]["std"] / 3**0.5, rel=1e-4
+    )
+    paired = best["paired"]
+    assert paired["reference"] == {"init": "random", "optimizer.learning_rate": "0.001"}
+    assert paired["mean"] == pytest.approx(0.1, abs=1e-3) and paired["wins"] == 3
+    assert paired["interval95"] < 1e-6 < best["score"]["interval95"]
+    lines = (workdir / "results.csv").read_text().splitlines()
+    assert len(lines) == 14 and lines[0].startswith("folder,stage,state,step,seconds,config,")
+    assert (workdir / "best.txt").read_text().splitlines() == [
+        "python train.py --config=configs/decoder.py",
+        "python finetune.py --config=configs/finetune/classification.py --config.init=pretrained "
+        "--config.optimizer.learning_rate=0.001",
+    ]
+    page = (workdir / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 3 and "http" not in page.replace("http://www.w3", "")
+
+
+def test_the_same_command_runs_nothing_again(whole):
+    file, workdir, found = whole
+    assert sweeping.run(file, workdir)["rows"] == found["rows"]
+    assert all(steps == ALL for steps in sweeping.updates(workdir).values())
+
+
+def test_one_by_one_gives_the_same_table(whole, tmp_path):
+    file, workdir, found = whole
+    alone = sweeping.run(file, tmp_path / "alone", replicas=1, jobs=4, pin="none")
+    assert alone["rows"] == found["rows"]
+    record = json.loads((tmp_path / "alone" / "sweep.json").read_text())
+    assert len({tuple(each["attempts"][0]["command"]) for each in record["runs"]}) == 13
+
+
+def test_a_dry_run_prints_commands_that_the_programs_accept_and_writes_nothing(tmp_path, capsys):
+    file = sweeping.write(tmp_path, sweeping.FINETUNE)
+    sweeping.run(file, tmp_path / "runs", dry_run=True)
+    assert not (tmp_path / "runs").exists()
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line for line in lines if not line.startswith("#")]
+    assert len(commands) == 3
+    for command in commands:
+        _, program, *flags = shlex.split(command)
+        assignments, rest = cli.split_assignments(flags)
+        config = configs.load_config_file(rest[0].partition("=")[2])
+        schema = plan.SCHEMAS[pathlib.Path(program).name]
+        configs.resolve(schema, configs.override(config, assignments))
+
+
+def test_printed_commands_are_collected_by_the_same_command(tmp_path, capsys):
+    file, workdir = sweeping.write(tmp_path, sweeping.PRETRAIN), tmp_path / "runs"
+    found = sweeping.run(file, workdir, executor="print")
+    assert found["num_finished"] == 0
+    printed = capsys.readouterr().out
+    assert printed.count("train.py --config=configs/decoder.py --workdir=") == 4
+    sweeping.run(file, workdir)
+    found = sweeping.run(file, workdir, executor="print")
+    assert found["num_finished"] == 4 and "train.py" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["fail", "kill", "full"])
+def test_a_run_that_fails_is_reported_and_the_others_continue(tmp_path, monkeypatch, caplog, fault):
+    monkeypatch.setenv("FAULTS", json.dumps({"lr=0.002,seed=0": fault}))
+    file, workdir = sweeping.write(tmp_path, sweeping.PRETRAIN), tmp_path / "runs"
+    with pytest.raises(
+        ConfigError, match="1 of 4 runs failed, the first is pretrain/lr=0.002,seed=0"
+    ):
+        sweeping.run(file, workdir)
+    states = sweeping.states(workdir)
+    assert states.pop("pretrain/lr=0.002,seed=0") == "failed" and set(states.values()) == {
+        "finished"
+    }
+    message = {
+        "fail": "error: update 5 went wrong; lower the learning rate",
+        "kill": "killed by signal 9 (out of memory?)",
+        "full": "error: cannot write x: the disk is full",
+    }[fault]
+    assert message in caplog.text and message in (workdir / "report.html").read_text()
+    found = sweeping.run(file, workdir)
+    assert found["num_finished"] == 4
+    assert all(steps == ALL for steps in sweeping.updates(workdir).values())
+
+
+def test_a_failed_parent_blocks_its_children_alone(tmp_path, monkeypatch):
+    stage = (
+        'finetune("configs/finetune/classification.py", grid(seed=range(2)), '
+        'init_from=train("configs/decoder.py", grid(seed=range(2))))'
+    )
+    monkeypatch.setenv("FAULTS", json.dumps({"pretrain/seed=1": "fail"}))
+    file, workdir = sweeping.write(tmp_path, stage), tmp_path / "runs"
+    with pytest.raises(ConfigError, match="1 of 6 runs failed"):
+        sweeping.run(file, workdir)
+    states = sweeping.states(workdir)
+    assert states["finetune/seed=0/seed=1"] == "finished"
+    assert states["finetune/seed=1/seed=0"] == "blocked"
+    assert sweeping.run(file, workdir)["num_finished"] == 6
+
+
+def test_a_changed_file_says_which_runs_are_new_stale_and_gone(tmp_path, caplog):
+    workdir = tmp_path / "runs"
+    base = 'train("configs/decoder.py", fixed(duration="{}") * grid(lr={}))'
+    sweeping.run(sweeping.write(tmp_path, base.format("9 steps", [1e-3, 2e-3])), workdir)
+    # A key more in the names, and another order: the runs that exist keep their directories.
+    wider = 'train("configs/decoder.py", fixed(duration="9 steps") * grid(seed=[0, 1], lr=[2e-3, 3e-3]))'
+    found = sweeping.run(sweeping.write(tmp_path, wider), workdir)
+    assert "gone: pretrain/lr=0.001" in caplog.text
+    folders = {entry["folder"] for entry in found["runs"]}
+    assert folders == {"pretrain/lr=0.002", "pretrain/seed=0,lr=0.003", "pretrain/seed=1,lr=0.002",
+                       "pretrain/seed=1,lr=0.003"}  # fmt: skip
+    assert all(steps == ALL for steps in sweeping.updates(workdir).values())
+    # Another duration: the finished runs are stale.
+    changed = sweeping.write(tmp_path, base.format("10 steps", [1e-3, 2e-3, 5e-3]))
+    with pytest.raises(
+        ConfigError, match="2 runs in .* are stale, the first is pretrain/lr=0.001"
+    ) as error:
+        sweeping.run(changed, workdir)
+    assert "training.duration was '9 steps', is '10 steps'" in str(error.value)
+    assert len(str(error.value)) < 400
+    kept = sweeping.run(changed, workdir, stale="keep")
+    assert [entry["folder"] for entry in kept["runs"]] == ["pretrain/lr=0.005"]
+    redone = sweeping.run(changed, workdir, stale="redo")
+    assert redone["num_finished"] == 3
+    aside = sorted(p.name for p in (workdir / "set_aside" / "1" / "pretrain").iterdir())
+    assert aside == ["lr=0.001", "lr=0.002"]
+    sweeping.run(changed, workdir)  # nothing is stale any more
+
+
+def test_children_of_a_stale_run_are_stale(tmp_path):
+    stage = (
+        'finetune("configs/finetune/classification.py", grid(seed=range(2)), '
+        'init_from=train("configs/decoder.py", fixed(duration="{}")))'
+    )
+    workdir = tmp_path / "runs"
+    sweeping.run(sweeping.write(tmp_path, stage.format("9 steps")), workdir)
+    changed = sweeping.write(tmp_path, stage.format("8 steps"))
+    with pytest.raises(ConfigError, match="3 runs in .* are stale"):
+        sweeping.run(changed, workdir)
+    assert sweeping.run(changed, workdir, stale="redo")["num_finished"] == 3
+
+
+def test_a_field_that_changes_no_number_makes_no_run_stale(tmp_path):
+    workdir, base = tmp_path / "runs", 'train("configs/decoder.py", fixed({}) * grid(lr=[1e-3]))'
+    sweeping.run(sweeping.write(tmp_path, base.format("logging__every='5 steps'")), workdir)
+    found = sweeping.run(sweeping.write(tmp_path, base.format("logging__every='9 steps'")), workdir)
+    assert found["num_finished"] == 1 and sweeping.updates(workdir) == {"pretrain/decoder": ALL}
+
+
+def test_a_lost_manifest_loses_no_run(whole, tmp_path):
+    file, workdir, found = whole
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    for name in ("sweep.json", "configs.json"):
+        (copy / name).unlink()
+    for each in copy.rglob("config.json"):  # as the real programs write it
+        if each.parent.name != "decoder" and "seed=" not in each.parent.name:
+            continue
+        run = next(r for r in _runs(file) if each.parent.relative_to(copy).as_posix() == r.folder)
+        each.write_text(json.dumps({"kind": "x", "config": run.config, "model": {}}))
+    assert sweeping.run(file, copy)["rows"] == found["rows"]
+    assert all(steps == ALL for steps in sweeping.updates(copy).values())
+
+
+def _runs(file):
+    return plan.make_runs(configs.load_config_file(file, "get_sweep"))
+
+
+def test_halving_stops_the_worst_candidates_and_continues_the_best_from_their_checkpoints(tmp_path):
+    stage = (
+        'finetune("configs/finetune/classification.py", fixed(init_from="x", evaluation__every="10 %") * '
+        "grid(lr=[1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3, 9e-3], seed=range(2)))"
+    )
+    file, workdir = sweeping.write(tmp_path, stage), tmp_path / "runs"
+    (tmp_path / "x").mkdir()
+    stage_file = pathlib.Path(file).read_text().replace('"x"', repr(str(tmp_path / "x")))
+    pathlib.Path(file).write_text(stage_file)
+    (tmp_path / "x" / "config.json").write_text("{}")
+    found = sweeping.run(file, workdir, halving=3)
+    lengths = {folder: len(steps) for folder, steps in sweeping.updates(workdir).items()}
+    rates = (1e-3, 2e-3, 3e-3, 4e-3)
+    expected = [lengths[f"finetune/learning_rate={rate:g},seed=1"] for rate in rates]
+    assert expected == [10, 3, 3, 1] and found["num_finished"] == 2
+    assert list(sweeping.states(workdir).values()).count("dropped") == 16
+    assert "learning_rate=0.001" in (workdir / "best.txt").read_text()
+    again = sweeping.run(file, workdir, halving=3)
+    assert again["rows"] == found["rows"]
+    assert {f: len(s) for f, s in sweeping.updates(workdir).items()} == lengths
+
+
+def test_the_rungs_of_halving():
+    assert halving.shares(9, 3) == (11.11, 33.33)
+    assert halving.shares(8, 2) == (12.5, 25.0, 50.0)
+    with pytest.raises(ConfigError, match="as many candidates"):
+        halving.shares(2, 3)
+
+
+WRONG = {
+    "an unknown key": (
+        'train("configs/decoder.py", grid(optimizer__lr=[1]))',
+        "unknown key config.optimizer",
+    ),
+    "a value out of range": ('train("configs/decoder.py", fixed(lr=-1.0))', "out of range"),
+    "a missing config file": ('train("configs/decodre.py")', "configs/decoder.py"),
+    "no config file": ("train(grid(seed=[1]))", "no config file"),
+    "replicas inside": (
+        'finetune("configs/finetune/classification.py", fixed(init_from="x", seeds=(0, 1)))',
+        "list them as grid",
+    ),
+    "no point": ('train("configs/decoder.py", grid(lr=[1]).where(lambda c: c.lr > 1))', "no runs"),
+    "a config of the other program": ('train("configs/finetune/classification.py")', "unknown key"),
+    "not a stage": ("grid(lr=[1])", r"expected train\(...\) or finetune\(...\)"),
+    "unequal lists": ('train("configs/decoder.py", zip_(lr=[1], wd=[1, 2]))', "one length"),
+    "no source": ('finetune("configs/finetune/classification.py")', "init_from is empty"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_sweep_file_is_one_line_before_anything_runs(tmp_path, case):
+    stage, message = WRONG[case]
+    with pytest.raises(ValueError, match=message) as error:
+        sweeping.run(sweeping.write(tmp_path, stage), tmp_path / "runs")
+    assert "\n" not in str(error.value) and len(str(error.value)) <= 400
+    assert not (tmp_path / "runs").exists()
+
+
+def test_wrong_flags_are_one_line(tmp_path):
+    file = sweeping.write(tmp_path, sweeping.PRETRAIN)
+    for flags, message in (
+        ({"baseline": "lrr=0.001"}, "did you mean 'lr'"),
+        ({"baseline": "lr=0.005"}, "no run has lr=0.005"),
+        ({"baseline": "lr"}, "expected KEY=VALUE"),
+        ({"replicas": 0}, "at least 1"),
+        ({"halving": 5}, "as many candidates"),
+        ({"workdir": "gs://bucket/sweep"}, "local or shared folder"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sweeping.run(file, **{"workdir": tmp_path / "runs"} | flags)
+    bad = tmp_path / "bad.py"
+    bad.write_text("def get_sweep():\n    return 3\n")
+    with pytest.raises(ConfigError, match="returned int, expected a Sweep"):
+        sweeping.run(bad, tmp_path / "runs")
+
+
+def test_a_metric_that_no_run_has_names_the_nearest(whole):
+    file, workdir, _ = whole
+    with pytest.raises(ConfigError, match="did you mean 'validation/accuracy'"):
+        sweeping.run(file, workdir, metric="validation/acuracy")
+    assert sweeping.run(file, workdir, metric="-validation/accuracy")["higher_is_better"] is False
+
+
+def test_equal_points_run_once_and_are_named(tmp_path, caplog):
+    stage = 'train("configs/decoder.py", grid(lr=[1e-3, 2e-3]) + fixed(lr=2e-3) + fixed())'
+    found = sweeping.run(sweeping.write(tmp_path, stage), tmp_path / "runs")
+    # configs/decoder.py has 2e-3.
+    assert found["num_planned"] == 2 and caplog.text.count("is the same run as lr=0.002") == 2
