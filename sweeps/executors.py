@@ -5,13 +5,16 @@ command is described by a dict that the manifest keeps, so that a later sweep fi
 """
 
 import contextlib
+import functools
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 
 from training.config import ConfigError
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 PINS = ("auto", "none", "cores", "gpu", "tpu")
 
 
@@ -141,12 +144,17 @@ class Slurm:
         self._executor = self._submitit.AutoExecutor(
             folder=str(self.folder / "%j"), cluster=cluster
         )
-        options = dict(options or {})
+        options = {"timeout_min": 24 * 60, **(options or {})}
         known = {
             key: options.pop(key) for key in ("name", "timeout_min", "nodes") if key in options
         }
-        # A preempted task is requeued by the next sweep, not by submitit: the run saves at SIGTERM.
-        parameters = {"slurm_array_parallelism": jobs, "slurm_signal_delay_s": 120}
+        # The signal before the time limit reaches `run_command`; the next sweep submits the run again.
+        path = f"export PYTHONPATH={shlex.quote(str(ROOT))}:$PYTHONPATH"
+        parameters = {
+            "slurm_array_parallelism": jobs,
+            "slurm_signal_delay_s": 120,
+            "slurm_setup": [path],
+        }
         parameters |= {f"slurm_{key}": value for key, value in options.items()}
         try:
             self._executor.update_parameters(**{"name": "sweep", **known, **parameters})
@@ -193,10 +201,15 @@ class Slurm:
 
 
 def run_command(command, log_file):
-    """The task of an array: runs a command and returns its exit status. SIGTERM reaches the command."""
+    """The task of an array: runs a command and returns its exit status. The signals of Slurm before the
+    time limit, and of scancel, become one SIGTERM, at which a run saves."""
     with open(log_file, "ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        stop = functools.cache(lambda: process.terminate())
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, lambda *_: stop())
         return process.wait()
 
 

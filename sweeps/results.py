@@ -52,8 +52,9 @@ def check_baseline(baseline, runs):
     for key, value in baseline.items():
         if key not in keys:
             names = [short(each) for each in keys]
+            expected = nearest(key, names) if names else "there is one row, so leave it out"
             raise ConfigError(
-                f"baseline: {short(key)!r} is not a key in which the rows differ; {nearest(key, names)}"
+                f"baseline: {short(key)!r} is not a key in which the rows differ; {expected}"
             )
         values = list(dict.fromkeys(text(run.coordinates, key) for run in runs))
         if as_text(value) not in values:

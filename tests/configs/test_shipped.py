@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 def test_every_folder_of_configs_is_tested():
     folders = {p.name for p in (ROOT / "configs").iterdir() if p.is_dir() and p.name[0] not in "_."}
-    assert folders == {"finetune", "studies", "comparisons"}
+    assert folders == {"finetune", "studies", "comparisons", "sweeps"}  # tests/sweeps
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Where commands run: pinned processes, and arrays of Slurm by submitit with stand-ins for its programs."""
+
+import json
+import os
+import sys
+
+import pytest
+import sweeping
+
+from sweeps import executors
+from training.config import ConfigError
+
+SBATCH = r"""#!/bin/sh
+# Runs the tasks of an array, or the one job, at once in the background.
+cp "$1" "$(dirname "$0")/submitted.sh"
+export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 SLURM_NNODES=1 SLURM_NODEID=0
+export SLURM_JOB_NODELIST=localhost
+last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\)%.*/\1/p' "$1")
+if [ -z "$last" ]; then
+  SLURM_JOB_ID=600 bash "$1" > "$(dirname "$0")/600.out" 2>&1 &
+  echo Submitted batch job 600
+  exit
+fi
+for task in $(seq 0 "$last"); do
+  SLURM_JOB_ID=$((700 + task)) SLURM_ARRAY_JOB_ID=700 SLURM_ARRAY_TASK_ID=$task \
+    bash "$1" > "$(dirname "$0")/$task.out" 2>&1 &
+done
+echo Submitted batch job 700
+"""
+SRUN = """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do case "$1" in --output|--error) shift;; esac; shift; done
+exec "$@"
+"""
+SACCT = "#!/bin/sh\necho 'JobID|State|NodeList'\n"
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A folder with stand-ins for sbatch, srun and sacct on the path."""
+    pytest.importorskip("submitit")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_an_array_of_slurm_gives_the_table_of_this_machine(tmp_path, slurm, monkeypatch):
+    monkeypatch.setattr(executors.Slurm, "wait_seconds", 0.2)
+    file = sweeping.write(tmp_path, sweeping.PRETRAIN)
+    options = "partition=gpu,gpus_per_node=1,timeout_min=90"
+    found = sweeping.run(file, tmp_path / "array", executor="slurm", slurm=options, jobs=3)
+    here = sweeping.run(file, tmp_path / "here")
+    assert found["rows"] == here["rows"] and found["num_finished"] == 4
+    submitted = (slurm / "submitted.sh").read_text().splitlines()
+    for line in (
+        "--array=0-3%3",
+        "--partition=gpu",
+        "--gpus-per-node=1",
+        "--time=90",
+        "--signal=USR2@120",
+    ):
+        assert f"#SBATCH {line}" in submitted
+    assert sum(line.startswith("srun ") for line in submitted) == 1
+    record = json.loads((tmp_path / "array" / "sweep.json").read_text())
+    jobs = {each["attempts"][0]["job"] for each in record["runs"]}
+    assert jobs == {"700_0", "700_1", "700_2", "700_3"}
+
+
+def test_a_task_that_fails_in_an_array_is_reported(tmp_path, slurm, monkeypatch):
+    monkeypatch.setattr(executors.Slurm, "wait_seconds", 0.2)
+    monkeypatch.setenv("FAULTS", json.dumps({"lr=0.002,seed=0": "fail"}))
+    file = sweeping.write(tmp_path, sweeping.PRETRAIN)
+    with pytest.raises(ConfigError, match="1 of 4 runs failed"):
+        sweeping.run(file, tmp_path / "array", executor="slurm")
+    assert sweeping.run(file, tmp_path / "array", executor="slurm")["num_finished"] == 4
+
+
+def test_without_slurm_or_submitit_the_error_says_what_is_missing(tmp_path, monkeypatch):
+    file = sweeping.write(tmp_path, sweeping.PRETRAIN)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "submitit", None)
+        with pytest.raises(ConfigError, match=r"install the extra \[slurm\]"):
+            sweeping.run(file, tmp_path / "runs", executor="slurm")
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="no srun here"):
+        sweeping.run(file, tmp_path / "runs", executor="slurm")
+
+
+def test_a_wrong_option_of_slurm_is_one_line(tmp_path, slurm):
+    file = sweeping.write(tmp_path, sweeping.PRETRAIN)
+    for options, message in (("partitoin=gpu", "partitoin"), ("gpu", "expected NAME=VALUE")):
+        with pytest.raises(ConfigError, match=message) as error:
+            sweeping.run(file, tmp_path / "runs", executor="slurm", slurm=options)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_signal_of_slurm_stops_the_command_once(tmp_path):
+    code = (
+        "import signal, sys, time\n"
+        "count = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: count.append(1))\n"
+        "print('ready', flush=True)\n"
+        "while not count: time.sleep(0.01)\n"
+        "time.sleep(0.3)\n"
+        "sys.exit(140 + len(count))\n"
+    )
+    outer = (
+        "import os, signal, sys, threading\n"
+        "from sweeps import executors\n"
+        "def signals():\n"
+        "    import time\n"
+        "    while 'ready' not in open(sys.argv[2]).read(): time.sleep(0.05)\n"
+        "    for number in (signal.SIGUSR2, signal.SIGTERM): os.kill(os.getpid(), number); time.sleep(0.1)\n"
+        "open(sys.argv[2], 'w')\n"
+        "threading.Thread(target=signals).start()\n"
+        "sys.exit(executors.run_command([sys.executable, '-c', sys.argv[1]], sys.argv[2]))\n"
+    )
+    words = [sys.executable, "-c", outer, code, str(tmp_path / "log")]
+    done = sweeping.subprocess.run(words, cwd=sweeping.ROOT, timeout=60)
+    assert done.returncode == 141
+
+
+def test_slots_have_their_own_cores_or_device(monkeypatch):
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 5})
+        local = executors.Local(2, "cores")
+        assert [local.prefix(slot)[-1] for slot in (0, 1)] == ["0,1", "2,3,5"]
+        with pytest.raises(ConfigError, match="has 5 cores"):
+            executors.Local(6, "cores")
+        assert executors.Local(3).pin == "cores" and executors.Local(1).pin == "none"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert executors.Local(2, "gpu").variables(1) == {"CUDA_VISIBLE_DEVICES": "6"}
+    with pytest.raises(ConfigError, match="has 2 devices"):
+        executors.Local(3, "gpu")
+    assert executors.Local(4, "tpu").variables(2)["TPU_VISIBLE_CHIPS"] == "2"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_a_process_runs_on_the_cores_of_its_slot(tmp_path):
+    local = executors.Local(1, "cores")
+    local._cores = [sorted(os.sched_getaffinity(0))[:1]]
+    code = "import os, time; time.sleep(0.3); print(sorted(os.sched_getaffinity(0)))"
+    [started] = local.start([[sys.executable, "-c", code]], [tmp_path / "log"], [0])
+    local._processes[started["pid"]].wait(30)
+    assert (tmp_path / "log").read_text().strip() == str(local._cores[0])

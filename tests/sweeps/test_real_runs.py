@@ -1,0 +1,146 @@
+"""Sweeps over the real programs, tiny: stops at a step, a pipeline, replicas against one by one, halving."""
+
+import json
+import pathlib
+
+import pytest
+import sweeping
+import tiny_configs
+
+import train
+from sweeps import session
+from training import config as configs
+from training import preemption
+
+SHIPPED = sorted((sweeping.ROOT / "configs" / "sweeps").glob("*.py"))
+WRAPPED = """
+import dataclasses
+from sweeps import fixed
+from training import config as configs
+def get_sweep():
+    sweep = configs.load_config_file({specification!r}, "get_sweep")
+    tiny = {tiny!r}
+    def shrunk(stage):
+        if stage is None:
+            return None
+        first = stage.space.points[0]
+        more = {{k: v for k, v in tiny[stage.program].items() if k not in first}}
+        return dataclasses.replace(stage, space=stage.space * fixed(more), parent=shrunk(stage.parent))
+    return dataclasses.replace(sweep, stage=shrunk(sweep.stage))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("real")
+
+
+def shrunk(folder, specification):
+    """Writes a sweep file that makes a shipped one tiny."""
+    configs_of = {
+        "train.py": tiny_configs.pretraining(folder, "configs/encoder.py"),
+        "finetune.py": tiny_configs.finetuning(folder, "x"),
+    }
+    tiny = {}
+    for program, config in configs_of.items():
+        flat = configs.flatten(config.to_dict())
+        given = (
+            *tiny_configs.LOOP,
+            "data.",
+            "model.",
+            "tokenizer.",
+            "training.seq",
+            "task.",
+            "optimizer.warmup",
+        )
+        tiny[program] = {k: v for k, v in flat.items() if k.startswith(given) and v not in ((), "")}
+        tiny[program].pop("model.architecture", None)
+    tiny["train.py"]["evaluation.num_batches"] = 2
+    file = folder / f"shrunk-{len(list(folder.iterdir()))}.py"
+    file.write_text(WRAPPED.format(specification=specification, tiny=tiny))
+    return str(file)
+
+
+def run(file, workdir, **flags):
+    return session.run(sweeping.options(file, workdir, **flags))
+
+
+def test_a_run_that_stops_at_a_step_and_continues_is_the_uninterrupted_run(folder):
+    def config(**more):
+        return tiny_configs.pretraining(
+            folder, training__duration="6 steps", checkpoint__every="3 steps", evaluation__every="2 steps",
+            **more,
+        )  # fmt: skip
+
+    train.run(config(), str(folder / "whole"))
+    for share, step in (("33.33 %", 2), ("4 steps", 4)):
+        for _ in range(2):  # the second changes nothing
+            with pytest.raises(preemption.Preempted) as stop:
+                train.run(config(training__stop_after=share), str(folder / "stopped"))
+            assert stop.value.code == 143
+        steps = {int(path.name) for path in (folder / "stopped" / "checkpoints").iterdir()}
+        assert max(steps) == step
+    train.run(config(), str(folder / "stopped"))
+    assert tiny_configs.metrics(folder / "stopped") == tiny_configs.metrics(folder / "whole")
+    ours, theirs = (tiny_configs.read_params(folder / name, 6) for name in ("stopped", "whole"))
+    assert all((ours[path] == theirs[path]).all() for path in theirs)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_sweep_has_commands_that_parse_and_runs_nothing_in_a_dry_run(
+    path, tmp_path, capsys
+):
+    run(path.relative_to(sweeping.ROOT), tmp_path / "runs", dry_run=True)
+    assert ".py --config=configs/" in capsys.readouterr().out
+    assert path.stem in path.read_text().partition("def ")[0]
+
+
+def test_a_pipeline_of_real_runs_has_a_table_and_resumes_nothing(folder):
+    arg = "pretraining=2_steps,finetuning=2_steps,labels=40,seeds=2"
+    file = shrunk(folder, f"configs/sweeps/dividend.py:{arg}")
+    text = pathlib.Path(file).read_text()  # one condition: two processes
+    one = 'space=stage.space.where(lambda c: c.get("init", "random") == "random")'
+    text = text.replace("space=stage.space", one).replace(
+        "sweep.stage))", "sweep.stage), baseline={})"
+    )
+    pathlib.Path(file).write_text(text)
+    found = run(file, folder / "pipeline")
+    assert found["num_finished"] == 3 and found["rows"][0]["score"]["count"] == 2
+    log = (folder / "pipeline" / "logs" / "finetune.log").read_text()
+    assert "2 replicas" in log
+    before = {path: path.stat().st_mtime for path in (folder / "pipeline").rglob("scores.json")}
+    assert len(before) == 2
+    assert run(file, folder / "pipeline")["rows"] == found["rows"]
+    assert before == {path: path.stat().st_mtime for path in before}
+
+
+@pytest.mark.slow
+def test_replicas_and_one_by_one_give_the_same_table(folder):
+    arg = "pretraining=4_steps,finetuning=8_steps,labels=60,seeds=3"
+    file = shrunk(folder, f"configs/sweeps/dividend.py:{arg}")
+    together = run(file, folder / "together")
+    alone = run(file, folder / "alone", replicas=1)
+    assert together["num_finished"] == alone["num_finished"] == 10
+    for ours, theirs in zip(together["rows"], alone["rows"], strict=True):
+        assert ours["coordinates"] == theirs["coordinates"] and ours["folders"] == theirs["folders"]
+        for name, value in theirs["metrics"].items():
+            assert ours["metrics"][name]["mean"] == pytest.approx(value["mean"], abs=1e-3)
+    for each in together["rows"][2]["folders"]:
+        ours, theirs = (
+            tiny_configs.metrics(folder / name / each) for name in ("together", "alone")
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_survivor_of_halving_is_the_run_made_without_it(folder):
+    file = shrunk(folder, "configs/sweeps/learning_rate.py:duration=20_steps")
+    halved = run(file, folder / "halved", halving=5)
+    record = json.loads((folder / "halved" / "sweep.json").read_text())
+    states = [each["state"] for each in record["runs"]]
+    assert states.count("dropped") == 4 and halved["num_finished"] == 1
+    run(file, folder / "full")
+    [survivor] = [each["folder"] for each in record["runs"] if each["state"] == "finished"]
+    ours, theirs = (tiny_configs.metrics(folder / name / survivor) for name in ("halved", "full"))
+    assert ours == theirs
