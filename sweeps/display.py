@@ -87,7 +87,7 @@ class Display:
             step, text = "starting", ""
             if found:
                 step, text = f"{found[0]:,}/{found[1]:,}", found[2]
-                shares[each.job] = found[0] / max(found[1], 1)
+                shares[each.job] = found[0] / max(found[1], 1), spent
             table.add_row(describe(each.job), step, text, logs.format_duration(spent))
         counts = {}
         for record in self._records():
@@ -99,12 +99,15 @@ class Display:
         return table
 
     def eta(self, shares):
-        """'eta 0:10:00': the median time of finished runs of a stage for each that is left; '+': of some
-        stage none has finished.
+        """'eta 0:10:00': for each run that is left the median time of finished runs of its program, or before
+        there is one, what those that run will take; '+': of some program neither is known.
 
-        shares: {job that runs: share of its steps that is done}."""
-        done, left = {}, {}
-        progress = {run.folder: share for job, share in shares.items() for run in job.runs}
+        shares: {job that runs: (share of its steps that is done, seconds so far)}."""
+        done, left, running = {}, {}, {}
+        progress = {run.folder: share for job, (share, _) in shares.items() for run in job.runs}
+        for job, (share, spent) in shares.items():
+            if share:
+                running.setdefault(job.runs[0].program, []).append(spent / share / len(job.runs))
         for run in self.runs:
             record = self.manifest.records[run.folder]
             if record.get("state") == "finished":
@@ -112,6 +115,7 @@ class Display:
                     done.setdefault(run.program, []).append(record["seconds"])
             elif record.get("state") in ("waiting", "running", "paused"):
                 left[run.program] = left.get(run.program, 0.0) + 1.0 - progress.get(run.folder, 0.0)
+        done = running | done
         seconds = sum(
             count * statistics.median(done[program])
             for program, count in left.items()

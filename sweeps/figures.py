@@ -11,7 +11,7 @@ import numpy as np
 from sweeps.algebra import short
 
 COLOR, BEST = "#1f6feb", "#d98a00"
-MOST_MEANS = 12  # values of a key up to which their means are drawn
+MOST_MEANS = 8  # values of a key up to which their means are drawn
 
 
 def panels(found):

@@ -1,13 +1,17 @@
 """Where commands run: pinned processes, and arrays of Slurm by submitit with stand-ins for its programs."""
 
+import io
 import json
 import os
 import sys
+import time
 
 import pytest
+import rich.console
 import sweeping
 
-from sweeps import executors
+from sweeps import display, engine, executors, manifest, plan
+from training import config as configs
 from training.config import ConfigError
 
 SBATCH = r"""#!/bin/sh
@@ -147,3 +151,24 @@ def test_a_process_runs_on_the_cores_of_its_slot(tmp_path):
     [started] = local.start([[sys.executable, "-c", code]], [tmp_path / "log"], [0])
     local._processes[started["pid"]].wait(30)
     assert (tmp_path / "log").read_text().strip() == str(local._cores[0])
+
+
+def test_the_live_table_shows_step_metrics_and_the_time_left(tmp_path):
+    file = sweeping.write(tmp_path, sweeping.PRETRAIN)
+    runs = plan.make_runs(configs.load_config_file(file, "get_sweep"))
+    book = manifest.Manifest(tmp_path)
+    book.plan(runs, {})
+    log_file = tmp_path / "log"
+    log_file.write_text(
+        "compiling\nstep   1,200/2,400  loss 3.1    9,000 tok/s  eta 0:01:40\nnoise\n"
+    )
+    since = time.monotonic() - 100
+    active = engine.Active(plan.Job((runs[0],)), {}, log_file, since, [])
+    for run, state in zip(runs, ("running", "waiting", "waiting", "failed"), strict=True):
+        book.records[run.folder]["state"] = state
+    console = rich.console.Console(file=io.StringIO(), width=120)
+    console.print(display.Display(runs, book, jobs=2, live=False).table([active], []))
+    text = " ".join(console.file.getvalue().split())
+    assert "pretrain/lr=0.001,seed=0 1,200/2,400 loss 3.1 9,000 tok/s eta 0:01:40 0:01:40" in text
+    # 200 s a run: half of one and two more, two at a time.
+    assert "1 running, 2 waiting, 1 failed; eta 0:04:10" in text
