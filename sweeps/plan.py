@@ -152,8 +152,14 @@ def make_runs(sweep, previous=None):
     for stage in sweep.stage.chain:
         made = []
         for parent in parents:
-            for point in stage.points(parent and parent.point):
-                made.append(_make(stage, point, parent))
+            try:
+                space = stage.points(parent and parent.point)
+            except configs.BUGS as error:
+                where = f"{stage.program}, after {parent.folder}" if parent else stage.program
+                raise ConfigError(
+                    f"{where}: its space fails: {' '.join(str(error).split())}"
+                ) from error
+            made += [_make(stage, point, parent) for point in space]
         if not made:
             raise ConfigError(
                 f"the sweep has no runs of {stage.program}: no point satisfies its conditions"

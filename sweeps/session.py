@@ -49,7 +49,12 @@ def run(given, programs=None, cluster="slurm"):
     if given.stale == "refuse":
         changes.check(workdir)
     executor = None if given.report else _executor(given, workdir, cluster)
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={given.workdir!r} cannot be a directory ({error.strerror}); choose another one"
+        ) from error
     lock = manifest.lock(workdir)
     try:
         if given.stale == "redo" and changes.stale:
@@ -87,6 +92,10 @@ def _load(given):
         )
     if given.jobs < 0 or given.replicas < 1:
         raise ConfigError("--jobs and --replicas: expected at least 1")
+    if os.path.exists(os.path.join(given.workdir, "config.json")):
+        raise ConfigError(
+            f"--workdir={given.workdir!r} holds a run, not a sweep; choose another one"
+        )
     sweep = configs.load_config_file(given.config, "get_sweep")
     if not isinstance(sweep, Sweep):
         raise ConfigError(

@@ -51,7 +51,11 @@ def start(file, workdir, *flags, **keywords):
         "import sweeping\nfrom training import cli\nfrom sweeps import session\n"
         "def main(argv):\n"
         "    given = cli.flags_parser('x', sweeping.program.FLAGS).parse_args(argv)\n"
-        "    session.run(given, sweeping.FAKES)\n"
+        "    try:\n"
+        "        session.run(given, sweeping.FAKES)\n"
+        "    finally:\n"
+        "        from jax._src import xla_bridge\n"
+        "        print('backends in use:', len(xla_bridge._backends))\n"
         "cli.main(main)"
     )
     words = [sys.executable, "-c", code, f"--config={file}", f"--workdir={workdir}", *flags]

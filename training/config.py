@@ -22,6 +22,9 @@ log = logging.getLogger("triptych")
 KINDS = {int: "an integer, such as 4", float: "a number, such as 3e-4", bool: "true or false",
          str: "text", tuple: "a tuple, such as ('a', 'b')"}  # fmt: skip
 
+# What a mistake in a config file raises.
+BUGS = (ValueError, LookupError, TypeError, AttributeError, NameError)
+
 # Key of a value that was given to a section as a whole: `seed=1`, `objective=causal_lm`.
 WHOLE = ""
 
@@ -60,7 +63,7 @@ def load_config_file(specification, function="get_config"):
         raise ConfigError(f"config file {path!r} takes no argument, got {arg!r}; omit ':{arg}'")
     try:
         return get_config(arg) if arg else get_config()
-    except (ValueError, KeyError) as error:
+    except BUGS as error:
         rejects = f"rejects {arg!r}" if arg else "fails"
         raise ConfigError(f"config file {path!r} {rejects}: {_one_line(error)}") from error
 

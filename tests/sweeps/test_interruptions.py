@@ -48,6 +48,7 @@ def test_a_signal_stops_the_runs_with_a_checkpoint_and_the_same_command_continue
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
     assert "stopped; the same command continues with the 4 runs that are left" in output
+    assert "backends in use: 0" in output  # a TPU belongs to the runs
     assert "Traceback" not in output and (workdir / "report.html").exists()
     assert sorted(sweeping.states(workdir).values()) == ["stopped", "stopped", "waiting", "waiting"]
     sweeping.run(file, workdir)

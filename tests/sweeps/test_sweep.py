@@ -257,6 +257,13 @@ WRONG = {
     "a config of the other program": ('train("configs/finetune/classification.py")', "unknown key"),
     "not a stage": ("grid(lr=[1])", r"expected train\(...\) or finetune\(...\)"),
     "unequal lists": ('train("configs/decoder.py", zip_(lr=[1], wd=[1, 2]))', "one length"),
+    "a mistake in the file": ('train("configs/decoder.py", grdi(lr=[1]))', "fails: name 'grdi'"),
+    "an argument": ('train("configs/decoder.py", gird=3)', "unexpected keyword argument 'gird'"),
+    "a mistake in a function": (
+        'finetune("configs/finetune/classification.py", lambda run: grid(lr={}[run.config]), '
+        'init_from=train("configs/decoder.py"))',
+        "after pretrain/decoder: its space fails: 'configs/decoder.py'",
+    ),
     "no source": ('finetune("configs/finetune/classification.py")', "init_from is empty"),
 }
 
@@ -282,6 +289,12 @@ def test_wrong_flags_are_one_line(tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             sweeping.run(file, **{"workdir": tmp_path / "runs"} | flags)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    for workdir, message in ((run, "holds a run"), (run / "config.json", "cannot be a directory")):
+        with pytest.raises(ConfigError, match=message):
+            sweeping.run(file, workdir)
     bad = tmp_path / "bad.py"
     bad.write_text("def get_sweep():\n    return 3\n")
     with pytest.raises(ConfigError, match="returned int, expected a Sweep"):
