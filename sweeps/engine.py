@@ -62,15 +62,18 @@ class Engine:
                 left.append(run)
         active = self._adopt(left, stop_after)
         busy = {run for each in active for run in each.job.runs}
-        jobs = make_jobs([run for run in left if run not in busy], self.max_replicas, stop_after)
+
+        def commands(runs):
+            return make_jobs(runs, self.workdir, self.max_replicas, stop_after)
+
+        jobs = commands([run for run in left if run not in busy])
         self.manifest.write()
         with preemption.watch() as stop:
             try:
                 while (jobs or active) and not stop:
                     for each in [a for a in active if self.executor.poll(a.started) is not None]:
                         active.remove(each)
-                        again = self._ended(each, is_done)
-                        jobs += make_jobs(again, self.max_replicas, stop_after)
+                        jobs += commands(self._ended(each, is_done))
                     parents = {job.parent for job in jobs if job.parent}
                     missing = {run for each in active for run in each.job.runs}
                     missing |= {parent for parent in parents if not self.is_finished(parent)}

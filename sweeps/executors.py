@@ -66,12 +66,6 @@ class Local:
                     "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}  # fmt: skip
         return {}
 
-    def prefix(self, slot):
-        """The words before a command that pin it, as they would be typed."""
-        if self.pin == "cores":
-            return ["taskset", "-c", ",".join(map(str, self._cores[slot]))]
-        return [f"{name}={value}" for name, value in self.variables(slot).items()]
-
     def start(self, commands, log_files, slots):
         """Starts commands; returns a dict about each."""
         return [self._start(*each) for each in zip(commands, log_files, slots, strict=True)]

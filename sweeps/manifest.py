@@ -19,7 +19,6 @@ from training.config import ConfigError
 log = logging.getLogger("triptych.sweeps")
 
 MANIFEST, CONFIGS, SET_ASIDE = "sweep.json", "configs.json", "set_aside"
-STALE = ("refuse", "keep", "redo")
 
 
 class Manifest:

@@ -18,6 +18,7 @@ from sweeps.sweep_file import Stage
 from training import config as configs
 from training import continuation
 from training.config import ConfigError
+from training.run_directory import newest_checkpoint
 from training.schema import FinetuneConfig, PretrainConfig
 
 log = logging.getLogger("triptych.sweeps")
@@ -330,14 +331,18 @@ def _digest(text):
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
-def make_jobs(runs, max_replicas=1, stop_after=""):
-    """The commands for some runs: those that differ in seed and learning rate alone become replicas.
+def make_jobs(runs, workdir, max_replicas=1, stop_after=""):
+    """The commands for some runs: those that differ in seed and learning rate alone become replicas, if they
+    have the same newest checkpoint, so that none makes updates again.
 
     max_replicas: the most runs of one program; 1: each run has a command of its own.
     """
     groups = {}
     for run in runs:
-        groups.setdefault(_group(run) if max_replicas > 1 and run.axes else run, []).append(run)
+        group = run
+        if max_replicas > 1 and run.axes:
+            group = (*_group(run), max(0, newest_checkpoint(os.path.join(workdir, run.folder))))
+        groups.setdefault(group, []).append(run)
     jobs = []
     for members in groups.values():
         for block in _products(members, max_replicas) if len(members) > 1 else [members]:

@@ -23,7 +23,8 @@ def run(given, programs=None, cluster="slurm"):
       programs: see plan.Job.command.
       cluster: see executors.Slurm.
 
-    Raises ConfigError, at the end if runs failed, and preemption.Preempted after a signal.
+    Raises ConfigError, at the end if runs failed, and preemption.Preempted after a signal, or if runs were
+    stopped by one or by their time limit.
     """
     log.setLevel(logging.INFO)
     sweep, workdir = _load(given), pathlib.Path(given.workdir)
@@ -81,6 +82,9 @@ def run(given, programs=None, cluster="slurm"):
             f"{len(failed)} of {len(runs)} runs failed, the first is {failed[0]}: its log is in "
             f"{workdir / 'logs'}; the same command tries them again"
         )
+    if "stopped" in states.values():
+        log.info("some runs were stopped before their end; the same command continues them")
+        raise preemption.Preempted
     return found
 
 
@@ -141,7 +145,8 @@ def _commands(runs, book, given, stale):
     done = [each for each in runs if each.folder not in stale and book.is_finished(each)]
     for each in done:
         yield f"# finished: {each.folder}"
-    for job in plan.make_jobs([each for each in runs if each not in done], given.replicas):
+    left = [each for each in runs if each not in done]
+    for job in plan.make_jobs(left, book.workdir, given.replicas):
         state = "stale" if job.runs[0].folder in stale else "to run"
         yield f"# {state}: {display.describe(job)}"
         yield shlex.join(job.command(os.fspath(book.workdir)))

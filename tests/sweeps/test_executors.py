@@ -132,7 +132,7 @@ def test_slots_have_their_own_cores_or_device(monkeypatch):
     if hasattr(os, "sched_getaffinity"):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 5})
         local = executors.Local(2, "cores")
-        assert [local.prefix(slot)[-1] for slot in (0, 1)] == ["0,1", "2,3,5"]
+        assert local._cores == [[0, 1], [2, 3, 5]]
         with pytest.raises(ConfigError, match="has 5 cores"):
             executors.Local(6, "cores")
         assert executors.Local(3).pin == "cores" and executors.Local(1).pin == "none"

@@ -95,42 +95,55 @@ def test_a_shipped_sweep_has_commands_that_parse_and_runs_nothing_in_a_dry_run(
     assert path.stem in path.read_text().partition("def ")[0]
 
 
-def test_a_pipeline_of_real_runs_has_a_table_and_resumes_nothing(folder):
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    """(sweep file, workdir, results) of the shipped pipeline with one condition: two processes."""
     arg = "pretraining=2_steps,finetuning=2_steps,labels=40,seeds=2"
     file = shrunk(folder, f"configs/sweeps/dividend.py:{arg}")
-    text = pathlib.Path(file).read_text()  # one condition: two processes
+    text = pathlib.Path(file).read_text()
     one = 'space=stage.space.where(lambda c: c.get("init", "random") == "random")'
     text = text.replace("space=stage.space", one).replace(
         "sweep.stage))", "sweep.stage), baseline={})"
     )
     pathlib.Path(file).write_text(text)
-    found = run(file, folder / "pipeline")
+    return file, folder / "pipeline", run(file, folder / "pipeline")
+
+
+def test_a_pipeline_of_real_runs_has_a_table_and_resumes_nothing(pipeline):
+    file, workdir, found = pipeline
     assert found["num_finished"] == 3 and found["rows"][0]["score"]["count"] == 2
-    log = (folder / "pipeline" / "logs" / "finetune.log").read_text()
-    assert "2 replicas" in log
-    before = {path: path.stat().st_mtime for path in (folder / "pipeline").rglob("scores.json")}
+    assert "2 replicas" in (workdir / "logs" / "finetune.log").read_text()
+    before = {path: path.stat().st_mtime for path in workdir.rglob("scores.json")}
     assert len(before) == 2
-    assert run(file, folder / "pipeline")["rows"] == found["rows"]
+    assert run(file, workdir)["rows"] == found["rows"]
     assert before == {path: path.stat().st_mtime for path in before}
 
 
 @pytest.mark.slow
-def test_replicas_and_one_by_one_give_the_same_table(folder):
-    arg = "pretraining=4_steps,finetuning=8_steps,labels=60,seeds=3"
-    file = shrunk(folder, f"configs/sweeps/dividend.py:{arg}")
-    together = run(file, folder / "together")
-    alone = run(file, folder / "alone", replicas=1)
-    assert together["num_finished"] == alone["num_finished"] == 10
+def test_replicas_and_one_by_one_give_the_same_table(folder, pipeline):
+    tiny = tiny_configs.finetuning(
+        folder, pipeline[1] / "pretrain" / "encoder", training__duration="8 steps",
+        task__num_train_examples=60, evaluation__every="4 steps",
+    )  # fmt: skip
+    given = configs.flatten(tiny.to_dict())
+    given.pop("optimizer.learning_rate")
+    space = f"fixed({given!r}) * grid(lr=[1e-3, 1e-2], seed=range(2))"
+    stage = f'finetune("configs/finetune/classification.py", {space})'
+    (folder / "replicas").mkdir()
+    file = sweeping.write(folder / "replicas", stage, metric="test/accuracy")
+    together = run(file, folder / "replicas" / "together")
+    alone = run(file, folder / "replicas" / "alone", replicas=1)
+    assert together["num_finished"] == alone["num_finished"] == 4
     for ours, theirs in zip(together["rows"], alone["rows"], strict=True):
         assert ours["coordinates"] == theirs["coordinates"] and ours["folders"] == theirs["folders"]
         for name, value in theirs["metrics"].items():
             assert ours["metrics"][name]["mean"] == pytest.approx(value["mean"], abs=1e-3)
-    for each in together["rows"][2]["folders"]:
-        ours, theirs = (
-            tiny_configs.metrics(folder / name / each) for name in ("together", "alone")
-        )
-        for one, other in zip(ours, theirs, strict=True):
-            assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
+        for each in ours["folders"]:
+            lines = [
+                tiny_configs.metrics(folder / "replicas" / n / each) for n in ("together", "alone")
+            ]
+            for one, other in zip(*lines, strict=True):
+                assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import sweeping
 
 from sweeps import halving, plan
-from training import cli
+from training import cli, preemption
 from training import config as configs
 from training.config import ConfigError
 
@@ -78,6 +78,30 @@ def test_one_by_one_gives_the_same_table(whole, tmp_path):
     assert alone["rows"] == found["rows"]
     record = json.loads((tmp_path / "alone" / "sweep.json").read_text())
     assert len({tuple(each["attempts"][0]["command"]) for each in record["runs"]}) == 13
+
+
+def test_runs_with_other_checkpoints_are_no_replicas_of_one_program(tmp_path):
+    """Replicas resume from a common step; the one that is ahead would make its updates again."""
+    space = f'fixed(init_from="{tmp_path}") * grid(seed=range(3))'
+    (tmp_path / "config.json").write_text("{}")
+    file = sweeping.write(tmp_path, f'finetune("configs/finetune/classification.py", {space})')
+    workdir = tmp_path / "runs"
+    runs = _runs(file)
+    assert [len(job.runs) for job in plan.make_jobs(runs, workdir, 16)] == [3]
+    assert [len(job.runs) for job in plan.make_jobs(runs, workdir, 2)] == [2, 1]
+    (workdir / runs[1].folder / "checkpoints" / "5").mkdir(parents=True)
+    assert [len(job.runs) for job in plan.make_jobs(runs, workdir, 16)] == [2, 1]
+
+
+def test_a_run_that_stops_by_itself_is_continued_by_the_same_command(tmp_path):
+    stage = 'train("configs/decoder.py", fixed({}) * grid(lr=[1e-3, 2e-3]))'
+    file = sweeping.write(tmp_path, stage.format("training__stop_after='50 %'"))
+    with pytest.raises(preemption.Preempted) as stop:
+        sweeping.run(file, tmp_path / "runs")
+    assert stop.value.code == 143
+    assert set(sweeping.states(tmp_path / "runs").values()) == {"stopped"}
+    sweeping.run(sweeping.write(tmp_path, stage.format("")), tmp_path / "runs")
+    assert all(steps == ALL for steps in sweeping.updates(tmp_path / "runs").values())
 
 
 def test_a_dry_run_prints_commands_that_the_programs_accept_and_writes_nothing(tmp_path, capsys):
