@@ -38,6 +38,7 @@ class Adapter:
     """No adapter: everything is trained but what config.freeze names. The base class of all adapters."""
 
     name = "none"
+    num_row_tokens = 0  # positions that it adds to a row
 
     def init(self, rng: jax.Array, params: dict) -> dict:
         """params['adapter'] for the parameters of a model, which they may depend on."""
