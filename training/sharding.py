@@ -44,16 +44,16 @@ def make_mesh(config, devices=None, replicas=0):
     Axis types are Auto: with Explicit axes, JAX's default, `nn.Embed` raises ShardingTypeError.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [getattr(config, axis) for axis in AXES]
+    sizes = [config.data, config.fsdp, config.tensor, config.sequence]
     known = math.prod(size for size in sizes if size > 0)
     split = math.gcd(replicas, len(devices) // known) if replicas else 1
     if -1 in sizes:
         sizes[sizes.index(-1)] = len(devices) // (known * split)
     if min(sizes) < 1 or math.prod(sizes) * split != len(devices):
-        given = ", ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
         raise ConfigError(
-            f"config.mesh=({given}) does not fit {len(devices)} devices; expected sizes whose product is "
-            f"{len(devices)}, one may be -1"
+            f"config.mesh=(data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, "
+            f"sequence={config.sequence}) does not fit {len(devices)} devices; expected sizes whose product "
+            f"is {len(devices)}, one may be -1"
         )
     names = (REPLICA, *AXES) if replicas else AXES
     sizes = [split, *sizes] if replicas else sizes
