@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from models import chunked_attention
 from models.inputs import AttentionMask
-from models.logical_axes import has_rules, mesh_axes
+from models.logical_axes import has_rules, mesh_axes, other_axes
 
 KERNELS = ("dense", "chunked", "splash", "triton")
 _PLATFORM = {"splash": "tpu", "triton": "gpu"}
@@ -186,9 +186,10 @@ def _on_each_device(run, groups):
             by_query, by_head, by_head, masks,
             None if bias is None else PartitionSpec(heads or None), None if keys is None else by_head,
         )  # fmt: skip
+        # An axis of replicas too: `vmap` adds it to the specs.
         mapped = jax.shard_map(
             part, mesh=mesh, in_specs=specs, out_specs=by_query,
-            axis_names={*rows, *heads, *queries}, check_vma=False,
+            axis_names={*rows, *heads, *queries, *other_axes()}, check_vma=False,
         )  # fmt: skip
         return mapped(q, k, v, mask, bias, keys)
 

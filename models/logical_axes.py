@@ -44,6 +44,13 @@ def mesh_axes_size(name: str) -> int:
     return math.prod(shape[axis] for axis in mesh_axes(name, 0))
 
 
+def other_axes() -> set[str]:
+    """The mesh axes that no rule names, such as one for replicas."""
+    named = {axis for _, axes in nn.get_logical_axis_rules()
+             for axis in ((axes,) if isinstance(axes, str) else axes or ())}  # fmt: skip
+    return set(jax.sharding.get_abstract_mesh().axis_names) - named
+
+
 def with_logical_constraint(x: jax.Array, names: str) -> jax.Array:
     """Shards x, whose axes are named by the letters `names`, by the current logical axis rules.
 

@@ -50,5 +50,5 @@ def launch(commands, devices, variables=None):
     running, outputs = start(commands, devices, variables), []
     for process in running:
         with process:
-            outputs.append(process.communicate(timeout=240)[0])
+            outputs.append(process.communicate(timeout=900)[0])
     return [process.returncode for process in running], outputs

@@ -178,6 +178,22 @@ def test_a_mesh_gives_the_same_values_gradients_and_dropout(
     assert loops and "all-gather" not in program.as_text()
 
 
+def test_replicas_on_a_mesh_attend_as_each_alone():
+    mask = make_attention_mask(segments(48, 20, 46), segments(48, 20, 46), "causal")
+    k = random(ROWS, 48, GROUPS, SIZE)
+    queries = random(2, ROWS, 48, 4, SIZE)
+
+    def run(q):
+        return jax.value_and_grad(lambda q: attend("chunked", q, k, k, mask).sum())(q)
+
+    mesh = jax.make_mesh((2, 1, 1, 1, 2), ("replica", *AXES), axis_types=(AxisType.Auto,) * 5)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        found = jax.jit(jax.vmap(run, spmd_axis_name="replica"))(queries)
+    for number in range(2):
+        for ours, theirs in zip(found, jax.jit(run)(queries[number]), strict=True):
+            np.testing.assert_allclose(ours[number], theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_parts_of_a_row_that_are_no_blocks_have_dropout_of_their_own():
     ids = segments(48, 48)
     mask, ones = make_attention_mask(ids, ids), jnp.ones((ROWS, 48, 1, SIZE))

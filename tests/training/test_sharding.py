@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tiny_configs
 
+import finetune
 import train
+from models import attention_kernels
 from training import sharding
 from training.config import ConfigError
 from training.schema import MeshConfig
@@ -65,12 +67,7 @@ def test_such_rows_are_refused_before_data_is_read(folder, entry):
         config.task.source = "files:/missing/{train,validation}.tsv"
     config.mesh = {"sequence": 4}
     with pytest.raises(ConfigError, match="sequence=4 does not divide rows of 30 tokens"):
-        if entry == "pretraining":
-            train.run(config, folder / entry)
-        else:
-            import finetune
-
-            finetune.run(config, folder / entry)
+        (train if entry == "pretraining" else finetune).run(config, folder / entry)
 
 
 @pytest.mark.parametrize(
@@ -93,4 +90,22 @@ def test_a_checkpoint_of_one_mesh_resumes_on_another_with_the_same_losses(folder
     after = tiny_configs.metrics(run)
     assert [line["step"] for line in after] == [line["step"] for line in before]
     for ours, theirs in zip(after, before, strict=True):
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"seeds": "(0, 1)"}], ids=("one", "replicas"))
+def test_finetuning_with_split_rows_has_the_same_losses(folder, options, monkeypatch):
+    monkeypatch.setattr(attention_kernels, "DENSE_BELOW", {"cpu": 0, "other": 0})
+    name = "-".join(("tuned", *options))
+    base = tiny_configs.untrained(folder / f"{name}-base", "encoder")
+    found = []
+    for mesh in ({}, {"sequence": 2}):
+        config = tiny_configs.finetuning(folder, base, **options)
+        config.mesh = mesh
+        run = folder / f"{name}-{len(mesh)}"
+        finetune.run(config, run)
+        found.append(tiny_configs.metrics(run / "seed=1" if options else run))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours["step"] == theirs["step"]
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
