@@ -39,6 +39,7 @@ class Adapter:
     """The interface of adapters, and the case without one: everything except config.freeze is trained."""
 
     name = "none"
+    num_row_tokens = 0  # positions that it adds to a row
 
     def init(self, rng: jax.Array, params: dict) -> dict:
         """Initial params['adapter'], which may depend on the model's `params`."""

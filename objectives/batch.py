@@ -51,6 +51,16 @@ class Batch:
     slot_shares: tuple[tuple[int, float], ...] = struct.field(pytree_node=False, default=())
     negatives: jax.Array | None = None  # skip_gram: int32[B,M] negative samples
 
+    def pad_decoder(self, multiple: int) -> "Batch":
+        """The Batch with U a multiple of this, where rows are not packed; the new positions are padding."""
+        if self.decoder_inputs is None or self.packing is not None:
+            return self
+        padding = ((0, 0), (0, -self.decoder_inputs.tokens.shape[1] % multiple))
+        changed = {"decoder_inputs": self.decoder_inputs}
+        if self.target_positions is None:
+            changed |= {"targets": self.targets, "loss_weights": self.loss_weights}
+        return self.replace(**jax.tree.map(lambda x: jnp.pad(x, padding), changed))
+
 
 def without_negative_ids(batch: Batch) -> Batch:
     """Replaces padding id -1 (of a vocabulary without a padding token) by token 0.

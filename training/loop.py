@@ -116,7 +116,8 @@ def train_loop(
         fetch()
         text, values = throughput.report(step)
         if values:
-            metrics.write(step, "throughput", values | times.report())
+            values |= times.report() | {"peak_memory_mib": profiling.peak_memory()[0]}
+            metrics.write(step, "throughput", values)
         mean = weighted_mean(add_sums(unlogged), loss_weights)
         log.info(
             f"step {step:>7,}/{intervals.total:,}  {format_metrics(mean, loss_weights)}  {text}"
@@ -166,6 +167,7 @@ def train_loop(
                 write_log_line(step + 1)
     metrics.flush()
     times.log(intervals.input_remedy)
+    log.info("peak memory of {1}: {0:,.0f} MiB".format(*profiling.peak_memory()))
     return state
 
 

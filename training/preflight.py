@@ -38,6 +38,7 @@ def check_without_data(task, source, run_dir, mesh):
     if source.run is not None and getattr(config, "adapter", None) not in (None, Adapter()):
         config.adapter.shapes(unflatten_params(params_metadata(source.run, source.step)))
     outline = task.outline(config, config.model, source.tokenizer_file)
+    sharding.check_lengths(mesh, outline.row_lengths if outline else {task.max_seq_len})
     check_durations(config, outline.tokens_per_step if outline else 0)
     if outline is None or run_directory.is_started(run_dir):
         return
@@ -53,6 +54,7 @@ def check_without_data(task, source, run_dir, mesh):
         if source.tokenizer_file or config.tokenizer.path:
             source.check_tokenizer(outline.tokenizer)
         plan_pretraining(source, outline.model_config, flatten_params(params))
+    sharding.describe_unsplit(mesh, params)
     frozen = frozen_paths(config.freeze, flatten_params(params))
     describe_param_rules(config.optimizer, params, frozen)
 

@@ -161,6 +161,7 @@ class MeshConfig:
     data: int = option(-1, "data parallelism", min=-1)
     fsdp: int = option(1, "data parallelism with sharded parameters", min=-1)
     tensor: int = option(1, "tensor parallelism", min=-1)
+    sequence: int = option(1, "parallelism over the positions of a row", min=-1)
 
 
 @dataclasses.dataclass(frozen=True)
