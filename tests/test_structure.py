@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "huggingface": ("data", "models", "training", "tasks", "objectives"),
     "train": EVERYTHING,
     "finetune": EVERYTHING,
+    "launch": ("training.cli", "training.config"),
     "tools": EVERYWHERE,
     "studies": (*EVERYWHERE, "train", "finetune"),
     "benchmarks": (*EVERYWHERE, "train", "finetune", "tools"),
