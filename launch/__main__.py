@@ -26,7 +26,7 @@ FLAGS = (
     ("--env", {"action": "append", "default": [], "metavar": "NAME=VALUE",
                "help": "variable of every process, such as XLA_FLAGS=...; repeatable"}),
     ("--ship_diff", {"action": "store_true", "help": "run the changes of the working tree too, as a diff"}),
-    ("--no_plan", {"action": "store_true", "help": "skip the memory plan"}),
+    ("--no_plan", {"action": "store_true", "help": "skip the checks of the config and the memory"}),
     ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
 )  # fmt: skip
 ARRAYS = (

@@ -22,7 +22,7 @@ INSTALL = ["python -m pip install --quiet --root-user-action=ignore --editable '
 def render(job: Job, given) -> Rendering:
     require_bucket(workdir_of(job.command), "the disks of pods are deleted with them")
     found = tpus.slice_of(given.topology)
-    lines = ["set -euo pipefail", *job.script_there(INSTALL, "/tmp")]
+    lines = ["set -euo pipefail", *job.joined(found.hosts).script_there(INSTALL, "/tmp")]
     tpu = {"google.com/tpu": found.chips // found.hosts}
     spot = "cloud.google.com/gke-spot"
     pod = {
@@ -40,7 +40,7 @@ def render(job: Job, given) -> Rendering:
             "name": "run",
             "image": given.image,
             "command": ["bash", "-c", "\n".join(lines) + "\n"],
-            "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
+            "ports": [{"containerPort": port, "protocol": "TCP"} for port in (8471, 8080)],
             "resources": {"requests": tpu, "limits": tpu},
         }],
     }  # fmt: skip

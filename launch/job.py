@@ -43,6 +43,13 @@ class Job:
     def command(self) -> tuple[str, ...]:
         return self.commands[0]
 
+    def joined(self, processes: int) -> "Job":
+        """The job with the variable by which JAX joins the processes of a cluster that it detects."""
+        if processes == 1:
+            return self
+        environment = {"TRIPTYCH_DISTRIBUTED": "1"} | self.environment
+        return dataclasses.replace(self, environment=environment)
+
     def script_here(self) -> str:
         """The script of a process on this machine or its shared disk: the command of the task
         $SLURM_ARRAY_TASK_ID if there are several."""

@@ -42,11 +42,12 @@ def render(job: Job, given) -> Rendering:
         'export PATH="$PWD/../venv/bin:$PATH"',
     ]
     joined = []
-    if is_tpu and found.hosts > 1:
-        joined = ["export TRIPTYCH_DISTRIBUTED=1"]
+    if is_tpu:
+        job = job.joined(found.hosts)
     elif given.nodes > 1:
         joined = [
-            f'export JAX_COORDINATOR_ADDRESS="$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):{PORT}"',
+            'first="$(head -n 1 <<<"$SKYPILOT_NODE_IPS")"',
+            f'export JAX_COORDINATOR_ADDRESS="$first:{PORT}"',
             'export JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"',
         ]
     task = {

@@ -4,7 +4,6 @@ The tasks of a run get SIGTERM before the time limit, save and exit with 143; th
 job, which resumes. A canceled job, whose script gets SIGTERM too, is not requeued.
 """
 
-import dataclasses
 import shlex
 
 from launch.job import Job, Rendering, require_bucket, script, workdir_of
@@ -42,7 +41,6 @@ def render(job: Job, given) -> Rendering:
                 ", or --shared_filesystem if it is on a disk that all nodes mount",
             )  # fmt: skip
     tasks, is_array = given.nodes * given.tasks_per_node, len(job.commands) > 1
-    running = {"TRIPTYCH_DISTRIBUTED": "1"} if tasks > 1 else {}
     folder = job.folder / "logs"
     ids = "%A_%a" if is_array else "%j"
     options = {
@@ -81,7 +79,7 @@ def render(job: Job, given) -> Rendering:
     ]
     files = {
         "job.sbatch": script(f"{job.name}: submit with sbatch", lines, [*header, *given.setup]),
-        "task.sh": dataclasses.replace(job, environment=running | job.environment).script_here(),
+        "task.sh": job.joined(tasks).script_here(),
     }
     actions = {
         "submit": [["sbatch", "--parsable", str(job.folder / "job.sbatch")]],

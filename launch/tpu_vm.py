@@ -30,7 +30,9 @@ def render(job: Job, given) -> Rendering:
     require_bucket(workdir_of(job.command), "the disks of TPU VMs are deleted with them")
     place = [f"--project={given.project}", f"--zone={given.zone}"]
     found = tpus.slice_of(given.topology)
-    run = script(f"{job.name}: one process of the run", job.script_there(INSTALL, "/opt"))
+    run = script(
+        f"{job.name}: one process of the run", job.joined(found.hosts).script_there(INSTALL, "/opt")
+    )
     startup = [
         "export HOME=/root",
         f"mkdir -p /opt/{job.name}",
@@ -59,9 +61,7 @@ def render(job: Job, given) -> Rendering:
         "submit": [create],
         "run": on_all("sudo google_metadata_script_runner startup"),
         "status": [[*queued, "describe", job.name, *place, "--format=value(state.state)"]],
-        "logs": on_all(
-            f"echo == $(hostname); sudo journalctl --unit={job.name} --lines=20 --no-pager"
-        ),
+        "logs": on_all(f"uname -n; sudo journalctl --unit={job.name} --lines=20 --no-pager"),
         "cancel": on_all(f"sudo systemctl stop {job.name}"),
         "delete": [[*queued, "delete", job.name, *place, "--force", "--quiet"]],
     }

@@ -1,8 +1,8 @@
 """python -m launch local: real processes of a tiny run, their logs, the end of one, SIGTERM and resuming."""
 
 import json
-import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,30 +10,20 @@ import time
 
 import numpy as np
 import pytest
-import tiny_configs
-
-ROOT = pathlib.Path(__file__).parents[2]
-slow = pytest.mark.slow
-pytestmark = pytest.mark.skipif(
-    not (ROOT / ".git").exists(), reason="a launch names a commit, and this is no checkout of git"
+from launches import (
+    ENVIRONMENT,
+    IS_CHECKOUT,
+    NO_CHECKOUT,
+    ONE_DEVICE,
+    ROOT,
+    call,
+    command,
+    launch,
+    losses,
 )
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-ONE_DEVICE = f"XLA_FLAGS={os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
 
-
-def launch(*words):
-    return [sys.executable, "-m", "launch", *map(str, words)]
-
-
-def call(*words):
-    return subprocess.run(launch(*words), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
-                          timeout=300)  # fmt: skip
-
-
-def command(folder, name, **overrides):
-    config = tiny_configs.pretraining(folder, "configs/decoder.py", **overrides)
-    return ["python", "train.py", "--config=configs/decoder.py", f"--workdir={folder}/{name}",
-            *tiny_configs.flags(config)]  # fmt: skip
+slow = pytest.mark.slow
+pytestmark = pytest.mark.skipif(not IS_CHECKOUT, reason=NO_CHECKOUT)
 
 
 def render(folder, name, words, processes=2):
@@ -50,10 +40,6 @@ def wait_for(path, text, process):
     while not (path.exists() and text in path.read_text(errors="replace")):
         assert process.poll() is None and time.monotonic() < until, path.read_text()
         time.sleep(0.2)
-
-
-def losses(run):
-    return [line["loss"] for line in tiny_configs.metrics(run) if line["split"] == "train"]
 
 
 @slow
@@ -118,7 +104,7 @@ def test_one_process_that_dies_ends_the_others(tmp_path):
 
 
 def test_the_processes_of_a_killed_launch_get_sigterm(tmp_path):
-    if not __import__("shutil").which("setpriv"):
+    if not shutil.which("setpriv"):
         pytest.skip("setpriv of util-linux is not installed")
     (tmp_path / "task.sh").write_text(
         f"exec {sys.executable} -c '{DIES}'\n".replace("JAX_PROCESS_ID", "HOME")
