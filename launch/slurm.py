@@ -1,7 +1,7 @@
 """Slurm: one sbatch script for one node or many, or an array of runs.
 
 The tasks of a run get SIGTERM before the time limit, save and exit with 143; the script then requeues the
-job, which resumes. A canceled job, whose script gets SIGTERM too, is not requeued.
+job, which resumes. A canceled job is not requeued: `cancel` sends its script SIGUSR1, scancel SIGTERM.
 """
 
 import shlex
@@ -66,8 +66,9 @@ def render(job: Job, given) -> Rendering:
     wait = "--kill-on-bad-exit=0 --wait=300"  # time in which the others report and save
     lines = [
         "is_canceled=0",
-        "trap 'is_canceled=1' TERM",
+        "trap 'is_canceled=1' TERM USR1",
         *([f"bash {path} prepare"] if tasks > 1 and job.prepare() else []),
+        '[ "$is_canceled" -eq 0 ] || exit 143',
         "status=0",
         f"srun {wait} --open-mode=append --output={shlex.quote(str(folder / f'{ids}-task%t.log'))} "
         f'bash {path} || status="$?"',
@@ -85,10 +86,12 @@ def render(job: Job, given) -> Rendering:
         "submit": [["sbatch", "--parsable", str(job.folder / "job.sbatch")]],
         "status": [["scontrol", "--oneliner", "show", "job", "{job}"]],
         "logs": [["bash", "-c", f"tail -n 20 {shlex.quote(str(folder))}/*.log"]],
-        # Signals first, to all processes and the script, so that no limit but the run's ends the save.
+        # Signals alone, so that no limit but the run's ends the save. SIGTERM to the script would reach srun,
+        # which kills its tasks.
         "cancel": [
             ["scancel", "--state=PENDING", "{job}"],
-            ["scancel", "--full", "--signal=TERM", "{job}"],
+            ["scancel", "--batch", "--signal=USR1", "{job}"],
+            ["scancel", "--signal=TERM", "{job}"],
         ],
     }
     return Rendering(files, actions)

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not IS_CHECKOUT, reason=NO_CHECKOUT),
 ]  # fmt: skip
 SCRIPT = pathlib.Path(__file__).parent / "slurm_cluster.sh"
-STEPS = {"training__duration": "300 steps", "checkpoint__every": "100 steps"}
+STEPS = {"training__duration": "40 steps", "checkpoint__every": "20 steps"}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_two_tasks_are_the_run_of_one_process(cluster, tmp_path):
     two = submit(tmp_path, "two", "--tasks_per_node=2", "--", *command(tmp_path, "two", **STEPS))
     wait(two, lambda: ended(two, "JobState=COMPLETED"))
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
-    assert len(losses(tmp_path / "two")) == 300
+    assert len(losses(tmp_path / "two")) == 40
     job = json.loads((two / "launch.json").read_text())["job"]
     found = logs(two)
     assert found.keys() == {f"{job}.log", f"{job}-task0.log", f"{job}-task1.log"}

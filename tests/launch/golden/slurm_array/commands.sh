@@ -13,7 +13,8 @@ logs)
   ;;
 cancel)
   scancel --state=PENDING "$2"
-  scancel --full --signal=TERM "$2"
+  scancel --batch --signal=USR1 "$2"
+  scancel --signal=TERM "$2"
   ;;
 *)
   echo 'usage: bash commands.sh submit|status|logs|cancel [JOB]' >&2
