@@ -16,11 +16,13 @@ import platform
 import time
 import uuid
 
-from training import paths
+from training import paths, preemption
 from training.config import ConfigError
 from training.sharding import is_main_process
 
 log = logging.getLogger("triptych")
+
+ENDED = "ended.json"  # how the last start of a run ended; absent while it runs and after a kill
 
 
 class MetricWriter:
@@ -46,6 +48,7 @@ class MetricWriter:
         """Opens the files; lines after `step` are removed, all of them for -1 (a new run)."""
         if self._lock is None:
             return
+        (self._folder / ENDED).unlink(missing_ok=True)
         kept = lines_up_to(self._path, step) if self._path.exists() else ""
         if self._is_remote:
             self._file = io.StringIO()
@@ -108,8 +111,23 @@ class MetricWriter:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                paths.write_text(self._folder / ENDED, json.dumps(_ending(error)) + "\n")
         self.close()
+
+
+def _ending(error):
+    """The content of ended.json after an exception, None for none."""
+    state = "failed"
+    if error is None:
+        state = "finished"
+    elif isinstance(error, (preemption.Preempted, KeyboardInterrupt)):
+        state = "preempted"
+    message = " ".join(str(error).split())[:400] if state == "failed" else ""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"state": state, "time": now, "message": message}
 
 
 class _Events:
@@ -160,6 +178,8 @@ class _FileLock:
             raise ConfigError(
                 f"another program is using {str(folder)!r}; wait for it to end, or choose another --workdir"
             ) from None
+        self._file.write(f"{platform.node()}\n")  # tools.watch looks for the lock on this host
+        self._file.flush()
 
     def is_held(self):
         return True

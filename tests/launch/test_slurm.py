@@ -66,7 +66,7 @@ def logs(launch):
     return {path.name: path.read_text() for path in sorted((launch / "logs").glob("*.log"))}
 
 
-def wait(launch, condition, seconds=280):
+def wait(launch, condition, seconds=600):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, f"{states(launch)}\n{logs(launch)}"

@@ -53,6 +53,7 @@ def test_every_program_is_listed_with_its_command():
         "plan",
         "predict",
         "prepare",
+        "watch",
     } == programs.keys()
     for name, line in programs.items():
         assert line.startswith(f"`python -m tools.{name}"), line
