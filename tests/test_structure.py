@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "train": EVERYTHING,
     "finetune": EVERYTHING,
     "launch": ("training.cli", "training.config"),
-    "tools": EVERYWHERE,
+    "tools": (*EVERYWHERE, "launch.checkout"),
     "studies": (*EVERYWHERE, "train", "finetune"),
     "benchmarks": (*EVERYWHERE, "train", "finetune", "tools"),
     "configs": ("models.presets",),

@@ -53,6 +53,7 @@ def test_every_program_is_listed_with_its_command():
         "plan",
         "predict",
         "prepare",
+        "reproduce",
         "watch",
     } == programs.keys()
     for name, line in programs.items():
