@@ -224,6 +224,23 @@ def test_replicas_no_better_than_the_most_frequent_label_are_counted(folder):
         assert summary["groups"][0]["degenerate"] == {"validation/accuracy": expected}
 
 
+@pytest.mark.parametrize("best_metric, expected", [("+accuracy", 1), ("-loss", 0)])
+def test_validation_alone_chooses_the_learning_rate(folder, best_metric, expected):
+    scores = {  # the test split and the last metric would choose the other one
+        1e-4: {"validation/accuracy": 0.6, "validation/loss": 0.5, "test/accuracy": 0.9, "test/loss": 0.9},
+        1e-3: {"validation/accuracy": 0.8, "validation/loss": 0.7, "test/accuracy": 0.5, "test/loss": 0.4},
+    }  # fmt: skip
+    finished = [
+        replica_scores.Finished(
+            replicas.Replica(f"learning_rate={rate}", configs.resolve(
+                FinetuneConfig, {"init_from": "x", "optimizer": {"learning_rate": rate}}
+            ), folder), 1, 1, values, {}, best_metric,
+        )
+        for rate, values in scores.items()
+    ]  # fmt: skip
+    assert replica_scores.summarize(finished)["best"] == expected
+
+
 def test_a_replica_that_is_not_finite_is_left_out_and_the_others_continue(folder):
     axes = {"optimizer__learning_rate": "(1e-3, 1e30)", "optimizer__grad_clip_norm": 0.0}
     result = finetune.run(config_of(folder, **axes), str(folder / "failing"))

@@ -71,8 +71,8 @@ import logging
 
 from data.files import expand
 from generation import FillConfig
+from tools import output
 from tools.filler import Filler
-from tools.predict import Writer, check_output
 from tools.texts import Item, items_of, stdin_items
 from training import config as configs
 from training.config import ConfigError
@@ -90,7 +90,7 @@ def run(given, assignments):
     filler = Filler(given.run, configs.resolve(MeshConfig, mesh, "config.mesh"))
     config = FillConfig(given.order, given.num_steps, given.n_best, given.temperature, given.seed)
     files = [path for pattern in given.file for path in expand(pattern, log.info)]
-    check_output(given.output, files)
+    output.check_new(given.output, files)
     if given.text:
         items = [Item(f"text {number}", text) for number, text in enumerate(given.text, 1)]
     elif files:
@@ -101,7 +101,7 @@ def run(given, assignments):
     rows = [filler.row(text) for text in texts]
     log.info(filler.describe())
     is_shown = sys.stdout.isatty() and not given.output
-    writer, size = Writer(given.output, "jsonl"), given.batch_size
+    writer, size = output.Writer(given.output), given.batch_size
     try:
         for start in range(0, len(texts), size):
             part = slice(start, start + size)
@@ -110,7 +110,7 @@ def run(given, assignments):
             if is_shown:
                 show(records)
             else:
-                writer.write([{"id": start + n} | each for n, each in enumerate(records)])
+                writer.write({"id": start + n} | each for n, each in enumerate(records))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; {writer.count:,} texts are written") from None
     finally:

@@ -98,13 +98,12 @@ import logging
 import os
 from collections.abc import Iterator
 
-from data.files import digest, disk_errors, expand
-from tasks.predictions import lines as json_lines
+from data.files import digest, expand
+from tools import output
 from tools.generator import Completion, Generator
 from tools.predict import Progress
 from tools.texts import Item, items_of, stdin_items
 from training import config as configs
-from training import paths, preemption
 from training.config import ConfigError
 from training.schema import MeshConfig
 
@@ -118,7 +117,10 @@ def run(given, options, assignments):
         if not key.startswith("mesh."):
             raise ConfigError(f"--config.{key} is not a choice here; expected --config.mesh.*")
     mesh = configs.override({"mesh": {}}, assignments)["mesh"]
-    check_output(given)
+    if given.resume:
+        output.check_path("--output", given.output)
+    else:
+        output.check_new(given.output, remedy="add --resume to continue it")
     generator = Generator(given.run, configs.resolve(MeshConfig, mesh, "config.mesh"))
     files = [path for pattern in given.file for path in expand(pattern, log.info)]
     items = [item for path in files for item in items_of(path, given.column or generator.column)]
@@ -141,9 +143,7 @@ def run(given, options, assignments):
         requests_of(generator, items), config, [item.place for item in items]
     )
     is_shown = len(items) == 1 or (sys.stdout.isatty() and not given.output)
-    writer = Writer(
-        given.output, None if given.output else None if is_shown else sys.stdout.buffer, done
-    )
+    writer = output.Writer(given.output, count=done)
     generate_all(generator, items, requests, config, given, writer, is_shown, settings)
 
 
@@ -180,17 +180,6 @@ def requests_of(generator, items) -> list:
 # ---- Output --------------------------------------------------------------------------------------
 
 
-def check_output(given) -> None:
-    """Raises ConfigError, before any work, for an --output that cannot be written or would be lost."""
-    path, folder = given.output, os.path.dirname(given.output) or "."
-    if path and not os.path.isdir(folder):
-        raise ConfigError(f"--output={path}: {folder!r} is not a directory; create it")
-    if path and os.path.exists(path) and not given.resume:
-        raise ConfigError(
-            f"--output={path} exists; add --resume to continue it, or name another file"
-        )
-
-
 def settings_digest(generator, config, stop) -> str:
     """Twelve characters, equal for commands whose rows may share a file: commands with the same run
     and the same options."""
@@ -222,32 +211,6 @@ def rows_before(path: str, items, per_prompt: int, settings: str) -> int:
     os.truncate(path, size)
     log.info(f"{path} has {done:,} of {len(items):,} prompts")
     return done
-
-
-class Writer:
-    """Appends rows to a file or a stream, always as whole lines; neither: it writes nothing.
-
-    Attributes:
-      count: prompts whose rows are written, also by earlier commands.
-    """
-
-    def __init__(self, path: str, stream, done: int):
-        self.count, self._path, self._stream = done, path, stream
-
-    def write(self, rows: list[dict]) -> None:
-        """The rows of a prompt, which are on disk at once."""
-        with disk_errors(self._path or "standard output"), preemption.deferred_interrupts():
-            if self._stream is None and self._path:
-                self._stream = paths.of(self._path).open("ab")
-            if self._stream:
-                self._stream.write("".join(json_lines(rows, "jsonl")).encode())
-                self._stream.flush()
-            self.count += 1
-
-    def close(self):
-        """Closes the file."""
-        if self._path and self._stream:
-            self._stream.close()
 
 
 def rows_of(
@@ -284,7 +247,8 @@ def generate_all(generator, items, requests, config, given, writer, is_shown, se
                     rows_of(items[number], number, completions, config.seed + number, settings)
                 )
             while writer.count in waiting:
-                writer.write(waiting.pop(writer.count))
+                rows = waiting.pop(writer.count)
+                writer.write(rows if given.output or not is_shown else (), num_items=1)
             if not is_shown:
                 progress(len(batch))
     except KeyboardInterrupt:

@@ -63,13 +63,14 @@ from collections.abc import Iterator
 from data import tables
 from data.examples import Examples, Place, check_columns, complete_rows, examples_of
 from data.file_kinds import identify
-from data.files import disk_errors, expand
+from data.files import expand
 from data.tables import FORMATS, Dialect, Table
 from tasks import predictions
 from tasks.sums import format_metrics
+from tools import output
 from tools.predictor import SPLIT, Predictor
 from tools.texts import has_lines, read_lines, read_stdin
-from training import logs, paths, preemption
+from training import logs
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
@@ -81,13 +82,14 @@ def run(given, assignments):
     form = given.format or (predictions.format_of(given.output) if given.output else "jsonl")
     predictor = Predictor(given.run, given.step, assignments)
     files = [path for pattern in given.file for path in expand(pattern, log.info)]
-    check_output(given.output, files)
+    output.check_new(given.output, files)
     log.info(predictor.describe())
-    progress, writer, scores = Progress(files), Writer(given.output, form), {}
+    progress, writer, scores = Progress(files), output.Writer(given.output, form), {}
+    num_errors = 0
     try:
         if given.score:
             rows, scores = score(predictor, files, progress)
-            writer.write(list(rows))
+            writer.write(rows)
         else:
             task, max_rows = predictor.config.task, BATCHES * predictor.config.evaluation.batch_size
             columns, texts = predictor.input_columns, task.text_columns()
@@ -99,14 +101,17 @@ def run(given, assignments):
             else:
                 parts = read_stdin(only_column(texts, "standard input"), max_rows)
             for part in rows_of(predictor, parts, (columns, texts), len(files) > 1, progress):
+                num_errors += sum("error" in row for row in part)
+                if form == "tsv":  # an error is in JSON lines alone
+                    part = [without(row, {"error"}) for row in part]
                 writer.write(part)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; {writer.count:,} predictions are written") from None
     finally:
         progress.close()
         writer.close()
-    if writer.num_errors:
-        log.info(f"{writer.num_errors:,} rows have no text and no prediction")
+    if num_errors:
+        log.info(f"{num_errors:,} rows have no text and no prediction")
     if predictor.num_truncated:
         length = predictor.config.task.max_seq_len
         log.info(f"{predictor.num_truncated:,} examples were truncated to {length} tokens")
@@ -115,15 +120,6 @@ def run(given, assignments):
     if given.score:
         line = f"{predictor.name}: {format_metrics(scores, {})}"
         print(line, file=sys.stdout if given.output else sys.stderr)
-
-
-def check_output(output: str, files: list[str]) -> None:
-    """Raises ConfigError for a file that cannot be written, before any work, or that is read."""
-    folder = paths.of(output).parent
-    if output and not paths.remote(output) and not folder.is_dir():
-        raise ConfigError(f"--output={output}: {str(folder)!r} is not a directory; create it")
-    if output and os.path.exists(output) and any(os.path.samefile(output, f) for f in files):
-        raise ConfigError(f"--output={output} is one of the files to read; name another")
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -266,38 +262,6 @@ def without(row, keys):
 def empty(value):
     """None for each value."""
     return dict.fromkeys(value) if isinstance(value, dict) else None
-
-
-class Writer:
-    """Writes rows to a file or to standard output, always as whole lines.
-
-    Attributes:
-      count: rows written.
-      num_errors: those of them without a prediction.
-    """
-
-    def __init__(self, path: str, form: str):
-        self.count = self.num_errors = 0
-        self._path, self._form, self._header, self._stream = path, form, [], None
-
-    def write(self, rows: list[dict]) -> None:
-        """Appends rows, and shows them at once. An error is in JSON lines alone."""
-        num_errors = sum("error" in row for row in rows)
-        if self._form == "tsv":
-            rows = [without(row, {"error"}) for row in rows]
-        data = "".join(predictions.lines(rows, self._form, self._header)).encode()
-        with disk_errors(self._path or "standard output"), preemption.deferred_interrupts():
-            if self._stream is None:
-                self._stream = paths.of(self._path).open("wb") if self._path else sys.stdout.buffer
-            self._stream.write(data)
-            self._stream.flush()
-            self.count += len(rows)
-            self.num_errors += num_errors
-
-    def close(self):
-        """Closes the file."""
-        if self._path and self._stream is not None:
-            self._stream.close()
 
 
 class Progress:

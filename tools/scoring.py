@@ -19,7 +19,7 @@ from data.files import content_hash, expand, write_atomically
 from data.tokenizer import describe_unknown
 from evaluation import SUITES, Scorer, choose_way
 from evaluation.items import Item, Summary
-from tools import score_chart
+from tools import output, score_chart
 from tools.loaded_run import load_run, objective_of
 from tools.score_store import Progress, Results
 from training import cli, paths, sharding
@@ -32,7 +32,12 @@ BLOCK = 32_768  # positions that the model reads between two writes of FILE.part
 def run(given) -> dict:
     """Evaluates what the parsed flags name; returns what --output holds."""
     suite = SUITES[given.suite]
-    check_outputs(given.output, given.chart)
+    output.check_path("--output", given.output)
+    output.check_path("--chart", given.chart)
+    if given.chart and not given.chart.endswith(score_chart.FORMATS):
+        raise ConfigError(
+            f"--chart={given.chart}: expected one of {', '.join(score_chart.FORMATS)}"
+        )
     fields = renamed_fields(given.field, suite.roles)
     cli.enable_compilation_cache()
     loaded = load_run(given.run)
@@ -66,18 +71,6 @@ def run(given) -> dict:
     if chart:
         score_chart.write(chart, summary, f"{loaded.name}, {given.suite}")
     return content
-
-
-def check_outputs(*files):
-    """Raises ConfigError for a file that cannot be written, before any work."""
-    for file in filter(None, files):
-        folder = paths.of(file).parent
-        if not paths.remote(file) and not folder.is_dir():
-            raise ConfigError(f"cannot write {file}: {str(folder)!r} is not a directory; create it")
-        if not paths.remote(file) and os.path.isdir(file):
-            raise ConfigError(f"cannot write {file}: it is a directory; name a file")
-    if files[1] and not files[1].endswith(score_chart.FORMATS):
-        raise ConfigError(f"--chart={files[1]}: expected one of {', '.join(score_chart.FORMATS)}")
 
 
 def renamed_fields(pairs, roles) -> dict[str, str]:

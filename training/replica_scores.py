@@ -94,7 +94,7 @@ def summarize(finished: list[Finished]) -> dict:
       than the constant prediction}}], 'best': index of the group}.
     """
     best_metric = finished[0].best_metric
-    sign, metric = (-1.0 if best_metric[0] == "-" else 1.0), f"validation/{best_metric[1:]}"
+    sign = -1.0 if best_metric[0] == "-" else 1.0
     groups, rows = {}, {}
     for each in finished:
         config = each.replica.config
@@ -112,7 +112,10 @@ def summarize(finished: list[Finished]) -> dict:
             for metric, floor in members[0].floor.items()
         }
         found.append(entry)
-    best = max(range(len(found)), key=lambda n: sign * found[n].get(metric, {"mean": 0.0})["mean"])
+    chosen_by = f"validation/{best_metric[1:]}"
+    best = max(
+        range(len(found)), key=lambda n: sign * found[n].get(chosen_by, {"mean": 0.0})["mean"]
+    )
     return {"replicas": rows, "groups": found, "best": best}
 
 

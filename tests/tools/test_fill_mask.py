@@ -219,6 +219,8 @@ REFUSED = {
         "spans", ["--text=a", "--append_masks=3"], "tools.generate continues a prompt"),
     "another option": ("encoder", ["--text=a", "--config.task.x=1"], "expected --config.mesh"),
     "no folder": ("encoder", ["--text=a [MASK]", "--output=none/out.jsonl"], "not a directory"),
+    "an existing file": (
+        "encoder", ["--text=a [MASK]", "--output={}/lines.txt"], "exists; remove it, or name another"),
 }  # fmt: skip
 
 

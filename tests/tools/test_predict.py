@@ -317,6 +317,7 @@ def test_a_bad_file_is_one_line_that_names_the_place(folder, tmp_path, capsys, n
         (("--run={}/encoder", "a", "--output={}/none/new.tsv"), "is not a directory; create it"),
         (("--run={}/encoder", "--file={}/encoder-labels/test.tsv",
           "--output={}/encoder-labels/test.tsv"), "is one of the files to read"),
+        (("--run={}/encoder", "a", "--output={}/encoder-labels/test.tsv"), "exists; remove it, or name"),
         (("--run={}/encoder", "a", "--config.optimizer.name=lion"), "is not a choice of predictions"),
         (("--run={}/encoder", "a", "--config.task.txt_column=b"), "did you mean config.task.text_column"),
         (("--run={}/encoder", "a", "--config.task.max_seq_len=2"), "out of range"),
