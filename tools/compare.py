@@ -27,6 +27,10 @@ def main(argv):
     given = cli.flags_parser(__doc__, FLAGS).parse_args(argv)
     from tools import run_records
 
+    if given.html:
+        from tools import output
+
+        output.check_path("--html", given.html)
     records = [run_records.read(run) for run in run_records.find(given.runs)]
     if len(records) < 2:
         raise ConfigError(f"{given.runs[0]} is one run; name two at least, or a directory of runs")

@@ -1,4 +1,4 @@
-"""metrics.jsonl, TensorBoard events and the lock on a run directory, local or in a bucket.
+"""metrics.jsonl, TensorBoard events, Weights & Biases and the lock on a run directory, local or in a bucket.
 
 metrics.jsonl has every update and evaluation once, whatever interrupted the run: a resumed run first
 removes the lines after the restored step, and lines are on disk before a checkpoint counts their steps.
@@ -7,6 +7,7 @@ removes the lines after the restored step, and lines are on disk before a checkp
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import io
 import json
 import logging
@@ -33,14 +34,15 @@ class MetricWriter:
     Args:
       folder: run directory.
       tensorboard: also write event files.
+      wandb: project of Weights & Biases to write to; '' for none.
 
     Raises ConfigError if another program is using the run directory.
     """
 
-    def __init__(self, folder, tensorboard):
-        self._folder, self._tensorboard = paths.of(folder), tensorboard
+    def __init__(self, folder, tensorboard, wandb=""):
+        self._folder, self._tensorboard, self._wandb = paths.of(folder), tensorboard, wandb
         self._path, self._is_remote = self._folder / "metrics.jsonl", paths.remote(folder)
-        self._lock = self._file = self._events = None
+        self._lock = self._file = self._events = self._wandb_run = None
         if is_main_process():
             self._lock = (_Claim if self._is_remote else _FileLock)(self._folder)
 
@@ -60,6 +62,8 @@ class MetricWriter:
             log.info("no TensorBoard events in a bucket: metrics.jsonl has the same numbers")
         elif self._tensorboard:
             self._events = _Events(self._folder, step + 1)
+        if self._wandb:
+            self._wandb_run = _start_wandb(self._folder, self._wandb)
 
     def write(self, step, split, values):
         """Appends one line {'step', 'split', **values}; `flush` puts it on disk."""
@@ -67,6 +71,9 @@ class MetricWriter:
             return
         with paths.naming(self._path):
             self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        if self._wandb_run is not None:
+            named = {f"{split}/{name}": value for name, value in values.items()}
+            self._wandb_run.log({"step": step, **named})
         if self._events is not None:
             for name, value in values.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):
@@ -101,6 +108,8 @@ class MetricWriter:
         """Writes the rest, closes the files and releases the lock."""
         if self._is_remote and self._lock is not None and self._lock.is_held():
             self.flush()
+        if self._wandb_run is not None:
+            self._wandb_run.finish()
         for file in (self._events, self._file):
             if file is not None:
                 with contextlib.suppress(OSError):  # a full disk was reported when the write failed
@@ -128,6 +137,23 @@ def _ending(error):
     message = " ".join(str(error).split())[:400] if state == "failed" else ""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {"state": state, "time": now, "message": message}
+
+
+def _start_wandb(folder, project):
+    """The run of Weights & Biases that belongs to a run directory: the same one after a resume. Its group is
+    the directory above, such as a sweep."""
+    import wandb
+
+    place, config = paths.absolute(folder), folder / "config.json"
+    run = wandb.init(
+        project=project, id=hashlib.sha256(str(place).encode()).hexdigest()[:16], resume="allow",
+        name=place.name, group=place.parent.name, reinit="create_new",
+        dir=None if paths.remote(folder) else str(place),
+        config=json.loads(config.read_text(encoding="utf-8")) if config.exists() else {},
+        settings=wandb.Settings(console="off"),
+    )  # fmt: skip
+    run.define_metric("*", step_metric="step")  # steps may be logged again after a resume
+    return run
 
 
 class _Events:

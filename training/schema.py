@@ -158,6 +158,9 @@ class LoggingConfig:
 
     every: str = option("50 steps", "interval between console lines")
     tensorboard: bool = option(True, "write TensorBoard event files")
+    wandb: str = option(
+        "", "project of Weights & Biases, by the extra [wandb]; WANDB_MODE=offline works; '': none"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
