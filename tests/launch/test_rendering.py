@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from launch import __main__ as program
-from launch import checkout, job, tpus
+from launch import checkout, checks, job, tpus
 from training import cli
 from training.config import ConfigError
 
@@ -260,3 +260,35 @@ def test_a_file_of_commands_names_the_wrong_line(tmp_path):
     file.write_text("python train.py --workdir='x\n")
     with pytest.raises(ConfigError, match="commands.txt:1: No closing quotation"):
         program.read_commands(file)
+
+
+def test_the_memory_plan_is_skipped_with_a_line_or_refuses(monkeypatch):
+    def answer(returncode, stderr="", record=None):
+        def run(*words):
+            if record:
+                (path,) = [w.partition("=")[2] for w in words if w.startswith("--output=")]
+                pathlib.Path(path).write_text(json.dumps(record))
+            return subprocess.CompletedProcess(words, returncode, "", stderr)
+
+        monkeypatch.setattr(checks, "_python", run)
+
+    gib = 2**30
+    fits = {"fits": True, "peak_bytes": 3 * gib, "chip": {"hbm_bytes": 80 * gib}}
+    answer(0, record=fits)
+    assert checks.plan(RUN, "h100:8") == "memory plan of h100:8: 3.0 GiB of 80.0 GiB per chip"
+    assert "tools.plan knows the step of train.py alone" in checks.plan(
+        ["python", "finetune.py"], "h100:8"
+    )
+    assert "--topology names no chips" in checks.plan(RUN, "")
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    assert "libtpu is not installed here" in checks.plan(RUN, "v5e:4x4")
+    answer(0, record=fits | {"fits": False, "peak_bytes": 90 * gib})
+    with pytest.raises(ConfigError, match="needs 90.0 GiB of the 80.0 GiB of a chip of h100:8"):
+        checks.plan(RUN, "h100:8")
+    answer(1, "a warning\nerror: it does not fit\n")
+    with pytest.raises(
+        ConfigError, match=r"refuses this launch \(--no_plan skips it\): it does not fit"
+    ):
+        checks.plan(RUN, "h100:8")
+    with pytest.raises(ConfigError, match="the command is refused: it does not fit"):
+        checks.check_config(RUN)
