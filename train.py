@@ -131,7 +131,7 @@ def run(config, workdir):
     log.info(huggingface.describe_export(task.model_config, abstract_params))
 
     with (
-        MetricWriter(run_dir, config.logging.tensorboard) as metrics,
+        MetricWriter(run_dir, config.logging.tensorboard, config.logging.wandb) as metrics,
         Checkpoints(
             run_dir / "checkpoints",
             config.checkpoint,

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 
 import jax
@@ -29,6 +30,7 @@ class Intervals:
     save: int
     profile: profiling.Profile = profiling.Profile()
     input_remedy: str = ""  # what makes batches faster
+    deadline: float = math.inf  # time.monotonic() at which the run stops
 
     @classmethod
     def of(cls, config, converter, run_dir) -> "Intervals":
@@ -40,6 +42,7 @@ class Intervals:
             save=converter.steps(config.checkpoint.every, "checkpoint.every"),
             profile=profiling.Profile.of(config, converter, run_dir),
             input_remedy=profiling.input_remedy(config),
+            deadline=preemption.deadline(config.training.max_hours),
         )
 
 
@@ -70,7 +73,7 @@ def train_loop(
       save_evaluated: save at every evaluation too, so that the best checkpoint exists.
 
     Raises:
-      preemption.Preempted: after a save, when a signal asked to stop.
+      preemption.Preempted: after a save, when a signal asked to stop or the deadline has passed.
       FloatingPointError: an update was not finite (found at the next log line or save); of replicas, an
         update of each of them: if others remain, those with one are left out.
     """
@@ -133,7 +136,9 @@ def train_loop(
                 fetch()
                 with throughput.paused():
                     evaluated = evaluate(step, state)
-            stopping = _is_stopping(stop, step, intervals)
+            # One update at least, so that a start that is too short for more makes progress.
+            late = start < step < intervals.total and time.monotonic() >= intervals.deadline
+            stopping = _is_stopping(bool(stop) or late, step, intervals)
             planned = step == 0 or is_due(step, intervals.save, intervals.total)
             planned = planned or (save_evaluated and evaluated is not None)
             if save and ((new and planned) or (stopping and step > start)):
@@ -144,7 +149,8 @@ def train_loop(
                 saved = step
             if stopping:
                 then = "resumes from here" if save else "starts again: no checkpoints are kept"
-                log.info(f"stopped by a signal at step {step}; the same command {then}")
+                why = "a signal" if stop or not late else "training.max_hours"
+                log.info(f"stopped by {why} at step {step}; the same command {then}")
                 raise preemption.Preempted(stop.signal)
             if step == intervals.total:
                 break
@@ -174,5 +180,5 @@ def train_loop(
 def _is_stopping(stop, step, intervals) -> bool:
     """True where all processes stop. They wait for each other to agree, so only every tenth step."""
     if jax.process_count() == 1:
-        return bool(stop)
+        return stop
     return is_due(step, min(intervals.log, 10), intervals.total) and any_across_processes(stop)

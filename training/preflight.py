@@ -6,6 +6,7 @@ files.
 
 import dataclasses
 import functools
+import importlib.util
 
 import jax
 
@@ -35,6 +36,11 @@ def check_without_data(task, source, run_dir, mesh):
       mesh: jax.sharding.Mesh.
     """
     config = source.config
+    if config.logging.wandb and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"config.logging.wandb={config.logging.wandb!r} needs the package wandb, which is not installed: "
+            f"pip install -e '.[wandb]'"
+        )
     if source.run is not None and getattr(config, "adapter", None) not in (None, Adapter()):
         config.adapter.shapes(unflatten_params(params_metadata(source.run, source.step)))
     outline = task.outline(config, config.model, source.tokenizer_file)

@@ -13,6 +13,10 @@ from training.init_stacks import INIT_STACKS
 from training.optimizers import OPTIMIZERS, OptimizerConfig
 
 INITS = ("pretrained", "embeddings", "random")
+MAX_HOURS = (
+    "hours after which this start of the run saves and exits with status 143, as after SIGTERM, so that the "
+    "same command resumes; 0: no limit"
+)
 
 
 def variants(registry, default):
@@ -99,6 +103,7 @@ class PretrainingSteps(LayerLoop):
         0.0, "decay of the averaged parameters; 0: none", min=0.0, max=0.999999
     )
     deterministic: bool = option(False, "bit-equal reruns on a GPU, at some cost in speed")
+    max_hours: float = option(0.0, MAX_HOURS, min=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +117,7 @@ class FinetuningSteps(LayerLoop):
         0.0, "decay of the averaged parameters; 0: none", min=0.0, max=0.999999
     )
     deterministic: bool = option(False, "bit-equal reruns on a GPU, at some cost in speed")
+    max_hours: float = option(0.0, MAX_HOURS, min=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +158,9 @@ class LoggingConfig:
 
     every: str = option("50 steps", "interval between console lines")
     tensorboard: bool = option(True, "write TensorBoard event files")
+    wandb: str = option(
+        "", "project of Weights & Biases, by the extra [wandb]; WANDB_MODE=offline works; '': none"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
