@@ -127,7 +127,7 @@ def train(group):
     replicas.check_data(group, task)
     for replica in group:
         run_directory.check_unchanged(replica.folder, **task.identities)
-    for line in task.describe():
+    for line in sharding.describe_task(mesh, task, config.adapter.num_row_tokens):
         log.info(line)
 
     # ---- Model and optimizer ---------------------------------------------------------------------
@@ -147,14 +147,14 @@ def train(group):
         for replica, rates in zip(group, learning_rates, strict=True)
     ]
     step_flops = flops.flops_per_step(task, abstract_params, fixed)
-    for line in (flops.describe(abstract_params, fixed), *continued[0].describe()):
+    unsplit = sharding.describe_unsplit(mesh, abstract_params)
+    for line in (flops.describe(abstract_params, fixed), *unsplit, *continued[0].describe()):
         log.info(line)
     log.debug("\n".join((*param_rules, str(task.model_config))))
     log.info(huggingface.describe_export(
         task.model_config, abstract_params, config.task, config.adapter
     ))  # fmt: skip
-    select_best = config.evaluation.select == "best"
-    best_metric = task.best_metric if select_best else ""
+    best_metric = task.best_metric if config.evaluation.select == "best" else ""
 
     with replicas.Runs(group, converter, best_metric) as runs, sharding.use_mesh(mesh):
         # ---- Train state: resume > init_from > random --------------------------------------------
@@ -226,7 +226,7 @@ def train(group):
             loss_weights=task.loss_weights(),
             evaluate=evaluate_at if intervals.evaluate else None,
             save=functools.partial(runs.save, axes) if intervals.save else None,
-            save_evaluated=select_best,
+            save_evaluated=bool(best_metric),
             metrics=runs,
             throughput=logs.Throughput(
                 converter.total_steps, task.tokens_per_step * len(group), step_flops * len(group),
@@ -238,7 +238,7 @@ def train(group):
         # ---- Final scores ------------------------------------------------------------------------
         logs.banner("Final scores")
         params, steps = eval_params(state, {}), [converter.total_steps] * len(group)
-        if select_best:
+        if best_metric:
             target, _ = split_params(sharding.placed(mesh, abstract_params), fixed)
             steps, found = runs.best_params(target)
             params = axes.stack(found, mesh, jax.tree.map(lambda x: x.sharding, target))

@@ -106,7 +106,7 @@ def run(config, workdir):
     )  # fmt: skip
     hosts.check_data(config, task, [run_dir])
     run_directory.check_unchanged(run_dir, **task.identities)
-    for line in task.describe():
+    for line in sharding.describe_task(mesh, task):
         log.info(line)
 
     # ---- Model and optimizer ---------------------------------------------------------------------
@@ -123,14 +123,15 @@ def run(config, workdir):
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, task, learning_rates)
     step_flops = flops.flops_per_step(task, abstract_params, fixed)
-    for line in (flops.describe(abstract_params, fixed), *continued.describe()):
+    unsplit = sharding.describe_unsplit(mesh, abstract_params)
+    for line in (flops.describe(abstract_params, fixed), *unsplit, *continued.describe()):
         log.info(line)
     for line in (*param_rules, str(task.model_config)):
         log.debug(line)
     log.info(huggingface.describe_export(task.model_config, abstract_params))
 
     with (
-        MetricWriter(run_dir, config.logging.tensorboard) as metrics,
+        MetricWriter(run_dir, config.logging.tensorboard, config.logging.wandb) as metrics,
         Checkpoints(
             run_dir / "checkpoints",
             config.checkpoint,

@@ -32,7 +32,7 @@ from training.schema import MeshConfig, Seeds
 from training.state import TrainState
 from training.train_step import init_params, rng_streams
 
-MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "mixed": (2, 2, 2)}
+MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "mixed": (2, 2, 2), "sequence": (2, 1, 1, 4)}
 OBJECTIVES = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder_decoder": "span_corruption"}
 # All different, so that a shape identifies its array; embeddings and layers share WIDTH.
 VOCAB, LENGTH, WIDTH, MLP, LAYERS = 1024, 48, 64, 256, 2

@@ -18,6 +18,7 @@ import numpy as np
 import models
 from objectives.batch import Batch
 from objectives.lm_loss import LMLoss
+from training import flops
 from training.optimizers import AdamW, Optimizer
 from training.state import TrainState
 from training.train_step import accumulate_gradients
@@ -75,6 +76,11 @@ def make_batch(case: str, size: dict) -> dict:
 
 def our_step(case: str, size: dict, batch: dict, dtype: str):
     """Returns a function that runs one step of ours and returns the loss as a float."""
+    return our_program(case, size, batch, dtype)[0]
+
+
+def our_program(case: str, size: dict, batch: dict, dtype: str):
+    """(`our_step`, model FLOPs of a step as training/flops.py counts them, number of parameters)."""
     architecture = case.removesuffix("_masked")
     fields = ("num_layers", "emb_dim", "num_heads", "mlp_dim", "vocab_size")
     model = models.build(
@@ -101,7 +107,9 @@ def our_step(case: str, size: dict, batch: dict, dtype: str):
         total, weight = sums["lm"]
         return float(total) / float(weight)
 
-    return step
+    specs = ((model.config, params, {"lm": arrays.targets.shape[-1]}),)
+    count = flops.count_params(params)["total"]
+    return step, flops.flops_per_row(specs, arrays) * size["rows"], count
 
 
 def _to_batch(case, batch):
@@ -150,9 +158,9 @@ def count_flops(case: str, size: dict) -> float:
     return 3 * 2 * size["rows"] * forward
 
 
-def peak_flops(seconds: float = 1.0) -> float:
-    """FLOP/s of the fastest 2048 x 2048 x 2048 float32 product within some seconds."""
-    a = jnp.ones((2048, 2048), jnp.float32)
+def peak_flops(seconds: float = 1.0, side: int = 2048, dtype: str = "float32") -> float:
+    """FLOP/s of the fastest product of two square matrices within some seconds."""
+    a = jnp.ones((side, side), dtype)
     product = jax.jit(jnp.matmul)
     product(a, a).block_until_ready()
     best, end = math.inf, time.perf_counter() + seconds
@@ -160,7 +168,7 @@ def peak_flops(seconds: float = 1.0) -> float:
         start = time.perf_counter()
         product(a, a).block_until_ready()
         best = min(best, time.perf_counter() - start)
-    return 2 * 2048**3 / best
+    return 2 * side**3 / best
 
 
 def alternate(steps: dict, rounds: int) -> dict:

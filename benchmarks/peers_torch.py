@@ -7,7 +7,7 @@ import torch
 import transformers
 
 
-def peer_step(case: str, size: dict, batch: dict, dtype: str):
+def peer_step(case: str, size: dict, batch: dict, dtype: str, device="cpu", compiles=False):
     """Returns a function that runs one step and returns the loss as a float.
 
     Args:
@@ -15,19 +15,22 @@ def peer_step(case: str, size: dict, batch: dict, dtype: str):
       size: num_layers, emb_dim, num_heads, mlp_dim, vocab_size and seq_len.
       batch: NumPy integers `inputs` and `labels` (-100: not predicted).
       dtype: float32 or bfloat16.
+      device: cpu or cuda.
+      compiles: run the model under torch.compile.
     """
     torch.manual_seed(0)
-    model = _model(case, size)
+    model = _model(case, size).to(device)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     tensors = {
-        "input_ids": torch.from_numpy(batch["inputs"]).long(),
-        "labels": torch.from_numpy(batch["labels"]).long(),
+        "input_ids": torch.from_numpy(batch["inputs"]).long().to(device),
+        "labels": torch.from_numpy(batch["labels"]).long().to(device),
     }
+    forward = torch.compile(model) if compiles else model
 
     def step() -> float:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            loss = model(**tensors).loss
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = forward(**tensors).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

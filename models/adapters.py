@@ -14,7 +14,7 @@ from flax import traverse_util
 from models.config import ModelConfig, option
 from models.layers import ACTIVATIONS, dense_product
 
-KEY = "adapter"  # of the parameter tree: params['adapter'] mirrors the paths of the model
+KEY = "adapter"  # top-level key of the parameter tree; below it, paths mirror the model's modules
 
 
 def modules_of(params) -> dict[str, dict]:
@@ -28,19 +28,21 @@ def modules_of(params) -> dict[str, dict]:
 
 
 def own_params(module: nn.Module) -> dict[str, jax.Array]:
-    """{'lora_a/kernel': array, ...} of a module in a model that is applied with the collection KEY, the
-    parameters of the adapter; {} if it has none."""
+    """{'lora_a/kernel': array, ...}: the adapter parameters of one module, from the Flax collection KEY.
+
+    {} if it has none."""
     return modules_of(module.variables.get(KEY, {})).get("", {})
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """No adapter: everything is trained but what config.freeze names. The base class of all adapters."""
+    """The interface of adapters, and the case without one: everything except config.freeze is trained."""
 
     name = "none"
+    num_row_tokens = 0  # positions that it adds to a row
 
     def init(self, rng: jax.Array, params: dict) -> dict:
-        """params['adapter'] for the parameters of a model, which they may depend on."""
+        """Initial params['adapter'], which may depend on the model's `params`."""
         found = {}
         for number, (module, leaves) in enumerate(sorted(self.shapes(params).items())):
             for name, leaf in self.init_module(jax.random.fold_in(rng, number), leaves).items():
@@ -51,7 +53,7 @@ class Adapter:
         """{module path: what `init_module` needs of the module, its parameters or their sizes} of the modules
         that the adapter changes.
 
-        Raises ValueError naming the field that fits no module."""
+        Raises ValueError if a config field matches no module."""
         return {}
 
     def init_module(self, rng: jax.Array, leaves: dict) -> dict[str, jax.Array]:
@@ -59,11 +61,11 @@ class Adapter:
         raise NotImplementedError
 
     def trains(self, path: str) -> bool:
-        """Whether an adapter trains this parameter. Not called for the base class, no adapter."""
+        """Whether an adapter trains this parameter; not called without an adapter."""
         return path.startswith(f"{KEY}/")
 
     def check(self, config: ModelConfig, length: int) -> None:
-        """Raises ValueError if it does not fit sequences of `length` tokens."""
+        """Raises ValueError if the adapter does not fit sequences of `length` tokens."""
 
     def interceptor(self, params: dict, config: ModelConfig):
         """A function for `nn.intercept_methods`, for params['adapter']."""
@@ -83,13 +85,13 @@ class Adapter:
     not_merged_because = ""  # what prevents a merge
 
     def merge(self, leaves: dict, own: dict) -> dict:
-        """{'kernel': ..., 'bias': ...} of a module that computes the same without the adapter."""
+        """The module's parameters {'kernel': ..., 'bias': ...} with the adapter merged in."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Adapting(Adapter):
-    """The base of all adapters: only they, the head of the task and `modules_to_save` are trained."""
+    """Base class of the adapters: trains the adapter, the head of the task, and `modules_to_save` only."""
 
     modules_to_save: tuple = option(
         (), "regexes of other parameters that are trained and saved too, such as '.*_norm/scale'"
@@ -97,7 +99,9 @@ class Adapting(Adapter):
 
 
 def matching(params, patterns, field):
-    """{module path: its parameters} of the layers with a kernel, in the stacks, that a regex matches."""
+    """{module path: its parameters} of the dense layers in encoder/ and decoder/ whose path a regex matches.
+
+    Raises ValueError, naming `field`, for an invalid regex and for one without a match."""
     modules = {}
     for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
         module, _, name = path.rpartition("/")

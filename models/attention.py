@@ -14,7 +14,7 @@ from models.cache import CACHE, KEPT, Slots, keep, unpack
 from models.config import ModelConfig
 from models.inputs import AttentionMask, ModelInputs, make_attention_mask
 from models.layers import Dense, Norm, softcap
-from models.logical_axes import with_logical_constraint
+from models.logical_axes import mesh_axes_size, with_logical_constraint
 from models.positions import apply_rope
 
 # Score of a masked key: far below any other, and finite, so that a query without a visible key
@@ -125,6 +125,7 @@ class Attention(nn.Module):
             cap=config.attention_logit_softcap,
             has_dropout=not deterministic and config.attention_dropout_rate > 0,
             num_leading=mask.num_leading,
+            num_kv_heads=config.resolved_num_kv_heads,
         )
         return choose_kernel(config.attention_kernel, case)
 
@@ -165,14 +166,16 @@ def dot_product_attention(
     q = with_logical_constraint((q * scale).transpose(0, 2, 1, 3), "BHTK")
     k = with_logical_constraint(k.transpose(0, 2, 1, 3), "BHSK")
     v = with_logical_constraint(v.transpose(0, 2, 1, 3), "BHSK")
-    # Consecutive query heads share a key head; fold them into its query positions.
-    q = q.reshape(B, G, -1, K)
-    scores = jnp.einsum("BGTK,BGSK->BGTS", q, k, preferred_element_type=jnp.float32)
+    # Consecutive query heads share a key head; fold them into its query positions, unless devices split
+    # these.
+    folded = (H // G, T) if mesh_axes_size("T") > 1 else (H // G * T,)
+    q = q.reshape(B, G, *folded, K)
+    scores = jnp.einsum("BG...K,BGSK->BG...S", q, k, preferred_element_type=jnp.float32)
     scores = softcap(scores.reshape(B, H, T, S), cap)
     if bias is not None:
         scores = scores + bias[None]
     scores = jnp.where(mask[:, None], scores, jnp.float32(MASKED_SCORE))
     probabilities = dropout(jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
-    out = jnp.einsum("BGTS,BGSK->BGTK", probabilities.reshape(B, G, -1, S), v)
+    out = jnp.einsum("BG...S,BGSK->BG...K", probabilities.reshape(B, G, *folded, S), v)
     out = with_logical_constraint(out.reshape(B, H, T, K), "BHTK")
     return out.transpose(0, 2, 1, 3)

@@ -7,6 +7,7 @@ mask [T,S].
 """
 
 import functools
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from models import chunked_attention
 from models.inputs import AttentionMask
-from models.logical_axes import has_rules, mesh_axes
+from models.logical_axes import has_rules, mesh_axes, other_axes
 
 KERNELS = ("dense", "chunked", "splash", "triton")
 _PLATFORM = {"splash": "tpu", "triton": "gpu"}
@@ -39,6 +40,7 @@ class Case:
     cap: float = 0.0
     has_dropout: bool = False
     num_leading: int = 0
+    num_kv_heads: int = 1
     platform: str = ""  # 'cpu', 'gpu', 'tpu'; '': of the mesh in force, or JAX's default
 
     @property
@@ -70,6 +72,8 @@ def why_not(kernel: str, case: Case) -> str:
         lacks["soft cap"] = case.cap
     if found := [name for name, is_so in lacks.items() if is_so]:
         return f"it has no {found[0]}"
+    if split_axes(case.num_kv_heads, case.num_queries)[1]:
+        return f"the mesh splits rows: {case.num_kv_heads} key heads are no multiple of tensor * sequence"
     if case.num_queries % _LANES or case.num_keys % _LANES:
         return f"it needs lengths that are multiples of {_LANES}, not {case.num_queries} and {case.num_keys}"
     return ""
@@ -107,7 +111,8 @@ def attend(
 ) -> jax.Array:
     """softmax(q k + bias) v by 'chunked', 'splash' or 'triton': q[B,T,H,K], k and v [B,S,G,K] -> [B,T,H,K].
 
-    Each device computes its rows and heads. The output of a query without a visible key is not defined.
+    Each device computes its rows and heads, or queries (`split_axes`). The output of a query without a
+    visible key is not defined.
 
     Args:
       bias: float32[H,T+S-1], by distance, as in chunked_attention.
@@ -138,25 +143,53 @@ def attend(
     return out.reshape(num_rows, num_heads, *out.shape[3:]).transpose(0, 2, 1, 3)
 
 
+def split_axes(groups: int, length: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The mesh axes of the key heads and of the queries, in a kernel. Where the axes of both divide the key
+    heads, they split these, and each device has whole rows (DeepSpeed-Ulysses: Jacobs et al. 2023). Else
+    each device has a part of the queries, and all keys."""
+    if not has_rules():
+        return (), ()
+    heads, queries = mesh_axes("H", groups), mesh_axes("T", length)
+    shape = jax.sharding.get_abstract_mesh().shape
+    if groups % math.prod(shape[axis] for axis in (*heads, *queries)) == 0:
+        return (*heads, *queries), ()
+    return heads, queries
+
+
 def _on_each_device(run, groups):
-    """`run` in a shard_map over the rows and heads of its arguments, on several devices."""
+    """`run` in a shard_map over the rows, heads and queries of its arguments, on several devices."""
     mesh = jax.sharding.get_abstract_mesh()
     if not has_rules() or mesh.size == 1:
         return run
-    heads = mesh_axes("H", groups)
 
     def call(q, k, v, mask, bias, keys):
-        rows = mesh_axes("B", len(q))
-        if not (rows or heads):
+        rows, (heads, queries) = mesh_axes("B", len(q)), split_axes(groups, q.shape[3])
+        if not (rows or heads or queries):
             return run(q, k, v, mask, bias, keys)
-        by_row, by_head = PartitionSpec(rows or None), PartitionSpec(rows or None, heads or None)
+
+        def part(q, k, v, mask, bias, keys):
+            if queries:
+                first = jax.lax.axis_index(queries) * jnp.int32(q.shape[3])
+                mask = mask.replace(first_query=first)
+                if bias is not None:  # element T-1+s-t, of queries t from `first` on
+                    size = q.shape[3] + bias.shape[2] - length
+                    start = jnp.int32(length - q.shape[3]) - first
+                    bias = jax.lax.dynamic_slice_in_dim(bias, start, size, axis=2)
+            return run(q, k, v, mask, bias, keys)
+
+        length, by_row = q.shape[3], PartitionSpec(rows or None)
+        by_head = PartitionSpec(rows or None, heads or None)
+        by_query = PartitionSpec(rows or None, heads or None, None, queries or None)
+        masks = jax.tree.map(lambda _: by_row, mask)
+        masks = masks.replace(query_segment_ids=PartitionSpec(rows or None, queries or None))
         specs = (
-            by_head, by_head, by_head, jax.tree.map(lambda _: by_row, mask),
+            by_query, by_head, by_head, masks,
             None if bias is None else PartitionSpec(heads or None), None if keys is None else by_head,
         )  # fmt: skip
+        # An axis of replicas too: `vmap` adds it to the specs.
         mapped = jax.shard_map(
-            run, mesh=mesh, in_specs=specs, out_specs=by_head, axis_names={*rows, *heads},
-            check_vma=False,
+            part, mesh=mesh, in_specs=specs, out_specs=by_query,
+            axis_names={*rows, *heads, *queries, *other_axes()}, check_vma=False,
         )  # fmt: skip
         return mapped(q, k, v, mask, bias, keys)
 
@@ -216,6 +249,7 @@ def describe_attention(config, inputs, decoder_inputs=None, platform: str = "") 
                 length, keys, "bidirectional" if is_cross else queries.attention, is_cross,
                 config.positions == "relative" and not is_cross, window,
                 config.attention_logit_softcap, config.attention_dropout_rate > 0, platform=platform,
+                num_kv_heads=config.resolved_num_kv_heads,
             )  # fmt: skip
             kernel = choose_kernel(config.attention_kernel, case)
             found[f"{name} {kernel} ({length} x {keys})"] = True  # once for all windows

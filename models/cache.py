@@ -10,19 +10,22 @@ from flax import struct
 
 from models.inputs import ModelInputs
 
-PREFILL, CACHE = "prefill", "cache"  # Flax collections: what a prefill keeps, what a step reads
+PREFILL, CACHE = (
+    "prefill",
+    "cache",
+)  # Flax collections that the prefill writes, and that decode steps use
 KEPT = "kept"  # the variable in them: (key, value) of an Attention
 
 
 @struct.dataclass
 class Slots:
-    """Where the tokens of a cache of capacity C are. The tokens of a row are numbered from 0, padding
-    included; a layer with S slots keeps token i in slot i mod S, so it holds the last S of them.
+    """Positions and visibility of the tokens in a cache of capacity C. The tokens of a row are numbered from
+    0, padding included; a layer with S slots keeps token i in slot i mod S, so it holds the last S of them.
 
     Generated tokens continue the last segment of their row, the only one that they attend to.
     """
 
-    visible: jax.Array  # bool[B,C]  by number: the token belongs to the continued segment
+    visible: jax.Array  # bool[B,C]  token i of the row belongs to the continued segment
     index: jax.Array  # int32[]  number of the next token
     positions: jax.Array  # int32[B]  position of the next token in its segment
     encoder_visible: jax.Array | None = None  # bool[B,S]  what cross-attention reads
@@ -30,7 +33,7 @@ class Slots:
 
     @property
     def capacity(self) -> int:
-        """C, the most tokens of a row."""
+        """C, the maximum number of tokens in a row."""
         return self.visible.shape[1]
 
     def size(self, window: int) -> int:
@@ -39,8 +42,8 @@ class Slots:
         return min(window, self.capacity) if window else self.capacity
 
     def distances(self, size: int) -> jax.Array:
-        """int32[S]: how many tokens before the next one the token of each of S slots is (0: itself). More
-        than `index` in an empty slot."""
+        """int32[S]: for each slot, the distance from its token to the next token (0 for the slot of the next
+        token); greater than `index` if the slot is empty."""
         return jnp.mod(self.index - jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
 
     def mask(self, size: int) -> jax.Array:
@@ -50,7 +53,7 @@ class Slots:
         return (visible & (numbers >= 0)[None])[:, None]
 
     def write(self, kept: jax.Array, new: jax.Array) -> jax.Array:
-        """The kept keys or values with the next token's new[B,1,G,K] in its slot."""
+        """Writes the next token's new[B,1,G,K] into its slot of the packed keys or values `kept`."""
         size, zero = kept.shape[-2], jnp.int32(0)
         new = pack(new.transpose(0, 2, 1, 3).astype(kept.dtype))
         start = [zero] * (kept.ndim - 2) + [jnp.mod(self.index, jnp.int32(size)), zero]
@@ -75,8 +78,8 @@ def unpack(x: jax.Array) -> jax.Array:
 
 @struct.dataclass
 class Cache:
-    """Keys and values, packed, by the path of their Attention, and the slots that hold them. Those of a
-    cross-attention are of the encoder's output and stay as they are."""
+    """Packed keys and values, {stack: {layer: {attention: (keys, values)}}}, and their slots. The keys and
+    values of cross-attention come from the encoder's output and do not change."""
 
     layers: dict
     slots: Slots
@@ -92,8 +95,8 @@ class Cache:
         return Cache(layers, slots)
 
     def reorder(self, rows: jax.Array) -> "Cache":
-        """As `take`, for rows that share the prompt of the row that they replace: the slots and the keys of
-        cross-attention are the same."""
+        """Like `take`, if each row replaces one with the same prompt (beam search): slots and cross-attention
+        are the same."""
 
         def reordered(x):
             return pack(unpack(x)[rows])
@@ -122,9 +125,9 @@ def prefill(
 ) -> tuple[jax.Array, Cache]:
     """Reads prompts [B,T]: (hidden [B,T,D] of all their tokens, a cache for `capacity` tokens).
 
-    The last column must hold a token of each row: its segment is continued. The prompt of an
-    encoder-decoder is `decoder_inputs`, and the encoder reads `inputs`. The capacity counts the prompt,
-    and the trained tokens of an adapter. Raises ValueError if the prompt is longer.
+    Prompts are padded on the left; the segment of the last token is continued. The prompt of an
+    encoder-decoder is `decoder_inputs`, and the encoder reads `inputs`. `capacity` includes the prompt and
+    the virtual tokens of an adapter. Raises ValueError if the prompt is longer.
     """
     arguments = (inputs,) if decoder_inputs is None else (inputs, decoder_inputs)
     hidden, state = model.apply({"params": params}, *arguments, mutable=[PREFILL])

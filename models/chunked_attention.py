@@ -67,22 +67,29 @@ def _pad(x, size, axis):
     return jnp.pad(x, padding)
 
 
-def reachable_blocks(mask: AttentionMask, num_queries: int, num_keys: int, size: int) -> np.ndarray:
-    """int32[N,2]: the (block of queries, block of keys) in which a query may see a key."""
-    first = np.arange(0, num_queries, size)[:, None]
-    keys = np.arange(0, num_keys, size)[None] - mask.num_leading
-    reached = np.ones((len(first), keys.shape[1]), bool)
-    if mask.attention == "causal":
-        reached &= keys <= first + size - 1
+def _reached(mask: AttentionMask, first, keys, size: int):
+    """bool: whether a query of the blocks from `first` on may see a key of those from `keys` on."""
+    keys = keys - mask.num_leading
+    nearest = ((keys - first - size + 1), (first - keys - size + 1))  # right and left of a query
+    reached = (nearest[0] <= 0) | (mask.attention != "causal")
     if mask.sliding_window:
-        nearest = np.maximum(np.maximum(keys - (first + size - 1), first - (keys + size - 1)), 0)
-        reached &= nearest < mask.sliding_window
-    reached |= keys < 0
+        reached &= (nearest[0] < mask.sliding_window) & (nearest[1] < mask.sliding_window)
+    return reached | (keys < 0)
+
+
+def reachable_blocks(mask: AttentionMask, num_queries: int, num_keys: int, size: int) -> np.ndarray:
+    """int32[N,2]: the (block of queries, block of keys) in which a query may see a key; all of them if the
+    mask is of a part of the queries."""
+    first, keys = np.arange(0, num_queries, size)[:, None], np.arange(0, num_keys, size)[None]
+    reached = np.ones((first.size, keys.size), bool)
+    if mask.first_query is None:
+        reached &= _reached(mask, first, keys, size)
     return np.argwhere(reached).astype(np.int32)
 
 
 def _overlap(mask, pair, size):
-    """bool[]: whether the segment ids of the two blocks overlap in some row."""
+    """bool[]: whether the segment ids of the two blocks overlap in some row; of a part of the queries, also
+    whether they are near enough."""
 
     def ends(ids, block):
         ids = jax.lax.dynamic_slice_in_dim(ids, block * size, size, axis=1)
@@ -91,7 +98,10 @@ def _overlap(mask, pair, size):
     low, high = ends(mask.query_segment_ids, pair[0])
     key_low, key_high = ends(mask.key_segment_ids, pair[1])
     shared = ((low <= key_high) & (key_low <= high)).any()
-    return shared | (pair[1] * size < mask.num_leading)
+    shared |= pair[1] * size < mask.num_leading
+    if mask.first_query is not None:
+        shared &= _reached(mask, mask.first_query + pair[0] * size, pair[1] * size, size)
+    return shared
 
 
 def _loop(options, q, k, mask, compute, carry):
@@ -105,6 +115,11 @@ def _loop(options, q, k, mask, compute, carry):
     return jax.lax.fori_loop(0, len(pairs), step, carry)
 
 
+def _first(mask):
+    """int32[]: the index of the first query in its row."""
+    return jnp.int32(0) if mask.first_query is None else mask.first_query
+
+
 def _blocks(options, pair, q, k, v, mask, bias):
     """Of a pair of blocks: (function (q, k, bias) -> scores float32[B,G,R,t,s], its arguments, v of the
     block, visible bool[B,1,1,t,s])."""
@@ -115,7 +130,7 @@ def _blocks(options, pair, q, k, v, mask, bias):
         cut(mask.query_segment_ids, start, axis=1),
         cut(mask.key_segment_ids, key_start, axis=1),
         None if mask.prefix is None else cut(mask.prefix, key_start, axis=1),
-        start + jnp.arange(size, dtype=jnp.int32),
+        _first(mask) + start + jnp.arange(size, dtype=jnp.int32),
         key_start + jnp.arange(size, dtype=jnp.int32),
     )[:, None, None]
     by_distance = None
@@ -145,12 +160,16 @@ def _toeplitz(by_distance):
     return rows.reshape(*by_distance.shape[:2], n, 2 * n - 2)[..., :n]
 
 
-def _kept(options, keys, pair, shape):
+def _kept(options, keys, mask, pair, shape):
     """float32[B,G,R,t,s] factors of the probabilities of a pair of blocks: 0 or 1 / (1 - rate)."""
-    keep = 1.0 - options.dropout_rate
+    keep, number = 1.0 - options.dropout_rate, pair[0]
+    if mask.first_query is not None:
+        # The number in the whole row; of a block that it does not have, another one.
+        first = mask.first_query + pair[0] * options.block
+        number = jnp.where(first % options.block == 0, first // options.block, -1 - first)
 
     def draw(key):
-        key = jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1])
+        key = jax.random.fold_in(jax.random.fold_in(key, number), pair[1])
         return jax.random.bernoulli(key, keep, shape[2:])
 
     return jax.vmap(jax.vmap(draw))(keys).astype(jnp.float32) / jnp.float32(keep)
@@ -182,7 +201,7 @@ def _forward(options, q, k, v, mask, bias, keys):
         scale = jnp.exp(old - new)
         total = cut(totals) * scale + p.sum(-1)
         if keys is not None:
-            p = p * _kept(options, keys, pair, p.shape)
+            p = p * _kept(options, keys, mask, pair, p.shape)
         part = jnp.einsum(
             "bgrts,bgsk->bgrtk", p.astype(v.dtype), values, preferred_element_type=jnp.float32
         )
@@ -217,7 +236,7 @@ def _backward(options, residuals, gradient):
         dp = jnp.einsum("bgrtk,bgsk->bgrts", d_out, values, preferred_element_type=jnp.float32)
         dropped = p
         if keys is not None:
-            kept = _kept(options, keys, pair, p.shape)
+            kept = _kept(options, keys, mask, pair, p.shape)
             dropped, dp = p * kept, dp * kept
         dv_part = jnp.einsum(
             "bgrts,bgrtk->bgsk", dropped.astype(v.dtype), d_out, preferred_element_type=jnp.float32

@@ -16,9 +16,9 @@ NON_STRUCTURAL_FIELDS = (
 
 
 def option(default, help, kw_only=False, **metadata):
-    """A dataclass field with a default, one line of help, and optionally choices=, min=, max=,
-    words=: strings that the field accepts besides values of its type, or axis=True: a tuple of values
-    gives one replica each (training/replicas.py)."""
+    """A dataclass field with a default, one line of help, and optional metadata: choices, min, max, words
+    (strings that the field accepts besides values of its type), axis (True: a tuple of values trains one
+    replica each, training/replicas.py)."""
     return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 
@@ -28,18 +28,20 @@ class ModelConfig:
 
     architecture: str = option(
         "encoder",
-        "the stacks of the model; embeddings: none, only word vectors of size emb_dim (skip_gram)",
+        "the stacks of the model; embeddings: no stack, only word2vec's tables (skip_gram)",
         choices=("encoder", "decoder", "encoder_decoder", "embeddings"),
     )
-    vocab_size: int = option(0, "number of tokens, unpadded; 0: the tokenizer's size", min=0)
-    max_length: int = option(0, "number of learned positions; 0: the sequence length", min=0)
+    vocab_size: int = option(0, "vocabulary size without padding to 128; 0: the tokenizer's", min=0)
+    max_length: int = option(
+        0, "longest sequence, rows of the learned position table; 0: seq_len", min=0
+    )
     num_layers: int = option(4, "layers per stack", min=1)
     num_decoder_layers: int = option(
         0, "layers of the decoder in an encoder-decoder; 0: num_layers", min=0
     )
-    emb_dim: int = option(256, "size of a hidden state", min=1)
+    emb_dim: int = option(256, "D, the width of the hidden states (d_model of T5)", min=1)
     embedding_size: int = option(
-        0, "size of embeddings, projected to emb_dim where it differs (ALBERT); 0: emb_dim", min=0
+        0, "E, the width of the embedding tables, projected to emb_dim (ALBERT); 0: emb_dim", min=0
     )
     num_heads: int = option(4, "query heads", min=1)
     num_kv_heads: int = option(0, "key and value heads (grouped-query); 0: num_heads", min=0)
@@ -54,8 +56,8 @@ class ModelConfig:
     norm: str = option("layernorm", "normalization", choices=("layernorm", "rmsnorm"))
     norm_position: str = option(
         "pre",
-        "norm of each sublayer's input (pre), of the residual sum after it (post), of its output before the "
-        "sum (output; OLMo 2), or of its input and output (both; Gemma 2, 3)",
+        "what is normalized: a sublayer's input (pre), the residual sum (post), the sublayer's output before "
+        "the sum (output; OLMo 2), or its input and its output (both; Gemma 2, 3)",
         choices=("pre", "post", "output", "both"),
     )
     norm_scale_offset: bool = option(False, "norm scales are 1 + the parameter (Gemma)")
@@ -91,18 +93,18 @@ class ModelConfig:
     )
     rope_factor: float = option(1.0, "scaling factor of rope_scaling", min=1.0)
     rope_original_length: int = option(
-        0, "sequence length before scaling (linear has none); 0: max_length", min=0
+        0, "context length of the pretraining before scaling (not for linear); 0: max_length", min=0
     )
     rope_attention_factor: float = option(
-        0.0, "scale of rotated queries and keys (yarn, longrope); 0: the paper's", min=0.0
+        0.0, "scale of rotated queries and keys (yarn, longrope); 0: the paper's formula", min=0.0
     )
     rope_beta_fast: float = option(32.0, "rotations above which yarn does not scale", min=0.0)
     rope_beta_slow: float = option(1.0, "rotations below which yarn scales fully", min=0.0)
     rope_truncate: bool = option(
-        True, "yarn rounds the entries of rope_beta_fast and rope_beta_slow to integers"
+        True, "yarn rounds the frequency indices of rope_beta_fast and rope_beta_slow to integers"
     )
     rope_low_freq_factor: float = option(
-        1.0, "llama3 scales wavelengths above rope_original_length / this fully", min=0.0
+        1.0, "llama3 scales wavelengths above rope_original_length / this by rope_factor", min=0.0
     )
     rope_high_freq_factor: float = option(
         4.0, "llama3 does not scale wavelengths below rope_original_length / this", min=0.0
@@ -121,18 +123,20 @@ class ModelConfig:
     lm_head_bias: bool = option(False, "a bias per token on the logits (BERT)")
     lm_head_transform: bool = option(False, "dense, activation and norm before the logits (BERT)")
     scale_logits_by_emb_dim: bool = option(
-        False, "scale the hidden states before the logits by their size^-1/2 (T5 v1.0)"
+        False, "scale the features before the logits by embedding_size^-1/2 (T5 v1.0)"
     )
     scale_embeddings: bool = option(False, "scale token embeddings by their size^1/2 (Gemma)")
     attention_scale_dim: int = option(
-        0, "scale scores by this^-1/2 (Gemma's query_pre_attn_scalar); 0: head_dim", min=0
+        0,
+        "head size in the scale of the scores, this^-1/2 (Gemma's query_pre_attn_scalar); 0: head_dim",
+        min=0,
     )
     scale_attention: bool = option(True, "scale scores by head_dim^-1/2 (False: T5)")
     attention_logit_softcap: float = option(
         0.0, "cap c of attention scores s: c tanh(s / c) (Gemma 2: 50); 0: none", min=0.0
     )
     final_logit_softcap: float = option(
-        0.0, "the same cap of the LM head's logits (Gemma 2: 30); 0: none", min=0.0
+        0.0, "the same cap on the LM head's logits (Gemma 2: 30); 0: none", min=0.0
     )
     num_token_types: int = option(
         0, "rows of the token type table (BERT: 2); 0: as many as the objective uses", min=0
@@ -148,7 +152,7 @@ class ModelConfig:
         0, "layers 0, n, 2n, ... ignore sliding_window (ModernBERT: 3); 0: none does", min=0
     )
     first_global_layer: int = option(
-        0, "added to the indices of global_attn_every_n_layers (Gemma 3: 5, n = 6)", min=0
+        0, "first layer that global_attn_every_n_layers makes global (Gemma 3: 5, n = 6)", min=0
     )
     attention_kernel: str = option(
         "auto",

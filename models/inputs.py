@@ -85,6 +85,9 @@ class AttentionMask:
     attention: str = struct.field(pytree_node=False, default="bidirectional")  # ATTENTION_TYPES
     sliding_window: int = struct.field(pytree_node=False, default=0)
     num_leading: int = struct.field(pytree_node=False, default=0)
+    first_query: jax.Array | None = (
+        None  # int32[], of a part of the queries: its first index in the row
+    )
 
     def dense(self) -> jax.Array:
         """bool[B,T,S]: 1 = query t attends to key s."""

@@ -20,7 +20,7 @@ AXIS_NAMES = {
     "F": "mlp_dim",
     "V": "padded vocabulary",
     "E": "embedding size, and size of the features that the output embedding multiplies",
-    "N": "predicted positions",
+    "N": "predicted positions, and negative samples",
 }
 
 
@@ -34,6 +34,21 @@ def mesh_axes(name: str, size: int) -> tuple[str, ...]:
     axes, mesh = dict(nn.get_logical_axis_rules()).get(name) or (), jax.sharding.get_abstract_mesh()
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
     return () if size % math.prod(mesh.shape[axis] for axis in axes) else axes
+
+
+def mesh_axes_size(name: str) -> int:
+    """The number of parts into which the rules split a logical axis that its mesh axes divide."""
+    if not has_rules():
+        return 1
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[axis] for axis in mesh_axes(name, 0))
+
+
+def other_axes() -> set[str]:
+    """The mesh axes that no rule names, such as one for replicas."""
+    named = {axis for _, axes in nn.get_logical_axis_rules()
+             for axis in ((axes,) if isinstance(axes, str) else axes or ())}  # fmt: skip
+    return set(jax.sharding.get_abstract_mesh().axis_names) - named
 
 
 def with_logical_constraint(x: jax.Array, names: str) -> jax.Array:

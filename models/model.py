@@ -38,6 +38,8 @@ class Embed(nn.Module):
         if self.kind == "token" and self.config.architecture != "embeddings":
             # Whole rows: from parts of rows (fsdp), the partitioner would look up the batch of all devices.
             table = with_logical_constraint(table, "VE")
+        if ids.ndim == 2:
+            ids = with_logical_constraint(ids, "BT")
         return jnp.take(table, ids, axis=0, mode="fill")
 
 

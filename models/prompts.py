@@ -67,6 +67,7 @@ class Prompt(_Tokens):
     encoder-decoder. They begin as random rows of the token embedding. Rows hold one segment each."""
 
     name = "prompt"
+    num_row_tokens = property(lambda self: self.num_tokens)
 
     def shapes(self, params):
         return {"embed/tokens": params["embed"]["tokens"]}

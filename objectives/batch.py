@@ -45,16 +45,27 @@ class Batch:
     # and the half-open ranges of ids that may be sampled (static).
     sampling_uniforms: jax.Array | None = None
     regular_token_ranges: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
-    packing: Packing | None = None  # labeled tasks: how the model reads several examples in a row
-    # A mixture that is sampled per batch (static): the numbers of slots of its components, ascending, each
-    # with its share of the batches. All targets of a batch are in the first slots, as many as one of them.
+    packing: Packing | None = None  # labeled tasks: where the examples of a packed row are
+    # A mixture with sample_per=batch (static): ((number of target slots, share of the batches whose component
+    # has that many), ...), ascending. A batch fills only its first slots, as many as its component has.
     slot_shares: tuple[tuple[int, float], ...] = struct.field(pytree_node=False, default=())
     negatives: jax.Array | None = None  # skip_gram: int32[B,M] negative samples
 
+    def pad_decoder(self, multiple: int) -> "Batch":
+        """The Batch with U a multiple of this, where rows are not packed; the new positions are padding."""
+        if self.decoder_inputs is None or self.packing is not None:
+            return self
+        padding = ((0, 0), (0, -self.decoder_inputs.tokens.shape[1] % multiple))
+        changed = {"decoder_inputs": self.decoder_inputs}
+        if self.target_positions is None:
+            changed |= {"targets": self.targets, "loss_weights": self.loss_weights}
+        return self.replace(**jax.tree.map(lambda x: jnp.pad(x, padding), changed))
+
 
 def without_negative_ids(batch: Batch) -> Batch:
-    """The Batch with padding id -1, of a vocabulary without a padding token, replaced by token 0. Segment 0
-    and loss weight 0 still mark it as padding."""
+    """Replaces padding id -1 (of a vocabulary without a padding token) by token 0.
+
+    Segment 0 and loss weight 0 still mark it as padding."""
 
     def inputs(side):
         return side and side.replace(tokens=jnp.maximum(side.tokens, jnp.int32(0)))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from models.layers import lm_logits
+from models.logical_axes import mesh_axes_size, with_logical_constraint
 from objectives.document_ids import in_ranges
 
 MASKED = -1e30  # the logit of an excluded id: finite, so that 0 * logit is 0
@@ -46,10 +47,11 @@ def chunked_cross_entropy(
     (cf. Wijmans et al. 2024, Hsu et al. 2024). Without differentiation only the value is computed.
     There is no forward-mode derivative, as in models.layers.dense_product.
 
-    On a mesh: chunks split N, never B, so the batch stays sharded. A chunk of logits is [B,n,V],
-    sharded over B, and over V if the table is; the maximum, the normalizer and the target logit are
-    then reduced as [B,n]. The chunk size is per device. The table's gradient is a sum over devices and
-    chunks; on accelerators XLA moves the sum over devices out of the loop.
+    On a mesh: chunks split N, never B, so the batch stays sharded; where N is sharded, a chunk
+    has a part of each device. A chunk of logits is [B,n,V], sharded over B and n, and over V if the table
+    is; the maximum, the normalizer and the target logit are then reduced as [B,n]. The chunk size is per
+    device. The table's gradient is a sum over devices and chunks; on accelerators XLA moves the sum over
+    devices out of the loop.
     """
     if features.ndim == 2:
         features, targets, weights = features[None], targets[None], weights[None]
@@ -203,19 +205,26 @@ def _score_chunk(table, bias, static, features, targets, weights):
 
 
 def _split(chunks, *arrays):
-    """[B,N,...] -> [chunks,B,n,...], padded with zeros, whose weight is 0 too."""
-    split = []
+    """[B,N,...] -> [chunks,B,n,...], padded with zeros, whose weight is 0 too. Where devices split N, a chunk
+    has positions of each."""
+    split, parts = [], mesh_axes_size("N")
     for x in arrays:
-        size = -(-x.shape[1] // chunks)
-        x = jnp.pad(x, [(0, 0), (0, size * chunks - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
-        split.append(jnp.moveaxis(x.reshape(x.shape[0], chunks, size, *x.shape[2:]), 1, 0))
+        size = -(-x.shape[1] // (chunks * parts))
+        padding = size * chunks * parts - x.shape[1]
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+        x = with_logical_constraint(x, "BNE"[: x.ndim]) if parts > 1 else x
+        x = x.reshape(x.shape[0], parts, chunks, size, *x.shape[2:])
+        x = jnp.moveaxis(x, 2, 0).reshape(chunks, x.shape[0], parts * size, *x.shape[4:])
+        split.append(x)
     return tuple(split)
 
 
 def _join(x, positions):
     """[chunks,B,n,...] -> [B,N,...], the inverse of _split."""
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :positions]
+    parts = mesh_axes_size("N")
+    x = x.reshape(*x.shape[:2], parts, -1, *x.shape[3:])
+    x = jnp.moveaxis(x, 0, 2)
+    return x.reshape(x.shape[0], -1, *x.shape[4:])[:, :positions]
 
 
 def _scan(step, carry, chunks):

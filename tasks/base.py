@@ -138,6 +138,11 @@ class LoadedTask:
     length_share = 1.0
     num_shapes = 1
 
+    @property
+    def row_lengths(self) -> set[int]:
+        """The lengths of rows that the config chooses."""
+        return {self.abstract_batch.inputs.tokens.shape[-1]}
+
     # Traced by jit: pure JAX.
 
     def init(self, rngs: dict[str, jax.Array], model) -> dict:

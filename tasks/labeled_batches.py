@@ -53,6 +53,10 @@ class LabeledBatches(LoadedTask):
         # The last one is for evaluation alone, of examples longer than any of train.
         return chosen if chosen[-1] == self.full_shape else (*chosen, self.full_shape)
 
+    @property
+    def row_lengths(self):
+        return super().row_lengths | {length for shape in self.shapes for length in shape}
+
     @functools.cached_property
     def packed_rows(self) -> int:
         """Rows of a packed microbatch; 0: batches are not packed. A batch that needs more rows than nearly

@@ -30,21 +30,25 @@ def addressed(count):
     return [{**common, "JAX_PROCESS_ID": str(i)} for i in range(count)]
 
 
-def launch(commands, devices, variables=None):
-    """Runs one process per command, all on one coordinator; returns their exit statuses and outputs.
-
-    variables: further environment variables of each process, by default `addressed`."""
+def start(commands, devices, variables=None):
+    """Starts one process per command, all on one coordinator; variables as in `launch`."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags}
     if variables is None:
         variables = addressed(len(commands)) if len(commands) > 1 else [{}]
-    running = [
+    return [
         subprocess.Popen(command, cwd=ROOT, env=environment | own, text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for command, own in zip(commands, variables, strict=True)
     ]  # fmt: skip
-    outputs = []
+
+
+def launch(commands, devices, variables=None):
+    """Runs one process per command, all on one coordinator; returns their exit statuses and outputs.
+
+    variables: further environment variables of each process, by default `addressed`."""
+    running, outputs = start(commands, devices, variables), []
     for process in running:
         with process:
-            outputs.append(process.communicate(timeout=240)[0])
+            outputs.append(process.communicate(timeout=900)[0])
     return [process.returncode for process in running], outputs

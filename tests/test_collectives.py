@@ -1,4 +1,4 @@
-"""The collectives of a compiled train step on eight virtual devices, three meshes, two microbatches.
+"""The collectives of a compiled train step on eight virtual devices, four meshes, two microbatches.
 
 docs/performance.md explains them, and names those that another backend places elsewhere.
 """
@@ -66,7 +66,7 @@ def of_matrices(rows, ops, sizes):
 def test_no_mesh_gathers_the_activations_of_other_devices_or_any_logits(architecture):
     for mesh, rows in collectives(architecture).items():
         for _, op, shape, _ in rows:
-            if op in ("all-gather", "all-to-all"):
+            if op in ("all-gather", "all-to-all") and mesh != "sequence":
                 assert LENGTH not in shape, (mesh, op, shape)
             # The vocabulary is an axis of the token embedding and its gradient alone.
             if {VOCAB, VOCAB // 2} & set(shape):
@@ -94,6 +94,20 @@ def test_fsdp_gathers_each_matrix_for_its_two_uses_and_the_token_embedding_once(
     assert len(gathered) == len({(loop, shape) for loop, _, shape, _ in gathered})
     summed = of_matrices(rows, {"all-reduce", "reduce-scatter"}, (WIDTH, MLP))
     assert summed == matrices(architecture)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_split_over_devices_gather_keys_and_values_once_and_no_other_states(architecture):
+    rows = collectives(architecture)["sequence"]
+    moved = [row for row in rows if row[1] in ("all-gather", "all-to-all", "collective-permute")]
+    states = [row for row in moved if len(row[2]) > 2]
+    assert sum(count for *_, count in states) == 2 * LAYERS * ATTENTIONS[architecture]
+    assert all(op == "all-gather" and shape[-2:] == (4, WIDTH // 4) for _, op, shape, _ in states)
+    if architecture == "encoder":  # the states that predict: N of them
+        return
+    assert all(
+        shape[0] == 8 for _, _, shape, _ in moved
+    )  # segment ids of the device's rows, for masks
 
 
 @slow

@@ -1,14 +1,18 @@
-"""Invariant 11 across processes: one device equals two processes of two devices each.
+"""Invariants 2 and 11 across processes: their number changes no loss, and neither does killing them.
 
 Real processes of train.py that share a run directory, over loopback with gloo, one global batch.
 """
 
+import os
+import random
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import tiny_configs
-from processes import launch
+from processes import launch, start
 
 from data import prepare
 from training import config as configs
@@ -124,3 +128,86 @@ def test_invariant_11_holds_for_finetuning(folder, options):
         for found, expected in zip(four, one, strict=True):
             assert (found["split"], found["step"]) == (expected["split"], expected["step"])
             np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
+
+
+def losses(run):
+    """[(split, step, loss)] of a run."""
+    return [(line["split"], line["step"], line["loss"]) for line in tiny_configs.metrics(run)]
+
+
+def assert_same_losses(found, expected, rtol=1e-4):
+    assert [each[:2] for each in found] == [each[:2] for each in expected]
+    np.testing.assert_allclose([x[2] for x in found], [x[2] for x in expected], rtol=rtol)
+
+
+@slow
+@pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder_decoder"])
+def test_invariant_11_one_two_and_four_processes_have_the_same_losses(folder, architecture):
+    options = {"training__duration": "10 steps", "evaluation__every": "5 steps"}
+    runs = []
+    for count in (1, 2, 4):
+        name = f"{architecture}-of-{count}"
+        runs.append(losses_of_processes(folder, name, count, architecture, **options))
+    assert len(runs[0]) == 13  # ten updates and three evaluations
+    for found in runs[1:]:
+        assert_same_losses(found, runs[0])
+
+
+def losses_of_processes(folder, name, count, architecture="decoder", **options):
+    """The losses of a run on `count` processes of one device, which runs to its end."""
+    codes, outputs = launch([command(folder, name, architecture, **options)] * count, 1)
+    assert codes == [0] * count, "\n".join(outputs)
+    return losses(folder / name)
+
+
+# Of the test below; fewer for a shorter one.
+KILLS = int(os.environ.get("TRIPTYCH_TEST_KILLS", "20"))
+UPDATES = 15  # between two kills, at most
+
+
+@slow
+def test_invariant_02_a_run_killed_at_random_moments_on_four_processes_ends_on_two(folder):
+    """SIGKILL of a process or of all, during start, training, or a save: bit for bit the run that nothing
+    interrupted as long as four processes train, and its losses to 1e-4 on two."""
+    draw = random.Random(0)
+    options = {
+        "training__duration": f"{UPDATES * (KILLS + 1)} steps", "checkpoint__every": "5 steps",
+        "evaluation__every": "never", "model__dropout_rate": 0.1,
+    }  # fmt: skip
+    whole = losses_of_processes(folder, "whole", 4, **options)
+    run, moments = folder / "killed", []
+    for _ in range(KILLS):
+        running = start([command(folder, "killed", "decoder", **options)] * 4, 1)
+        moments.append(kill(running, draw))
+    kept = max(int(each.name) for each in (run / "checkpoints").iterdir() if each.name.isdigit())
+    print(f"killed {KILLS} times, after updates {moments}; checkpoint {kept} is the newest")
+    found = losses_of_processes(folder, "killed", 2, **options)
+    same = sum(step <= kept for _, step, _ in whole)
+    assert found[:same] == whole[:same]
+    assert_same_losses(found, whole)
+
+
+def kill(running, draw) -> int:
+    """Kills one of the processes of a run, or all, at a random moment; returns the last update in its log."""
+    last, moment = 0, draw.randrange(60)  # a start has about 40 lines
+    for number, line in enumerate(running[0].stdout, 1):
+        words = line.split()
+        if line.startswith("step") and "/" in words[1]:
+            last = int(words[1].partition("/")[0].replace(",", ""))
+        if number >= moment:
+            break
+    time.sleep(draw.uniform(0, 0.3))
+    chosen = running if draw.random() < 0.3 else [draw.choice(running)]
+    for process in chosen:
+        process.kill()
+    until = (
+        time.monotonic() + 60
+    )  # the others end by themselves: JAX notices, or the connection fails
+    for process in running:
+        with process:
+            try:
+                process.communicate(timeout=max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert all(process.returncode != 0 for process in running)
+    return last

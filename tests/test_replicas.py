@@ -192,7 +192,8 @@ def test_replicas_are_split_over_the_devices_that_they_fill(devices):
     mesh_config = configs.resolve(FinetuneConfig, {"init_from": "x"}).mesh
     mesh = replicas.sharding.make_mesh(mesh_config, jax.devices()[:devices], replicas=6)
     assert dict(mesh.shape) == {
-        "replica": min(devices, 2), "data": max(1, devices // 2), "fsdp": 1, "tensor": 1
+        "replica": min(devices, 2), "data": max(1, devices // 2), "fsdp": 1, "tensor": 1,
+        "sequence": 1,
     }  # fmt: skip
 
 

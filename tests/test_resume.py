@@ -123,6 +123,17 @@ def test_invariant_02_three_interruptions_change_nothing(folder, uninterrupted, 
     assert_same_run(run, uninterrupted)
 
 
+def test_a_run_out_of_hours_saves_exits_143_and_resumes(folder, uninterrupted):
+    arguments = command(folder, "hours")
+    for step in (1, 2):  # each start makes an update, however short it is
+        with start([*arguments, "--config.training.max_hours=1e-9"]) as process:
+            output, _ = process.communicate(timeout=300)
+        assert process.returncode == 143, output
+        assert f"stopped by training.max_hours at step {step}; the same command resumes" in output
+    run_to_the_end(arguments)
+    assert_same_run(folder / "hours", uninterrupted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["encoder", "encoder_decoder"])
 def test_invariant_02_holds_for_the_other_architectures(folder, architecture):

@@ -97,7 +97,11 @@ def test_invariant_02_word_vectors_resume_bit_for_bit(folder, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [{"training__grad_accum_steps": 2}, {"mesh__fsdp": 2}, {"mesh__tensor": 2, "mesh__data": 2}],
+    [
+        {"training__grad_accum_steps": 2},
+        {"mesh__fsdp": 2},
+        {"mesh__tensor": 2, "mesh__sequence": 2},
+    ],
 )
 def test_invariants_4_and_11_microbatches_and_devices_do_not_change_the_losses(folder, change):
     config = tiny_configs.pretraining(folder, "configs/skip_gram.py", **STEPS, **change)

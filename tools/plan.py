@@ -157,10 +157,14 @@ def compare(run):
 
 
 def measurements(run) -> dict[str, float]:
-    """{'seconds_per_step': the median of a run's log lines} from its metrics.jsonl; {} if it has none."""
+    """{'seconds_per_step': the median of a run's log lines, 'peak_memory_mib': their maximum} from its
+    metrics.jsonl; {} if it has none."""
     lines = logs.read_metrics(run, "throughput") if (run / "metrics.jsonl").exists() else []
     values = [line["seconds_per_step"] for line in lines]
-    return {"seconds_per_step": statistics.median(values)} if values else {}
+    if not values:
+        return {}
+    peak = max(line.get("peak_memory_mib", 0.0) for line in lines)
+    return {"seconds_per_step": statistics.median(values), "peak_memory_mib": peak}
 
 
 def lines_beside(found, measured) -> list[str]:
@@ -176,7 +180,11 @@ def lines_beside(found, measured) -> list[str]:
     lines.append(f"  {'seconds per step':<32} {predicted:>11} {seconds:>10.4g}")
     speed = found.executed_flops / seconds
     lines.append(f"  {'executed FLOP/s per device':<32} {'':>11} {speed:>10.3g}")
-    if found.chip:
+    if found.chip:  # on a CPU, the peak is of the whole process
+        peak = found.peak_bytes / 2**20
+        lines.append(
+            f"  {'peak MiB per device':<32} {peak:>11,.0f} {measured['peak_memory_mib']:>10,.0f}"
+        )
         share = found.model_flops / found.devices / seconds / found.chip.peak_flops
         lines.append(f"  {'model FLOPs utilization':<32} {found.utilization:>10.1%}  {share:>9.1%}")
     return lines

@@ -10,6 +10,7 @@ from tools.chips import Chip
 from tools.hlo import Collective
 from tools.plan_report import Report
 from training import flops
+from training.sharding import AXES
 
 NOTE = (
     "activations and communication by formulas (tools/plan_analytic.py); the train state is exact"
@@ -21,7 +22,7 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
     """The Report of a plan_step.PlannedStep, without compiling it."""
     config, task = step.config, step.task
     model, mesh = task.model_config, dict(step.mesh.shape)
-    data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
+    data, fsdp, tensor, sequence = (mesh[axis] for axis in AXES)
     parts, remat = config.training.grad_accum_steps, config.training.remat
     rows = task.batch_size // parts // (data * fsdp)
     width = 2 if model.dtype == "bfloat16" else 4
@@ -29,7 +30,7 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
     trained = memory["parameters"]
     stacks = _stacks(model, task.abstract_batch)
     hidden = [
-        rows * length * model.emb_dim for _, length in stacks
+        rows * length * model.emb_dim / sequence for _, length in stacks
     ]  # numbers in [B,T,D] of each stack
     kept, every = (
         sum(
@@ -50,9 +51,9 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
     executed = step.model_flops / step.mesh.size * (4 / 3 if remat == "full" else 1)
     whole = trained * fsdp  # float32 parameters of this device's part of the tensor axis
     found = []
+    size = sum(layers * size for (layers, _), size in zip(stacks, hidden, strict=True)) * width
     if tensor > 1:
         number = parts * sum((6 if remat == "full" else 4) * layers for layers, _ in stacks)
-        size = sum(layers * size for (layers, _), size in zip(stacks, hidden, strict=True)) * width
         times = 6 if remat == "full" else 4
         found.append(
             Collective("all-reduce", ("tensor",), number, parts * times * size * 2 * _share(tensor))
@@ -61,8 +62,13 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
         gathered = parts * 2 * whole * width / 4 * _share(fsdp)
         found.append(Collective("all-gather", ("fsdp",), 2 * parts, gathered))
         found.append(Collective("reduce-scatter", ("fsdp",), parts, parts * whole * _share(fsdp)))
-    if data > 1:
-        found.append(Collective("all-reduce", ("data",), 1, 2 * trained * _share(data)))
+    if sequence > 1:  # keys and values of whole rows, and their gradients
+        wide = 2 * model.resolved_num_kv_heads * model.resolved_head_dim / model.emb_dim / tensor
+        number, sent = parts * 4 * sum(layers for layers, _ in stacks), wide * size * (sequence - 1)
+        found.append(Collective("all-gather", ("sequence",), number, parts * 2 * sent))
+    if data * sequence > 1:
+        axes = tuple(axis for axis in ("data", "sequence") if mesh[axis] > 1)
+        found.append(Collective("all-reduce", axes, 1, 2 * trained * _share(data * sequence)))
     state = sum(step.state_bytes.values())
     # Each is written and read, recomputed activations as well as kept ones.
     activations = 2 * every + 2 * kept * (remat != "none")
@@ -75,7 +81,7 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
             model, task.abstract_batch.inputs, task.abstract_batch.decoder_inputs,
             "gpu" if chip.is_gpu else "tpu",
         ),
-        notes=(NOTE, *(BEYOND_A_NODE,) * (chip.is_gpu and step.mesh.size > 8)),
+        notes=(NOTE, *step.unsplit, *(BEYOND_A_NODE,) * (chip.is_gpu and step.mesh.size > 8)),
     )  # fmt: skip
 
 

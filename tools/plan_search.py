@@ -30,6 +30,9 @@ SOURCES = ("train", "data", "models", "objectives", "tasks", "training", "tools"
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
 
 
+LONG = 4096  # tokens of a row
+
+
 def divisors(number: int) -> list[int]:
     """The divisors of a number, in order."""
     return [n for n in range(1, number + 1) if number % n == 0]
@@ -41,6 +44,14 @@ DIMENSIONS: dict[str, Callable[[Any, int], list]] = {
     "mesh.fsdp": lambda config, devices: divisors(devices),
     "mesh.tensor": lambda config, devices: [
         n for n in divisors(devices) if n <= 8 and config.model.num_heads % n == 0
+    ],
+    # For long rows, and for fewer rows than devices.
+    "mesh.sequence": lambda config, devices: [
+        n
+        for n in divisors(devices)
+        if n == 1
+        or n <= 8
+        and (config.training.seq_len >= LONG or config.training.batch_size < devices)
     ],
     "training.grad_accum_steps": lambda config, devices: [
         n for n in (1, 2, 4, 8, 16, 32) if config.training.batch_size % n == 0
@@ -79,16 +90,17 @@ def candidates(config, topology, devices, chip):
     found, refused, too_large, like = [], 0, [], {}
     for values in itertools.product(*(DIMENSIONS[key](config, len(devices)) for key in names)):
         overrides = dict(zip(names, values, strict=True))
-        fsdp, tensor = overrides["mesh.fsdp"], overrides["mesh.tensor"]
-        shards = len(devices) // tensor
+        fsdp, within = overrides["mesh.fsdp"], overrides["mesh.tensor"] * overrides["mesh.sequence"]
+        shards = len(devices) // within
         rows = config.training.batch_size // overrides["training.grad_accum_steps"]
-        if len(devices) % (fsdp * tensor) or rows % shards:
+        if len(devices) % (fsdp * within) or rows % shards:
             continue
         overrides = {"mesh.data": shards // fsdp, **overrides}
         try:
             changed = with_overrides(config, overrides)
-            same = like.get((fsdp, tensor)) or next(iter(like.values()), None)
-            step = like[fsdp, tensor] = plan_step.plan_step(changed, devices, same)
+            mesh = changed.mesh
+            same = like.get(mesh) or next(iter(like.values()), None)
+            step = like[mesh] = plan_step.plan_step(changed, devices, same)
         except ConfigError:
             refused += 1
             continue

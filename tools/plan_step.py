@@ -120,6 +120,11 @@ class PlannedStep:
         """Model FLOPs of a step, over all devices."""
         return flops.flops_per_step(self.task, self.params, self.fixed)
 
+    @property
+    def unsplit(self) -> list[str]:
+        """Lines about the parameters that the mesh should split and does not."""
+        return sharding.describe_unsplit(self.mesh, self.params)
+
     @functools.cached_property
     def traced(self):
         """The traced step, jax.stages.Traced."""
@@ -209,6 +214,8 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
     if like is None:
         with sharding.use_mesh(mesh):
             params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
+    sharding.check_lengths(mesh, task.row_lengths)
+    sharding.describe_unsplit(mesh, params)
     fixed = frozen_paths(config.freeze, flatten_params(params))
     trained, frozen = split_params(params, fixed)
     # The data is not here: an epoch of one step will do, because the step does not depend on it.

@@ -18,6 +18,7 @@ import runpy
 import sys
 import textwrap
 import threading
+import time
 import traceback
 
 from training import config as configs
@@ -127,6 +128,7 @@ def run_entry_point(argv, description, schema, run):
       schema: dataclass of the config, or 'module:name', imported after the flags are parsed.
       run: function, or 'module:name', imported after the config is checked.
     """
+    preemption.started = time.monotonic()
     given, config = parse_args(argv, description, ENTRY_FLAGS)
     if given.verbose:
         logs.log.setLevel(logging.DEBUG)

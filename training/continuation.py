@@ -33,7 +33,8 @@ RESULTS = (
 CHANGEABLE = ("checkpoint.", "logging.", "evaluation.", "mesh.", "data.cache_dir", "data.workers",
               "data.threads", "data.prefetch", "task.num_generated", "task.final_generation",
               "task.generation_metrics", "task.num_beams", "task.length_penalty", "resume_from",
-              "profile", "training.stop_after", "training.remat", "training.scan_layers")  # fmt: skip
+              "profile", "training.stop_after", "training.remat", "training.scan_layers",
+              "training.max_hours")  # fmt: skip
 # Fields that may change if the learning rates of all updates in the run stay the same.
 SCHEDULE = ("training.duration", "optimizer.learning_rate", "optimizer.schedule", "optimizer.warmup",
             "optimizer.cooldown", "optimizer.final_lr_frac")  # fmt: skip

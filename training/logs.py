@@ -30,9 +30,13 @@ def banner(title):
 
 def read_metrics(run, split):
     """The lines of one split of a run's metrics.jsonl, as dicts in order."""
-    path = paths.of(run) / "metrics.jsonl"
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line["split"] == split]
+    return [line for line in read_all_metrics(run) if line["split"] == split]
+
+
+def read_all_metrics(run):
+    """The lines of all splits; without the last one where a run that still writes has not ended it."""
+    text = (paths.of(run) / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def last_metrics(run, split):

@@ -7,6 +7,7 @@ import collections
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 
 import jax
@@ -30,6 +31,7 @@ class Intervals:
     stop: int = 0  # the step at which the run stops with a checkpoint; 0: at its end
     profile: profiling.Profile = profiling.Profile()
     input_remedy: str = ""  # what makes batches faster
+    deadline: float = math.inf  # time.monotonic() at which the run stops
 
     @classmethod
     def of(cls, config, converter, run_dir) -> "Intervals":
@@ -42,6 +44,7 @@ class Intervals:
             stop=converter.steps(config.training.stop_after, "training.stop_after"),
             profile=profiling.Profile.of(config, converter, run_dir),
             input_remedy=profiling.input_remedy(config),
+            deadline=preemption.deadline(config.training.max_hours),
         )
 
 
@@ -72,7 +75,8 @@ def train_loop(
       save_evaluated: save at every evaluation too, so that the best checkpoint exists.
 
     Raises:
-      preemption.Preempted: after a save, when a signal asked to stop, or at `intervals.stop`.
+      preemption.Preempted: after a save, when a signal asked to stop, at `intervals.stop`, or when the
+        deadline has passed.
       FloatingPointError: an update was not finite (found at the next log line or save); of replicas, an
         update of each of them: if others remain, those with one are left out.
     """
@@ -118,7 +122,8 @@ def train_loop(
         fetch()
         text, values = throughput.report(step)
         if values:
-            metrics.write(step, "throughput", values | times.report())
+            values |= times.report() | {"peak_memory_mib": profiling.peak_memory()[0]}
+            metrics.write(step, "throughput", values)
         mean = weighted_mean(add_sums(unlogged), loss_weights)
         log.info(
             f"step {step:>7,}/{intervals.total:,}  {format_metrics(mean, loss_weights)}  {text}"
@@ -134,7 +139,9 @@ def train_loop(
                 fetch()
                 with throughput.paused():
                     evaluated = evaluate(step, state)
-            stopping = _is_stopping(stop, step, intervals)
+            # One update at least, so that a start that is too short for more makes progress.
+            late = start < step < intervals.total and time.monotonic() >= intervals.deadline
+            stopping = _is_stopping(bool(stop) or late, step, intervals)
             planned = step == 0 or is_due(step, intervals.save, intervals.total)
             planned = planned or (save_evaluated and evaluated is not None)
             if save and ((new and planned) or (stopping and step > start)):
@@ -145,7 +152,8 @@ def train_loop(
                 saved = step
             if stopping:
                 then = "resumes from here" if save else "starts again: no checkpoints are kept"
-                why = "a signal" if stop else "training.stop_after"
+                why = "training.max_hours" if late else "training.stop_after"
+                why = "a signal" if stop or not (late or _is_last(step, intervals)) else why
                 log.info(f"stopped by {why} at step {step}; the same command {then}")
                 raise preemption.Preempted(stop.signal)
             if step == intervals.total:
@@ -169,13 +177,19 @@ def train_loop(
                 write_log_line(step + 1)
     metrics.flush()
     times.log(intervals.input_remedy)
+    log.info("peak memory of {1}: {0:,.0f} MiB".format(*profiling.peak_memory()))
     return state
+
+
+def _is_last(step, intervals) -> bool:
+    """Whether `training.stop_after` ends the run at a step."""
+    return 0 < intervals.stop <= step < intervals.total
 
 
 def _is_stopping(stop, step, intervals) -> bool:
     """True where all processes stop. They wait for each other to agree, so only every tenth step."""
-    if 0 < intervals.stop <= step < intervals.total:
+    if _is_last(step, intervals):
         return True
     if jax.process_count() == 1:
-        return bool(stop)
+        return stop
     return is_due(step, min(intervals.log, 10), intervals.total) and any_across_processes(stop)

@@ -1,4 +1,4 @@
-"""metrics.jsonl, TensorBoard events and the lock on a run directory, local or in a bucket.
+"""metrics.jsonl, TensorBoard events, Weights & Biases and the lock on a run directory, local or in a bucket.
 
 metrics.jsonl has every update and evaluation once, whatever interrupted the run: a resumed run first
 removes the lines after the restored step, and lines are on disk before a checkpoint counts their steps.
@@ -7,6 +7,7 @@ removes the lines after the restored step, and lines are on disk before a checkp
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import io
 import json
 import logging
@@ -16,11 +17,13 @@ import platform
 import time
 import uuid
 
-from training import paths
+from training import paths, preemption
 from training.config import ConfigError
 from training.sharding import is_main_process
 
 log = logging.getLogger("triptych")
+
+ENDED = "ended.json"  # how the last start of a run ended; absent while it runs and after a kill
 
 
 class MetricWriter:
@@ -31,14 +34,15 @@ class MetricWriter:
     Args:
       folder: run directory.
       tensorboard: also write event files.
+      wandb: project of Weights & Biases to write to; '' for none.
 
     Raises ConfigError if another program is using the run directory.
     """
 
-    def __init__(self, folder, tensorboard):
-        self._folder, self._tensorboard = paths.of(folder), tensorboard
+    def __init__(self, folder, tensorboard, wandb=""):
+        self._folder, self._tensorboard, self._wandb = paths.of(folder), tensorboard, wandb
         self._path, self._is_remote = self._folder / "metrics.jsonl", paths.remote(folder)
-        self._lock = self._file = self._events = None
+        self._lock = self._file = self._events = self._wandb_run = None
         if is_main_process():
             self._lock = (_Claim if self._is_remote else FileLock)(self._folder)
 
@@ -46,6 +50,7 @@ class MetricWriter:
         """Opens the files; lines after `step` are removed, all of them for -1 (a new run)."""
         if self._lock is None:
             return
+        (self._folder / ENDED).unlink(missing_ok=True)
         kept = lines_up_to(self._path, step) if self._path.exists() else ""
         if self._is_remote:
             self._file = io.StringIO()
@@ -57,6 +62,8 @@ class MetricWriter:
             log.info("no TensorBoard events in a bucket: metrics.jsonl has the same numbers")
         elif self._tensorboard:
             self._events = _Events(self._folder, step + 1)
+        if self._wandb:
+            self._wandb_run = _start_wandb(self._folder, self._wandb)
 
     def write(self, step, split, values):
         """Appends one line {'step', 'split', **values}; `flush` puts it on disk."""
@@ -64,6 +71,9 @@ class MetricWriter:
             return
         with paths.naming(self._path):
             self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        if self._wandb_run is not None:
+            named = {f"{split}/{name}": value for name, value in values.items()}
+            self._wandb_run.log({"step": step, **named})
         if self._events is not None:
             for name, value in values.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):
@@ -98,6 +108,8 @@ class MetricWriter:
         """Writes the rest, closes the files and releases the lock."""
         if self._is_remote and self._lock is not None and self._lock.is_held():
             self.flush()
+        if self._wandb_run is not None:
+            self._wandb_run.finish()
         for file in (self._events, self._file):
             if file is not None:
                 with contextlib.suppress(OSError):  # a full disk was reported when the write failed
@@ -108,8 +120,40 @@ class MetricWriter:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                paths.write_text(self._folder / ENDED, json.dumps(_ending(error)) + "\n")
         self.close()
+
+
+def _ending(error):
+    """The content of ended.json after an exception, None for none."""
+    state = "failed"
+    if error is None:
+        state = "finished"
+    elif isinstance(error, (preemption.Preempted, KeyboardInterrupt)):
+        state = "preempted"
+    message = " ".join(str(error).split())[:400] if state == "failed" else ""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"state": state, "time": now, "message": message}
+
+
+def _start_wandb(folder, project):
+    """The run of Weights & Biases that belongs to a run directory: the same one after a resume. Its group is
+    the directory above, such as a sweep."""
+    import wandb
+
+    place, config = paths.absolute(folder), folder / "config.json"
+    run = wandb.init(
+        project=project, id=hashlib.sha256(str(place).encode()).hexdigest()[:16], resume="allow",
+        name=place.name, group=place.parent.name, reinit="create_new",
+        dir=None if paths.remote(folder) else str(place),
+        config=json.loads(config.read_text(encoding="utf-8")) if config.exists() else {},
+        settings=wandb.Settings(console="off"),
+    )  # fmt: skip
+    run.define_metric("*", step_metric="step")  # steps may be logged again after a resume
+    return run
 
 
 class _Events:
@@ -160,6 +204,8 @@ class FileLock:
             raise ConfigError(
                 f"another program is using {str(folder)!r}; wait for it to end, or choose another --workdir"
             ) from None
+        self._file.write(f"{platform.node()}\n")  # tools.watch looks for the lock on this host
+        self._file.flush()
 
     def is_held(self):
         return True

@@ -1,15 +1,20 @@
-"""SIGTERM and Ctrl-C: the train loop stops after the current step, saves, and exits; outside of it Ctrl-C
-ends the program. Used by the loop and by training/cli.py.
+"""SIGTERM, Ctrl-C and training.max_hours: the train loop stops after the current step, saves, and exits;
+outside of it Ctrl-C ends the program. Used by the loop and by training/cli.py.
 """
 
 import _thread
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
+import time
 
 _INSIST_SECONDS = 0.3
+started = (
+    None  # time.monotonic() at the start of an entry file; None for a run inside another program
+)
 
 
 class Preempted(SystemExit):
@@ -31,6 +36,15 @@ class Stop:
 
     def __bool__(self):
         return self.requested
+
+
+def deadline(hours: float) -> float:
+    """When a run of `training.max_hours` stops, by time.monotonic(); infinity for 0.
+
+    Counted from the start of the program, so that reading data and compilation count too; of a run inside
+    another program from now."""
+    since = time.monotonic() if started is None else started
+    return since + 3600 * hours if hours else math.inf
 
 
 @contextlib.contextmanager

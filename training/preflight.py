@@ -6,6 +6,7 @@ files.
 
 import dataclasses
 import functools
+import importlib.util
 
 import jax
 
@@ -35,9 +36,15 @@ def check_without_data(task, source, run_dir, mesh):
       mesh: jax.sharding.Mesh.
     """
     config = source.config
+    if config.logging.wandb and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"config.logging.wandb={config.logging.wandb!r} needs the package wandb, which is not installed: "
+            f"pip install -e '.[wandb]'"
+        )
     if source.run is not None and getattr(config, "adapter", None) not in (None, Adapter()):
         config.adapter.shapes(unflatten_params(params_metadata(source.run, source.step)))
     outline = task.outline(config, config.model, source.tokenizer_file)
+    sharding.check_lengths(mesh, outline.row_lengths if outline else {task.max_seq_len})
     check_durations(config, outline.tokens_per_step if outline else 0)
     if outline is None or run_directory.is_started(run_dir):
         return
@@ -53,6 +60,7 @@ def check_without_data(task, source, run_dir, mesh):
         if source.tokenizer_file or config.tokenizer.path:
             source.check_tokenizer(outline.tokenizer)
         plan_pretraining(source, outline.model_config, flatten_params(params))
+    sharding.describe_unsplit(mesh, params)
     frozen = frozen_paths(config.freeze, flatten_params(params))
     describe_param_rules(config.optimizer, params, frozen)
 

@@ -9,7 +9,9 @@ import dataclasses
 import logging
 import pathlib
 import queue
+import resource
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -95,6 +97,16 @@ class Trace:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(file.read_bytes())
             shutil.rmtree(local)
+
+
+def peak_memory() -> tuple[float, str]:
+    """(MiB, whose they are): the most that a device of this process has held so far, or the process itself
+    where the backend does not say (a CPU)."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    if peak := max(each.get("peak_bytes_in_use", 0) for each in stats):
+        return peak / 2**20, "a device"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, "the process"
 
 
 class StepTimes:

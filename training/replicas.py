@@ -241,13 +241,13 @@ class Runs:
         self.left_out = set()  # numbers of replicas with an update that was not finite
         config, self._opened = group[0].config, contextlib.ExitStack()
         keep_period = converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period")
-        options, with_events = config.checkpoint, config.logging.tensorboard
+        options, logs = config.checkpoint, (config.logging.tensorboard, config.logging.wandb)
         # A replica that is cut off in a save continues from the checkpoint of the others.
         if len(group) > 1:
             options = dataclasses.replace(options, max_to_keep=max(2, options.max_to_keep))
         with contextlib.ExitStack() as opened:
             enter, folders = opened.enter_context, [each.folder for each in group]
-            self._metrics = [enter(MetricWriter(folder, with_events)) for folder in folders]
+            self._metrics = [enter(MetricWriter(folder, *logs)) for folder in folders]
             self._checkpoints = [
                 enter(Checkpoints(folder / "checkpoints", options, keep_period, best))
                 for folder in folders

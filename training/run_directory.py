@@ -265,4 +265,4 @@ def git(*arguments):
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()[:1_000_000] if done.returncode == 0 else ""
+    return done.stdout.strip("\n")[:1_000_000] if done.returncode == 0 else ""

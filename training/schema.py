@@ -13,6 +13,10 @@ from training.init_stacks import INIT_STACKS
 from training.optimizers import OPTIMIZERS, OptimizerConfig
 
 INITS = ("pretrained", "embeddings", "random")
+MAX_HOURS = (
+    "hours after which this start of the run saves and exits with status 143, as after SIGTERM, so that the "
+    "same command resumes; 0: no limit"
+)
 
 
 def variants(registry, default):
@@ -103,6 +107,7 @@ class PretrainingSteps(LayerLoop):
         0.0, "decay of the averaged parameters; 0: none", min=0.0, max=0.999999
     )
     deterministic: bool = option(False, "bit-equal reruns on a GPU, at some cost in speed")
+    max_hours: float = option(0.0, MAX_HOURS, min=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +125,7 @@ class FinetuningSteps(LayerLoop):
         0.0, "decay of the averaged parameters; 0: none", min=0.0, max=0.999999
     )
     deterministic: bool = option(False, "bit-equal reruns on a GPU, at some cost in speed")
+    max_hours: float = option(0.0, MAX_HOURS, min=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +166,9 @@ class LoggingConfig:
 
     every: str = option("50 steps", "interval between console lines")
     tensorboard: bool = option(True, "write TensorBoard event files")
+    wandb: str = option(
+        "", "project of Weights & Biases, by the extra [wandb]; WANDB_MODE=offline works; '': none"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +178,7 @@ class MeshConfig:
     data: int = option(-1, "data parallelism", min=-1)
     fsdp: int = option(1, "data parallelism with sharded parameters", min=-1)
     tensor: int = option(1, "tensor parallelism", min=-1)
+    sequence: int = option(1, "parallelism over the positions of a row", min=-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from training.config import ConfigError
 from training.param_rules import flatten_params, key_name, resolve_rules, unflatten_params
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "sequence")
 REPLICA = "replica"  # the axis before them in a mesh for replicas
 
 # Logical axis of models/logical_axes.py -> mesh axes. The batch is split over data and fsdp; heads, MLP
-# and vocabulary over tensor (Megatron-LM: Shoeybi et al. 2019, section 3).
-LOGICAL_AXIS_RULES = {"B": ("data", "fsdp"), "H": "tensor", "F": "tensor", "V": "tensor"}
+# and vocabulary over tensor (Megatron-LM: Shoeybi et al. 2019, section 3); positions over sequence. Keys
+# ("S") have no rule: each device holds all of its rows, or, in a kernel, of its heads.
+LOGICAL_AXIS_RULES = {
+    "B": ("data", "fsdp"), "T": "sequence", "N": "sequence", "H": "tensor", "F": "tensor", "V": "tensor",
+}  # fmt: skip
 
 # Parameter path -> mesh axes of the LAST dimensions. A dimension that its axis does not divide is not
 # split.
@@ -41,15 +44,16 @@ def make_mesh(config, devices=None, replicas=0):
     Axis types are Auto: with Explicit axes, JAX's default, `nn.Embed` raises ShardingTypeError.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor]
+    sizes = [config.data, config.fsdp, config.tensor, config.sequence]
     known = math.prod(size for size in sizes if size > 0)
     split = math.gcd(replicas, len(devices) // known) if replicas else 1
     if -1 in sizes:
         sizes[sizes.index(-1)] = len(devices) // (known * split)
     if min(sizes) < 1 or math.prod(sizes) * split != len(devices):
         raise ConfigError(
-            f"config.mesh=(data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}) does not "
-            f"fit {len(devices)} devices; expected sizes whose product is {len(devices)}, one may be -1"
+            f"config.mesh=(data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, "
+            f"sequence={config.sequence}) does not fit {len(devices)} devices; expected sizes whose product "
+            f"is {len(devices)}, one may be -1"
         )
     names = (REPLICA, *AXES) if replicas else AXES
     sizes = [split, *sizes] if replicas else sizes
@@ -108,6 +112,15 @@ def use_mesh(mesh):
         yield mesh
 
 
+def describe_task(mesh, task, added=0) -> list[str]:
+    """The lines of `task.describe` for a mesh. Raises ConfigError for rows that its sequence axis does not
+    divide; `added`: positions that an adapter adds to each."""
+    lengths = task.row_lengths
+    check_lengths(mesh, lengths | {length + added for length in lengths})
+    with use_mesh(mesh):
+        return task.describe()
+
+
 def replicated(mesh):
     """Sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
@@ -124,23 +137,66 @@ def num_batch_shards(mesh):
 
 
 def param_shardings(mesh, params, rules=PARAM_SHARDING_RULES):
-    """A tree of NamedShardings like `params` (arrays or ShapeDtypeStructs).
-
-    A spec is aligned to the last axes of its parameter, so that a leading axis of stacked layers changes
-    nothing.
-    """
-    flat = flatten_params(params)
-    specs = resolve_rules(rules, flat, "the parameter sharding rules", allow_unused=True)
+    """A tree of NamedShardings like `params` (arrays or ShapeDtypeStructs)."""
 
     def sharding(spec, shape):
-        spec = (None,) * (len(shape) - len(spec)) + spec[max(0, len(spec) - len(shape)) :]
         spec = [axis if axis and size % mesh.shape[axis] == 0 else None
                 for axis, size in zip(spec, shape, strict=True)]  # fmt: skip
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return unflatten_params(
-        {path: sharding(specs[path], leaf.shape) for path, leaf in flat.items()}
-    )
+    found = _specs(params, rules).items()
+    return unflatten_params({path: sharding(spec, leaf.shape) for path, (spec, leaf) in found})
+
+
+def _specs(params, rules=PARAM_SHARDING_RULES):
+    """{path: (the axis that the rules give each dimension, parameter)}. A rule is aligned to the last
+    dimensions, so that a leading axis of stacked layers changes nothing."""
+    flat = flatten_params(params)
+    specs = resolve_rules(rules, flat, "the parameter sharding rules", allow_unused=True)
+
+    def aligned(spec, rank):
+        return (None,) * (rank - len(spec)) + spec[max(0, len(spec) - rank) :]
+
+    return {path: (aligned(specs[path], len(leaf.shape)), leaf) for path, leaf in flat.items()}
+
+
+def describe_unsplit(mesh, params) -> list[str]:
+    """A line for each axis of the mesh that should split parameters and does not divide all of them. Raises
+    ConfigError for an axis that splits none."""
+    lines = []
+    for axis in ("fsdp", "tensor"):
+        devices, split, whole = mesh.shape[axis], 0, {}
+        for path, (spec, leaf) in _specs(params).items() if devices > 1 else ():
+            if axis in spec:
+                size = leaf.shape[spec.index(axis)]
+                split += size % devices == 0
+                if size % devices:
+                    whole[path] = math.prod(leaf.shape) * leaf.dtype.itemsize
+        if not whole:
+            continue
+        path = max(whole, key=whole.get)
+        shape = flatten_params(params)[path].shape
+        if not split:
+            raise ConfigError(
+                f"config.mesh.{axis}={devices} splits no parameter: it divides a dimension of none, such as "
+                f"{path} {list(shape)}; choose a divisor of the model's dimensions (emb_dim, heads, mlp_dim)"
+            )
+        lines.append(
+            f"mesh.{axis}={devices} does not divide {len(whole)} of {len(whole) + split} parameters: each "
+            f"device holds {sum(whole.values()) / 2**20:,.1f} MiB of them unsplit along it, such as {path} "
+            f"{list(shape)}"
+        )
+    return lines
+
+
+def check_lengths(mesh, lengths) -> None:
+    """Raises ConfigError unless the sequence axis of the mesh divides these lengths of rows."""
+    parts = mesh.shape["sequence"]
+    if other := sorted({length for length in lengths if length % parts}):
+        raise ConfigError(
+            f"config.mesh.sequence={parts} does not divide rows of {', '.join(map(str, other))} tokens; "
+            f"choose lengths that are multiples of {parts}, or another sequence"
+        )
 
 
 def placed(mesh, params):
@@ -205,6 +261,17 @@ def constrain_replicated(tree):
     return _constrain(tree, lambda mesh, tree: replicated(mesh))
 
 
+def constrain_batch(batch):
+    """The Batch with whole rows on every device of the mesh in force, inside jit: preparing a row needs all
+    of it, and the model takes its part of the positions. Decoder inputs, whose length the objective chooses,
+    are padded to a length that the sequence axis divides. The identity on a mesh that does not split rows."""
+    parts, rows = jax.sharding.get_abstract_mesh().shape.get("sequence", 1), ("data", "fsdp")
+    if parts == 1:
+        return batch
+    place = lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec(rows))  # noqa: E731
+    return jax.tree.map(place, batch.pad_decoder(parts))
+
+
 def _constrain(tree, shardings):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -222,9 +289,8 @@ def local(params):
     """(params as arrays of this process's devices, whole on each; the mesh of these devices): for what a
     process computes alone. All processes call it together."""
     devices = jax.local_devices()
-    mesh = jax.make_mesh(
-        (len(devices), 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    sizes = (len(devices),) + (1,) * (len(AXES) - 1)
+    mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
     several = jax.process_count() > 1
     whole = (
         multihost_utils.process_allgather(params, tiled=True) if several else jax.device_get(params)

@@ -80,6 +80,7 @@ def accumulate_gradients(task, model, state, frozen, batch, dropout_rng):
       batch: Batch with a leading batch axis.
       dropout_rng: key, or None for no dropout; microbatch m uses fold_in(dropout_rng, m).
     """
+    batch = sharding.constrain_batch(batch)
     denominators, count = task.loss_denominators(batch), state.optimizer.grad_accum_steps
 
     def loss_fn(trainable, part, rng):
@@ -129,5 +130,5 @@ def check_steps(training, mesh) -> None:
         processes = len({device.process_index for device in mesh.devices.flat})
         raise ConfigError(
             f"config.mesh={dict(mesh.shape)} puts rows of one process on devices of another; make "
-            f"data * fsdp a multiple of the {processes} processes, and keep tensor within a process"
+            f"data * fsdp a multiple of the {processes} processes, and keep tensor and sequence within one"
         )

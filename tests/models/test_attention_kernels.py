@@ -131,11 +131,31 @@ def test_dropout_of_chunked_attention_drops_its_share_and_is_differentiated():
     np.testing.assert_allclose((jax.grad(loss)(q) * d).sum(), slope, rtol=1e-2)
 
 
-def test_a_mesh_of_rows_and_heads_gives_the_same_values_gradients_and_dropout():
-    ids = segments(48, 20, 46)
-    mask = make_attention_mask(ids, ids, "causal")
-    arrays = [random(ROWS, 48, 4, SIZE), *(random(ROWS, 48, GROUPS, SIZE) for _ in range(2))]
-    bias, rules = random(4, 95), (("B", ("data", "fsdp")), ("H", "tensor"))
+AXES = ("data", "fsdp", "tensor", "sequence")
+RULES = (("B", ("data", "fsdp")), ("H", "tensor"), ("T", "sequence"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "attention", "window", "splits_queries"),
+    [
+        ((2, 1, 2, 1), "causal", 0, False),
+        ((2, 1, 1, 2), "causal", 9, False),  # two key heads over two devices
+        ((1, 1, 2, 2), "causal", 0, True),
+        ((1, 1, 2, 2), "bidirectional", 9, True),
+        ((1, 1, 2, 2), "prefix", 0, True),
+    ],
+)
+def test_a_mesh_gives_the_same_values_gradients_and_dropout(
+    sizes, attention, window, splits_queries
+):
+    ids, length = segments(64, 20, 62), 64
+    prefix = jnp.asarray(RANDOM.random((ROWS, length)) < 0.3) if attention == "prefix" else None
+    mask = make_attention_mask(ids, ids, attention, prefix, window)
+    arrays = [
+        random(ROWS, length, 4, SIZE),
+        *(random(ROWS, length, GROUPS, SIZE) for _ in range(2)),
+    ]
+    bias = random(4, 2 * length - 1)
 
     def run(q, k, v, bias):
         return attend(
@@ -144,15 +164,47 @@ def test_a_mesh_of_rows_and_heads_gives_the_same_values_gradients_and_dropout():
 
     step = jax.value_and_grad(run, (0, 1, 2, 3))
     expected = jax.jit(step)(*arrays, bias)
-    mesh = jax.make_mesh((2, 1, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+    mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        assert bool(attention_kernels.split_axes(GROUPS, length)[1]) is splits_queries
         program = jax.jit(step).lower(*arrays, bias).compile()
         found = program(*arrays, bias)
+        case = Case(256, 256, "causal", platform="tpu", num_kv_heads=GROUPS)
+        assert why_not("splash", case).startswith("the mesh splits rows") is splits_queries
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = float(jnp.abs(theirs).max())
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
     loops = re.findall(r"while\([^\n]*", program.as_text())
     assert loops and "all-gather" not in program.as_text()
+
+
+def test_replicas_on_a_mesh_attend_as_each_alone():
+    mask = make_attention_mask(segments(48, 20, 46), segments(48, 20, 46), "causal")
+    k = random(ROWS, 48, GROUPS, SIZE)
+    queries = random(2, ROWS, 48, 4, SIZE)
+
+    def run(q):
+        return jax.value_and_grad(lambda q: attend("chunked", q, k, k, mask).sum())(q)
+
+    mesh = jax.make_mesh((2, 1, 1, 1, 2), ("replica", *AXES), axis_types=(AxisType.Auto,) * 5)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        found = jax.jit(jax.vmap(run, spmd_axis_name="replica"))(queries)
+    for number in range(2):
+        for ours, theirs in zip(found, jax.jit(run)(queries[number]), strict=True):
+            np.testing.assert_allclose(ours[number], theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_a_row_that_are_no_blocks_have_dropout_of_their_own():
+    ids = segments(48, 48)
+    mask, ones = make_attention_mask(ids, ids), jnp.ones((ROWS, 48, 1, SIZE))
+    mesh = jax.make_mesh((1, 1, 1, 4), AXES, axis_types=(AxisType.Auto,) * 4)  # 12 queries on each
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        key = jax.random.key(1)
+        run = jax.jit(
+            lambda q: attend("chunked", q, ones, ones, mask, dropout_rate=0.5, dropout_key=key)
+        )
+        parts = np.asarray(run(0 * ones))[0, :, 0, 0].reshape(4, 12)
+    assert len({tuple(part) for part in parts}) == 4
 
 
 @pytest.mark.parametrize("architecture", ["encoder", "decoder", "encoder_decoder"])

@@ -44,6 +44,7 @@ def test_every_architecture_and_every_objective_has_a_pair_that_exists(cells):
 def test_every_program_is_listed_with_its_command():
     programs = listing.programs()
     assert {
+        "compare",
         "convert",
         "evaluate",
         "fill_mask",
@@ -53,7 +54,9 @@ def test_every_program_is_listed_with_its_command():
         "plan",
         "predict",
         "prepare",
+        "reproduce",
         "sweep",
+        "watch",
     } == programs.keys()
     for name, line in programs.items():
         assert line.startswith(f"`python -m tools.{name}"), line

@@ -88,7 +88,7 @@ def test_the_command_prints_the_report_and_writes_it(tmp_path, capsys, monkeypat
     out = run(["--topology=cpu:2", f"--output={file}", "--price=2"], capsys, monkeypatch)
     record = json.loads(file.read_text())
     assert record["peak_bytes"] == sum(record["memory"].values())
-    assert record["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1}
+    assert record["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1, "sequence": 1}
     assert f"{record['peak_bytes'] / 2**20:,.1f}" in out and "all-reduce" in out
     for name in ("parameters", "optimizer state", "temporaries", "model FLOPs"):
         assert name in out
@@ -121,6 +121,19 @@ WRONG = [
     (["--topology=cpu:4", "--price=much"], "--price"),
     (["--topology=cpu:4", "--run=runs/x"], "got both"),
     (["--topology=cpu:4", "--config.mesh.fsdp=3"], "does not fit 4 devices"),
+    (
+        ["--topology=cpu:4", "--config.mesh.sequence=4", "--config.training.seq_len=30"],
+        "config.mesh.sequence=4 does not divide rows of 30 tokens",
+    ),
+    (
+        [
+            "--topology=cpu:4",
+            "--config.mesh.fsdp=4",
+            "--config.model.emb_dim=126",
+            "--config.model.num_heads=3",
+        ],
+        "config.mesh.fsdp=4 splits no parameter",
+    ),
     (["--topology=cpu:4", "--config.training.batch_size=6"], "choose a multiple of 4"),
     (["--topology=cpu:4", "--config.training.duration=soon"], "is not a duration"),
     (["--topology=cpu:4", "--config.freeze=('nothing',)"], "matches no parameter"),
@@ -206,6 +219,16 @@ def test_a_search_takes_the_fastest_that_fits():
         train_step.check_steps(each.step.config.training, each.step.mesh)
 
 
+def test_a_search_splits_the_rows_of_a_batch_that_is_smaller_than_the_slice():
+    devices, chip = plan_step.find_devices("h100:4")
+    config = resolved(training__batch_size="2")
+    found, *_ = plan_search.candidates(config, "h100:4", devices, chip)
+    split = [each for each in found if each.overrides["mesh.sequence"] == 2]
+    assert split and all(each.step.mesh.shape["sequence"] == 2 for each in split)
+    axes = {axes for each in split for axes in (c.axes for c in each.estimate.collectives)}
+    assert ("sequence",) in axes
+
+
 def test_ctrl_c_ends_a_search_with_the_best_so_far():
     seen = []
 
@@ -229,7 +252,7 @@ def test_a_search_in_which_nothing_fits_says_by_how_much():
         search(resolved(), evaluate)
     assert len(str(error.value)) <= 400
     with pytest.raises(ConfigError, match="raise it"):  # three rows for four devices
-        search(resolved(training__batch_size="3"))
+        search(resolved(training__batch_size="3", training__seq_len="33"))
 
 
 def test_a_second_plan_compiles_nothing(tmp_path, monkeypatch):

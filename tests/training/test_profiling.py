@@ -156,6 +156,19 @@ def test_replicas_are_traced_in_the_directory_of_the_first(folder):
     for name in ("seed=0", "seed=1"):
         (line,) = logs.read_metrics(folder / "replicas" / name, "throughput")
         assert line["compute_seconds_per_step"] > 0 and line["input_seconds_per_step"] >= 0
+        assert line["peak_memory_mib"] > 100  # of the process
+
+
+def test_the_peak_memory_is_of_the_fullest_device_where_the_backend_knows_it(monkeypatch):
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    devices = [Device({"peak_bytes_in_use": size * 2**20}) for size in (3, 5)]
+    monkeypatch.setattr(profiling.jax, "local_devices", lambda: devices)
+    assert profiling.peak_memory() == (5.0, "a device")
+    monkeypatch.setattr(profiling.jax, "local_devices", lambda: [Device(None)])
+    assert profiling.peak_memory()[1] == "the process"
 
 
 def test_a_trace_ends_with_a_run_that_fails_inside_it(folder, monkeypatch):

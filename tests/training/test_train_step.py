@@ -16,6 +16,7 @@ import pytest
 
 import models
 import objectives
+from models import chunked_attention
 from models.config import ModelConfig
 from objectives.base import ObjectiveSpec
 from objectives.vocabulary import Vocabulary
@@ -52,13 +53,13 @@ RNGS = rng_streams(Seeds())
 
 
 @functools.cache
-def setup(architecture, name, dropout_rate=0.0):
+def setup(architecture, name, dropout_rate=0.0, kernel="auto"):
     """(task, model, params) without a corpus: the traced half of a pretraining task."""
     objective = objectives.build(name, {})
     config = ModelConfig(
         architecture=architecture, vocab_size=200, max_length=SEQ_LEN, num_layers=1, emb_dim=16,
         num_heads=2, mlp_dim=32, positions="rope", dropout_rate=dropout_rate,
-        num_token_types=objective.num_token_types, **OPTIONS[architecture],
+        num_token_types=objective.num_token_types, attention_kernel=kernel, **OPTIONS[architecture],
     )  # fmt: skip
     task = LoadedPretraining(
         objective, ObjectiveSpec(architecture, VOCABULARY, SEQ_LEN), BATCH, config, tokenizer=None,
@@ -112,9 +113,9 @@ def assert_gradients_equal(found, expected):
 
 
 @functools.cache
-def run_updates(architecture, name, mesh=(1, 1, 1), grad_accum_steps=1):
+def run_updates(architecture, name, mesh=(1, 1, 1), grad_accum_steps=1, kernel="auto"):
     """Ten updates by train.py's step on a mesh: (their losses, sums and gradients of the first)."""
-    task, model, params = setup(architecture, name)
+    task, model, params = setup(architecture, name, kernel=kernel)
     mesh = sharding.make_mesh(MeshConfig(*mesh), jax.devices()[: math.prod(mesh)])
     state, steps = state_of(params, grad_accum_steps=grad_accum_steps), []
     with sharding.use_mesh(mesh):
@@ -149,6 +150,18 @@ def test_invariant_04_k_microbatches_equal_one_batch(architecture, name):
 @pytest.mark.parametrize(("architecture", "name"), PAIRS)
 def test_invariant_11_one_device_equals_four_devices(architecture, name):
     assert_same_updates(architecture, name, mesh=(2, 1, 2))
+
+
+# Two key heads: a kernel splits them over two devices, and the queries over four.
+@pytest.mark.parametrize("kernel", ["dense", "chunked"])
+@pytest.mark.parametrize("sequence", [2, 4])
+@pytest.mark.parametrize("architecture", OPTIONS)
+def test_invariant_11_positions_split_over_devices_equal_one_device(
+    architecture, sequence, kernel, monkeypatch
+):
+    monkeypatch.setattr(chunked_attention, "BLOCK", 4)
+    mesh, name = (1, 4 // sequence, 1, sequence), dict(PAIRS[:3])[architecture]
+    assert_same_updates(architecture, name, mesh=mesh, kernel=kernel)
 
 
 def test_invariant_11_sharded_parameters_and_microbatches_equal_one_device():
