@@ -11,6 +11,14 @@ dir="$(cd "$2" && pwd)"
 export SLURM_CONF="$dir/slurm.conf" PATH="$PATH:/usr/sbin:/sbin"
 
 stop() {
+  if [ -s "$dir/slurmctld.pid" ]; then # no step survives its cluster
+    timeout 10 scancel --full --signal=KILL --user="$(id -un)" || true
+    timeout 10 scancel --user="$(id -un)" || true
+    for _ in $(seq 50); do
+      [ -n "$(timeout 5 squeue --noheader || true)" ] || break
+      sleep 0.2
+    done
+  fi
   for name in slurmd slurmctld munged; do
     if [ -s "$dir/$name.pid" ]; then
       pid="$(cat "$dir/$name.pid")"
