@@ -201,7 +201,7 @@ def run(config, workdir):
 
         # ---- Train loop --------------------------------------------------------------------------
         logs.banner("Train loop")
-        metrics.open(start if resumed else -1)  # drops the lines after this step
+        metrics.open(start if resumed else -1)  # drops the lines of metrics.jsonl after this step
         state = train_loop(
             state,
             (sharding.global_array(mesh, inputs) for inputs in task.iterate(start)),

@@ -1,5 +1,5 @@
 """Attention: self- and cross-attention, multi-head and grouped-query, in one module.
-models/transformer.py calls it with two ModelInputs, which describe the mask, or in a decode step with
+models/transformer.py calls it with two ModelInputs, which describe the mask, or, in a decode step, with
 the Slots of a cache. attention_kernels.py chooses the kernel; `dot_product_attention` is the dense one.
 """
 

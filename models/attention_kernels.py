@@ -1,4 +1,4 @@
-"""The kernels of attention, and which one runs: `choose_kernel` for a case, `attend` for its arrays.
+"""Attention kernels: `choose_kernel` picks one for a case, `attend` calls it.
 
 `dense` makes the scores of all queries and keys, [T,S]. The others have memory linear in the length:
 `chunked` is plain JAX for every case, `splash` and `triton` are the kernels for TPUs and GPUs that come with
@@ -22,14 +22,14 @@ from models.logical_axes import has_rules, mesh_axes, other_axes
 KERNELS = ("dense", "chunked", "splash", "triton")
 _PLATFORM = {"splash": "tpu", "triton": "gpu"}
 _LANES = 128  # lengths are a multiple of this in splash and triton
-# 'auto' takes dense attention below this product of lengths. On a CPU, chunked attention is as fast from
-# 512 x 512 on, within a quarter (docs/performance.md); the value for other platforms is not measured.
+# 'auto' takes dense attention below this product of lengths. On a CPU, chunked attention is at most a
+# quarter slower from 512 x 512 on (docs/performance.md); the value for other platforms is a guess.
 DENSE_BELOW = {"cpu": 512 * 512, "other": 256 * 256}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What the choice of a kernel depends on."""
+    """What the choice of a kernel depends on. Lengths are in tokens, keys without leading ones."""
 
     num_queries: int
     num_keys: int
@@ -39,9 +39,9 @@ class Case:
     sliding_window: int = 0
     cap: float = 0.0
     has_dropout: bool = False
-    num_leading: int = 0
+    num_leading: int = 0  # keys that prefix tuning puts first
     num_kv_heads: int = 1
-    platform: str = ""  # 'cpu', 'gpu', 'tpu'; '': of the mesh in force, or JAX's default
+    platform: str = ""  # 'cpu', 'gpu', 'tpu'; '': that of the active mesh, or JAX's default
 
     @property
     def target(self) -> str:
@@ -257,7 +257,7 @@ def describe_attention(config, inputs, decoder_inputs=None, platform: str = "") 
 
 
 def kernel_table() -> list[tuple[str, ...]]:
-    """Rows (platform, attention, window or bias, kernel of 'auto' for 2048 tokens, why no other one)."""
+    """Rows (platform, attention, window or bias, kernel of 'auto' for 2048 tokens, why not the fused one)."""
     rows = []
     for platform in ("cpu", "gpu", "tpu"):
         for attention in ("causal", "bidirectional", "prefix", "cross"):

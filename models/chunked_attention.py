@@ -16,12 +16,12 @@ import numpy as np
 from models.inputs import AttentionMask
 from models.layers import softcap
 
-BLOCK = 128  # of the fastest of 128, 256 and 512 on a CPU
+BLOCK = 128  # the fastest of 128, 256 and 512 on a CPU
 _EMPTY = -1e30  # maximum of a query that has seen no key; finite
 
 
 class Options(NamedTuple):
-    """The static options of a program, besides shapes."""
+    """Static arguments, hashable."""
 
     cap: float
     dropout_rate: float

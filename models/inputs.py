@@ -112,7 +112,7 @@ class AttentionMask:
         return mask | (k < 0)[None] if self.num_leading else mask
 
     def with_leading(self, count: int) -> "AttentionMask":
-        """The mask with `count` leading keys more."""
+        """The mask with `count` more leading keys."""
         ids = jnp.pad(self.key_segment_ids, ((0, 0), (count, 0)))
         prefix = None if self.prefix is None else jnp.pad(self.prefix, ((0, 0), (count, 0)))
         count += self.num_leading

@@ -1,4 +1,4 @@
-"""How the layers of a stack are computed: which activations are kept, and whether one loop runs them.
+"""How the layers of a stack are computed: rematerialization, and one scan over equal layers.
 TransformerStack calls `run_layers`. Neither choice changes a parameter or its name.
 """
 
@@ -39,7 +39,7 @@ class LayerLoop:
 
     @property
     def loop(self) -> "LayerLoop":
-        """These fields alone, of a config section that has more."""
+        """Only these fields, of a config section that has more."""
         return LayerLoop(self.remat, self.scan_layers)
 
     def wrap(self, function, transform, **options):

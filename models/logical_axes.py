@@ -25,12 +25,12 @@ AXIS_NAMES = {
 
 
 def has_rules() -> bool:
-    """Whether there are logical axis rules, and a mesh in force."""
+    """Whether there are logical axis rules, and an active mesh."""
     return bool(nn.get_logical_axis_rules()) and not jax.sharding.get_abstract_mesh().empty
 
 
 def mesh_axes(name: str, size: int) -> tuple[str, ...]:
-    """The mesh axes that the rules give a logical axis of this size; () if they do not divide it."""
+    """The mesh axes that the rules give a logical axis of this size; () if those do not divide it."""
     axes, mesh = dict(nn.get_logical_axis_rules()).get(name) or (), jax.sharding.get_abstract_mesh()
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
     return () if size % math.prod(mesh.shape[axis] for axis in axes) else axes

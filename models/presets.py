@@ -218,7 +218,7 @@ RECIPES = {
 
 def recipe(name: str, fields: dict) -> dict:
     """Adds the fields of a recipe to `fields` {architecture, num_layers, emb_dim, num_heads, mlp_dim,
-    [num_decoder_layers]}. Raises ValueError for a recipe that the architecture does not have.
+    [num_decoder_layers]}. Raises ValueError for a recipe not defined for the architecture.
 
     classic: GPT-2's blocks (Radford et al. 2019) with RoPE and an output bias; its classes in
     transformers are ESM (encoder) and StarCoder2 (decoder). modern: the blocks of decoders since Llama

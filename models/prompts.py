@@ -1,4 +1,4 @@
-"""Adapters that are read as further tokens (prompt tuning, prefix tuning), and the table of all adapters.
+"""Adapters that prepend virtual tokens (prompt tuning, prefix tuning), and the table of all adapters.
 `AdaptedModel` is a model with an adapter: tasks apply it like any other model.
 """
 
@@ -29,7 +29,7 @@ class _Tokens(Adapting):
     """`num_tokens` trained positions before each row; the positions of its own tokens follow them."""
 
     num_tokens: int = option(20, "trained positions before each row", min=1)
-    not_merged_because = "further tokens are no weights of the model"
+    not_merged_because = "virtual tokens cannot be merged into weights"
 
     def check(self, config, length):
         if config.positions == "learned" and length + self.num_tokens > config.max_length:
@@ -78,8 +78,8 @@ class Prompt(_Tokens):
         return {"prompt/embedding": table[rows]}
 
     def lengthen(self, inputs: ModelInputs) -> ModelInputs:
-        """[B,T] -> [B,n+T]: with n positions before the text, in its segment; part of its prefix, if it has
-        one."""
+        """[B,T] -> [B,n+T]: with n positions before the text, in its segment and, if it has one, in its
+        bidirectional prefix."""
         n = self.num_tokens
 
         def before(array, first):

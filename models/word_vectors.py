@@ -14,7 +14,7 @@ from models.model import Embed
 
 
 class NamedEmbed(nn.Module):
-    """ids int32[...] -> vectors [...,D] in the compute dtype, from an Embed with the name `table`."""
+    """ids int32[...] -> vectors [...,D] in the compute dtype, from a submodule named `table`."""
 
     config: ModelConfig
     table: str

@@ -1,6 +1,6 @@
 """Pretraining objectives: (rng, raw row of tokens) -> Batch, and the losses of a Batch.
 `OBJECTIVES` lists them by name; a new objective is a file and a line here.
-Imports models/ alone. Corruption and losses run inside the jitted step, the rest on the host.
+Imports only models/. Corruption and losses run inside the jitted step, the rest on the host.
 """
 
 from objectives.base import Objective

@@ -36,7 +36,7 @@ class CausalLM(Objective):
     is_likelihood: ClassVar[bool] = True
 
     def lengths(self, spec: ObjectiveSpec) -> SequenceLengths:
-        T = spec.seq_len  # the last raw token is only a target, and the first one of the next row
+        T = spec.seq_len  # the last raw token is only a target, and the next row starts with it
         return SequenceLengths(raw=T + 1, inputs=T, targets=T, overlap=1)
 
     def expected_num_targets(self, spec: ObjectiveSpec) -> float:

@@ -36,8 +36,8 @@ class Denoising(Objective):
               [MASK], some random, some unchanged), shuffle (the noise in random order within its
               document), mask_span (one [MASK] per span), sentinel (a different one for each
               span), drop (nothing)
-    targets   masked (an encoder predicts the noise in place), next (a decoder that reads both ways
-              predicts it at the position before), full (the whole text), spans (only the noise, each
+    targets   masked (an encoder predicts the noise in place), next (a bidirectional decoder predicts
+              it at the position before), full (the whole text), spans (only the noise, each
               span after its sentinel if the inputs have sentinels)
 
     With noise_density 0.4, mean_noise_span_length 1.5 and max_target_eos 2, for an encoder-decoder with

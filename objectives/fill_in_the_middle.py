@@ -35,8 +35,8 @@ class FillInTheMiddle(CausalLM):
         loss_weights        [  1,  1,  1,  1,  1,  1,  0,  1,  1,  1,  1 ]
 
     The special tokens need space, so text is cut from the end of the row, before anything is moved
-    ("context level", section 3.2): prefix and suffix are always complete. Documents are divided between
-    tokens, not characters, because rows are already tokenized.
+    ("context level", section 3.2): prefix and suffix are always complete. Documents are split at token
+    boundaries, not characters, because rows are already tokenized.
     """
 
     name: ClassVar[str] = "fill_in_the_middle"

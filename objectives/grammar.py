@@ -42,8 +42,8 @@ def parse_denoiser(text: str) -> dict:
 
 
 def format_denoiser(denoiser, cls) -> str:
-    """The text of a denoiser, which `registry.parse` reads: the four words, then each field that has an
-    effect and differs from its default in the dataclass `cls`, as 'iid_0.15_bert_masked:whole_word=True'.
+    """The text of a denoiser, which `registry.parse` reads: the four words, then each field that applies
+    and differs from its default in the dataclass `cls`, as 'iid_0.15_bert_masked:whole_word=True'.
     """
     words = (denoiser.pattern, f"{denoiser.noise_density:g}", denoiser.inputs, denoiser.targets)
     omitted = ("pattern", "noise_density", "inputs", "targets", *_without_effect(denoiser))

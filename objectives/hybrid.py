@@ -1,4 +1,4 @@
-"""hybrid: a mixture of causal and masked language modeling, by which one decoder learns both."""
+"""hybrid: a mixture of causal and masked language modeling for one decoder."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from objectives.mixture import SampledObjective
 
 @dataclass(frozen=True)
 class Hybrid(SampledObjective):
-    """One decoder that is causal and masked: each update trains causal_lm, or masked next-token
+    """Trains one decoder in both ways: each update trains causal_lm, or masked next-token
     prediction with bidirectional attention (GPT-BERT; Charpentier and Samuel 2024, section 2)."""
 
     name: ClassVar[str] = "hybrid"

@@ -141,7 +141,7 @@ def _forward(features, table, bias, targets, weights, static):
 
     sums, outputs = _scan(step, sums, _split(static[1], features, targets, weights))
     d_features, *per_token = (_join(x, targets.shape[1]) for x in outputs)
-    # These gradients are for a cotangent of 1. The gradient of a weight is the loss of its target.
+    # These gradients are for a cotangent of 1. The gradient with respect to a weight is its target's loss.
     # The barrier prevents XLA from moving the transposition into the loop.
     d_table = jax.lax.optimization_barrier(sums[2]).T
     residuals = (d_features, d_table.astype(table.dtype), sums[3:], per_token)

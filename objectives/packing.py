@@ -1,4 +1,4 @@
-"""Packing: the model reads several examples in one row, isolated as pretraining's documents are.
+"""Packing: the model reads several examples in one row, isolated from each other by segment ids.
 
 A Batch of a labeled task keeps its examples apart, [B, T]; `apply_packed` moves their tokens into fewer
 rows for the model, and its hidden states back. So losses, heads and metrics do not depend on it.

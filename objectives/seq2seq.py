@@ -1,4 +1,4 @@
-"""From the input tokens and target tokens of a row to the Batch of a model that generates.
+"""From the input tokens and target tokens of a row to the Batch of a decoder or encoder-decoder.
 Last step of the objectives with separate inputs and targets: prefix_lm and the denoisers.
 An encoder-decoder encodes the inputs and generates the targets; a decoder reads both in one sequence.
 """

@@ -10,7 +10,7 @@ from objectives.mixture import Mixture
 @dataclass(frozen=True)
 class UL2(Mixture):
     """UL2's seven denoisers (Tay et al. 2022, table 1 and section 3.1.2) with equal weights, as in the
-    code in section 9.2 (rates=None). R: short spans, as in T5; X: long spans or high density; S: a
+    paper's code (section 9.2, rates=None). R: short spans, as in T5; X: long spans or high density; S: a
     prefix LM that generates the last quarter of each document on average."""
 
     name: ClassVar[str] = "ul2"

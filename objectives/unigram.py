@@ -46,7 +46,7 @@ def sample_by_weight(bits: jax.Array, weights: np.ndarray) -> jax.Array:
     """int32, with the shape of bits uint32 (uniform random bits): samples from 0..V-1 with
     probabilities proportional to weights float64[V].
 
-    Inverts the cumulative distribution in steps of 2^-32, which is more exact than float32.
+    Inverts the cumulative distribution in steps of 2^-32, which is finer than float32.
     """
     last = np.flatnonzero(weights)[-1]
     ends = np.cumsum(weights / weights.sum()) * 2.0**32

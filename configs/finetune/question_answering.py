@@ -3,7 +3,8 @@
     python finetune.py --config=configs/finetune/question_answering.py:squad --workdir=runs/squad \\
                        --config.init_from=runs/encoder \\
                        --config.task.source='files:/path/{train,dev}-v1.1.json'
-    python finetune.py --config=configs/finetune/question_answering.py:squad_v2 ... \\
+    python finetune.py --config=configs/finetune/question_answering.py:squad_v2 --workdir=runs/squad2 \\
+                       --config.init_from=runs/encoder \\
                        --config.task.source='files:/path/{train,dev}-v2.0.json'
 
 Published on the development set (exact match, F1; one model, no other data). SQuAD 1.1: BERT-base 80.8, 88.5
