@@ -195,7 +195,7 @@ def test_the_export_is_described_in_one_line():
     lora, prompt = (ADAPTERS[name]() for name in ("lora", "prompt"))
     assert "BertForMaskedLM" in describe_export(model_of("bert-base"), params, adapter=lora)
     line = describe_export(model_of("bert-base"), params, adapter=prompt)
-    assert line.startswith("no Hugging Face export: adapter prompt, since further tokens")
+    assert line.startswith("no Hugging Face export: adapter prompt, since virtual tokens")
 
 
 def test_a_task_whose_head_no_class_has_is_named_by_its_field(monkeypatch):

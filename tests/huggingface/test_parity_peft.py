@@ -147,7 +147,7 @@ def test_pefts_adapter_becomes_ours_and_ours_becomes_pefts(case, tmp_path):
     ).eval()
     parity.assert_close(peer_logits(again, name).detach(), expected, 1e-4)
     if "pr" in case.split()[1][:2]:
-        with pytest.raises(ConfigError, match="cannot be merged into the model: further tokens"):
+        with pytest.raises(ConfigError, match="cannot be merged into the model: virtual tokens"):
             convert.merge(str(run), str(tmp_path / "plain"))
         return
     convert.merge(str(run), str(tmp_path / "plain"))
