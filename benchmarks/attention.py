@@ -144,7 +144,7 @@ class Parity:
 
     def measure(self, kernel, rounds):
         """Errors of output and gradients relative to their largest entries, and milliseconds of both; or why
-        the kernel cannot compute the case. Errors are small up to 0.02, twice those of bfloat16's 8 bits."""
+        the kernel cannot compute the case. An error below 0.02 is twice the rounding error of bfloat16."""
         if reason := why_not(kernel, self._case):
             return {"cannot": reason}
         if self._expected is None:

@@ -20,7 +20,7 @@ MOST_DIFF = (
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """What a launch runs.
+    """The code that a launch runs.
 
     Attributes:
       commit: the full hash.

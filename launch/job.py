@@ -133,7 +133,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Rendering:
-    """What a target makes of a job.
+    """The files and commands that a target renders for a job.
 
     Attributes:
       files: {name: text}, written to the folder of the launch.

@@ -20,19 +20,19 @@ def is_finished(folder, program):
     folder = paths.of(folder)
     if program == "finetune.py":
         return (folder / "scores.json").exists()
-    total = _read(folder / "manifest.json").get("total_steps")
+    total = paths.read_object(folder / "manifest.json").get("total_steps")
     if not total:
         return False
     if (folder / "checkpoints" / str(total)).exists():
         return True
-    config = _read(folder / "config.json").get("config", {})
+    config = paths.read_object(folder / "config.json").get("config", {})
     keeps = config.get("checkpoint", {}).get("every") != "never"
     return not keeps and last_step(folder) == total
 
 
 def failed_update(folder):
     """The update of a replica that was not finite, None if there was none."""
-    found = _read(paths.of(folder) / FAILED)
+    found = paths.read_object(paths.of(folder) / FAILED)
     return found.get("update")
 
 
@@ -49,21 +49,21 @@ def last_step(folder):
 
 def total_steps(folder):
     """The length of a run that has started, 0 for another."""
-    return _read(paths.of(folder) / "manifest.json").get("total_steps", 0)
+    return paths.read_object(paths.of(folder) / "manifest.json").get("total_steps", 0)
 
 
 def best_metric(folder, program):
     """'+accuracy' or '-loss': the validation metric of the task, '' if the run has not started."""
     if program == "train.py":
         return "-loss"
-    return _read(paths.of(folder) / "manifest.json").get("best_metric", "")
+    return paths.read_object(paths.of(folder) / "manifest.json").get("best_metric", "")
 
 
 def scores(folder, program):
     """{'validation/loss': value, ...} of a finished run."""
     folder = paths.of(folder)
     if program == "finetune.py":
-        found = _read(folder / "scores.json").items()
+        found = paths.read_object(folder / "scores.json").items()
         return {k: v for k, v in found if isinstance(v, (int, float)) and k != "step"}
     found = {}
     for split in ("train", "validation"):
@@ -117,15 +117,6 @@ def last_words(file):
     lines = tail(file)
     errors = [line for line in lines if line.startswith("error: ")]
     return errors[-1:] or lines[-3:]
-
-
-def _read(path):
-    """The content of a JSON file, {} if there is none or it is cut off."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _lines(folder, split):

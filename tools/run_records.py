@@ -5,7 +5,6 @@ A run may be written while it is read, or have stopped anywhere.
 
 import dataclasses
 import datetime
-import json
 import os
 import pathlib
 import platform
@@ -86,7 +85,7 @@ def find(places) -> list:
     for place in places:
         folder = paths.of(place)
         runs = [folder] if (folder / "config.json").exists() else []
-        if not runs or _read(folder / "config.json").get("kind") == "replicas":
+        if not runs or paths.read_object(folder / "config.json").get("kind") == "replicas":
             runs = [file.parent for pattern in ("*/config.json", "*/*/config.json")
                     for file in folder.glob(pattern)]  # fmt: skip
         if not runs:
@@ -101,7 +100,7 @@ def find(places) -> list:
 def read(folder) -> Record:
     """The Record of a run directory. Raises ConfigError for one that is none."""
     folder = paths.of(folder)
-    content = _read(folder / "config.json")
+    content = paths.read_object(folder / "config.json")
     if not isinstance(content.get("config"), dict):
         raise ConfigError(f"{folder} is not a run directory; expected the --workdir of a run")
     metrics = []
@@ -110,7 +109,7 @@ def read(folder) -> Record:
             metrics = logs.read_all_metrics(folder)
         except ValueError as error:
             raise ConfigError(f"{folder}/metrics.jsonl is damaged: {error}") from error
-    manifest = _read(folder / "manifest.json")
+    manifest = paths.read_object(folder / "manifest.json")
     state, message = _state(folder, manifest)
     name = "/".join(folder.parts[-2:]) if folder.name.startswith("seed=") else folder.name
     return Record(
@@ -118,17 +117,8 @@ def read(folder) -> Record:
     )
 
 
-def _read(file) -> dict:
-    """A JSON object; {} if the file is missing or not written whole."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _state(folder, manifest):
-    ended = _read(folder / "ended.json")
+    ended = paths.read_object(folder / "ended.json")
     if (folder / "failed.json").exists():
         return "failed", "its update was not finite"
     if ended:

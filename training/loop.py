@@ -152,8 +152,12 @@ def train_loop(
                 saved = step
             if stopping:
                 then = "resumes from here" if save else "starts again: no checkpoints are kept"
-                why = "training.max_hours" if late else "training.stop_after"
-                why = "a signal" if stop or not (late or _is_last(step, intervals)) else why
+                if stop:
+                    why = "a signal"
+                elif late:
+                    why = "training.max_hours"
+                else:  # the step of stop_after, or a signal that another process got
+                    why = "training.stop_after" if _is_last(step, intervals) else "a signal"
                 log.info(f"stopped by {why} at step {step}; the same command {then}")
                 raise preemption.Preempted(stop.signal)
             if step == intervals.total:

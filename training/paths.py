@@ -5,10 +5,20 @@ in one step, append or lock: this file and training/metric_writer.py work around
 """
 
 import contextlib
+import json
 import os
 import pathlib
 
 from training.config import ConfigError
+
+
+def read_object(path):
+    """The JSON object in a file; {} if the file is missing, not written whole, or holds anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def remote(path):
