@@ -25,7 +25,7 @@ import finetune
 import huggingface
 from training import checkpoint, logs
 from training import config as configs
-from training.init_from import read_model_config
+from training.run_directory import read_model_config
 from training.schema import FinetuneConfig
 
 PAIR = {"text_column": "sentence1", "text_pair_column": "sentence2"}

@@ -87,7 +87,7 @@ def load_run(run: pathlib.Path, step: int) -> RunContents:
     record, manifest = run_directory.read_config(run), run_directory.read_manifest(run)
     return RunContents(
         name=f"{run} at step {step}",
-        model_config=ModelConfig(**record["model"]),
+        model_config=run_directory.read_model_config(run),
         arrays=arrays,
         tokenizer=load_tokenizer(run / "tokenizer.json"),
         labels=manifest.get("labels", []),

@@ -173,7 +173,7 @@ def logits_of(folder, run, step, **overrides):
     """(logits of the first test batch, the Batch)."""
     config = configs.resolve(FinetuneConfig, tiny_configs.finetuning(folder, run, **overrides))
     task = config.task.load(
-        config, init_from.read_model_config(run), str(run / "tokenizer.json"), lambda line: None
+        config, run_directory.read_model_config(run), str(run / "tokenizer.json"), lambda line: None
     )
     model = models.build(task.model_config, init_from.read_adapter(run))
     params = unflatten_params(tiny_configs.read_params(run, step))

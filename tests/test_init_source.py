@@ -23,7 +23,7 @@ from huggingface.tokenizers import read_tokenizer
 from tasks import TASKS
 from tasks.pretraining import example_ids
 from training import config as configs
-from training import init_from, run_directory
+from training import paths, run_directory
 from training.config import ConfigError
 from training.schema import PretrainConfig
 
@@ -46,7 +46,7 @@ def models_of(run):
 
 def test_a_continued_run_stores_the_model_of_its_source_and_resumes_without_it(tmp_path):
     source = bert(tmp_path / "bert")
-    pretrained = as_json(init_from.read_model_config(as_run(str(source))))
+    pretrained = as_json(run_directory.read_model_config(as_run(str(source))))
     config = tiny_configs.pretraining(
         tmp_path, "configs/encoder.py", init_from=str(source), model__dropout_rate=0.2
     )
@@ -72,7 +72,7 @@ def test_a_continued_run_stores_the_model_of_its_source_and_resumes_without_it(t
 
 def test_a_finetuned_run_stores_the_model_of_its_source_and_resumes_without_it(tmp_path):
     source = bert(tmp_path / "bert", classes=("wet", "dry"))
-    pretrained = as_json(init_from.read_model_config(as_run(str(source))))
+    pretrained = as_json(run_directory.read_model_config(as_run(str(source))))
     config = tiny_configs.finetuning(
         tmp_path, source, task__pooler=True, task__group_by_length=2, training__duration="1 steps",
     )  # fmt: skip
@@ -160,3 +160,28 @@ def test_parameters_of_another_tokenizer_are_refused_before_any_text_is_read(tmp
     )
     with pytest.raises(ConfigError, match="was trained with another tokenizer"):
         train.run(config, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("entry", ["pretraining", "finetuning"])
+def test_a_run_without_checkpoints_starts_again_from_its_source(tmp_path, entry):
+    source, run = bert(tmp_path / "bert", classes=("wet", "dry")), tmp_path / "run"
+    if entry == "pretraining":
+        config = tiny_configs.pretraining(tmp_path, "configs/encoder.py", init_from=str(source))
+        program = train.run
+    else:
+        config = tiny_configs.finetuning(tmp_path, source, training__duration="1 steps")
+        program = finetune.run
+    first = program(config, str(run))
+    shutil.rmtree(run / "checkpoints")
+    again = program(config, str(run))
+    assert again.metrics == first.metrics
+
+
+def test_a_run_of_another_version_is_named(tmp_path):
+    source = as_run(str(bert(tmp_path / "bert")))
+    file = paths.of(source) / "config.json"
+    record = json.loads(file.read_text())
+    record["model"]["layers"] = record["model"].pop("num_layers")
+    file.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"made by another version .*\(layers\); use it with"):
+        run_directory.read_model_config(source)

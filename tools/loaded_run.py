@@ -73,7 +73,7 @@ def load_run(run: str, mesh: MeshConfig | None = None) -> LoadedRun:
         directory=directory,
         record=run_directory.read_config(directory),
         model=models.build(
-            init_from.read_model_config(directory), init_from.read_adapter(directory)
+            run_directory.read_model_config(directory), init_from.read_adapter(directory)
         ),
         params=params,
         mesh=mesh,

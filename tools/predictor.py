@@ -12,7 +12,6 @@ import jax
 import models
 from data.examples import Column, Examples
 from data.labeled import LabeledSplits
-from models.config import ModelConfig
 from tasks import FINETUNE_TASKS, batch_shapes, evaluate
 from tools.loaded_run import resolve_run
 from training import checkpoint, run_directory, sharding
@@ -57,7 +56,7 @@ class Predictor:
         self.run, self.step, self.name = resolve_run(run, step)
         self.num_truncated = 0
         record = run_directory.read_config(self.run)
-        self.model_config = ModelConfig(**record["model"])
+        self.model_config = run_directory.read_model_config(self.run)
         manifest = run_directory.read_manifest(self.run)
         given = self._given(run, record["config"], manifest.get("huggingface", {}))
         for key, _ in assignments:

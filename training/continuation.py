@@ -74,7 +74,7 @@ class Continuation:
           params, fixed: the abstract parameters of the run, and the paths of the frozen ones.
           optimizer: optimizers.Optimizer of the updates to come.
         """
-        if not run_directory.is_started(self.folder):
+        if not run_directory.resumes(self.folder):
             _remove_leftovers(self.folder, checkpoints)
             return None, {}
         params, frozen = split_params(params, fixed)

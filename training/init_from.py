@@ -68,7 +68,7 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
     overrides = ModelOverrides(
         config.model.dropout_rate, config.model.attention_dropout_rate, config.model.dtype
     )
-    started = run_directory.is_started(run_dir) and run_directory.read_manifest(run_dir)
+    started = run_directory.resumes(run_dir) and run_directory.read_manifest(run_dir)
     if started:
         if not started["uses_source_tokenizer"]:
             return InitSource(config, started["init_from"])
@@ -90,7 +90,7 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
         config, tokenizer=dataclasses.replace(config.tokenizer, path=tokenizer_file)
     )
     if config.init_stacks == "same":
-        pretrained = read_model_config(run)
+        pretrained = run_directory.read_model_config(run)
         if pretrained.architecture != config.model.architecture:
             raise ConfigError(
                 f"config.init_from={config.init_from!r} has architecture {pretrained.architecture!r}, this "
@@ -103,7 +103,7 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
 def finetune_source(config, run_dir, as_run) -> InitSource:
     """The InitSource of a FinetuneConfig: the pretrained model and tokenizer, or a new model around the
     token embedding of a run of word vectors. Arguments as in `pretrain_source`."""
-    started = run_directory.is_started(run_dir) and run_directory.read_manifest(run_dir)
+    started = run_directory.resumes(run_dir) and run_directory.read_manifest(run_dir)
     if started:
         stored = run_directory.read_config(run_dir)["config"]["model"]
         given, default = dataclasses.asdict(config.model), dataclasses.asdict(ModelConfig())
@@ -112,7 +112,7 @@ def finetune_source(config, run_dir, as_run) -> InitSource:
         return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
     path = as_run(config.init_from)
     run, step = checkpoint.resolve_checkpoint(path)
-    name, model = f"{run}@{step}", read_model_config(run)
+    name, model = f"{run}@{step}", run_directory.read_model_config(run)
     if model.architecture == "embeddings":
         embedding_size = model.emb_dim
         model = _around_embedding(config, embedding_size, name)
@@ -150,11 +150,6 @@ def _around_embedding(config, size, name):
             f"{size}; set it to 0"
         )
     return dataclasses.replace(model, embedding_size=size if size != model.emb_dim else 0)
-
-
-def read_model_config(run) -> ModelConfig:
-    """The ModelConfig of a run directory, every zero filled in."""
-    return ModelConfig(**run_directory.read_config(run)["model"])
 
 
 def read_adapter(run) -> Adapter:
@@ -208,7 +203,7 @@ def plan_pretraining(source: InitSource, model_config, target):
     """
     config, found = source.config, checkpoint.params_metadata(source.run, source.step)
     mapping = init_stacks.map_stacks(
-        read_model_config(source.run), model_config, found, target, config.init_stacks,
+        run_directory.read_model_config(source.run), model_config, found, target, config.init_stacks,
         config.init_from, "huggingface" in run_directory.read_manifest(source.run),
     )  # fmt: skip
     allow_missing = (*mapping.unread(), *config.restore.allow_missing)
@@ -249,7 +244,7 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
             allow_missing = tuple(
                 p for p in allow_missing if not p.startswith(f"heads/{task.name}/")
             )
-    fresh, vocab_size = params, read_model_config(source.run).vocab_size
+    fresh, vocab_size = params, run_directory.read_model_config(source.run).vocab_size
     has_new_tokens = TOKEN_EMBEDDING in found and vocab_size < task.model_config.vocab_size
     if has_new_tokens:  # the checkpoint's rows are read as they are
         leaves = {

@@ -16,7 +16,7 @@ from training import run_directory, schedules, sharding
 from training.checkpoint import params_metadata
 from training.config import ConfigError
 from training.durations import StepConverter
-from training.init_from import plan_pretraining, read_model_config
+from training.init_from import plan_pretraining
 from training.optimizers import describe_param_rules
 from training.param_rules import flatten_params, frozen_paths, unflatten_params
 from training.train_step import init_params, rng_streams
@@ -46,11 +46,11 @@ def check_without_data(task, source, run_dir, mesh):
     outline = task.outline(config, config.model, source.tokenizer_file)
     sharding.check_lengths(mesh, outline.row_lengths if outline else {task.max_seq_len})
     check_durations(config, outline.tokens_per_step if outline else 0)
-    if outline is None or run_directory.is_started(run_dir):
+    if outline is None or run_directory.resumes(run_dir):
         return
     if source.run is not None:
         # A tokenizer that is not trained yet will have the source's vocabulary, or not fit.
-        size = read_model_config(source.run).vocab_size
+        size = run_directory.read_model_config(source.run).vocab_size
         model_config = dataclasses.replace(outline.model_config, vocab_size=size)
         outline = dataclasses.replace(outline, model_config=model_config)
     initialize = functools.partial(init_params, outline, models.build(outline.model_config))

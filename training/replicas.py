@@ -87,7 +87,7 @@ def expand(config, workdir) -> list[list[Replica]]:
         )
     if not replicas:
         raise ConfigError(f"every replica in {folder} has failed; lower the learning rate")
-    started = [run_directory.is_started(replica.folder) for replica in replicas]
+    started = [run_directory.resumes(replica.folder) for replica in replicas]
     groups = [
         [r for r, b in zip(replicas, started, strict=True) if b is kind] for kind in (True, False)
     ]

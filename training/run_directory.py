@@ -17,6 +17,7 @@ import sys
 
 import jax
 
+from models.config import ModelConfig
 from training import metric_writer, paths
 from training.config import ConfigError
 from training.sharding import is_main_process
@@ -126,6 +127,14 @@ def is_started(folder):
     return metrics.exists() and bool(metric_writer.lines_up_to(metrics, math.inf, after=0))
 
 
+def resumes(folder):
+    """Whether the next command reads a checkpoint of the run in the directory. Without one (they are not
+    kept, or someone removed them) it starts again, from the same parameters as at first."""
+    saved = paths.of(folder) / "checkpoints"
+    names = [path.name for path in saved.iterdir()] if saved.is_dir() else []
+    return is_started(folder) and any(n.removesuffix(".broken").isdigit() for n in names)
+
+
 def newest_checkpoint(folder):
     """The step of the newest checkpoint in the directory, -1 for none."""
     saved = paths.of(folder) / "checkpoints"
@@ -149,6 +158,20 @@ def read_config(run, missing_ok=False):
     if "kind" in found and not all(isinstance(found.get(key), dict) for key in ("config", "model")):
         raise ConfigError(f"{path} has no 'config' or no 'model'; restore it or start a new run")
     return found
+
+
+def read_model_config(run) -> ModelConfig:
+    """The ModelConfig of a run directory, every zero filled in.
+
+    Raises ConfigError for a run of a version with other fields."""
+    stored = read_config(run)["model"]
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    if unknown := sorted(stored.keys() - fields):
+        raise ConfigError(
+            f"{str(run)!r} was made by another version of this project: its model has fields that this "
+            f"version does not know ({', '.join(unknown[:3])}); use it with that version"
+        )
+    return ModelConfig(**stored)
 
 
 def _read_object(path):

@@ -91,7 +91,7 @@ def task_of(folder, **options):
     overrides = {f"task__{name}": value for name, value in options.items()}
     given = tiny_configs.finetuning(folder, folder / "pretrained", **overrides)
     config = configs.resolve(FinetuneConfig, given)
-    from training.init_from import read_model_config
+    from training.run_directory import read_model_config
 
     model_config = read_model_config(folder / "pretrained")
     tokenizer = str(folder / "pretrained/tokenizer.json")
