@@ -220,7 +220,8 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
     trained, frozen = split_params(params, fixed)
     # The data is not here: an epoch of one step will do, because the step does not depend on it.
     sizes = StepConverter(task.batch_size, task.tokens_per_step, task.batch_size)
-    optimizer = Optimizer.of(config, StepConverter.of(config, sizes))
+    step_flops = flops.flops_per_step(task, params, fixed)
+    optimizer = Optimizer.of(config, StepConverter.of(config, sizes, step_flops))
     if like is not None and like.mesh == mesh:
         state = like.arguments[2].replace(optimizer=optimizer)
     else:

@@ -13,6 +13,7 @@ from training.init_stacks import INIT_STACKS
 from training.optimizers import OPTIMIZERS, OptimizerConfig
 
 INITS = ("pretrained", "embeddings", "random")
+DURATION = "length of the run, in steps, examples, tokens, epochs or model FLOPs"
 STOP_AFTER = "duration after which the run stops with a checkpoint, as by SIGTERM; a later value continues it"
 MAX_HOURS = (
     "hours after which this start of the run saves and exits with status 143, as after SIGTERM, so that the "
@@ -96,7 +97,7 @@ class TokenizerConfig:
 class PretrainingSteps(LayerLoop):
     """Length and batch of a pretraining run, and how it computes the layers."""
 
-    duration: str = option("2000 steps", "length of the run")
+    duration: str = option("2000 steps", DURATION)
     stop_after: str = option("never", STOP_AFTER)
     batch_size: int = option(32, "rows per step, over all devices", min=1)
     seq_len: int = option(128, "tokens that the model reads in a row", min=4)
@@ -112,7 +113,7 @@ class PretrainingSteps(LayerLoop):
 class FinetuningSteps(LayerLoop):
     """Length and batch of a finetuning run, and how it computes the layers."""
 
-    duration: str = option("3 epochs", "length of the run")
+    duration: str = option("3 epochs", DURATION)
     stop_after: str = option("never", STOP_AFTER)
     batch_size: int = option(16, "examples per step, over all devices", min=1)
     grad_accum_steps: int = option(1, "microbatches per step", min=1)
