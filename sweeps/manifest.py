@@ -142,8 +142,9 @@ class Changes:
 
     def describe(self):
         """Lines for the log."""
-        for folder in self.gone:
-            yield f"gone: {folder} is not in the sweep file any more; its directory stays"
+        if self.gone:
+            more = f" and {len(self.gone) - 1} more" if len(self.gone) > 1 else ""
+            yield f"gone: {self.gone[0]}{more}: not in the sweep file any more; the directory stays"
         for folder, why in self.stale.items():
             yield f"stale: {folder}: {why}"
 
