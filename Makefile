@@ -40,10 +40,12 @@ install: $(CORE)
 	@echo 'Installed. Activate it with: source $(VENV)/bin/activate'
 
 quickstart: $(CORE)
-	$(BIN)/python -m studies.three_ways --config=configs/studies/quickstart.py --workdir=$(WORKDIR)/quickstart
+	$(BIN)/python -m tools.sweep --config=configs/sweeps/three_ways.py --workdir=$(WORKDIR)/quickstart
+	$(BIN)/python -m studies.three_ways --workdir=$(WORKDIR)/quickstart
 
 study: $(CORE)
-	$(BIN)/python -m studies.three_ways --config=configs/studies/study.py --workdir=$(WORKDIR)/study
+	$(BIN)/python -m tools.sweep --config=configs/sweeps/three_ways.py:preset=study --workdir=$(WORKDIR)/study
+	$(BIN)/python -m studies.three_ways --workdir=$(WORKDIR)/study
 
 test: $(TEST)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not parity' $(PYTEST_FLAGS)

@@ -55,7 +55,7 @@ def difference(paired):
 
 
 def shown_rows(found):
-    """The rows of the table: of those that differ in tuned keys alone, the best."""
+    """The rows of the table: without the rows that differ from a better one in tuned keys alone."""
     return [row for row in found["rows"] if row["is_chosen"]]
 
 

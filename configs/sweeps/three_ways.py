@@ -16,8 +16,6 @@ the pretraining runs. It prints the rows of LEARNING_RATES in configs/base.py:
     python -m tools.sweep --config=configs/sweeps/three_ways.py:preset=study,tune=1 --workdir=runs/study
 """
 
-import itertools
-
 from configs import base
 from sweeps import Space, Sweep, finetune, fixed, grid, train
 
@@ -63,7 +61,7 @@ def get_sweep(arg=""):
 
     def finetuning(run):
         space = Space(())
-        for init, number in itertools.product(INITS, labels):
+        for init, number in [(init, number) for init in INITS for number in labels]:
             rates = GRID if tune else [base.learning_rate(files[run.config], init, number)]
             space += fixed(init=init, task__num_train_examples=number) * grid(lr=rates)
         first, count = (TUNING_SEED, tune) if tune else (0, int(given["seeds"]))
