@@ -32,12 +32,12 @@ def columns(row):
 
 
 def lines(results):
-    """The table of studies.three_ways, 100 characters wide."""
+    """The table of studies.three_ways, 101 characters wide."""
     layout = (
-        "{labels:<6}  {name:<10}  {accuracy:<13}  {difference:<26}  {wins:<5}  {tokens:<7}  "
+        "{labels:<6}  {name:<10}  {accuracy:<13}  {difference:<27}  {wins:<5}  {tokens:<7}  "
         "{parameters:<7}  {flops:<8}  {targets}"
     )
-    yield f"{'':<70}pretraining"
+    yield f"{'':<71}pretraining"
     yield layout.format(
         labels="labels", name="condition", accuracy="test accuracy", wins="wins", tokens="tokens",
         difference=f"minus {results['plan']['conditions'][0]}", parameters="params", flops="FLOPs",

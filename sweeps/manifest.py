@@ -102,6 +102,8 @@ class Manifest:
                 "parent": run.parent.folder if run.parent else "",
                 "fingerprint": hashlib.sha256(run.identity().encode()).hexdigest()[:16],
             }  # fmt: skip
+            if record.get("state") == "gone":  # it is planned again
+                record["state"] = "waiting"
             self.configs[run.folder] = {"program": run.program, "config": run.config}
         planned = {run.folder for run in runs}
         for folder, record in self.records.items():

@@ -122,8 +122,8 @@ def tuned_rows(found):
 
 
 def quantities(values):
-    """'500 steps, 2.05 M tokens, 791 k parameters, 30.7 T FLOPs'."""
-    names = {"flops": "FLOPs"}
+    """'500 steps, 791 k non-embedding parameters, 2.05 M tokens, 12.2 T FLOPs'."""
+    names = {"flops": "FLOPs", "parameters": "non-embedding parameters"}
     return ", ".join(f"{quantity(n)} {names.get(name, name)}" for name, n in values.items())
 
 

@@ -97,7 +97,7 @@ def test_of_points_that_differ_in_a_tuned_key_the_best_on_validation_is_compared
     lines = caplog.text
     assert "0.001 (edge)" in lines and "('decoder', 0.001, 0.001),  # lr: at an edge" in lines
     assert "('encoder:size=mini', 0.002, 0.002),\n" in lines.replace(" \n", "\n")
-    assert "pretrain/decoder: 10 steps, 400 k parameters, 50 G FLOPs" in lines
+    assert "pretrain/decoder: 10 steps, 400 k non-embedding parameters, 50 G FLOPs" in lines
     page = (workdir / "report.html").read_text()
     assert "<h2>All points</h2>" in page and "400 k" in page
     with pytest.raises(
