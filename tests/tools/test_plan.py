@@ -137,7 +137,11 @@ WRONG = [
     (["--topology=cpu:4", "--config.training.batch_size=6"], "choose a multiple of 4"),
     (["--topology=cpu:4", "--config.training.duration=soon"], "is not a duration"),
     (
-        ["--config.training.duration=1e9 FLOPs", "--config.optimizer.warmup=9e5 steps"],
+        [
+            "--topology=cpu",
+            "--config.training.duration=1e9 FLOPs",
+            "--config.optimizer.warmup=9e5 steps",
+        ],
         "make it shorter",
     ),
     (["--topology=cpu:4", "--config.freeze=('nothing',)"], "matches no parameter"),
