@@ -96,7 +96,6 @@ def notes(found):
         yield (
             f"{tuned}: the best of those tried for each row, by {found['chosen_by'] or name}; edge: it is "
             f"the lowest or the highest; results.json and report.html have all"
-            f"or highest; all are in results.json and report.html"
         )
     for entry in found["runs"]:
         if entry["stage"] != found["runs"][-1]["stage"] and entry["quantities"]:
