@@ -58,28 +58,28 @@ log = logging.getLogger("triptych")
 
 
 @announced_jit("the train step", static_argnums=(0, 1, 2), donate_argnums=3)
-def train_step(task, model, axes, state, frozen, rngs, inputs, learning_rate):
+def train_step(task, model, axis, state, frozen, rngs, inputs, learning_rate):
     """(state after one more update, {name: (sum, weight)} of the batch); frozen: other parameters."""
 
     def update(state, frozen, rngs, inputs, learning_rate):
         batch = task.prepare(rngs["corruption"], inputs)
         dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
         grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
-        return state.apply_gradients(grads, sums, task.loss_weights(), learning_rate)
+        return state.apply_gradients(grads, sums, task.loss_coefficients(), learning_rate)
 
-    state, sums = axes.map(update, axes.frozen)(state, frozen, rngs, inputs, learning_rate)
-    return axes.readable(state, sums)
+    state, sums = axis.map(update, axis.frozen)(state, frozen, rngs, inputs, learning_rate)
+    return axis.readable(state, sums)
 
 
 @announced_jit("the evaluation step", static_argnums=(0, 1, 2))
-def eval_step(task, model, axes, params, frozen, rngs, inputs):
+def eval_step(task, model, axis, params, frozen, rngs, inputs):
     """The predictions [B, ...] of an evaluation batch, which all replicas read, on every process."""
 
     def predict(params, frozen, rngs, inputs):
         batch = task.prepare(rngs["evaluation"], inputs)
         return task.outputs(model, merge_params(params, frozen), batch)
 
-    outputs = axes.map(predict, (*axes.frozen, 3))(params, frozen, rngs, inputs)
+    outputs = axis.map(predict, (*axis.frozen, 3))(params, frozen, rngs, inputs)
     return sharding.constrain_replicated(outputs)
 
 
@@ -177,8 +177,8 @@ def train(group):
                 log.log(logging.DEBUG if number else logging.INFO, line)
             return jax.device_put(state, sharding.state_shardings(mesh, state)), frozen
 
-        resumed, start, found = runs.restore_or_initialize(restore, initialize)
-        axes, state, frozen = replicas.join(found, size, mesh)
+        resumed, start, states = runs.restore_or_initialize(restore, initialize)
+        axis, state, frozen = replicas.join(states, size, mesh)
         if resumed:
             log.info(f"resumed from checkpoint {start} of this run")
         manifest = {
@@ -192,23 +192,23 @@ def train(group):
 
         # ---- Train step --------------------------------------------------------------------------
         logs.banner("Train step")
-        rngs = axes.stack(rngs, mesh)
+        rngs = axis.stack(rngs, mesh)
 
         def step_fn(state, inputs, learning_rate):
-            return train_step(task, model, axes, state, frozen, rngs, inputs, learning_rate)
+            return train_step(task, model, axis, state, frozen, rngs, inputs, learning_rate)
 
         def evaluate_params(params, split, is_final=False):
             def predict(inputs):
-                inputs = axes.place_shared(mesh, inputs)
-                return eval_step(task, model, axes, params, frozen, rngs, inputs)
+                inputs = axis.place_shared(mesh, inputs)
+                return eval_step(task, model, axis, params, frozen, rngs, inputs)
 
             generating = (model, params, frozen, mesh, is_final)
-            return axes.evaluate(task, split, predict, runs.left_out, generating)
+            return axis.evaluate(task, split, predict, runs.left_out, generating)
 
         def evaluate_at(step, state):
             predictions, values = evaluate_params(eval_params(state, {}), "validation")
-            runs.write(step, "validation", axes.columns(values))
-            log.info(f"step {step:>7,}  validation: {format_metrics(axes.columns(values), {})}")
+            runs.write(step, "validation", axis.columns(values))
+            log.info(f"step {step:>7,}  validation: {format_metrics(axis.columns(values), {})}")
             runs.write_samples(step, task, "validation", predictions)
             return values
 
@@ -217,15 +217,15 @@ def train(group):
         runs.open(start if resumed else -1)  # drops the lines after this step
         state = train_loop(
             state,
-            (axes.place(mesh, inputs) for inputs in replicas.batches(tasks, start)),
+            (axis.place(mesh, inputs) for inputs in replicas.batches(tasks, start)),
             step_fn,
             start=start,
             resumed=resumed,
             intervals=intervals,
-            learning_rates=axes.columns(learning_rates),
-            loss_weights=task.loss_weights(),
+            learning_rates=axis.columns(learning_rates),
+            loss_coefficients=task.loss_coefficients(),
             evaluate=evaluate_at if intervals.evaluate else None,
-            save=functools.partial(runs.save, axes) if intervals.save else None,
+            save=functools.partial(runs.save, axis) if intervals.save else None,
             save_evaluated=bool(best_metric),
             metrics=runs,
             throughput=logs.Throughput(
@@ -240,8 +240,8 @@ def train(group):
         params, steps = eval_params(state, {}), [converter.total_steps] * len(group)
         if best_metric:
             target, _ = split_params(sharding.placed(mesh, abstract_params), fixed)
-            steps, found = runs.best_params(target)
-            params = axes.stack(found, mesh, jax.tree.map(lambda x: x.sharding, target))
+            steps, best = runs.best_params(target)
+            params = axis.stack(best, mesh, jax.tree.map(lambda x: x.sharding, target))
         scored = {
             split: evaluate_params(params, split, is_final=True)
             for split in ("validation", *["test"] * config.evaluation.test)

@@ -52,7 +52,7 @@ def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
     batch = task.prepare(rngs["corruption"], inputs)
     dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
     grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
-    return state.apply_gradients(grads, sums, task.loss_weights(), learning_rate)
+    return state.apply_gradients(grads, sums, task.loss_coefficients(), learning_rate)
 
 
 @announced_jit("the evaluation step", static_argnums=(0, 1))
@@ -123,6 +123,7 @@ def run(config, workdir):
     intervals = Intervals.of(config, converter, run_dir)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, converter, learning_rates)
+    coefficients = task.loss_coefficients()
     unsplit = sharding.describe_unsplit(mesh, abstract_params)
     for line in (flops.describe(abstract_params, fixed), *unsplit, *continued.describe()):
         log.info(line)
@@ -162,9 +163,9 @@ def run(config, workdir):
                 )
                 for n in range(num_batches)
             )
-            entropy = unigram_entropy(counts, task.loss_weights())
+            entropy = unigram_entropy(counts, coefficients)
             log.info(f"unigram entropy of the targets ({num_batches:,} batches): "
-                     f"{format_metrics(entropy, task.loss_weights())} nats; a model with this loss has "
+                     f"{format_metrics(entropy, coefficients)} nats; a model with this loss has "
                      f"learned only their frequencies")  # fmt: skip
             if source.run is None and config.model.lm_head_bias_init == "unigram":
                 params = init_output_bias(params, counts)
@@ -196,7 +197,7 @@ def run(config, workdir):
 
             _, values = evaluate(task, "validation", predict)
             metrics.write(step, "validation", values)
-            log.info(f"step {step:>7,}  validation: {format_metrics(values, task.loss_weights())}")
+            log.info(f"step {step:>7,}  validation: {format_metrics(values, coefficients)}")
             return values
 
         # ---- Train loop --------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def run(config, workdir):
             resumed=resumed,
             intervals=intervals,
             learning_rates=learning_rates,
-            loss_weights=task.loss_weights(),
+            loss_coefficients=coefficients,
             evaluate=evaluate_at if task.has_split("validation") else None,
             save=checkpoints.save if intervals.save else None,
             metrics=metrics,
@@ -223,7 +224,7 @@ def run(config, workdir):
     # ---- Final scores ----------------------------------------------------------------------------
     logs.banner("Final scores")
     scores = logs.last_metrics(run_dir, "validation")
-    log.info(f"{format_metrics(scores, task.loss_weights())} after {converter.total_steps:,} steps")
+    log.info(f"{format_metrics(scores, coefficients)} after {converter.total_steps:,} steps")
     log.info(f"finetune with --config.init_from={run_dir}")
     scores = {f"validation/{name}": value for name, value in scores.items()}
     return Result(int(state.step), scores, str(run_dir))

@@ -72,7 +72,7 @@ def measure(name, architecture, *, size="tiny", rows=32, seq_len=128, repeats=5)
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state, batch):
         grads, sums = accumulate_gradients(loss, model, state, {}, batch, None)
-        return state.apply_gradients(grads, sums, loss.loss_weights(), jnp.float32(1e-3))
+        return state.apply_gradients(grads, sums, loss.loss_coefficients(), jnp.float32(1e-3))
 
     params = loss.init(model, jax.random.key(1), batch)
     state = [TrainState.create(params, Optimizer(AdamW()))]

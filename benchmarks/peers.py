@@ -100,7 +100,7 @@ def our_program(case: str, size: dict, batch: dict, dtype: str):
     @partial(jax.jit, donate_argnums=0)
     def train_step(state, arrays, learning_rate):
         grads, sums = accumulate_gradients(loss, model, state, {}, arrays, None)
-        return state.apply_gradients(grads, sums, loss.loss_weights(), learning_rate)
+        return state.apply_gradients(grads, sums, loss.loss_coefficients(), learning_rate)
 
     def step() -> float:
         state[0], sums = train_step(state[0], arrays, jnp.float32(1e-4))

@@ -21,10 +21,10 @@ def modules_of(params) -> dict[str, dict]:
     """{module path: {'lora_a/kernel': array, ...}} of params['adapter'].
 
     The last two names of a path are the adapter's own."""
-    found = {}
+    modules = {}
     for path, leaf in traverse_util.flatten_dict(params).items():
-        found.setdefault("/".join(path[:-2]), {})["/".join(path[-2:])] = leaf
-    return found
+        modules.setdefault("/".join(path[:-2]), {})["/".join(path[-2:])] = leaf
+    return modules
 
 
 def own_params(module: nn.Module) -> dict[str, jax.Array]:
@@ -43,11 +43,11 @@ class Adapter:
 
     def init(self, rng: jax.Array, params: dict) -> dict:
         """Initial params['adapter'], which may depend on the model's `params`."""
-        found = {}
+        arrays = {}
         for number, (module, leaves) in enumerate(sorted(self.shapes(params).items())):
             for name, leaf in self.init_module(jax.random.fold_in(rng, number), leaves).items():
-                found[(*module.split("/"), *name.split("/"))] = leaf
-        return traverse_util.unflatten_dict(found)
+                arrays[(*module.split("/"), *name.split("/"))] = leaf
+        return traverse_util.unflatten_dict(arrays)
 
     def shapes(self, params: dict) -> dict[str, dict]:
         """{module path: what `init_module` needs of the module, its parameters or their sizes} of the modules
@@ -108,7 +108,7 @@ def matching(params, patterns, field):
         if path.startswith(("encoder/", "decoder/")):
             modules.setdefault(module, {})[name] = leaf
     modules = {module: leaves for module, leaves in modules.items() if "kernel" in leaves}
-    found = {}
+    selected = {}
     for pattern in patterns:
         try:
             matched = [module for module in modules if re.fullmatch(pattern, module)]
@@ -121,8 +121,8 @@ def matching(params, patterns, field):
                 f"adapter.{field}: {pattern!r} matches no module of the model; their paths look like "
                 f"{next(iter(sorted(modules)), 'encoder/layer_0/self_attention/query')!r}"
             )
-        found |= {module: modules[module] for module in matched}
-    return found
+        selected |= {module: modules[module] for module in matched}
+    return selected
 
 
 @dataclass(frozen=True)

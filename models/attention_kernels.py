@@ -70,8 +70,8 @@ def why_not(kernel: str, case: Case) -> str:
         lacks["cross-attention"] = case.is_cross
         lacks["sliding window"] = case.sliding_window
         lacks["soft cap"] = case.cap
-    if found := [name for name, is_so in lacks.items() if is_so]:
-        return f"it has no {found[0]}"
+    if missing := [name for name, is_so in lacks.items() if is_so]:
+        return f"it has no {missing[0]}"
     if split_axes(case.num_kv_heads, case.num_queries)[1]:
         return f"the mesh splits rows: {case.num_kv_heads} key heads are no multiple of tensor * sequence"
     if case.num_queries % _LANES or case.num_keys % _LANES:
@@ -240,7 +240,7 @@ def describe_attention(config, inputs, decoder_inputs=None, platform: str = "") 
     stacks = [("encoder" if encoder_decoder else config.architecture, inputs, False)]
     if encoder_decoder:
         stacks += [("decoder", decoder_inputs, False), ("cross-attention", decoder_inputs, True)]
-    found = {}
+    descriptions = {}
     for name, queries, is_cross in stacks:
         length, keys = queries.tokens.shape[-1], (inputs if is_cross else queries).tokens.shape[-1]
         layers = config.num_layers_in("decoder" if is_cross else name)
@@ -252,8 +252,8 @@ def describe_attention(config, inputs, decoder_inputs=None, platform: str = "") 
                 num_kv_heads=config.resolved_num_kv_heads,
             )  # fmt: skip
             kernel = choose_kernel(config.attention_kernel, case)
-            found[f"{name} {kernel} ({length} x {keys})"] = True  # once for all windows
-    return "attention: " + ", ".join(found)
+            descriptions[f"{name} {kernel} ({length} x {keys})"] = True  # once for all windows
+    return "attention: " + ", ".join(descriptions)
 
 
 def kernel_table() -> list[tuple[str, ...]]:

@@ -140,12 +140,12 @@ def _blocks(options, pair, q, k, v, mask, bias):
         by_distance = jax.lax.dynamic_slice_in_dim(bias, first, 2 * size - 1, axis=2)
 
     def scores(q, k, by_distance):
-        found = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32)
-        found = softcap(found, options.cap)
+        logits = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32)
+        logits = softcap(logits, options.cap)
         if by_distance is not None:
             bias = _toeplitz(by_distance)[None]
-            found = found + (jnp.where(is_leading, 0.0, bias) if mask.num_leading else bias)
-        return found
+            logits = logits + (jnp.where(is_leading, 0.0, bias) if mask.num_leading else bias)
+        return logits
 
     arguments = cut(q, start, axis=3), cut(k, key_start, axis=2), by_distance
     return scores, arguments, cut(v, key_start, axis=2), visible
@@ -194,10 +194,10 @@ def _forward(options, q, k, v, mask, bias, keys):
         )
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=3)
         scores, arguments, values, visible = _blocks(options, pair, q, k, v, mask, bias)
-        found = jnp.where(visible, scores(*arguments), _EMPTY)
+        logits = jnp.where(visible, scores(*arguments), _EMPTY)
         old = cut(highest)
-        new = jnp.maximum(old, found.max(-1))
-        p = jnp.where(visible, jnp.exp(found - new[..., None]), 0.0)
+        new = jnp.maximum(old, logits.max(-1))
+        p = jnp.where(visible, jnp.exp(logits - new[..., None]), 0.0)
         scale = jnp.exp(old - new)
         total = cut(totals) * scale + p.sum(-1)
         if keys is not None:
@@ -230,8 +230,8 @@ def _backward(options, residuals, gradient):
             jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size, axis=3
         )
         scores, arguments, values, visible = _blocks(options, pair, q, k, v, mask, bias)
-        found, pull = jax.vjp(scores, *arguments)
-        p = jnp.where(visible, jnp.exp(found - queries(log_sums)[..., None]), 0.0)
+        logits, pull = jax.vjp(scores, *arguments)
+        p = jnp.where(visible, jnp.exp(logits - queries(log_sums)[..., None]), 0.0)
         d_out = queries(gradient)
         dp = jnp.einsum("bgrtk,bgsk->bgrts", d_out, values, preferred_element_type=jnp.float32)
         dropped = p

@@ -52,7 +52,7 @@ class LayerLoop:
 def segments(kinds) -> list[tuple[int, int, int]]:
     """[(first layer, period, repeats)] that cover layers of these kinds in order: from each first layer on,
     the period whose repetitions cover the most layers. ABBABBA -> [(0, 3, 2), (6, 1, 1)]."""
-    found, first = [], 0
+    cover, first = [], 0
     while first < len(kinds):
         best = 1, 1
         for period in range(1, (len(kinds) - first) // 2 + 1):
@@ -62,9 +62,9 @@ def segments(kinds) -> list[tuple[int, int, int]]:
             repeats = (end - first) // period
             if repeats > 1 and period * repeats > best[0] * best[1]:
                 best = period, repeats
-        found.append((first, *best))
+        cover.append((first, *best))
         first += best[0] * best[1]
-    return found
+    return cover
 
 
 def run_layers(stack: nn.Module, x: jax.Array, arguments, deterministic: bool) -> jax.Array:
@@ -130,11 +130,11 @@ def _function(loop, layer, arguments, deterministic):
 
 def _variables(stack, layer):
     """{collection: tree} of a layer; of a layer with another stack's modules, these are `shared`."""
-    found = {name: dict(tree.get(layer.name, {})) for name, tree in stack.variables.items()}
+    variables = {name: dict(tree.get(layer.name, {})) for name, tree in stack.variables.items()}
     if layer.shared is not None:
         for name, tree in stack.shared.variables.items():
-            found.setdefault(name, {})["shared"] = tree.get(layer.name, {})
-    return found
+            variables.setdefault(name, {})["shared"] = tree.get(layer.name, {})
+    return variables
 
 
 def _form(variables):

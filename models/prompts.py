@@ -116,15 +116,15 @@ class Prompt(_Tokens):
                     return next_fun(*args, **kwargs)
                 finally:
                     of_text.pop()
-            found = next_fun(*args, **kwargs)
+            embeddings = next_fun(*args, **kwargs)
             if (
                 method == "__call__"
                 and module.path == ("embed", "tokens")
                 and of_text[-1:] == [True]
             ):
-                first = jnp.broadcast_to(prompt[None], (found.shape[0], *prompt.shape))
-                found = jnp.concatenate([first, found[:, n:]], axis=1)
-            return found
+                first = jnp.broadcast_to(prompt[None], (embeddings.shape[0], *prompt.shape))
+                embeddings = jnp.concatenate([first, embeddings[:, n:]], axis=1)
+            return embeddings
 
         return intercept
 
@@ -141,13 +141,13 @@ class Prefix(_Tokens):
     )
 
     def shapes(self, params):
-        found = {}
+        shapes = {}
         for part in ("key", "value"):
             patterns = [f"({pattern})/{part}" for pattern in self.target_modules]
             for module, leaves in matching(params, patterns, "target_modules").items():
-                sizes = found.setdefault(module.rpartition("/")[0], {})
+                sizes = shapes.setdefault(module.rpartition("/")[0], {})
                 sizes[part] = leaves["kernel"].shape[1]
-        return found
+        return shapes
 
     def init_module(self, rng, leaves):
         shapes = {f"prefix/{part}": (self.num_tokens, size) for part, size in leaves.items()}

@@ -114,16 +114,16 @@ def lost_information(denoiser) -> str:
 
 def _without_effect(d):
     """field -> why it has no effect on this denoiser."""
-    found = {}
+    reasons = {}
     if d.pattern == "iid":
-        found["mean_noise_span_length"] = "pattern=iid has no spans"
+        reasons["mean_noise_span_length"] = "pattern=iid has no spans"
     if d.pattern not in RANDOM_LENGTHS:
-        found["max_span_length"] = f"pattern={d.pattern} does not draw lengths"
+        reasons["max_span_length"] = f"pattern={d.pattern} does not draw lengths"
     if d.inputs != "bert":
         why = "only inputs=bert mixes [MASK] with other tokens"
-        found |= dict.fromkeys(("random_token_prob", "keep_token_prob"), why)
+        reasons |= dict.fromkeys(("random_token_prob", "keep_token_prob"), why)
     if d.inputs != "sentinel":
-        found["max_sentinels"] = "only inputs=sentinel has a sentinel for each span"
+        reasons["max_sentinels"] = "only inputs=sentinel has a sentinel for each span"
     if d.targets != "spans":
-        found["max_target_eos"] = f"targets={d.targets} ends with the [EOS] of the text"
-    return found
+        reasons["max_target_eos"] = f"targets={d.targets} ends with the [EOS] of the text"
+    return reasons

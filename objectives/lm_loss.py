@@ -27,7 +27,7 @@ class TrainingLoss(Protocol):
     def losses(self, model, params, batch: Batch, dropout_rng: jax.Array | None) -> dict:
         """{name: (sum, weight)} of losses and metrics, float32[] each. dropout_rng=None: no dropout."""
 
-    def loss_weights(self) -> dict[str, float]:
+    def loss_coefficients(self) -> dict[str, float]:
         """{name: coefficient} of the losses whose means are minimized; other names in `losses` are
         metrics."""
 
@@ -59,7 +59,7 @@ class LMLoss:
         hidden = hidden_states(model, params, batch, dropout_rng)
         return lm_scores(model, params, hidden, batch, self.z_loss)
 
-    def loss_weights(self) -> dict[str, float]:
+    def loss_coefficients(self) -> dict[str, float]:
         return {"lm": 1.0}
 
     def loss_denominators(self, batch: Batch) -> dict[str, jax.Array]:

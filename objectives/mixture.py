@@ -44,16 +44,16 @@ class SampledObjective(Objective):
 
     @property
     def unsupported(self) -> dict[str, str]:
-        found = {}
+        reasons = {}
         for component in self.parsed:
             for architecture, why in component.objective.unsupported.items():
-                found.setdefault(
+                reasons.setdefault(
                     architecture, f"its component {component.text} does not support it: {why}"
                 )
             if component.mode:
                 why = f"an encoder does not generate text, so it needs no mode {component.mode}"
-                found.setdefault("encoder", why)
-        return found
+                reasons.setdefault("encoder", why)
+        return reasons
 
     def lengths(self, spec: ObjectiveSpec) -> SequenceLengths:
         if any(c.mode for c in self.parsed) and len(spec.vocabulary.modes) != 3:
@@ -125,11 +125,11 @@ class SampledObjective(Objective):
     def _groups(self) -> list[list[int]]:
         """Component numbers, grouped by `branch_key`. Under vmap a switch runs all its branches, so
         fewer branches cost less: UL2's seven denoisers need two."""
-        found = {}
+        groups = {}
         for number, component in enumerate(self.parsed):
             key = component.objective.branch_key, component.mode != ""
-            found.setdefault(key, []).append(number)
-        return list(found.values())
+            groups.setdefault(key, []).append(number)
+        return list(groups.values())
 
     def _draw(self, rng):
         """(branch number, component index within the branch, rng for the corruption)."""

@@ -64,7 +64,7 @@ def parse(text: str) -> Objective:
 
 def check(objective: Objective, architecture: str) -> None:
     """Raises ValueError if the objective does not support the architecture, or z_loss has no effect."""
-    if objective.z_loss and "lm" not in loss_of(objective).loss_weights():
+    if objective.z_loss and "lm" not in loss_of(objective).loss_coefficients():
         raise ValueError(
             f"objective.z_loss={objective.z_loss:g}: {objective.name} has no softmax over the "
             "vocabulary, so z_loss must be 0"

@@ -140,7 +140,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
 
     # ---- Losses ----------------------------------------------------------------------------------
 
-    def loss_weights(self) -> dict[str, float]:
+    def loss_coefficients(self) -> dict[str, float]:
         return {"lm": 1.0, "discriminator": self.discriminator_loss_weight}
 
     def loss_denominators(self, batch: Batch) -> dict[str, jax.Array]:

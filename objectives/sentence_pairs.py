@@ -172,7 +172,7 @@ class SentencePairs(Objective, TrainingLoss):
         hidden = select_target_positions(states, batch)
         return {**sums, **lm_scores(model, params, hidden, batch, self.z_loss)}
 
-    def loss_weights(self) -> dict[str, float]:
+    def loss_coefficients(self) -> dict[str, float]:
         lm = {"lm": self.mlm_loss_weight} if self.mlm_loss_weight else {}
         return {"pair": 1.0, **lm}
 

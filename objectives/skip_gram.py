@@ -135,7 +135,7 @@ class SkipGram(Objective, TrainingLoss):
             "accuracy": (hits, weight * (1 + self.num_negatives)),
         }
 
-    def loss_weights(self) -> dict[str, float]:
+    def loss_coefficients(self) -> dict[str, float]:
         return {"skip_gram": 1.0}
 
     def loss_denominators(self, batch: Batch) -> dict[str, jax.Array]:

@@ -52,5 +52,5 @@ def sample_by_weight(bits: jax.Array, weights: np.ndarray) -> jax.Array:
     ends = np.cumsum(weights / weights.sum()) * 2.0**32
     ends = np.minimum(np.round(ends), 2.0**32 - 1).astype(np.uint32)
     ends[last:] = 2**32 - 1
-    found = jnp.searchsorted(jnp.asarray(ends), bits, side="right")
-    return jnp.minimum(found, last).astype(jnp.int32)
+    tokens = jnp.searchsorted(jnp.asarray(ends), bits, side="right")
+    return jnp.minimum(tokens, last).astype(jnp.int32)

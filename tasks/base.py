@@ -157,7 +157,7 @@ class LoadedTask:
         """{name: (sum, weight)} of losses and metrics, float32[] each. dropout_rng=None: no dropout."""
         raise NotImplementedError
 
-    def loss_weights(self) -> dict[str, float]:
+    def loss_coefficients(self) -> dict[str, float]:
         """{name: coefficient} of the minimized losses; other names in `losses` are metrics."""
         raise NotImplementedError
 

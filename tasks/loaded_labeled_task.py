@@ -106,7 +106,7 @@ class LoadedLabeledTask(LabeledBatches):
     def prepare(self, rng, inputs):
         return inputs
 
-    def loss_weights(self):
+    def loss_coefficients(self):
         return {self.name: 1.0}
 
     def hidden_states(self, apply, batch: Batch, deterministic: bool) -> jax.Array:

@@ -187,8 +187,8 @@ class LoadedPretraining(LoadedTask):
     def losses(self, model, params, batch, dropout_rng):
         return self.loss.losses(model, params, batch, dropout_rng)
 
-    def loss_weights(self):
-        return self.loss.loss_weights()
+    def loss_coefficients(self):
+        return self.loss.loss_coefficients()
 
     def loss_denominators(self, batch):
         return self.loss.loss_denominators(batch)
@@ -236,7 +236,7 @@ class LoadedPretraining(LoadedTask):
         weights = {
             _metric(part, name): share * weight
             for part, (share, _) in parts.items()
-            for name, weight in self.eval_loss.loss_weights().items()
+            for name, weight in self.eval_loss.loss_coefficients().items()
         }
         values = weighted_mean(predictions, weights)
         for part, (_, objective) in parts.items():

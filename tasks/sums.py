@@ -29,19 +29,19 @@ def _quotient(total, weight):
     return np.divide(total, weight, out=np.zeros_like(total), where=weight != 0)
 
 
-def weighted_mean(sums, loss_weights: dict[str, float]) -> dict[str, float]:
+def weighted_mean(sums, loss_coefficients: dict[str, float]) -> dict[str, float]:
     """{'loss': the minimized loss, name: sum / weight, ...}; a weight of zero gives 0."""
     values = {
         name: _quotient(_float(total), _float(weight)) for name, (total, weight) in sums.items()
     }
-    loss = sum(coefficient * values[name] for name, coefficient in loss_weights.items())
+    loss = sum(coefficient * values[name] for name, coefficient in loss_coefficients.items())
     return {"loss": loss, **values}
 
 
-def format_metrics(values: dict[str, float], loss_weights: dict[str, float]) -> str:
+def format_metrics(values: dict[str, float], loss_coefficients: dict[str, float]) -> str:
     """'loss 3.2140  accuracy 0.4120'; the only minimized loss is not repeated under its own name. Of
     replicas it is the mean."""
-    hidden = set(loss_weights) if len(loss_weights) == 1 else set()
+    hidden = set(loss_coefficients) if len(loss_coefficients) == 1 else set()
     return "  ".join(
         f"{name} {np.mean(value):.4f}" for name, value in values.items() if name not in hidden
     )

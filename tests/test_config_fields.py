@@ -196,7 +196,7 @@ def trace_adapter(folder, name, **overrides):
     trainable, frozen = split_params(params, fixed)
     optimizer = Optimizer(config.optimizer)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), trainable)
-    step = functools.partial(finetune.train_step, task, model, replicas.Axes())
+    step = functools.partial(finetune.train_step, task, model, replicas.ReplicaAxis())
     jax.eval_shape(step, state, frozen, rngs, task.train_inputs(0), np.float32(0))
 
 

@@ -84,13 +84,13 @@ def entropies(run, num_batches):
         train.count_step(task, model, run.params, rngs, task.train_inputs(step))
         for step in range(num_batches)
     )
-    return unigram_baseline.unigram_entropy(counts, task.loss_weights())
+    return unigram_baseline.unigram_entropy(counts, task.loss_coefficients())
 
 
 def check_learned(run, num_batches):
     """Each minimized loss has fallen, and is below the entropy of its targets."""
     entropy = entropies(run, num_batches)
-    for name in objectives.loss_of(run.config.objective).loss_weights():
+    for name in objectives.loss_of(run.config.objective).loss_coefficients():
         name_in_log = name if name in run.losses else "loss"  # a hybrid's: of both components
         loss, first = run.losses[name_in_log], run.first[name_in_log]
         assert 0 < loss < min(MARGIN * entropy[name], first), (name, run.losses, entropy)

@@ -96,7 +96,7 @@ def test_a_small_model_learns_the_objective(name):
     def train_step(state, batch, learning_rate):
         dropout_rng = jax.random.fold_in(rng_stream(0, "dropout"), state.step)
         grads, sums = accumulate_gradients(objective, model, state, {}, batch, dropout_rng)
-        return state.apply_gradients(grads, sums, objective.loss_weights(), learning_rate)
+        return state.apply_gradients(grads, sums, objective.loss_coefficients(), learning_rate)
 
     params = jax.jit(functools.partial(objective.init, model))(rng_stream(0, "init"), batch_at(0))
     state, lines = TrainState.create(params, Optimizer(AdamW())), []

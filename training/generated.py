@@ -15,15 +15,15 @@ log = logging.getLogger("triptych")
 IN_LOG = 3  # generated texts that the log shows
 
 
-def generate(axes, task, split, number, count, model, params, frozen, mesh, is_final):
-    """What one replica generates for `count` texts of a split; axes: replicas.Axes.
+def generate(axis, task, split, number, count, model, params, frozen, mesh, is_final):
+    """What one replica generates for `count` texts of a split; axis: replicas.ReplicaAxis.
 
     One of several replicas, and each of several processes, generates on the devices of the process."""
-    if axes.size:
+    if axis.size:
         params = jax.tree.map(lambda x: x[number], params)
-        frozen = frozen if axes.shares_frozen else jax.tree.map(lambda x: x[number], frozen)
+        frozen = frozen if axis.shares_frozen else jax.tree.map(lambda x: x[number], frozen)
     params = merge_params(params, frozen)
-    if axes.size or jax.process_count() > 1:
+    if axis.size or jax.process_count() > 1:
         params, mesh = sharding.local(params)
     began = time.perf_counter()
     with sharding.use_mesh(mesh):

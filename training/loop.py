@@ -54,7 +54,7 @@ def is_due(step: int, every: int, total: int) -> bool:
 
 
 def train_loop(
-    state, inputs, train_step, *, start, resumed, intervals, learning_rates, loss_weights, evaluate,
+    state, inputs, train_step, *, start, resumed, intervals, learning_rates, loss_coefficients, evaluate,
     save, metrics, throughput, save_evaluated=False,
 ):  # fmt: skip
     """Runs the updates start .. total - 1 and returns the last state.
@@ -67,7 +67,7 @@ def train_loop(
       resumed: `state` comes from a checkpoint of this run: the events of `start` have happened.
       intervals: Intervals.
       learning_rates: float32[total], the learning rate of each update; [total, R] for R replicas.
-      loss_weights: {name: coefficient} of the minimized losses.
+      loss_coefficients: {name: coefficient} of the minimized losses.
       evaluate: (step, state) -> {metric: value}; None: no evaluation.
       save: (state, metrics) -> None; None: no checkpoints.
       metrics: MetricWriter, or replicas.Runs.
@@ -96,7 +96,7 @@ def train_loop(
             metrics.write(
                 step,
                 "train",
-                weighted_mean(values, loss_weights) | {"learning_rate": learning_rate},
+                weighted_mean(values, loss_coefficients) | {"learning_rate": learning_rate},
             )
         unlogged.extend(sums)
         failed = np.flatnonzero(nonfinite >= 0)
@@ -124,9 +124,9 @@ def train_loop(
         if values:
             values |= times.report() | {"peak_memory_mib": profiling.peak_memory()[0]}
             metrics.write(step, "throughput", values)
-        mean = weighted_mean(add_sums(unlogged), loss_weights)
+        mean = weighted_mean(add_sums(unlogged), loss_coefficients)
         log.info(
-            f"step {step:>7,}/{intervals.total:,}  {format_metrics(mean, loss_weights)}  {text}"
+            f"step {step:>7,}/{intervals.total:,}  {format_metrics(mean, loss_coefficients)}  {text}"
         )
         unlogged.clear()
 

@@ -4,7 +4,7 @@
 parameters, moments, batches, dropout, learning rate. What does not, such as a frozen base, is held once.
 Each replica has a complete run directory below the workdir: that of the run made alone.
 
-A run without these axes is one replica whose arrays have no such axis (`Axes.size` 0).
+A run without these axes is one replica whose arrays have no such axis (`ReplicaAxis.size` 0).
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def expand(config, workdir) -> list[list[Replica]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Axes:
+class ReplicaAxis:
     """The leading axis of the arrays of a program; `jax.jit` takes it as a static argument.
 
     Attributes:
@@ -287,11 +287,11 @@ class Runs:
         for writer in self._metrics:
             writer.flush()
 
-    def save(self, axes, state, values):
+    def save(self, axis, state, values):
         """Saves a checkpoint of each replica; values: [{metric: value}] of its evaluation, or None."""
         for number, checkpoints in enumerate(self._checkpoints):
             if number not in self.left_out:
-                checkpoints.save(axes.take(state, number), values and values[number])
+                checkpoints.save(axis.take(state, number), values and values[number])
                 # Orbax's barriers have no name of their own per directory.
                 if jax.process_count() > 1:
                     checkpoints.wait()
@@ -352,20 +352,20 @@ class Runs:
         return False, 0, [initialize(*pair) for pair in numbered]
 
 
-def join(found, size, mesh):
-    """(Axes, TrainState, frozen) of [(TrainState, frozen)]: arrays [size, ...], or as they are for 0."""
-    states, frozen = [state for state, _ in found], [fixed for _, fixed in found]
+def join(pairs, size, mesh):
+    """(ReplicaAxis, TrainState, frozen) of [(TrainState, frozen)]: arrays [size, ...]; unchanged for 0."""
+    states, frozen = [state for state, _ in pairs], [fixed for _, fixed in pairs]
     shares = all(
         np.array_equal(x, y)
         for tree in frozen[1:]
         for x, y in zip(jax.tree.leaves(frozen[0]), jax.tree.leaves(tree), strict=True)
     )
-    axes = Axes(size, shares)
+    axis = ReplicaAxis(size, shares)
     placed = jax.tree.map(lambda x: x.sharding, states[0])
-    state = axes.stack(states, mesh, placed)
+    state = axis.stack(states, mesh, placed)
     if shares:
-        return axes, state, frozen[0]
-    return axes, state, axes.stack(frozen, mesh, jax.tree.map(lambda x: x.sharding, frozen[0]))
+        return axis, state, frozen[0]
+    return axis, state, axis.stack(frozen, mesh, jax.tree.map(lambda x: x.sharding, frozen[0]))
 
 
 def tasks_of(group, task) -> list:

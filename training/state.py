@@ -50,7 +50,7 @@ class TrainState:
             optimizer=optimizer,
         )
 
-    def apply_gradients(self, grads, sums, loss_weights, learning_rate):
+    def apply_gradients(self, grads, sums, loss_coefficients, learning_rate):
         """(state after one more update, sums with the gradient norm).
 
         A non-finite loss or gradient leaves parameters, average and optimizer state unchanged, and the
@@ -59,7 +59,7 @@ class TrainState:
         Args:
           grads: gradients of `params`.
           sums: {name: (sum, weight)} of all losses and metrics.
-          loss_weights: {name: coefficient} of the minimized losses.
+          loss_coefficients: {name: coefficient} of the minimized losses.
           learning_rate: float32[].
         """
         tx = self.optimizer.transformation(self.params)
@@ -67,7 +67,7 @@ class TrainState:
             squares = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
             updates, opt_state = tx.update(grads, self.opt_state, self.params)
             finite = jnp.isfinite(squares)
-            for name in loss_weights:
+            for name in loss_coefficients:
                 finite &= jnp.isfinite(sums[name][0])
             stepped = jax.tree.map(
                 lambda p, u: jnp.where(finite, p - learning_rate * u, p), self.params, updates

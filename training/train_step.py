@@ -65,7 +65,7 @@ def total_loss(task, sums, denominators):
     """The sum over the minimized losses of coefficient * sum / denominator of the whole batch."""
     return sum(
         coefficient * sums[name][0] / jnp.where(denominators[name] > 0, denominators[name], 1.0)
-        for name, coefficient in task.loss_weights().items()
+        for name, coefficient in task.loss_coefficients().items()
     )
 
 

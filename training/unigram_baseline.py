@@ -48,21 +48,21 @@ def sum_counts(batches) -> dict:
     return summed
 
 
-def unigram_entropy(counts, loss_weights: dict[str, float]) -> dict[str, float]:
+def unigram_entropy(counts, loss_coefficients: dict[str, float]) -> dict[str, float]:
     """The loss of the best constant prediction, in nats per unit of weight.
 
     Args:
       counts: from `count_targets` or `sum_counts`.
-      loss_weights: {loss: coefficient} of the minimized losses.
+      loss_coefficients: {loss: coefficient} of the minimized losses.
 
     Returns:
       {'loss': weighted sum, loss: entropy, ...}, comparable with the losses of the same names. A loss
       with several targets per unit of weight has the sum of their entropies.
     """
     nats = {}
-    for name in loss_weights:
+    for name in loss_coefficients:
         count, denominator = (np.asarray(x, np.float64) for x in counts[name])
         shares = count[count > 0] / count.sum()
         entropy = float(-(shares * np.log(shares)).sum())
         nats[name] = float(entropy * count.sum() / denominator) if denominator else 0.0
-    return {"loss": sum(c * nats[name] for name, c in loss_weights.items()), **nats}
+    return {"loss": sum(c * nats[name] for name, c in loss_coefficients.items()), **nats}

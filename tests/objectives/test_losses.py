@@ -100,7 +100,7 @@ def test_invariant_05_losses_are_sums_and_weights_recomputed_by_hand(architectur
     np.testing.assert_allclose(sums["lm"][0], loss, rtol=1e-5)
     assert sums["accuracy"][0] == hits
     assert sums["lm"][1] == sums["accuracy"][1] == np.count_nonzero(batch.loss_weights)
-    assert set(objectives.loss_of(objective).loss_weights()) <= set(sums)
+    assert set(objectives.loss_of(objective).loss_coefficients()) <= set(sums)
 
 
 @pytest.mark.parametrize("architecture, name", sorted(FIRST))
@@ -201,6 +201,6 @@ def test_an_objective_with_its_own_loss_is_that_loss(name):
     loss = objectives.loss_of(objective)
     assert isinstance(loss, TrainingLoss)
     assert (loss is objective) == issubclass(type(objective), TrainingLoss)
-    for method in ("init", "losses", "loss_weights", "loss_denominators", "target_classes",
+    for method in ("init", "losses", "loss_coefficients", "loss_denominators", "target_classes",
                    "flops_spec"):  # fmt: skip
         assert getattr(type(loss), method) is not getattr(TrainingLoss, method)

@@ -224,7 +224,7 @@ def test_invariant_05_the_pair_loss_equals_its_recomputation(mlm_loss_weight):
     assert 0 < count < len(logits)
     np.testing.assert_allclose(sums["pair"], (loss, count), rtol=1e-5)
     np.testing.assert_allclose(sums["pair_accuracy"], (hits, count))
-    names = objective.loss_weights()
+    names = objective.loss_coefficients()
     assert {name: sums[name][1] for name in names} == objective.loss_denominators(batch)
     assert ("lm" in sums) == ("lm" in names) == bool(mlm_loss_weight)
     if mlm_loss_weight:

@@ -53,7 +53,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
 
 
 class Task:
-    def loss_weights(self):
+    def loss_coefficients(self):
         return {"x": 1.0}
 
 

@@ -72,10 +72,12 @@ def test_a_train_step_writes_its_new_state_over_the_old_one(tmp_path):
     one = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     size, memory = compiled_step(train, tmp_path, one, training__ema_decay=0.9)
     assert memory.alias_size_in_bytes == size > 100_000
-    size, memory = compiled_step(finetune, tmp_path, one, replicas.Axes(), adapter__name="lora")
+    size, memory = compiled_step(
+        finetune, tmp_path, one, replicas.ReplicaAxis(), adapter__name="lora"
+    )
     assert memory.alias_size_in_bytes == size
     two = sharding.make_mesh(MeshConfig(), jax.devices()[:1], replicas=2)
-    size, memory = compiled_step(finetune, tmp_path, two, replicas.Axes(2))
+    size, memory = compiled_step(finetune, tmp_path, two, replicas.ReplicaAxis(2))
     assert memory.alias_size_in_bytes == size > 200_000
     # The other outputs are small: metrics of the step.
     assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 1000

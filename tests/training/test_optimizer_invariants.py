@@ -55,7 +55,7 @@ def train_step(loss, model, state, frozen, ids, rows, learning_rate):
     grads, sums = accumulate_gradients(
         loss, model, state, frozen, make_batch(ids, rows), dropout_rng
     )
-    return state.apply_gradients(grads, sums, loss.loss_weights(), learning_rate)
+    return state.apply_gradients(grads, sums, loss.loss_coefficients(), learning_rate)
 
 
 @functools.cache

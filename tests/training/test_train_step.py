@@ -228,7 +228,7 @@ def test_a_non_finite_update_is_skipped_and_its_number_recorded():
     @jax.jit
     def step(state, batch):
         grads, sums = accumulate_gradients(task, model, state, {}, batch, None)
-        return state.apply_gradients(grads, sums, task.loss_weights(), jnp.float32(1e-2))[0]
+        return state.apply_gradients(grads, sums, task.loss_coefficients(), jnp.float32(1e-2))[0]
 
     good = step(state_of(params), batch)
     after = step(good, bad)
