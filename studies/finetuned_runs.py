@@ -104,15 +104,14 @@ def _names(given):
 def _open(text, name):
     path, _, at = text.rpartition("@")
     folder = paths.of(path if at.isdigit() else text)
-    kind = run_directory.read_config(folder)["kind"]
-    if kind == "pretrain":
-        raise ConfigError(
-            f"{text} is a run of train.py; expected runs of finetune.py, such as two with "
-            "--config.init=random and --config.init=pretrained"
-        )
+    record, manifest = run_directory.read_config(folder), run_directory.read_manifest(folder)
     step = at if at.isdigit() else run_directory.scored_step(folder)
     folder, step = checkpoint.resolve_checkpoint(folder, step)
-    record = run_directory.read_config(folder)
+    if record.get("kind") != "finetune" or not manifest:
+        raise ConfigError(
+            f"{text} is no run of finetune.py with its manifest.json; expected runs such as one with "
+            "--config.init=random and one with --config.init=pretrained"
+        )
     config = configs.resolve(FinetuneConfig, {**record["config"], "mesh": {}})
     if config.adapter.name not in ("none", "bitfit"):
         raise ConfigError(
@@ -120,8 +119,7 @@ def _open(text, name):
             "the parameters of models; expected runs that train those (adapter.name=none or bitfit, or "
             "config.freeze)"
         )
-    manifest, steps = run_directory.read_manifest(folder), checkpoint.steps_of(folder)
-    model_config = run_directory.read_model_config(folder)
+    model_config, steps = run_directory.read_model_config(folder), checkpoint.steps_of(folder)
     run = FinetunedRun(name, folder, step, config, model_config, manifest, steps)
     if 0 not in steps:
         _init_source(run)

@@ -194,18 +194,17 @@ def plane_corners(runs, starts, ends) -> list[list[tuple[str, dict]]]:
     start and its end; of the ends of three runs; of two runs with the same kind of start, one start and both
     ends."""
     found = []
-    random = [run for run in runs if run.config.init == "random"]
-    other = [run for run in runs if run.config.init != "random"]
-    if random and other:
-        init, name = other[-1].config.init, other[-1].name
-        found.append([("random start", starts[random[0].name])])
+    first = {run.config.init: run.name for run in reversed(runs)}
+    init = next((each for each in ("pretrained", "embeddings") if each in first), "random")
+    if "random" in first and init != "random":
+        name = first[init]
+        found.append([("random start", starts[first["random"]])])
         found[-1] += [(f"{init} start", starts[name]), (f"end of {name}", ends[name])]
     if len(runs) > 2:
         found.append([(f"end of {run.name}", ends[run.name]) for run in runs[:3]])
     elif not found:
-        first, second = (run.name for run in runs)
-        found.append([(f"start of {first}", starts[first])])
-        found[-1] += [(f"end of {name}", ends[name]) for name in (first, second)]
+        found.append([(f"start of {runs[0].name}", starts[runs[0].name])])
+        found[-1] += [(f"end of {run.name}", ends[run.name]) for run in runs]
     return found
 
 

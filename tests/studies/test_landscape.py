@@ -81,12 +81,13 @@ def test_the_parts_agree_with_each_other(found):
     assert found["metric"] == "accuracy" and found["higher_is_better"]
     by_start, by_ends = found["planes"]
     labels = [corner["label"] for corner in by_start["corners"]]
-    assert labels == ["random start", "pretrained start", "end of few@3"]
+    assert labels == ["random start", "pretrained start", "end of pretrained"]
     assert [corner["label"][:6] for corner in by_ends["corners"]] == ["end of"] * 3
     # The sides of a plane are distances that other parts know, and its corners are on it.
     assert by_ends["corners"][1]["x"] == pytest.approx(found["pairs"][0]["distance"], rel=1e-5)
-    trajectory = by_start["trajectories"][few["name"]]
-    assert [point["step"] for point in trajectory] == [0, 1, 2, 3]
+    trajectory = by_start["trajectories"]["pretrained"]
+    assert [point["step"] for point in trajectory] == list(range(pretrained["step"] + 1))
+    assert [point["step"] for point in by_start["trajectories"]["few@3"]] == [0, 1, 2, 3]
     for points, corner in ((trajectory, by_start["corners"][2]),
                            (by_ends["trajectories"]["random"], by_ends["corners"][0])):  # fmt: skip
         end = points[-1]
@@ -201,7 +202,7 @@ def test_bad_inputs_are_one_line_each(folder, tmp_path):
         (random,): "names one run",
         (random, f"{random}/"): "which are one",
         (random, tmp_path / "none"): "is not a run directory",
-        (random, folder / "start"): "is a run of train.py",
+        (random, folder / "start"): "start is no run of finetune.py",
         (random, f"{few}@77"): "has no checkpoint 77; it has",
         (random, tmp_path / "lora"): "has the adapter 'lora'",
         (random, tmp_path / "wide"): "model.emb_dim is '32' and '64'",
