@@ -180,10 +180,12 @@ class MeshConfig:
 class Seeds:
     """One seed per stream, so that a new stream leaves the others unchanged. `seed=1` sets all."""
 
-    init: int = option(0, "initial parameters", min=0)
-    data: int = option(0, "data order, corruption, label subset", min=0)
-    dropout: int = option(0, "dropout masks", min=0)
-    head: int = option(0, "parameters of a new task head and of a new adapter", min=0)
+    init: int = option(0, "initial parameters", min=0, max=2**63 - 1)
+    data: int = option(0, "data order, corruption, label subset", min=0, max=2**63 - 1)
+    dropout: int = option(0, "dropout masks", min=0, max=2**63 - 1)
+    head: int = option(
+        0, "parameters of a new task head and of a new adapter", min=0, max=2**63 - 1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
