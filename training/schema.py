@@ -46,6 +46,9 @@ class DataConfig:
         min=0.0,
         max=0.5,
     )
+    num_train_tokens: int = option(
+        0, "use the first tokens of each source, at least so many, and repeat them; 0: all", min=0
+    )
     cache_dir: str = option(
         "", "token stores and tokenizers; '': $TRIPTYCH_CACHE or ~/.cache/triptych"
     )
