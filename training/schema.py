@@ -47,6 +47,9 @@ class DataConfig:
         min=0.0,
         max=0.5,
     )
+    num_train_tokens: int = option(
+        0, "use the first tokens of each source, at least so many, and repeat them; 0: all", min=0
+    )
     cache_dir: str = option(
         "", "token stores and tokenizers; '': $TRIPTYCH_CACHE or ~/.cache/triptych"
     )
@@ -181,10 +184,12 @@ class MeshConfig:
 class Seeds:
     """One seed per stream, so that a new stream leaves the others unchanged. `seed=1` sets all."""
 
-    init: int = option(0, "initial parameters", min=0)
-    data: int = option(0, "data order, corruption, label subset", min=0)
-    dropout: int = option(0, "dropout masks", min=0)
-    head: int = option(0, "parameters of a new task head and of a new adapter", min=0)
+    init: int = option(0, "initial parameters", min=0, max=2**63 - 1)
+    data: int = option(0, "data order, corruption, label subset", min=0, max=2**63 - 1)
+    dropout: int = option(0, "dropout masks", min=0, max=2**63 - 1)
+    head: int = option(
+        0, "parameters of a new task head and of a new adapter", min=0, max=2**63 - 1
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Second:
 @dataclasses.dataclass(frozen=True)
 class Seeds:
     init: int = 0
-    data: int = dataclasses.field(default=0, metadata={"min": 0})
+    data: int = dataclasses.field(default=0, metadata={"min": 0, "max": 2**63 - 1})
 
 
 @dataclasses.dataclass(frozen=True)
