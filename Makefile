@@ -22,7 +22,7 @@ comma := ,
 DECLARED := setup.cfg setup.py pyproject.toml $(PINS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart study test test-all test-parity lint format clean check-python
+.PHONY: help install quickstart study test test-all chaos test-parity lint format clean check-python
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo 'make study        the same with more data, labels and seeds'
 	@echo 'make test         every invariant'
 	@echo 'make test-all     also the slow tests'
+	@echo 'make chaos        random kills, full disks, 2,000 bad inputs: about an hour'
 	@echo 'make test-parity  comparison with PyTorch and transformers'
 	@echo 'make lint         ruff: rules and format; make format applies them'
 	@echo 'make clean        remove $(VENV)'
@@ -40,16 +41,21 @@ install: $(CORE)
 	@echo 'Installed. Activate it with: source $(VENV)/bin/activate'
 
 quickstart: $(CORE)
-	$(BIN)/python -m studies.three_ways --config=configs/studies/quickstart.py --workdir=$(WORKDIR)/quickstart
+	$(BIN)/python -m tools.sweep --config=configs/sweeps/three_ways.py --workdir=$(WORKDIR)/quickstart
+	$(BIN)/python -m studies.three_ways --workdir=$(WORKDIR)/quickstart
 
 study: $(CORE)
-	$(BIN)/python -m studies.three_ways --config=configs/studies/study.py --workdir=$(WORKDIR)/study
+	$(BIN)/python -m tools.sweep --config=configs/sweeps/three_ways.py:preset=study --workdir=$(WORKDIR)/study
+	$(BIN)/python -m studies.three_ways --workdir=$(WORKDIR)/study
 
 test: $(TEST)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not parity' $(PYTEST_FLAGS)
 
 test-all: $(TEST)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not parity' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not parity' --ignore=tests/chaos $(PYTEST_FLAGS)
+
+chaos: $(TEST)
+	$(BIN)/python -m pytest -q -s tests/chaos $(PYTEST_FLAGS)
 
 test-parity: $(PARITY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m parity $(PYTEST_FLAGS)

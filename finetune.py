@@ -137,16 +137,16 @@ def train(group):
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs[0])
     fixed = untrained_paths(config, flatten_params(abstract_params), task.name)
-    converter = StepConverter.of(config, task)
+    step_flops = flops.flops_per_step(task, abstract_params, fixed)
+    converter = StepConverter.of(config, task, step_flops)
     optimizer = Optimizer.of(config, converter)
     param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
     intervals = Intervals.of(config, converter, run_dir)
     learning_rates = [schedules.learning_rates(r.config.optimizer, converter) for r in group]
     continued = [
-        continuation.plan(replica.folder, replica.config, task, rates)
+        continuation.plan(replica.folder, replica.config, converter, rates)
         for replica, rates in zip(group, learning_rates, strict=True)
     ]
-    step_flops = flops.flops_per_step(task, abstract_params, fixed)
     unsplit = sharding.describe_unsplit(mesh, abstract_params)
     for line in (flops.describe(abstract_params, fixed), *unsplit, *continued[0].describe()):
         log.info(line)

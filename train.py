@@ -116,14 +116,14 @@ def run(config, workdir):
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
     fixed = frozen_paths(config.freeze, flatten_params(abstract_params))
-    converter = StepConverter.of(config, task)
+    step_flops = flops.flops_per_step(task, abstract_params, fixed)
+    converter = StepConverter.of(config, task, step_flops)
     optimizer = Optimizer.of(config, converter)
     param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
     intervals = Intervals.of(config, converter, run_dir)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
-    continued = continuation.plan(run_dir, config, task, learning_rates)
+    continued = continuation.plan(run_dir, config, converter, learning_rates)
     coefficients = task.loss_coefficients()
-    step_flops = flops.flops_per_step(task, abstract_params, fixed)
     unsplit = sharding.describe_unsplit(mesh, abstract_params)
     for line in (flops.describe(abstract_params, fixed), *unsplit, *continued.describe()):
         log.info(line)

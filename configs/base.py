@@ -1,4 +1,5 @@
-"""The common parts of the shipped configs: their argument, the models, the pretraining recipe, the studies.
+"""The common parts of the shipped configs: their argument, the models, the pretraining recipe, the tuned
+learning rates.
 
 Every file in configs/ calls it; it reads models/presets.py.
 """
@@ -7,8 +8,8 @@ import ml_collections
 
 from models import presets
 
-# (architecture, condition, labels (0: any other number), learning rate) of the studies, found by
-# studies.tune with configs/studies/study.py (docs/log.md).
+# (architecture, init, labels (0: any other number), learning rate) of configs/sweeps/three_ways.py, found
+# by its argument preset=study,tune=1 (docs/log.md).
 LEARNING_RATES = (
     ("encoder", "random", 0, 3e-4),
     ("encoder", "random", 2000, 3e-4),
@@ -31,6 +32,12 @@ LEARNING_RATES = (
 )
 
 
+def learning_rate(architecture, init, labels):
+    """The tuned learning rate of finetuning, of this number of labels or of any other number."""
+    tuned = {row[:3]: row[3] for row in LEARNING_RATES}
+    return tuned.get((architecture, init, labels), tuned[architecture, init, 0])
+
+
 def parse(arg, **defaults):
     """'size=small,objective=prefix_lm' -> the defaults with these replaced.
 
@@ -45,6 +52,24 @@ def parse(arg, **defaults):
             )
         values[name] = value
     return values
+
+
+def parse_preset(arg, presets, **defaults):
+    """`parse` with an argument `preset`, the name of more defaults; without it, the first of `presets`."""
+    named = [part.partition("=")[2] for part in arg.split(",") if part.startswith("preset=")]
+    name = named[-1] if named else next(iter(presets))
+    if name not in presets:
+        raise ValueError(f"argument 'preset={name}': expected one of {', '.join(presets)}")
+    return parse(arg, preset=name, **defaults, **presets[name])
+
+
+def short_finetuning(duration):
+    """The fields of the many short finetuning runs of a sweep: four evaluations, the last step is scored,
+    no checkpoint is kept."""
+    return {
+        "training.duration": duration.replace("_", " "), "evaluation.every": "25 %",
+        "evaluation.select": "last", "checkpoint.every": "never", "logging.tensorboard": False,
+    }  # fmt: skip
 
 
 def model_fields(architecture, size="", recipe="", preset=""):
@@ -80,25 +105,4 @@ def pretraining(architecture, objective, arg, **hyperparameters):
     config.optimizer.warmup = "6 %"
     if arg["recipe"] == "modern":
         config.objective.z_loss = 1e-4
-    return config
-
-
-def study(title, finetuning, **values):
-    """The config that all studies share, so that their results are comparable.
-
-    Finetuning runs take `finetuning` (a duration) and evaluate four times; their last step is scored
-    and no checkpoint is kept. There are five paired seeds; another one tunes the learning rates.
-    """
-    config = ml_collections.ConfigDict()
-    config.title = title
-    config.finetune_overrides = (
-        f"training.duration={finetuning}",
-        "evaluation.every=25 %",
-        "evaluation.select=last",
-        "checkpoint.every=never",
-        "logging.tensorboard=false",
-    )
-    config.seeds = (0, 1, 2, 3, 4)
-    config.tuning_seeds = (1000,)
-    config.update(values)
     return config

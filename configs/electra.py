@@ -4,7 +4,7 @@ python train.py --config=configs/electra.py --workdir=runs/electra
 python finetune.py --config=configs/finetune/classification.py --workdir=runs/electra-docs \\
                    --config.init_from=runs/electra
 
-Measured on a 2-core CPU (docs/log.md), as configs/comparisons/electra.py pretrains it:
+Measured on a 2-core CPU (docs/log.md), as configs/sweeps/objectives.py pretrains it:
 test accuracy after finetuning on 200 docstrings 0.171 ± 0.020 (5 seeds; masked LM: 0.452 ± 0.015).
 This objective needs far more compute than masked LM before it is better.
 """

@@ -8,7 +8,7 @@ python train.py --config=configs/encoder_decoder.py --workdir=runs/encoder_decod
 python train.py --config=configs/encoder_decoder.py:size=small --workdir=runs/encoder_decoder-small
 python train.py --config=configs/encoder_decoder.py:preset=t5-base --workdir=runs/t5-base
 
-Measured on a 2-core CPU (docs/log.md) with the overrides of configs/studies/study.py:
+Measured on a 2-core CPU (docs/log.md) as configs/sweeps/three_ways.py:preset=study:
 6.4 minutes; validation loss 2.478;
 test accuracy after finetuning on 200 docstrings 0.472 ± 0.023, on 2,000 0.616 ± 0.024 (5 seeds).
     ... --config=configs/encoder_decoder.py:size=tiny --config.model.num_layers=4 \\

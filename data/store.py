@@ -133,9 +133,12 @@ class TokenStore:
         start, end = (int(i) for i in self.index("offsets")[number : number + 2])
         return np.concatenate([np.zeros(0, np.int32), *self.tokens(start, end)]).astype(np.int32)
 
-    def rows(self, length: int, overlap: int, template: SpecialTokenTemplate) -> "Rows":
-        """The store as rows of `length` tokens, each sharing `overlap` tokens with the previous row."""
-        return Rows(self, length, overlap, template)
+    def rows(
+        self, length: int, overlap: int, template: SpecialTokenTemplate, num_tokens: int = 0
+    ) -> "Rows":
+        """The store as rows of `length` tokens, each sharing `overlap` tokens with the previous row; with
+        `num_tokens`, only the first rows, which have at least so many."""
+        return Rows(self, length, overlap, template, num_tokens)
 
 
 class Rows:
@@ -148,8 +151,9 @@ class Rows:
     """
 
     def __init__(
-        self, store: TokenStore, length: int, overlap: int, template: SpecialTokenTemplate
-    ):
+        self, store: TokenStore, length: int, overlap: int, template: SpecialTokenTemplate,
+        num_tokens: int = 0,
+    ):  # fmt: skip
         if not store.num_documents:
             raise ValueError(f"{store.path} holds no document: check data.source")
         if not 0 <= overlap < length:
@@ -167,7 +171,8 @@ class Rows:
         self.num_tokens = (
             store.num_tokens + store.num_documents * template.num_tokens
         )  # in the stream
-        self._num_rows = max(1, -(-(self.num_tokens - overlap) // self.stride))
+        used = min(self.num_tokens, num_tokens or self.num_tokens)
+        self._num_rows = max(1, -(-(used - overlap) // self.stride))
         self._offsets = store.index("offsets")
 
     def __len__(self) -> int:

@@ -35,9 +35,9 @@ class ModelConfig:
     max_length: int = option(
         0, "longest sequence, rows of the learned position table; 0: seq_len", min=0
     )
-    num_layers: int = option(4, "layers per stack", min=1)
+    num_layers: int = option(4, "layers per stack", min=1, max=10_000)
     num_decoder_layers: int = option(
-        0, "layers of the decoder in an encoder-decoder; 0: num_layers", min=0
+        0, "layers of the decoder in an encoder-decoder; 0: num_layers", min=0, max=10_000
     )
     emb_dim: int = option(256, "D, the width of the hidden states (d_model of T5)", min=1)
     embedding_size: int = option(

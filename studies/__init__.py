@@ -1,1 +1,1 @@
-"""Whole experiments that call `train.run` and `finetune.run` in one process: tables, figures, reports."""
+"""Analysis of sweeps beyond their own report: a classic baseline, figures, what is matched, a page."""

@@ -1,6 +1,6 @@
 """The figures of a study, drawn by matplotlib: PNG files, and one SVG per panel for the page.
 
-Called by studies/report.py with the content of results.json.
+Called by studies/three_ways.py with the content of results.json.
 """
 
 import functools
@@ -17,30 +17,27 @@ BASELINE = "#8a4fbe"
 
 def panels(results):
     """{figure: [(heading, function that draws on an Axes), ...]}; figures without data are left out."""
-    config = results["config"]
     figures = {"efficiency": [], "finetuning": [], "pretraining": []}
-    for name in config["architectures"]:
-        heading = table.ARCHITECTURES[name]
+    for name, record in results["pretraining"].items():
+        heading = record["heading"]
         if select(results["summary"], name):
             figures["efficiency"].append((heading, functools.partial(efficiency, results, name)))
-        for budget in config["label_budgets"]:
+        for budget in results["plan"]["label_budgets"]:
             if select(results["cells"], name, label_budget=budget):
                 draw = functools.partial(finetuning, results, name, budget)
                 figures["finetuning"].append((f"{heading}, {budget:,} labels", draw))
-        if name in results["pretraining"]:
-            record = results["pretraining"][name]
-            heading = f"{heading}, {record['objective']}"
-            figures["pretraining"].append((heading, functools.partial(pretraining, record)))
+        heading = f"{heading}, {record['objective']}"
+        figures["pretraining"].append((heading, functools.partial(pretraining, record)))
     return {figure: drawn for figure, drawn in figures.items() if drawn}
 
 
-def efficiency(results, architecture, axes):
+def efficiency(results, base_model, axes):
     """Test accuracy by number of labels: mean and standard error of each condition, seeds as dots."""
-    budgets, lines = sorted(results["config"]["label_budgets"]), []
+    budgets, lines = sorted(results["plan"]["label_budgets"]), []
     for condition, color in COLORS.items():
-        rows = select(results["summary"], architecture, condition=condition)
+        rows = select(results["summary"], base_model, condition=condition)
         rows.sort(key=lambda row: row["label_budget"])
-        for cell in select(results["cells"], architecture, condition=condition):
+        for cell in select(results["cells"], base_model, condition=condition):
             axes.plot(cell["label_budget"], cell["test"], ".", color=color, alpha=0.5)
         if rows:
             x = [row["label_budget"] for row in rows]
@@ -61,7 +58,7 @@ def efficiency(results, architecture, axes):
     add_labels(axes, "labeled examples", "test accuracy", lines)
 
 
-def finetuning(results, architecture, label_budget, axes):
+def finetuning(results, base_model, label_budget, axes):
     """Validation accuracy by step: mean over the seeds of each condition, band: standard error.
 
     The training loss if the study has no validation accuracies before the last step.
@@ -70,7 +67,7 @@ def finetuning(results, architecture, label_budget, axes):
     metric = "accuracy" if is_evaluated else "loss"
     for condition, color in COLORS.items():
         found = {"label_budget": label_budget, "condition": condition}
-        cells = select(results["cells"], architecture, **found)
+        cells = select(results["cells"], base_model, **found)
         curves = [dict(cell["curves"][metric]) for cell in cells]
         steps = sorted(set.intersection(*map(set, curves))) if curves else []
         if steps:
@@ -92,7 +89,10 @@ def pretraining(record, axes):
     if validation:
         label = f"validation ({validation[-1][1]:.2f})"
         axes.plot(*zip(*validation, strict=True), ".-", color=color, linewidth=2, label=label)
-    axes.axhline(record["target_entropy"], color="black", linestyle=":", label="unigram entropy")
+    if record["target_entropy"] is not None:
+        axes.axhline(
+            record["target_entropy"], color="black", linestyle=":", label="unigram entropy"
+        )
     add_labels(axes, "steps", "loss per target (nats)")
 
 

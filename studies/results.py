@@ -1,53 +1,183 @@
-"""From the records of finetuning runs to the rows of a table, as JSON values; pure functions.
+"""From the run directories of a sweep to the content of a study's results.json, also while it runs.
 
-Called by studies/report.py and studies/objectives.py.
+Called by studies/three_ways.py; sweeps/manifest.py knows the runs and their configs.
 """
 
 import dataclasses
 import itertools
 
-from sweeps import statistics
+from studies.table import ARCHITECTURES
+from sweeps import manifest, run_files, statistics
+from training import logs, paths
+from training.config import ConfigError
 
-FORMAT = 2  # of results.json
+FORMAT = 3  # of results.json
+CONDITIONS = ("random", "embeddings", "pretrained")  # the first that a study has is the reference
+# What a report says about code and machine, from the manifest of a run.
+ENVIRONMENT = ("commit", "python", "versions", "devices", "cores")
+MAX_CURVE_POINTS = 200
 
 
-def summarize(study, pretraining, cells):
-    """Rows of the table: one per (architecture, label budget, condition) with a finished cell.
+def load(workdir):
+    """(results without 'baseline', the resolved config of a finetuning run) of a sweep, from the runs that
+    have finished so far.
 
-    Args:
-      study: StudyConfig.
-      pretraining: {architecture: record of its pretraining run}.
-      cells: records of the finetuning runs that have finished.
+    Raises ConfigError if `workdir` is not a sweep that pretrains and finetunes, with one learning rate for
+    each initialization and number of labels, or if no finetuning run has finished.
     """
-    scores = {}
+    head = paths.read_object(workdir / manifest.MANIFEST)
+    configs = paths.read_object(workdir / manifest.CONFIGS)
+    planned = [record for record in head.get("runs", ()) if record.get("state") != "gone"]
+    cells = [
+        _cell(record, configs[record["folder"]]["config"])
+        for record in planned
+        if record["program"] == "finetune.py" and record["parent"]
+    ]
+    if not cells:
+        raise ConfigError(
+            f"--workdir={str(workdir)!r} is not a sweep that pretrains and finetunes; expected that of "
+            f"python -m tools.sweep --config=configs/sweeps/three_ways.py"
+        )
+    rates = {}
     for cell in cells:
-        group = cell["base_model"], cell["label_budget"], cell["condition"]
-        scores.setdefault(group, {})[cell["seed"]] = cell["test"]
-    rows = []
-    for group in itertools.product(study.architectures, study.label_budgets, study.conditions):
-        if group not in scores:
-            continue
-        architecture, label_budget, condition = group
-        matched = pretraining[architecture]["matched"]
+        if rates.setdefault(_group(cell), cell["learning_rate"]) != cell["learning_rate"]:
+            raise ConfigError(
+                f"--workdir={str(workdir)!r} has several learning rates for {cell['condition']} with "
+                f"{cell['label_budget']} labels: it tunes them, and its report.html has the best; run the "
+                f"sweep of the study there, without tune="
+            )
+    done = [
+        cell for cell in cells if run_files.is_finished(workdir / cell["folder"], "finetune.py")
+    ]
+    if not done:
+        raise ConfigError(
+            f"no finetuning run of the sweep in {str(workdir)!r} has finished; expected at least one; "
+            f"repeat its command, or wait"
+        )
+    pretraining = {}
+    for record in planned:
+        folder = workdir / record["folder"]
+        if record["program"] == "train.py" and run_files.is_finished(folder, "train.py"):
+            about = _pretraining(folder, configs[record["folder"]]["config"])
+            pretraining[_name(record["folder"])] = about
+    headings = [about["heading"] for about in pretraining.values()]
+    for name, about in pretraining.items():
+        if headings.count(about["heading"]) > 1:
+            about["heading"] += f" ({name})"
+    for cell in done:
+        cell |= _scores(workdir / cell["folder"])
+    names = {"base_model": "base_models", "label_budget": "label_budgets", "seed": "seeds"}
+    plan = {names[key]: list(dict.fromkeys(cell[key] for cell in cells)) for key in names}
+    found = {cell["condition"] for cell in cells}
+    plan["conditions"] = [name for name in CONDITIONS if name in found]
+    first = next(iter(pretraining.values()))
+    results = {
+        "format": FORMAT,
+        "title": head["title"],
+        "command": head["command"],
+        "file": head["file"],
+        "num_finished": len(done),
+        "num_planned": len(cells),
+        "plan": plan,
+        "fingerprints": sorted({record["fingerprint"] for record in pretraining.values()}),
+        "environment": first["environment"],
+        "pretraining": pretraining,
+        "summary": summarize(plan, pretraining, done),
+        "cells": done,
+    }
+    return results, configs[done[0]["folder"]]["config"]
+
+
+def _name(folder):
+    """'pretrain/encoder' -> 'encoder'."""
+    return folder.partition("/")[2]
+
+
+def _cell(record, config):
+    """One finetuning run of a study."""
+    return {
+        "folder": record["folder"],
+        "base_model": _name(record["parent"]),
+        "condition": config["init"],
+        "label_budget": config["task"].get("num_train_examples", 0),
+        "seed": config["seed"]["data"],
+        "learning_rate": config["optimizer"]["learning_rate"],
+    }
+
+
+def _group(cell):
+    return cell["base_model"], cell["label_budget"], cell["condition"]
+
+
+def _scores(folder):
+    """The accuracies and curves of a finished finetuning run. Raises ConfigError if it has none."""
+    scores = run_files.scores(folder, "finetune.py")
+    if "test/accuracy" not in scores:
+        raise ConfigError(
+            f"{folder} has no test accuracy; expected classification with a labeled test split, and "
+            f"evaluation.test=True"
+        )
+    return {
+        "validation": scores["validation/accuracy"],
+        "test": scores["test/accuracy"],
+        "curves": {
+            "accuracy": _curve(folder, "validation", "accuracy"),
+            "loss": _curve(folder, "train", "loss"),
+        },
+    }
+
+
+def _pretraining(folder, config):
+    """The record of a finished pretraining run."""
+    about = paths.read_object(folder / "manifest.json")
+    architecture = config["model"]["architecture"]
+    return {
+        "heading": ARCHITECTURES.get(architecture, architecture),
+        "objective": config["objective"]["name"],
+        "matched": run_files.quantities(folder),  # of the whole run; parameters without embeddings
+        "target_entropy": about["target_entropy"].get("loss"),
+        "fingerprint": about["data"],
+        "environment": {key: about[key] for key in ENVIRONMENT},
+        "curves": {split: _curve(folder, split, "loss") for split in ("train", "validation")},
+    }
+
+
+def _curve(run, split, metric):
+    """[[step, value], ...] of a metric in a run's metrics.jsonl, thinned out for plots."""
+    lines = logs.read_metrics(run, split)
+    return thin_out([[line["step"], line[metric]] for line in lines if metric in line])
+
+
+def thin_out(points, limit=MAX_CURVE_POINTS):
+    """At most `limit` points: the mean of each group of neighbors, at the last step of the group."""
+    size = -(-len(points) // limit) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [[group[-1][0], sum(value for _, value in group) / len(group)] for group in groups]
+
+
+def summarize(plan, pretraining, cells):
+    """Rows of the table: one per pretraining run, label budget and condition with a finished cell."""
+    scores, rates, rows = {}, {}, []
+    for cell in cells:
+        scores.setdefault(_group(cell), {})[cell["seed"]] = cell["test"]
+        rates[_group(cell)] = cell["learning_rate"]
+    order = itertools.product(plan["base_models"], plan["label_budgets"], plan["conditions"])
+    for group in [group for group in order if group in scores]:
+        name, budget, condition = group
+        matched = pretraining[name]["matched"]
         if condition == "random":
             matched = dict.fromkeys(matched, 0) | {"parameters": matched["parameters"]}
-        reference = (architecture, label_budget, study.conditions[0])
         row = {
-            "base_model": architecture,
-            "label_budget": label_budget,
+            "base_model": name,
+            "label_budget": budget,
             "condition": condition,
-            "learning_rate": study.learning_rate(architecture, condition, label_budget),
+            "learning_rate": rates[group],
             "matched": matched,
+            "accuracy": dataclasses.asdict(statistics.spread(list(scores[group].values()))),
         }
-        reference_scores = scores.get(reference, {}) if group != reference else {}
-        rows.append(row | compare(scores[group], reference_scores))
+        reference = (name, budget, plan["conditions"][0])
+        others = scores.get(reference, {}) if group != reference else {}
+        if scores[group].keys() & others.keys():
+            row["paired"] = dataclasses.asdict(statistics.paired(scores[group], others))
+        rows.append(row)
     return rows
-
-
-def compare(scores, reference):
-    """{'accuracy': {mean, std, ...}} of {seed: score}; and 'paired', the difference from a reference
-    that has seeds in common."""
-    row = {"accuracy": dataclasses.asdict(statistics.spread(list(scores.values())))}
-    if scores.keys() & reference.keys():
-        row["paired"] = dataclasses.asdict(statistics.paired(scores, reference))
-    return row

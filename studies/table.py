@@ -1,9 +1,10 @@
 """The table of a study as text: the wording of every column, for the console and for the page.
 
-Used by studies/report.py and studies/objectives.py on rows of studies/results.py.
+Used by studies/three_ways.py on rows of studies/results.py.
 """
 
 from sweeps import statistics
+from sweeps.table import quantity
 
 ARCHITECTURES = {
     "encoder": "Encoder",
@@ -26,29 +27,29 @@ def columns(row):
         "difference": format_difference(paired) if paired else "",
         "wins": f"{paired['wins']}/{paired['count']}" if paired else "",
         "lr": f"{row['learning_rate']:g}",
-        **{name: format_quantity(value) for name, value in row["matched"].items()},
+        **{name: quantity(value) for name, value in row["matched"].items()},
     }
 
 
 def lines(results):
-    """The table of studies.three_ways, 100 characters wide."""
+    """The table of studies.three_ways, 101 characters wide."""
     layout = (
-        "{labels:<6}  {name:<10}  {accuracy:<13}  {difference:<26}  {wins:<5}  {tokens:<7}  "
+        "{labels:<6}  {name:<10}  {accuracy:<13}  {difference:<27}  {wins:<5}  {tokens:<7}  "
         "{parameters:<7}  {flops:<8}  {targets}"
     )
-    yield f"{'':<70}pretraining"
+    yield f"{'':<71}pretraining"
     yield layout.format(
         labels="labels", name="condition", accuracy="test accuracy", wins="wins", tokens="tokens",
-        difference=f"minus {results['config']['conditions'][0]}", parameters="params", flops="FLOPs",
+        difference=f"minus {results['plan']['conditions'][0]}", parameters="params", flops="FLOPs",
         targets="targets",
     )  # fmt: skip
-    for architecture, record in results["pretraining"].items():
-        yield f"{ARCHITECTURES[architecture]} ({record['objective']})"
+    for name, record in results["pretraining"].items():
+        yield f"{record['heading']} ({record['objective']})"
         for row in results["summary"]:
-            if row["base_model"] == architecture:
+            if row["base_model"] == name:
                 yield layout.format(**columns(row))
     yield results["baseline"]["name"]
-    for budget in results["config"]["label_budgets"]:
+    for budget in results["plan"]["label_budgets"]:
         yield f"{budget:<6,}  {'':<10}  {baseline_accuracy(results['baseline'], budget)}"
     yield from notes(results)
 
@@ -64,7 +65,7 @@ def notes(results):
         f"frequent has a share of {baseline['majority']:.3f}; sampling error of an accuracy: ± {stderr:.3f}"
     )
     yield f"data fingerprint: {', '.join(results['fingerprints'])}"
-    if not results["complete"]:
+    if results["num_finished"] < results["num_planned"]:
         yield (
             f"INCOMPLETE: {results['num_finished']} of {results['num_planned']} finetuning runs have "
             f"finished"
@@ -93,11 +94,3 @@ def format_difference(paired):
 def format_spread(mean, spread, sign=""):
     """'0.412 ± 0.013'; the mean alone if the spread is undefined."""
     return f"{mean:{sign}.3f}" + ("" if spread is None else f" ± {spread:.3f}")
-
-
-def format_quantity(value):
-    """1234567 -> '1.23 M'; powers of ten from 10^15."""
-    for power, unit in enumerate(("", " k", " M", " G", " T")):
-        if abs(value) < 999.5 * 1000.0**power:
-            return f"{value / 1000.0**power:.3g}{unit}"
-    return f"{value:.2e}"

@@ -1,82 +1,96 @@
-"""The main study: pretrain each architecture, finetune it in every condition, and compare.
+"""The analysis of a sweep that pretrains and finetunes: a classic baseline, figures, what is matched, a page.
 
-    python -m studies.three_ways --config=configs/studies/quickstart.py --workdir=runs/quickstart
+    python -m studies.three_ways --workdir=runs/quickstart     # also while the sweep is running
 
-The same command resumes a study that was interrupted.
+Reads the run directories of `tools.sweep --config=configs/sweeps/three_ways.py`; writes results.json, PNG
+files and report.html to the folder `study` there.
 """
 
 import dataclasses
+import json
 import logging
 import pathlib
 
-from studies import baseline, records, report, runner, table
-from studies import config as plans
-from studies.config import StudyConfig
-from training import cli, logs
+from studies import baseline, figures, results, table
+from sweeps import drawing, manifest, page
+from training import cli, paths
 from training import config as configs
 from training.schema import FinetuneConfig
 
 log = logging.getLogger("triptych.studies")
 
+FOLDER = "study"
 
-def run(study, workdir, entry_points=None, load_labels=baseline.load):
-    """Runs or resumes a study and writes its report.
+
+def write(workdir, load_labels=baseline.load):
+    """Writes the report of the sweep in a directory; logs the table.
 
     Args:
-      study: StudyConfig, or a mapping of its fields.
-      workdir: directory of the study.
-      entry_points: as for runner.Runner.
+      workdir: directory of the sweep.
       load_labels: function (resolved section `task`) -> {split: Examples}.
 
     Returns:
       The content of results.json.
 
     Raises:
-      ValueError: a learning rate is missing, or the workdir holds runs of another study.
+      ConfigError: see results.load and baseline.load.
     """
-    if not isinstance(study, StudyConfig):
-        study = configs.resolve(StudyConfig, study)
-    workdir = pathlib.Path(workdir)
-    pretraining = {name: plans.pretrain_config(study, name) for name in study.architectures}
-    cells = {name: plans.study_cells(study, name) for name in study.architectures}
-    engine = runner.Runner(study, workdir, entry_points)
-    engine.start(pretraining, [cell for group in cells.values() for cell in group])
-
-    logs.banner("classic baseline")
-    log.info(run_baseline(study, workdir, load_labels))
-    records.write(workdir / "study.json", configs.to_dict(study))
-
-    for name in study.architectures:
-        engine.pretrain(name, pretraining[name])
-        logs.banner(f"{name}: finetuning")
-        engine.finetune(cells[name])
-
-    logs.banner("report")
-    return report.write(workdir)
+    found, config = results.load(pathlib.Path(workdir))
+    folder = pathlib.Path(workdir) / FOLDER
+    folder.mkdir(exist_ok=True)
+    found["baseline"] = run_baseline(found["plan"], config, folder, load_labels)
+    manifest.write_json(folder / "results.json", found)
+    panels = figures.panels(found)
+    for name, drawn in panels.items():
+        drawing.save_png(drawn, folder / f"{name}.png")
+    (folder / "report.html").write_text(render(found, panels), encoding="utf-8")
+    for line in (*table.lines(found), ""):
+        log.info(line)
+    for name in ("results.json", *(f"{name}.png" for name in panels), "report.html"):
+        log.info(f"wrote {folder / name}")
+    return found
 
 
-def run_baseline(study, workdir, load_labels):
-    """Scores the classic baseline unless it has been scored for this plan; returns a line about it."""
-    cell = plans.study_cells(study, study.architectures[0])[0]
-    config = plans.finetune_config(study, cell, "any")
-    task = dataclasses.replace(configs.resolve(FinetuneConfig, config).task, num_train_examples=0)
-    path = workdir / "baseline.json"
-    plan = dataclasses.asdict(task) | {"budgets": [*study.label_budgets], "seeds": [*study.seeds]}
-    record = records.read(path)
-    if record is None or record["plan"] != plan:
-        scores = baseline.run(load_labels(task), study.label_budgets, study.seeds)
-        record = {"plan": plan, **scores}
-        records.write(path, record)
-    scores = ", ".join(
-        f"{table.baseline_accuracy(record, budget)} with {budget:,} labels"
-        for budget in study.label_budgets
+def run_baseline(plan, config, folder, load_labels):
+    """The scores of the classic baseline, computed unless there are some for this plan.
+
+    config: resolved config of a finetuning run."""
+    task = configs.resolve(FinetuneConfig, config).task
+    options = dataclasses.asdict(dataclasses.replace(task, num_train_examples=0))
+    budgets, seeds = plan["label_budgets"], plan["seeds"]
+    about = json.loads(json.dumps({**options, "budgets": budgets, "seeds": seeds}))
+    record = paths.read_object(folder / "baseline.json")
+    if record.get("plan") != about:
+        record = {"plan": about, **baseline.run(load_labels(task), budgets, seeds)}
+        manifest.write_json(folder / "baseline.json", record)
+    return record
+
+
+def render(found, panels):
+    """The page as text, from the content of results.json and its figures.panels."""
+    return (
+        page.environment(pathlib.Path(__file__).parent)
+        .get_template("page.html")
+        .render(
+            found,
+            panels=panels,
+            svg=drawing.svg,
+            table=table,
+            colors={**figures.COLORS, "baseline": figures.BASELINE},
+            notes=list(table.notes(found)),
+        )
     )
-    return f"{record['name']}: test accuracy {scores}"
 
 
 def main(argv):
     """The command line of this file."""
-    runner.run_program(argv, __doc__, StudyConfig, run)
+    flags = (
+        ("--workdir", {"required": True, "help": "directory of the sweep"}),
+        ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
+    )
+    given = cli.flags_parser(__doc__, flags).parse_args(argv)
+    log.setLevel(logging.INFO)
+    write(given.workdir)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ class Manifest:
                 "parent": run.parent.folder if run.parent else "",
                 "fingerprint": hashlib.sha256(run.identity().encode()).hexdigest()[:16],
             }  # fmt: skip
+            if record.get("state") == "gone":  # it is planned again
+                record["state"] = "waiting"
             self.configs[run.folder] = {"program": run.program, "config": run.config}
         planned = {run.folder for run in runs}
         for folder, record in self.records.items():
@@ -142,8 +144,9 @@ class Changes:
 
     def describe(self):
         """Lines for the log."""
-        for folder in self.gone:
-            yield f"gone: {folder} is not in the sweep file any more; its directory stays"
+        if self.gone:
+            more = f" and {len(self.gone) - 1} more" if len(self.gone) > 1 else ""
+            yield f"gone: {self.gone[0]}{more}: not in the sweep file any more; the directory stays"
         for folder, why in self.stale.items():
             yield f"stale: {folder}: {why}"
 

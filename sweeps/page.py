@@ -1,4 +1,5 @@
-"""The environment in which the pages of sweeps and studies are rendered; style.css is that of both."""
+"""The environment in which pages are rendered: base.html and style.css are those of sweeps, studies and
+tools/compare.py."""
 
 import pathlib
 

@@ -5,7 +5,7 @@ Called by tools/sweep.py at its end, also of a sweep that was stopped.
 
 import logging
 
-from sweeps import drawing, figures, page, results
+from sweeps import drawing, figures, page, table
 from sweeps.algebra import short
 from sweeps.manifest import write_json
 from training import logs, paths
@@ -22,17 +22,17 @@ def write(found, runs, workdir, head):
       workdir: directory of the sweep.
       head: entries of the manifest about the sweep.
     """
-    best = results.best_commands(found, runs)
+    best = table.best_commands(found, runs)
     write_json(workdir / "results.json", found)
-    paths.write_text(workdir / "results.csv", results.to_csv(found))
+    paths.write_text(workdir / "results.csv", table.to_csv(found))
     paths.write_text(workdir / "best.txt", "".join(line + "\n" for line in best))
     panels = figures.panels(found)
     if panels:
         drawing.save_png(panels, workdir / "axes.png")
     paths.write_text(workdir / "report.html", render(found, panels, best, head))
-    for line in results.lines(found):
+    for line in table.lines(found):
         log.info(line)
-    for line in failures(found):
+    for line in (*table.tuned_rows(found), *failures(found)):
         log.info(line)
     if best:
         log.info("the best point (best.txt):")
@@ -55,23 +55,28 @@ def failures(found):
 
 def render(found, panels, best, head):
     """The page as text."""
-    columns = list(dict.fromkeys(n for row in found["rows"] for n in results.cells(row, found)))
     states = {}
     for entry in found["runs"]:
         states[entry["state"]] = states.get(entry["state"], 0) + 1
     with_score = [row for row in found["rows"] if row["score"]]
+    tables = {"Table": table.shown_rows(found), "All points": found["rows"]}
+    if len(tables["Table"]) == len(found["rows"]):
+        tables.pop("All points")
     return (
         page.environment()
-        .get_template("page.html")
+        .get_template("sweep.html")
         .render(
             found,
             head=head,
-            columns=columns,
             keys={short(key) for key in found["columns"]},
-            table=[results.cells(row, found) for row in found["rows"]],
+            tables={
+                name: [(table.cells(row, found), table.is_best(row, found)) for row in rows]
+                for name, rows in tables.items()
+            },
             best_row=found["rows"][found["best"]] if best else None,
             best_commands=best,
-            number=results.number,
+            number=table.number,
+            quantity=table.quantity,
             short=short,
             panels=panels,
             parallel=(lambda axes: figures.parallel(found, axes))
@@ -81,7 +86,8 @@ def render(found, panels, best, head):
             svg=drawing.svg,
             states=states,
             failures=list(failures(found)),
-            notes=list(results.lines(found))[1 + len(found["rows"]) :],
+            notes=list(table.notes(found)),
+            tuned_rows=list(table.tuned_rows(found)),
             seconds=logs.format_duration(sum(entry["seconds"] for entry in found["runs"])),
         )
     )

@@ -1,12 +1,10 @@
 """From the runs of a sweep to its table: one row per point with the mean over its seeds, compared with a
-baseline seed by seed. Reads run directories; sweeps/report.py writes what it returns.
+baseline seed by seed. Reads run directories; sweeps/table.py is its text.
 """
 
-import csv
 import dataclasses
-import io
+import pathlib
 import re
-import shlex
 
 from sweeps import run_files, statistics
 from sweeps.algebra import short
@@ -46,12 +44,12 @@ def text(values, key):
     return as_text(values[key]) if key in values else ""
 
 
-def check_baseline(baseline, runs):
-    """Raises ConfigError if no run has the values of the baseline."""
+def check_keys(sweep, runs):
+    """Raises ConfigError if no run has the values of the baseline, or a tuned key."""
     keys = columns(runs)
-    for key, value in baseline.items():
-        if key not in keys:
-            names = [short(each) for each in keys]
+    for key, value in sweep.baseline.items():
+        if key not in keys or key in sweep.tuned:
+            names = [short(each) for each in keys if each not in sweep.tuned]
             expected = nearest(key, names) if names else "there is one row, so leave it out"
             raise ConfigError(
                 f"baseline: {short(key)!r} is not a key in which the rows differ; {expected}"
@@ -61,6 +59,26 @@ def check_baseline(baseline, runs):
             raise ConfigError(
                 f"baseline: no run has {short(key)}={value}; {nearest(as_text(value), values)}"
             )
+    known = dict.fromkeys(key for run in runs for key in run.coordinates if not is_seed(key))
+    for key in sweep.tuned:
+        if key not in known:
+            names = [short(each) for each in known]
+            raise ConfigError(
+                f"tuned: {short(key)!r} is not a key of the runs; {nearest(key, names)}"
+            )
+
+
+def config_names(values):
+    """{'configs/encoder.py:size=tiny,objective=a': 'encoder:objective=a'} of config files: without their
+    folder, and without the arguments that all of them have."""
+    parts = {value: value.partition(":") for value in values}
+    arguments = [set(arg.split(",")) for _, _, arg in parts.values()]
+    common = set.intersection(*arguments) if len(arguments) > 1 else set()
+    found = {}
+    for value, (path, _, arg) in parts.items():
+        own = [each for each in arg.split(",") if each and each not in common]
+        found[value] = ":".join(filter(None, (pathlib.PurePath(path).stem, ",".join(own))))
+    return found if len(set(found.values())) == len(found) else {}
 
 
 def collect(sweep, runs, records, workdir, metric=""):
@@ -80,18 +98,21 @@ def collect(sweep, runs, records, workdir, metric=""):
     ]
     metric, sign = _metric(metric or sweep.metric, compared, scored, workdir)
     keys, entries = columns(compared), {entry["folder"]: entry for entry in found}
-    rows = []
-    for group in candidates(compared).values():
-        rows.append(_row(group, keys, entries, metric))
-    for row in rows:
-        _compare(row, rows, sweep.baseline)
-    finished = [row for row in rows if row["score"]]
-    most = max((row["score"]["count"] for row in finished), default=0)
-    full = [row for row in finished if row["score"]["count"] == most]
+    names = {}
+    for key in keys:
+        if key.rpartition(".")[2] == "config":
+            names |= config_names({run.coordinates[key]: 0 for run in compared})
+    rows = [_row(group, keys, names, entries, metric) for group in candidates(compared).values()]
     chosen_by = re.sub(r"^test/", "validation/", metric)  # nothing is chosen on the test split
-    if not all(chosen_by in row["metrics"] for row in full):
+    if not all(chosen_by in row["metrics"] for row in rows if row["score"]):
         chosen_by = metric
-    best = max(full, key=lambda row: sign * row["metrics"][chosen_by]["mean"], default=None)
+    baseline = {key: as_text(value) for key, value in sweep.baseline.items()}
+    baseline = {key: names.get(value, value) for key, value in baseline.items()}
+    rest = [key for key in keys if key not in sweep.tuned]
+    chosen = _choose(rows, rest, keys, chosen_by, sign)
+    for row in chosen:
+        _compare(row, chosen, rest, baseline)
+    best = _best(rows, chosen_by, sign)
     for row in rows:
         row.pop("values")
     return {
@@ -100,8 +121,9 @@ def collect(sweep, runs, records, workdir, metric=""):
         "metric": metric,
         "higher_is_better": sign > 0,
         "chosen_by": chosen_by,
-        "baseline": {key: as_text(value) for key, value in sweep.baseline.items()},
+        "baseline": baseline,
         "columns": keys,
+        "tuned": [key for key in keys if key not in rest],
         "num_finished": sum(entry["state"] == "finished" for entry in found),
         "num_planned": len(found),
         "rows": rows,
@@ -123,6 +145,7 @@ def _row_of_run(run, record, workdir):
         "step": run_files.last_step(folder) if folder.exists() else 0,
         "seconds": record.get("seconds", 0.0),
         "metrics": run_files.scores(folder, run.program) if done else {},
+        "quantities": run_files.quantities(folder) if done else {},
     }
 
 
@@ -141,7 +164,7 @@ def _metric(given, runs, scored, workdir):
     return name, sign
 
 
-def _row(group, keys, entries, metric):
+def _row(group, keys, names, entries, metric):
     """A row: the statistics of the finished runs of a point."""
     values, others = {}, {}
     for run in group:
@@ -152,8 +175,9 @@ def _row(group, keys, entries, metric):
         for name, value in metrics.items():
             others.setdefault(name, []).append(value)
     states = [entries[run.folder]["state"] for run in group]
+    cells = {key: text(group[0].coordinates, key) for key in keys}
     return {
-        "coordinates": {key: text(group[0].coordinates, key) for key in keys},
+        "coordinates": {key: names.get(value, value) for key, value in cells.items()},
         "folders": [run.folder for run in group],
         "states": {state: states.count(state) for state in dict.fromkeys(states)},
         "score": _spread(list(values.values())),
@@ -171,14 +195,49 @@ def _spread(values):
             "min": min(values), "max": max(values)}  # fmt: skip
 
 
-def _compare(row, rows, baseline):
-    """Adds 'paired', the difference from the row of the baseline that is otherwise the nearest."""
+def _best(rows, chosen_by, sign):
+    """The row with the best mean among those with the most finished runs, None if no run has finished."""
+    finished = [row for row in rows if row["score"]]
+    most = max((row["score"]["count"] for row in finished), default=0)
+    full = [row for row in finished if row["score"]["count"] == most]
+    return max(full, key=lambda row: sign * row["metrics"][chosen_by]["mean"], default=None)
+
+
+def _choose(rows, rest, keys, chosen_by, sign):
+    """The best row for each combination of the keys `rest`. Adds to each row 'is_chosen', and 'edges': the
+    other keys whose best value is the lowest or the highest of several numbers."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row["coordinates"][key] for key in rest), []).append(row)
+    for group in groups.values():
+        best = _best(group, chosen_by, sign) or group[0]
+        for row in group:
+            row |= {"is_chosen": row is best, "edges": []}
+        for key in keys:
+            values = {row["coordinates"][key] for row in group}
+            if len(values) > 1 and all(map(is_number, values)):
+                ends = min(values, key=float), max(values, key=float)
+                best["edges"] += [key] * (best["coordinates"][key] in ends)
+    return [row for row in rows if row["is_chosen"]]
+
+
+def is_number(value):
+    """Whether a cell is a number."""
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _compare(row, rows, keys, baseline):
+    """Adds 'paired', the difference from the row of the baseline that is otherwise the nearest, by `keys`."""
     if not baseline or _has(row, baseline):
         return
     matching = [each for each in rows if _has(each, baseline)]
 
     def shared(other):
-        return sum(row["coordinates"][k] == v for k, v in other["coordinates"].items())
+        return sum(row["coordinates"][key] == other["coordinates"][key] for key in keys)
 
     matching.sort(key=shared, reverse=True)
     if len(matching) > 1 and shared(matching[0]) == shared(matching[1]):
@@ -191,98 +250,4 @@ def _compare(row, rows, baseline):
 
 
 def _has(row, baseline):
-    return all(row["coordinates"][key] == as_text(value) for key, value in baseline.items())
-
-
-def cells(row, found):
-    """{column: text} of a row, for the table and the page."""
-    score, paired = row["score"], row.get("paired")
-    cells = {short(key): value for key, value in row["coordinates"].items()}
-    states = ", ".join(f"{n} {state}" for state, n in row["states"].items() if state != "finished")
-    cells["runs"] = str(row["states"].get("finished", 0)) + f" ({states})" * bool(states)
-    cells[found["metric"] or "metric"] = number(score["mean"]) if score else ""
-    cells["s.d."] = number(score["std"]) if score else ""
-    cells["95 %"] = f"± {number(score['interval95'])}" if score and score["std"] is not None else ""
-    if found["baseline"]:
-        cells["minus baseline"] = difference(paired) if paired else ""
-    for name in other_metrics(found):
-        other = row["metrics"].get(name)
-        cells[name] = number(other["mean"]) if other else ""
-    return cells
-
-
-def other_metrics(found):
-    """The same metric of the test split."""
-    name = f"test/{found['metric'].rpartition('/')[2]}"
-    has = any(name in row["metrics"] for row in found["rows"])
-    return [name] if has and name != found["metric"] else []
-
-
-def number(value):
-    """'0.4125', '12.31', '3.1e-05'; '' for None."""
-    if value is None:
-        return ""
-    value = 0.0 if abs(value) < 1e-12 else value  # rounding
-    return f"{value:.4f}" if 0.001 <= abs(value) < 10 or value == 0 else f"{value:.4g}"
-
-
-def difference(paired):
-    """'+0.0123 ± 0.0040, 4/5': mean, 95 % interval, and the pairs in which the row is higher."""
-    half = "" if paired["interval95"] is None else f" ± {number(paired['interval95'])}"
-    sign = "-" if paired["mean"] < -1e-12 else "+"
-    return f"{sign}{number(abs(paired['mean']))}{half}, {paired['wins']}/{paired['count']}"
-
-
-def lines(found):
-    """The table as lines of text, the best row marked by '*'."""
-    table = [cells(row, found) for row in found["rows"]]
-    names = list(dict.fromkeys(name for row in table for name in row))
-    widths = {name: max(len(name), *(len(row[name]) for row in table)) for name in names}
-    yield "  " + "  ".join(f"{name:<{widths[name]}}" for name in names).rstrip()
-    for number_of_row, row in enumerate(table):
-        mark = "* " if number_of_row == found["best"] else "  "
-        yield mark + "  ".join(f"{row[name]:<{widths[name]}}" for name in names).rstrip()
-    better = "higher" if found["higher_is_better"] else "lower"
-    name = found["metric"] or "metric"
-    yield (
-        f"{name}: {better} is better; s.d. and Student's 95 % interval over seeds; marked: the best mean of "
-        f"{found['chosen_by'] or name}"
-    )
-    if found["baseline"]:
-        chosen = ", ".join(f"{short(key)}={value}" for key, value in found["baseline"].items())
-        yield (
-            f"minus baseline ({chosen}): mean ± 95 % interval over pairs of the same seed, and the share of "
-            f"pairs that are higher"
-        )
-    if found["num_finished"] < found["num_planned"]:
-        yield f"{found['num_finished']} of {found['num_planned']} runs have finished"
-
-
-def to_csv(found):
-    """results.csv: a line per run."""
-    keys = list(dict.fromkeys(key for entry in found["runs"] for key in entry["coordinates"]))
-    metrics = list(dict.fromkeys(name for entry in found["runs"] for name in entry["metrics"]))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["folder", "stage", "state", "step", "seconds", *keys, *metrics])
-    for entry in found["runs"]:
-        about = [entry[name] for name in ("folder", "stage", "state", "step")]
-        row = [text(entry["coordinates"], key) for key in keys]
-        scores = [entry["metrics"].get(name, "") for name in metrics]
-        writer.writerow([*about, f"{entry['seconds']:.1f}", *row, *scores])
-    return buffer.getvalue()
-
-
-def best_commands(found, runs):
-    """The commands of the best point without seeds and directories, a line per stage, to paste."""
-    if found["best"] is None:
-        return []
-    folder = found["rows"][found["best"]]["folders"][0]
-    run = next(run for run in runs if run.folder == folder)
-    lines = []
-    while run is not None:
-        words = [f"--config={run.config_file}"]
-        words += [f"--config.{k}={as_text(v)}" for k, v in run.overrides.items() if not is_seed(k)]
-        lines.insert(0, f"python {run.program} {shlex.join(words)}")
-        run = run.parent
-    return lines
+    return all(row["coordinates"][key] == value for key, value in baseline.items())

@@ -72,6 +72,17 @@ def scores(folder, program):
     return {k: v for k, v in found.items() if isinstance(v, (int, float))}
 
 
+def quantities(folder):
+    """{'steps', 'tokens', 'parameters' (without embeddings), 'flops', 'targets'} of a whole run, by which
+    runs are compared at equal cost: those that its manifest says."""
+    found = paths.read_object(paths.of(folder) / "manifest.json")
+    steps = found.get("total_steps", 0)
+    named = {"steps": steps, "parameters": found.get("parameters", {}).get("non_embedding", 0)}
+    for name in ("tokens", "flops", "targets"):
+        named[name] = steps * found.get(f"{name}_per_step", 0)
+    return {name: value for name, value in named.items() if value}
+
+
 def score_at(folder, metric, step):
     """(step, value) of the newest evaluation of 'validation/NAME' after step 0 and up to `step`, or None."""
     split, _, name = metric.partition("/")

@@ -31,7 +31,7 @@ def run(given, programs=None, cluster="slurm"):
     book = manifest.Manifest(workdir)
     runs = plan.make_runs(sweep, book.known())
     last = [each for each in runs if each.stage is sweep.stage]
-    results.check_baseline(sweep.baseline, last)
+    results.check_keys(sweep, last)
     if given.halving:
         halving.check(last, given.halving)
     changes = book.compare(runs)

@@ -63,12 +63,15 @@ class Sweep:
       metric: such as 'validation/loss' or 'test/accuracy'; a leading '-' or '+' says that lower or higher
         is better. '': the validation metric of the task.
       baseline: {key: value} of the runs that the others are compared with, seed by seed.
+      tuned: keys such as 'lr': of the points that differ in them alone, the one that is best on validation
+        is in the table and is compared.
     """
 
     stage: Stage
     title: str = "Sweep"
     metric: str = ""
     baseline: dict = dataclasses.field(default_factory=dict)
+    tuned: tuple = ()
 
     def __post_init__(self):
         if not isinstance(self.stage, Stage):
@@ -79,7 +82,10 @@ class Sweep:
             raise ValueError(
                 f"baseline={self.baseline!r}: expected a dict such as {{'init': 'random'}}"
             )
+        if not isinstance(self.tuned, (list, tuple)):
+            raise ValueError(f"tuned={self.tuned!r}: expected a list of keys such as ['lr']")
         object.__setattr__(self, "baseline", {dotted(k): v for k, v in self.baseline.items()})
+        object.__setattr__(self, "tuned", tuple(map(dotted, self.tuned)))
 
 
 def train(config="", space=None, /, *, init_from=None):

@@ -56,10 +56,9 @@ class Pretraining(Task):
         counts = (store.unigram_counts for store in corpus.train)
         shares = [w * n / n.sum() for w, n in zip(corpus.weights, counts, strict=True)]
         task, template = fit(corpus.tokenizer, sum(shares))
-        train, validation = (
-            [store.rows(task.lengths.raw, task.lengths.overlap, template) for store in stores]
-            for stores in (corpus.train, corpus.validation)
-        )
+        form = task.lengths.raw, task.lengths.overlap, template
+        train = [store.rows(*form, config.data.num_train_tokens) for store in corpus.train]
+        validation = [store.rows(*form) for store in corpus.validation]
         process = {"process_index": process_index, "process_count": process_count}
         order = loader.Batches(
             train, corpus.weights, seed=config.seed.data, global_batch=task.batch_size, **process

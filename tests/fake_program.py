@@ -67,7 +67,8 @@ def run(folder, keys):
         folder / "config.json",
         {"kind": "x", "config": {"checkpoint": {"every": "1 step"}}, "model": {}},
     )
-    write(folder / "manifest.json", {"total_steps": STEPS, "best_metric": "+accuracy"})
+    manifest = {"total_steps": STEPS, "best_metric": "+accuracy", "flops_per_step": 5e9}
+    write(folder / "manifest.json", manifest | {"parameters": {"non_embedding": 400_000}})
     starts = folder / "starts.txt"
     with starts.open("a") as file:
         file.write("start\n")
@@ -79,7 +80,8 @@ def run(folder, keys):
     stop = max(1, round(STEPS * float(stop.split()[0]) / 100)) if stop else STEPS
     noise = int(hashlib.md5(f"{keys.get('seed')}".encode()).hexdigest()[:4], 16) / 65536 / 50
     rate = keys.get("optimizer.learning_rate", 1e-3)
-    quality = 0.8 - abs(rate - 1e-3) * 50 + noise + 0.1 * (keys.get("init") == "pretrained")
+    best = keys.get("optimizer.weight_decay", 1e-3)  # the best learning rate
+    quality = 0.8 - abs(rate - best) * 50 + noise + 0.1 * (keys.get("init") == "pretrained")
     mine = [fault for part, fault in faults.items() if part in str(folder)]
     for step in range(done + 1, STEPS + 1):
         if step > stop or stopping:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 import tiny_configs
 
 import train
-from training import cli, run_directory
+from training import checkpoint, cli, run_directory
+from training import config as configs
 from training.config import ConfigError
 from training.metric_writer import MetricWriter
 
@@ -46,6 +48,12 @@ def contents(run):
         ("model.num_layers", "many", "config.model.num_layers='many' has the wrong type"),
         ("model.layers", "2", "unknown key config.model.layers; did you mean"),
         ("optimizer.beta1", "1.5", "config.optimizer.beta1=1.5 is out of range; expected between"),
+        ("model.num_layers", "1e99", "is out of range; expected between 1 and 10000"),
+        (
+            "training.batch_size",
+            "99999999999",
+            "is out of range; expected between 1 and 2147483647",
+        ),
         ("optimizer.beta1.x", "1", "config.optimizer.beta1 is a field, not a section"),
         (
             "model.num_heads",
@@ -226,10 +234,42 @@ def test_a_step_that_does_not_exist_names_those_that_do(folder):
     assert "has no checkpoint 7; it has [0, 1, 2]" in message
 
 
+def test_a_run_may_have_a_number_as_its_name(tmp_path):
+    tiny_configs.untrained(tmp_path / "2024", "decoder")
+    assert checkpoint.resolve_checkpoint(tmp_path / "2024") == (tmp_path / "2024", 0)
+    assert checkpoint.split_step("2024") == ("2024", "")
+    assert checkpoint.split_step("runs/a@b@20") == ("runs/a@b", "20")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.txt", "", "a.txt' is not a Python file: its name does not end in .py"),
+        ("a.py", "import sys\nsys.exit(0)", "a.py' fails: SystemExit: 0; correct it"),
+        ("a.py", "raise OSError(5, 'x')", "a.py' fails: OSError: "),
+        ("a.py", "def get_config(:", "a.py' fails: SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_config_file_that_fails_is_named(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        configs.load_config_file(str(tmp_path / name))
+
+
+def test_an_error_of_the_operating_system_names_its_file(tmp_path):
+    (tmp_path / "file").touch()
+    for path in ("file/below", "missing/below", "x" * 300):
+        with pytest.raises(OSError) as caught:
+            (tmp_path / path).read_text()
+        message = cli.explain(caught.value)
+        assert message.startswith(f"cannot use {tmp_path}") and "name another path" in message
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--config=configs/decoder.py"], "--workdir"),
+        (["--config=configs/decoder.py", "--workdir=--"], "argument --workdir: invalid value '--'"),
         (["--confg=configs/decoder.py", "--workdir=x"], "--config"),
         (["--config=configs/decodr.py", "--workdir=x"], "such as configs/decoder.py"),
         (["--config=configs/decoder.py:sise=tiny", "--workdir=x"], "'sise=tiny'"),

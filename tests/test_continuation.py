@@ -87,6 +87,22 @@ def test_a_longer_run_is_bit_for_bit_the_run_of_that_length(folder, constant, ca
     assert manifest(run)["total_steps"] == 8
 
 
+def test_a_length_in_flops_is_its_number_of_steps_and_resumes_exactly(
+    folder, constant, monkeypatch
+):
+    per_step = manifest(constant)["flops_per_step"]
+    lengths = {"duration": f"{5.7 * per_step} FLOPs", "stop_after": f"{9 * per_step:g} FLOPs"}
+    given = config(folder, 0, "cosine", **{f"training__{k}": v for k, v in lengths.items()})
+    run, whole = str(folder / "flops"), str(folder / "flops-in-steps")
+    with hooks.crash_after_save(monkeypatch, train, 4), pytest.raises(RuntimeError, match="crash"):
+        train.run(given, run)
+    assert train.run(given, run).step == 6
+    assert train.run(config(folder, 6, "cosine"), whole).step == 6
+    assert_same_params(run, whole, 6)
+    assert trained(run) == trained(whole) and manifest(run)["total_steps"] == 6
+    assert [start["step"] for start in manifest(run)["starts"]] == [0, 4]
+
+
 def test_a_schedule_may_end_differently_if_its_past_stays(folder, constant):
     run = copy_of(constant, "cooldown")
     schedule = {"optimizer__cooldown": "2 steps", "optimizer__final_lr_frac": 0.0}
@@ -222,21 +238,22 @@ def test_a_run_without_an_update_leaves_its_directory_free(folder, constant, mon
 
 
 def test_a_longer_finetuning_run_sets_its_scores_aside(folder, constant):
-    def task(steps):
+    def task(duration):
         return tiny_configs.finetuning(
-            folder, constant, training__duration=f"{steps} steps", optimizer__schedule="constant",
+            folder, constant, training__duration=duration, optimizer__schedule="constant",
             optimizer__warmup="1 step", checkpoint__every="2 steps",
         )  # fmt: skip
 
     run = folder / "task"
-    finetune.run(task(2), str(run))
+    finetune.run(task("2 steps"), str(run))
     scores = (run / "scores.json").read_text()
-    assert finetune.run(task(4), str(run)).step == 4
+    longer = f"{4 * manifest(run)['flops_per_step']} FLOPs"
+    assert finetune.run(task(longer), str(run)).step == 4
     assert (run / "set_aside/1/scores.json").read_text() == scores
     assert (run / "set_aside/1/predictions_test.tsv").exists()
     assert (run / "scores.json").exists() and (run / "predictions_test.tsv").exists()
     whole = folder / "task-whole"
-    finetune.run(task(4), str(whole))
+    finetune.run(task("4 steps"), str(whole))
     assert_same_params(run, whole, 4)
 
 

@@ -50,6 +50,9 @@ def no_data(monkeypatch):
         ({"logging.every": "-1 steps"}, "config.logging.every='-1 steps' is not a duration"),
         ({"optimizer.warmup": "2 steps"}, "optimizer.warmup='2 steps' is 2 of 2 steps; make it"),
         ({"training.duration": "999 tokens", "optimizer.warmup": "9e9 tokens"}, "make it shorter"),
+        ({"training.duration": "2 GFLOPs"}, "'GFLOPs' cannot be used here; expected one of steps, exam"),
+        ({"training.duration": "0 FLOPs"}, "training.duration='0 FLOPs' is 0 steps"),
+        ({"training.duration": "2e8 FLOPs", "optimizer.warmup": "9e4 steps"}, "make it shorter"),
         ({"optimizer.cooldown": "1 moon"}, "config.optimizer.cooldown='1 moon'"),
         ({"mesh.data": "3"}, "config.mesh=(data=3"),
         ({"training.batch_size": "6"}, "batch_size=6 does not divide"),
@@ -153,6 +156,7 @@ def test_the_outline_of_every_objective_needs_no_data(no_data, architecture):
         ("10 steps", "9 epochs"),
         ("1e9 tokens", "6 %"),
         ("1 epochs", "5 %"),
+        ("1e9 FLOPs", "2e9 steps"),
     ],
 )
 def test_what_the_data_decides_is_left_to_the_data(duration, warmup):

@@ -139,10 +139,9 @@ def aligned(rows) -> list[str]:
 
 def page(records, tables) -> str:
     """The HTML page, without references to other files."""
-    import jinja2
+    from sweeps.page import environment
 
-    source = pathlib.Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True).from_string(source)
+    template = environment(pathlib.Path(__file__).parent).get_template("compare.html")
     names = [record.name for record in records]
     colors = [COLORS[number % len(COLORS)] for number in range(len(records))]
     title = f"{len(records)} runs: {', '.join(names)[:100]}"

@@ -48,15 +48,18 @@ import jax
 import numpy as np
 from rich.console import Console
 
+import models
 from huggingface import as_run
+from models import Adapter
 from objectives.document_ids import document_ids
 from tasks import TASKS
 from tools import render_batch
 from training import config as configs
-from training import init_from, paths, run_directory
+from training import flops, init_from, paths, run_directory
 from training.durations import StepConverter
+from training.param_rules import flatten_params, frozen_paths, untrained_paths
 from training.schema import FinetuneConfig, PretrainConfig
-from training.train_step import rng_streams
+from training.train_step import init_params, rng_streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,7 @@ def load(config, step, run_dir=None) -> BatchView:
     task = options.load(config, config.model, tokenizer_file, log)
     if run_dir is not None:
         run_directory.check_unchanged(run_dir, data=task.fingerprint)
-    total = StepConverter.of(config, task).total_steps
+    total = total_steps(config, task)
     if not 0 <= step < total:
         raise ConfigError(
             f"--step={step} is not a step of this run: it has {total:,} steps, 0 to {total - 1}"
@@ -100,6 +103,17 @@ def load(config, step, run_dir=None) -> BatchView:
     batch = jax.jit(task.prepare)(rng_streams(config.seed)["corruption"], inputs)
     batch, raw = jax.tree.map(np.asarray, batch), inputs[1] if pretraining else None
     return BatchView(config, task, step, total, batch, raw, task.provenance(step))
+
+
+def total_steps(config, task):
+    """The length of a run."""
+    adapter = getattr(config, "adapter", Adapter())
+    model = models.build(task.model_config, adapter)
+    params = jax.eval_shape(functools.partial(init_params, task, model), rng_streams(config.seed))
+    fixed = frozen_paths(config.freeze, flatten_params(params))
+    if adapter != Adapter():
+        fixed = untrained_paths(config, flatten_params(params), task.name)
+    return StepConverter.of(config, task, flops.flops_per_step(task, params, fixed)).total_steps
 
 
 def show(given, config):

@@ -28,10 +28,11 @@ def resolve_run(run: str, step: int | None = None) -> tuple[Any, int, str]:
     Without a step, it is the one that finetune.py scored, or the newest. Raises ConfigError if there is no
     such run or step."""
     path = as_run(run)
-    if step is None and not run.rpartition("@")[2].isdigit():
+    directory, named = checkpoint.split_step(run)
+    if step is None and not named:
         step = run_directory.scored_step(path)
     found, step = checkpoint.resolve_checkpoint(path, "" if step is None else step)
-    return found, step, f"{run.rpartition('@')[0] or run} at step {step}"
+    return found, step, f"{directory} at step {step}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -208,7 +208,6 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
             size = model_config.vocab_size or config.tokenizer.vocab_size
             model_config = dataclasses.replace(model_config, vocab_size=size)
         task = TASKS["pretraining"]().outline(config, model_config, source.tokenizer_file)
-        check_durations(config, task.tokens_per_step)
     model = models.build(task.model_config, loop=config.training.loop)
     rngs = jax.eval_shape(lambda: rng_streams(config.seed))
     if like is None:
@@ -220,7 +219,10 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
     trained, frozen = split_params(params, fixed)
     # The data is not here: an epoch of one step will do, because the step does not depend on it.
     sizes = StepConverter(task.batch_size, task.tokens_per_step, task.batch_size)
-    optimizer = Optimizer.of(config, StepConverter.of(config, sizes))
+    step_flops = flops.flops_per_step(task, params, fixed)
+    if like is None:
+        check_durations(config, task.tokens_per_step, step_flops)
+    optimizer = Optimizer.of(config, StepConverter.of(config, sizes, step_flops))
     if like is not None and like.mesh == mesh:
         state = like.arguments[2].replace(optimizer=optimizer)
     else:

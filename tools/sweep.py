@@ -52,7 +52,7 @@ FLAGS = (
 )  # fmt: skip
 EXAMPLES = """examples:
   python -m tools.sweep --config=configs/sweeps/learning_rate.py --workdir=runs/lr --dry_run
-  python -m tools.sweep --config=configs/sweeps/dividend.py --workdir=runs/dividend --jobs=2
+  python -m tools.sweep --config=configs/sweeps/three_ways.py --workdir=runs/quickstart --jobs=2
   python -m tools.sweep --config=FILE --workdir=DIR --executor=slurm --slurm=partition=gpu,gpus_per_node=1
   python -m tools.sweep --config=FILE --workdir=DIR --executor=print > commands.txt"""
 

@@ -223,15 +223,19 @@ def items(state):
     return ("params", "opt_state", "ema_params")[: 3 if state.ema_params else 2]
 
 
+def split_step(run):
+    """'runs/enc@2000' -> ('runs/enc', '2000'), 'runs/enc' -> ('runs/enc', '')."""
+    path, at, step = str(run).rpartition("@")
+    return (path, step) if at and step.isdigit() else (str(run), "")
+
+
 def resolve_checkpoint(run, step=""):
     """'runs/enc', or 'runs/enc@2000' with its step -> (run directory, step); the newest by default.
 
     Raises ConfigError if there is no such run or step; names the steps that exist.
     """
-    path, wanted = str(run), str(step)
-    if path.rpartition("@")[2].isdigit():
-        path, _, at = path.rpartition("@")
-        wanted = wanted or at
+    path, at = split_step(run)
+    wanted = str(step) or at
     folder = paths.of(path)
     if not (folder / "checkpoints").is_dir():
         below = sorted(each.parent.name for each in folder.glob("*=*/checkpoints"))

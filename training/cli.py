@@ -66,7 +66,7 @@ def main(program, argv=None, console=None):
 def explain(error):
     """The line that says what was wrong, for any exception of a program."""
     message = " ".join(str(error).split()) or type(error).__name__
-    ours = isinstance(error, (ConfigError, FloatingPointError, FileNotFoundError))
+    ours = isinstance(error, (ConfigError, FloatingPointError))
     if ours or (isinstance(error, OSError) and error.errno is None):
         return message
     in_text = re.search(r"os[_ ]error(?:_code=')? ?(\d+)", message)  # TensorStore, Rust
@@ -80,9 +80,11 @@ def explain(error):
         )
     if number in DENIED:
         return (
-            f"cannot use {place} ({os.strerror(number)}): change its permissions, or name another place "
-            f"(--workdir, --config.data.cache_dir, $TRIPTYCH_CACHE)"
+            f"cannot use {place!s:.200} ({os.strerror(number)}): change its permissions, or name another "
+            f"place (--workdir, --config.data.cache_dir, $TRIPTYCH_CACHE)"
         )
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {place!s:.200} ({os.strerror(number)}): name another path"
     if isinstance(error, ValueError):
         return message
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
@@ -252,6 +254,9 @@ class Parser(argparse.ArgumentParser):
         finally:
             for each in needed:
                 each.required = True
+        for flag, equals, value in (word.partition("=") for word in args or ()):
+            if equals and value == "--" and flag in self._option_string_actions:
+                self.error(f"argument {flag}: invalid value '--'")  # argparse would drop it
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)[:200]}{self._hint(unknown)}")
         return super().parse_args(args, namespace)
@@ -330,6 +335,8 @@ def _leave(message, is_expected=True):
 
 
 def _print_error(message):
+    if len(message) > 690:  # a value of the command line may have any length
+        message = f"{message[:480]} ... {message[-200:]}"
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 

@@ -48,11 +48,16 @@ def load_config_file(specification, function="get_config"):
             f"such as {_nearest(path, files) or 'configs/decoder.py'}"
         )
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+    if spec is None:
+        raise ConfigError(
+            f"config file {path!r} is not a Python file: its name does not end in .py"
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path!r} fails: {error}; correct the file") from error
+    except (Exception, SystemExit) as error:
+        name, what = type(error).__name__, _one_line(error)
+        raise ConfigError(f"config file {path!r} fails: {name}: {what}; correct it") from error
     get_config = getattr(module, function, None)
     if get_config is None:
         returned = "ConfigDict" if function == "get_config" else "Sweep (docs/sweeps.md)"
@@ -303,11 +308,16 @@ def _check(kind, metadata, value, path):
         raise ConfigError(f"{path}={value!r} is not a choice; {_expected(value, choices)}")
     low, high = metadata.get("min"), metadata.get("max")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, int) and abs(value) > LARGEST:
+            low, high = -LARGEST if low is None else low, LARGEST if high is None else high
         if (low is not None and value < low) or (high is not None and value > high):
             limits = f"at least {low}" if high is None else f"between {low} and {high}"
             limits = f"at most {high}" if low is None else limits
             raise ConfigError(f"{path}={value!r} is out of range; expected {limits}")
     return value
+
+
+LARGEST = 2**31 - 1  # of an integer field without a limit of its own
 
 
 def _convert(kind, value):

@@ -15,7 +15,6 @@ from etils import epath
 from training import checkpoint, metric_writer, paths, run_directory, schedules
 from training import config as configs
 from training.config import ConfigError
-from training.durations import StepConverter
 from training.frozen import FILE, OWN
 from training.param_rules import flatten_params, split_params
 from training.sharding import any_across_processes, is_main_process, placed
@@ -151,13 +150,13 @@ def check_config(folder, config):
         )
 
 
-def plan(folder, config, task, learning_rates) -> Continuation:
+def plan(folder, config, converter, learning_rates) -> Continuation:
     """The Continuation of the run in `folder` by this config.
 
     Args:
       folder: run directory.
       config: the resolved config, which `check_config` accepted.
-      task: LoadedTask.
+      converter: durations.StepConverter of this config.
       learning_rates: float32[total], those of this config.
 
     Raises:
@@ -170,11 +169,12 @@ def plan(folder, config, task, learning_rates) -> Continuation:
     stored, differences = _differences(folder, config)
     before = configs.resolve(type(config), stored)
     held, old = max(steps, default=0), learning_rates
+    earlier = converter.of_length(before.training.duration)
     if any(key.startswith(SCHEDULE) for key in differences):
-        old = schedules.learning_rates(before.optimizer, StepConverter.of(before, task))
+        old = schedules.learning_rates(before.optimizer, earlier)
     unfreezing = [
-        StepConverter.of(each, task).steps(each.optimizer.gradual_unfreezing, "optimizer")
-        for each in (before, config)
+        length.steps(each.optimizer.gradual_unfreezing, "optimizer")
+        for each, length in ((before, earlier), (config, converter))
     ]
     if held and unfreezing[0] != unfreezing[1] and config.resume_from < 0:
         raise ConfigError(
@@ -199,8 +199,8 @@ def plan(folder, config, task, learning_rates) -> Continuation:
             )
         raise ConfigError(
             f"config.{changed} changes the past of {str(folder)!r}: update {same + 1:,} had learning rate "
-            f"{old[same]!s}, now {learning_rates[same]!s}. Add {_remedy(before, config, task, steps)}, or "
-            f"start another --workdir with --config.init_from={folder}"
+            f"{old[same]!s}, now {learning_rates[same]!s}. Add {_remedy(before, config, converter, steps)}, "
+            f"or start another --workdir with --config.init_from={folder}"
         )
     else:
         step = -1
@@ -214,13 +214,12 @@ def _num_equal(old, new, held):
     return int(different[0]) if len(different) else shorter
 
 
-def _remedy(before, config, task, steps):
+def _remedy(before, config, converter, steps):
     """Flags with which a longer schedule is accepted: the old warmup, and if this does not keep the past,
     the newest checkpoint before the change, or the newest of all."""
-    converter = StepConverter.of(before, task)
-    old = schedules.learning_rates(before.optimizer, converter)
-    warmup = schedules.warmup_steps(before.optimizer, converter)
-    converter, flags = StepConverter.of(config, task), []
+    earlier, flags = converter.of_length(before.training.duration), []
+    old = schedules.learning_rates(before.optimizer, earlier)
+    warmup = schedules.warmup_steps(before.optimizer, earlier)
     if (
         warmup != schedules.warmup_steps(config.optimizer, converter)
         and warmup < converter.total_steps

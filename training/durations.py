@@ -1,4 +1,4 @@
-"""Durations with a unit: '2000 steps', '3e9 tokens', '500 examples', '2 epochs', '6 %', 'never'.
+"""Durations with a unit: '2000 steps', '3e9 tokens', '50 examples', '2 epochs', '3e14 FLOPs', '6 %', 'never'.
 
 Every length and interval of a config is one; a run converts them to steps here.
 """
@@ -8,7 +8,7 @@ import math
 
 from training.config import ConfigError
 
-UNITS = ("steps", "examples", "tokens", "epochs", "%")
+UNITS = ("steps", "examples", "tokens", "epochs", "FLOPs", "%")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,30 +19,37 @@ class StepConverter:
       batch_size: examples per step.
       tokens_per_step: tokens that the model reads per step.
       epoch_size: examples per epoch (0: unknown).
+      flops_per_step: model FLOPs per step (training/flops.py; 0: unknown).
       total_steps: steps of the whole run, for '%' (0: not known yet).
     """
 
     batch_size: int
     tokens_per_step: int
     epoch_size: int = 0
+    flops_per_step: float = 0.0
     total_steps: int = 0
 
     @classmethod
-    def of(cls, config, task):
+    def of(cls, config, task, flops_per_step=0.0):
         """The converter of a run of `config.training.duration`.
 
         task: LoadedTask, or anything with batch_size, tokens_per_step and epoch_size.
 
         Raises ConfigError if the duration is 0 steps.
         """
-        converter = cls(task.batch_size, task.tokens_per_step, task.epoch_size)
-        duration = config.training.duration
-        total = converter.steps(duration, "training.duration")
+        sizes = task.batch_size, task.tokens_per_step, task.epoch_size
+        return cls(*sizes, flops_per_step).of_length(config.training.duration)
+
+    def of_length(self, duration):
+        """The converter of a run of another `training.duration`, whose steps are the same.
+
+        Raises ConfigError if it is 0 steps."""
+        total = dataclasses.replace(self, total_steps=0).steps(duration, "training.duration")
         if not total:
             raise ConfigError(
                 f"config.training.duration={duration!r} is 0 steps; expected at least '1 step'"
             )
-        return dataclasses.replace(converter, total_steps=total)
+        return dataclasses.replace(self, total_steps=total)
 
     def steps(self, duration, name):
         """Steps in `duration`, the value of `config.name`: at least 1 if positive, 0 for 'never'.
@@ -62,7 +69,8 @@ class StepConverter:
                 f"{', '.join(UNITS)} (or 'never'), such as '2000 steps', '3e9 tokens' or '6 %'"
             ) from None
         steps_in = {"step": 1.0, "example": 1 / self.batch_size, "token": 1 / self.tokens_per_step,
-                    "epoch": self.epoch_size / self.batch_size, "%": self.total_steps / 100}  # fmt: skip
+                    "epoch": self.epoch_size / self.batch_size, "%": self.total_steps / 100,
+                    "FLOP": self.flops_per_step and 1 / self.flops_per_step}  # fmt: skip
         if not steps_in.get(unit):
             raise ConfigError(
                 f"config.{name}={duration!r}: unit {words[1]!r} cannot be used here; "

@@ -27,11 +27,11 @@ def remote(path):
 
 
 def of(path):
-    """A path as an object with pathlib's methods: pathlib.Path, or epath.Path for gs://.
+    """A path as an object with pathlib's methods: pathlib.Path with ~ replaced, or epath.Path for gs://.
 
     Raises ConfigError for another scheme, or if gcsfs is not installed."""
     if not remote(path):
-        return pathlib.Path(path)
+        return pathlib.Path(os.path.expanduser(path))  # a shell keeps the ~ of --workdir=~/run
     if not str(path).startswith("gs://"):
         raise ConfigError(
             f"the scheme of {str(path)!r} is not supported; expected gs://bucket/run or a path, such as "

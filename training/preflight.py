@@ -12,7 +12,7 @@ import jax
 
 import models
 from models import Adapter
-from training import run_directory, schedules, sharding
+from training import flops, run_directory, schedules, sharding
 from training.checkpoint import params_metadata
 from training.config import ConfigError
 from training.durations import StepConverter
@@ -63,22 +63,27 @@ def check_without_data(task, source, run_dir, mesh):
     sharding.describe_unsplit(mesh, params)
     frozen = frozen_paths(config.freeze, flatten_params(params))
     describe_param_rules(config.optimizer, params, frozen)
+    if (
+        "FLOP" in config.training.duration
+    ):  # at most the steps of the run: the vocabulary may be larger
+        step_flops = flops.flops_per_step(outline, params, frozen)
+        check_durations(config, outline.tokens_per_step, step_flops)
 
 
-def check_durations(config, tokens_per_step=0):
+def check_durations(config, tokens_per_step=0, flops_per_step=0.0):
     """Raises ConfigError for a duration that is none, or whose unit does not apply; for a run of 0 steps;
-    and for a warmup as long as the run. tokens_per_step: 0 if the data decides."""
+    and for a warmup as long as the run. tokens_per_step, flops_per_step: 0 if they are not known yet."""
     values = {}
     for name in DURATIONS:
         section, field = name.split(".")
         values[name] = getattr(getattr(config, section), field)
     # Any epoch will do here: one of a single step.
-    sizes = StepConverter(
-        config.training.batch_size, tokens_per_step or 1, config.training.batch_size
-    )
-    run = StepConverter.of(config, sizes)
+    batch_size = config.training.batch_size
+    sizes = StepConverter(batch_size, tokens_per_step or 1, batch_size, flops_per_step or 1.0)
+    run = sizes.of_length(config.training.duration)
     steps = {name: run.steps(value, name) for name, value in values.items() if name != DURATIONS[0]}
-    unknown = ("epoch",) if tokens_per_step else ("epoch", "token")
+    known = {"epoch": 0, "token": tokens_per_step, "FLOP": flops_per_step}
+    unknown = [unit for unit, size in known.items() if not size]
     length = values["training.duration"] + values["optimizer.warmup"]
     if not any(unit in length for unit in unknown):
         schedules.warmup_steps(config.optimizer, run)

@@ -13,6 +13,7 @@ from training.init_stacks import INIT_STACKS
 from training.optimizers import OPTIMIZERS, OptimizerConfig
 
 INITS = ("pretrained", "embeddings", "random")
+DURATION = "length of the run, in steps, examples, tokens, epochs or model FLOPs"
 STOP_AFTER = "duration after which the run stops with a checkpoint, as by SIGTERM; a later value continues it"
 MAX_HOURS = (
     "hours after which this start of the run saves and exits with status 143, as after SIGTERM, so that the "
@@ -45,6 +46,9 @@ class DataConfig:
         "share of the documents kept for validation, chosen by hash, if a source has no such split",
         min=0.0,
         max=0.5,
+    )
+    num_train_tokens: int = option(
+        0, "use the first tokens of each source, at least so many, and repeat them; 0: all", min=0
     )
     cache_dir: str = option(
         "", "token stores and tokenizers; '': $TRIPTYCH_CACHE or ~/.cache/triptych"
@@ -96,7 +100,7 @@ class TokenizerConfig:
 class PretrainingSteps(LayerLoop):
     """Length and batch of a pretraining run, and how it computes the layers."""
 
-    duration: str = option("2000 steps", "length of the run")
+    duration: str = option("2000 steps", DURATION)
     stop_after: str = option("never", STOP_AFTER)
     batch_size: int = option(32, "rows per step, over all devices", min=1)
     seq_len: int = option(128, "tokens that the model reads in a row", min=4)
@@ -112,7 +116,7 @@ class PretrainingSteps(LayerLoop):
 class FinetuningSteps(LayerLoop):
     """Length and batch of a finetuning run, and how it computes the layers."""
 
-    duration: str = option("3 epochs", "length of the run")
+    duration: str = option("3 epochs", DURATION)
     stop_after: str = option("never", STOP_AFTER)
     batch_size: int = option(16, "examples per step, over all devices", min=1)
     grad_accum_steps: int = option(1, "microbatches per step", min=1)
@@ -180,10 +184,12 @@ class MeshConfig:
 class Seeds:
     """One seed per stream, so that a new stream leaves the others unchanged. `seed=1` sets all."""
 
-    init: int = option(0, "initial parameters", min=0)
-    data: int = option(0, "data order, corruption, label subset", min=0)
-    dropout: int = option(0, "dropout masks", min=0)
-    head: int = option(0, "parameters of a new task head and of a new adapter", min=0)
+    init: int = option(0, "initial parameters", min=0, max=2**63 - 1)
+    data: int = option(0, "data order, corruption, label subset", min=0, max=2**63 - 1)
+    dropout: int = option(0, "dropout masks", min=0, max=2**63 - 1)
+    head: int = option(
+        0, "parameters of a new task head and of a new adapter", min=0, max=2**63 - 1
+    )
 
 
 @dataclasses.dataclass(frozen=True)

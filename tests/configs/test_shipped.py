@@ -10,8 +10,6 @@ import tiny_configs
 import finetune
 import train
 from models import presets
-from studies import objectives, three_ways
-from studies.config import ComparisonConfig, StudyConfig
 from training import config as configs
 from training.config import ConfigError
 from training.schema import FinetuneConfig, PretrainConfig
@@ -48,7 +46,7 @@ def folder(tmp_path_factory):
 
 def test_every_folder_of_configs_is_tested():
     folders = {p.name for p in (ROOT / "configs").iterdir() if p.is_dir() and p.name[0] not in "_."}
-    assert folders == {"finetune", "studies", "comparisons", "sweeps"}  # tests/sweeps
+    assert folders == {"finetune", "sweeps"}  # tests/sweeps
 
 
 @pytest.mark.parametrize(
@@ -174,52 +172,3 @@ def test_the_docstring_lists_every_size_recipe_and_preset(path):
 def test_an_invalid_argument_of_a_config_file_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         configs.load_config_file(str(ROOT / "configs" / given))
-
-
-def tiny_overrides(config, *kept):
-    """'key=value' of every field of a tiny config, except those that start with one of `kept`."""
-    flat = configs.flatten(config.to_dict())
-    return tuple(f"{key}={value}" for key, value in flat.items() if not key.startswith(kept))
-
-
-def tiny_plan(folder, path, pretrain_config="configs/decoder.py"):
-    """A shipped plan of a study with tiny runs, as a dict."""
-    tiny_configs.labeled(folder)
-    tiny_configs.corpus(folder)
-    plan = configs.load_config_file(str(path)).to_dict()
-    pretrain = tiny_configs.pretraining(folder, pretrain_config, evaluation__every="1 steps")
-    finetune = tiny_configs.finetuning(
-        folder,
-        "run",
-        evaluation__every="never",
-        checkpoint__every="never",
-        evaluation__select="last",
-    )
-    plan["pretrain_overrides"] = tuple(plan["pretrain_overrides"]) + tiny_overrides(
-        pretrain, "model.arch", "model.posi", "objective"
-    )
-    plan["finetune_overrides"] = tuple(plan["finetune_overrides"]) + tiny_overrides(
-        finetune, "init_from"
-    )
-    return plan | {"label_budgets": (20,)}
-
-
-@pytest.mark.parametrize("path", shipped("studies"), ids=lambda p: p.stem)
-def test_invariant_12_a_shipped_study_runs_tiny(folder, path):
-    plan = tiny_plan(folder, path) | {"architectures": ("decoder",), "seeds": (0,)}
-    workdir = folder / f"study-{path.stem}"
-    results = three_ways.run(configs.resolve(StudyConfig, plan), workdir)
-    assert results["complete"] and len(results["cells"]) == 3
-    assert (workdir / "report.html").is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", shipped("comparisons"), ids=lambda p: p.stem)
-def test_invariant_12_a_shipped_comparison_runs_tiny(folder, path):
-    plan = tiny_plan(folder, path)
-    plan |= {"num_steps": 12, "seeds": (0, 1), "learning_rate_grid": (1e-3,)}
-    plan = configs.resolve(ComparisonConfig, plan)
-    rows = objectives.run(plan, folder / f"comparison-{path.stem}")["rows"]
-    first, *others = (row["pretraining"]["matched"]["flops"] for row in rows)
-    assert all(abs(flops / first - 1) < 0.1 for flops in others)
-    assert all(row["paired"]["count"] == 2 for row in rows[1:])

@@ -111,6 +111,15 @@ def test_a_row_does_not_depend_on_the_others_and_is_padding_after_the_end(made):
         rows[len(rows)]
 
 
+@pytest.mark.parametrize("number", [1, 100, 1000, 10**9])
+def test_the_first_tokens_are_the_first_rows(made, number):
+    """As many rows as have `number` tokens, each predicted once; all rows if there are fewer tokens."""
+    store = made[0]
+    rows, all_rows = store.rows(31, 1, ENCODER, number), store.rows(31, 1, ENCODER)
+    assert len(rows) == max(1, min(len(all_rows), -(-(number - 1) // 30)))
+    assert np.array_equal(rows.many(np.arange(len(rows))), all_rows.many(np.arange(len(rows))))
+
+
 def test_a_row_names_the_documents_it_shows(made):
     store, encoded, _, _ = made
     rows = store.rows(64, 1, ENCODER)

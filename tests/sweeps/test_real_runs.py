@@ -1,13 +1,14 @@
 """Sweeps over the real programs, tiny: stops at a step, a pipeline, replicas against one by one, halving."""
 
 import json
-import pathlib
 
 import pytest
 import sweeping
 import tiny_configs
 
 import train
+from studies import three_ways
+from studies.results import CONDITIONS
 from sweeps import session
 from training import config as configs
 from training import preemption
@@ -23,10 +24,13 @@ def get_sweep():
     def shrunk(stage):
         if stage is None:
             return None
-        first = stage.space.points[0]
-        more = {{k: v for k, v in tiny[stage.program].items() if k not in first}}
-        return dataclasses.replace(stage, space=stage.space * fixed(more), parent=shrunk(stage.parent))
-    return dataclasses.replace(sweep, stage=shrunk(sweep.stage))
+        def space(run):
+            points = stage.points(run).where(lambda c: {where})
+            more = {{k: v for k, v in tiny[stage.program].items() if k not in points.points[0]}}
+            return points * fixed(more)
+        space = space if callable(stage.space) else space(None)
+        return dataclasses.replace(stage, space=space, parent=shrunk(stage.parent))
+    return dataclasses.replace(sweep, stage=shrunk(sweep.stage), **{more!r})
 """
 
 
@@ -35,8 +39,8 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("real")
 
 
-def shrunk(folder, specification):
-    """Writes a sweep file that makes a shipped one tiny."""
+def shrunk(folder, specification, where="True", **more):
+    """Writes a sweep file that makes a shipped one tiny, with the points that satisfy a condition on `c`."""
     configs_of = {
         "train.py": tiny_configs.pretraining(folder, "configs/encoder.py"),
         "finetune.py": tiny_configs.finetuning(folder, "x"),
@@ -57,7 +61,8 @@ def shrunk(folder, specification):
         tiny[program].pop("model.architecture", None)
     tiny["train.py"]["evaluation.num_batches"] = 2
     file = folder / f"shrunk-{len(list(folder.iterdir()))}.py"
-    file.write_text(WRAPPED.format(specification=specification, tiny=tiny))
+    text = WRAPPED.format(specification=specification, tiny=tiny, where=where, more=more)
+    file.write_text(text)
     return str(file)
 
 
@@ -86,33 +91,36 @@ def test_a_run_that_stops_at_a_step_and_continues_is_the_uninterrupted_run(folde
     assert all((ours[path] == theirs[path]).all() for path in theirs)
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_sweep_has_commands_that_parse_and_runs_nothing_in_a_dry_run(
-    path, tmp_path, capsys
+@pytest.mark.parametrize(
+    ("specification", "commands"),
+    [("learning_rate.py", 5), ("three_ways.py", 3 + 18), ("three_ways.py:preset=study,tune=1", 3 + 18),
+     ("objectives.py", 2 + 2), ("objectives.py:preset=denoisers", 5 + 5)],
+)  # fmt: skip
+def test_a_shipped_sweep_has_few_commands_that_parse_and_runs_nothing_in_a_dry_run(
+    specification, commands, tmp_path, capsys
 ):
-    run(path.relative_to(sweeping.ROOT), tmp_path / "runs", dry_run=True)
-    assert ".py --config=configs/" in capsys.readouterr().out
-    assert path.stem in path.read_text().partition("def ")[0]
+    """Replicas: a program for each model, initialization and number of labels."""
+    file = f"configs/sweeps/{specification}"
+    assert {path.name for path in SHIPPED} == {"learning_rate.py", "three_ways.py", "objectives.py"}
+    run(file, tmp_path / "runs", dry_run=True)
+    assert capsys.readouterr().out.count(".py --config=configs/") == commands
+    assert file in (sweeping.ROOT / file.partition(":")[0]).read_text().partition("def ")[0]
 
 
 @pytest.fixture(scope="module")
 def pipeline(folder):
     """(sweep file, workdir, results) of the shipped pipeline with one condition: two processes."""
-    arg = "pretraining=2_steps,finetuning=2_steps,labels=40,seeds=2"
-    file = shrunk(folder, f"configs/sweeps/dividend.py:{arg}")
-    text = pathlib.Path(file).read_text()
-    one = 'space=stage.space.where(lambda c: c.get("init", "random") == "random")'
-    text = text.replace("space=stage.space", one).replace(
-        "sweep.stage))", "sweep.stage), baseline={})"
-    )
-    pathlib.Path(file).write_text(text)
+    arg = "architectures=encoder,pretraining=2_steps,finetuning=2_steps,labels=40,seeds=2"
+    random = 'c.get("init", "random") == "random"'
+    file = shrunk(folder, f"configs/sweeps/three_ways.py:{arg}", random, baseline={})
     return file, folder / "pipeline", run(file, folder / "pipeline")
 
 
 def test_a_pipeline_of_real_runs_has_a_table_and_resumes_nothing(pipeline):
     file, workdir, found = pipeline
     assert found["num_finished"] == 3 and found["rows"][0]["score"]["count"] == 2
-    assert "2 replicas" in (workdir / "logs" / "finetune.log").read_text()
+    [log] = (workdir / "logs").rglob("finetune*.log")
+    assert "2 replicas" in log.read_text()
     before = {path: path.stat().st_mtime for path in workdir.rglob("scores.json")}
     assert len(before) == 2
     assert run(file, workdir)["rows"] == found["rows"]
@@ -122,7 +130,7 @@ def test_a_pipeline_of_real_runs_has_a_table_and_resumes_nothing(pipeline):
 @pytest.mark.slow
 def test_replicas_and_one_by_one_give_the_same_table(folder, pipeline):
     tiny = tiny_configs.finetuning(
-        folder, pipeline[1] / "pretrain" / "encoder", training__duration="8 steps",
+        folder, pipeline[1] / "pretrain" / "encoder-size=tiny", training__duration="8 steps",
         task__num_train_examples=60, evaluation__every="4 steps",
     )  # fmt: skip
     given = configs.flatten(tiny.to_dict())
@@ -158,3 +166,34 @@ def test_a_survivor_of_halving_is_the_run_made_without_it(folder):
     [survivor] = [each["folder"] for each in record["runs"] if each["state"] == "finished"]
     ours, theirs = (tiny_configs.metrics(folder / name / survivor) for name in ("halved", "full"))
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_invariant_12_the_shipped_study_runs_tiny_and_is_analyzed(folder):
+    arg = "architectures=decoder,pretraining=2_steps,finetuning=4_steps,labels=20,seeds=2"
+    found = run(shrunk(folder, f"configs/sweeps/three_ways.py:{arg}"), folder / "study")
+    assert found["num_finished"] == 7 and len(found["rows"]) == 3
+    assert sum("paired" in row for row in found["rows"]) == 2
+    assert not list((folder / "study" / "finetune").rglob("checkpoints/*/params"))
+    analyzed = three_ways.write(folder / "study")
+    assert [row["condition"] for row in analyzed["summary"]] == list(CONDITIONS)
+    for ours, theirs in zip(analyzed["summary"], found["rows"], strict=True):
+        assert ours["accuracy"]["mean"] == pytest.approx(theirs["score"]["mean"])
+    assert (folder / "study" / "study" / "report.html").is_file()
+    # Tuning shares the pretraining run.
+    tuned = run(shrunk(folder, f"configs/sweeps/three_ways.py:{arg},tune=1"), folder / "study")
+    assert len(list((folder / "study" / "pretrain").iterdir())) == 1
+    assert len(tuned["rows"]) == 12 and sum(row["is_chosen"] for row in tuned["rows"]) == 3
+
+
+@pytest.mark.slow
+def test_invariant_12_the_shipped_comparison_runs_tiny_at_equal_flops(folder):
+    arg = "objectives=bert_style+span_corruption,flops=3e8,finetuning=2_steps,labels=20,seeds=2"
+    file = shrunk(folder, f"configs/sweeps/objectives.py:preset=denoisers,{arg}")
+    found = run(file, folder / "objectives")
+    amounts = [e["quantities"] for e in found["runs"] if e["stage"] == "pretrain"]
+    for amount in amounts:  # to half a step
+        assert abs(amount["flops"] - 3e8) <= amount["flops"] / amount["steps"] / 2
+    assert len({amount["steps"] for amount in amounts}) == 2
+    chosen = [row for row in found["rows"] if row["is_chosen"]]
+    assert len(chosen) == 2 and len(found["rows"]) == 6 and chosen[1]["paired"]["count"] == 2

@@ -7,6 +7,7 @@ import pytest
 
 from studies import table
 from sweeps import statistics
+from sweeps.table import quantity
 
 
 def test_spread_is_mean_sample_deviation_and_error_of_the_mean():
@@ -59,7 +60,7 @@ def test_differences_that_are_all_equal_and_a_single_one_have_no_ratio():
 def test_quantities_have_three_digits_and_a_unit():
     values = (0, 999, 409_600, 999_600, 1.23456e6, 1.5e12, 9.87e16)
     texts = ["0", "999", "410 k", "1 M", "1.23 M", "1.5 T", "9.87e+16"]
-    assert [table.format_quantity(value) for value in values] == texts
+    assert [quantity(value) for value in values] == texts
 
 
 def test_standard_error_of_an_accuracy_is_binomial():

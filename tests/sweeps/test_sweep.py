@@ -8,7 +8,7 @@ import shutil
 import pytest
 import sweeping
 
-from sweeps import halving, plan
+from sweeps import halving, plan, results
 from training import cli, preemption
 from training import config as configs
 from training.config import ConfigError
@@ -64,6 +64,59 @@ def test_the_table_has_means_intervals_and_paired_differences(whole):
     ]
     page = (workdir / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 3 and "http" not in page.replace("http://www.w3", "")
+
+
+def test_of_points_that_differ_in_a_tuned_key_the_best_on_validation_is_compared(tmp_path, caplog):
+    caplog.set_level("INFO", logger="triptych")
+    stage = (
+        'finetune("configs/finetune/classification.py", grid(lr=[1e-3, 2e-3, 3e-3], wd=[1e-3, 2e-3], '
+        'seed=range(2)), init_from=train(grid(config=["configs/decoder.py", '
+        '"configs/encoder.py:size=mini"])))'
+    )
+    arguments = {"metric": "test/accuracy", "baseline": {"wd": 1e-3}, "tuned": ["lr"]}
+    workdir = tmp_path / "runs"
+    found = sweeping.run(sweeping.write(tmp_path, stage, **arguments), workdir)
+    assert len(found["rows"]) == 12 and found["chosen_by"] == "validation/accuracy"
+    names = "pretrain.config", "optimizer.weight_decay", "optimizer.learning_rate"
+    chosen = [row for row in found["rows"] if row["is_chosen"]]
+    assert {tuple(row["coordinates"][name] for name in names) for row in chosen} == {
+        (model, rate, rate)
+        for model in ("decoder", "encoder:size=mini")
+        for rate in ("0.001", "0.002")
+    }
+    for row in found["rows"]:
+        compared = row["is_chosen"] and row["coordinates"]["optimizer.weight_decay"] == "0.002"
+        assert ("paired" in row) == compared
+        if compared:  # with the best one of the baseline, of the same model
+            model = row["coordinates"]["pretrain.config"]
+            assert row["paired"]["reference"] == dict(zip(
+                ("pretrain.config", "optimizer.learning_rate", "optimizer.weight_decay"),
+                (model, "0.001", "0.001"), strict=True,
+            ))  # fmt: skip
+            assert row["paired"]["mean"] == pytest.approx(0, abs=1e-6) and row["edges"] == []
+    lines = caplog.text
+    assert "0.001 (edge)" in lines and "('decoder', 0.001, 0.001),  # lr: at an edge" in lines
+    assert "('encoder:size=mini', 0.002, 0.002),\n" in lines.replace(" \n", "\n")
+    assert "pretrain/decoder: 10 steps, 400 k non-embedding parameters, 50 G FLOPs" in lines
+    page = (workdir / "report.html").read_text()
+    assert "<h2>All points</h2>" in page and "400 k" in page
+    with pytest.raises(
+        ConfigError, match="tuned: 'lrr' is not a key of the runs; did you mean 'lr'"
+    ):
+        sweeping.run(sweeping.write(tmp_path, stage, tuned=["lrr"]), tmp_path / "other")
+    with pytest.raises(ConfigError, match="tuned='lr': expected a list of keys"):
+        sweeping.run(sweeping.write(tmp_path, stage, tuned="lr"), tmp_path / "other")
+
+
+def test_config_files_have_the_shortest_names_that_differ():
+    files = "configs/encoder.py:size=tiny,objective=a", "configs/encoder.py:size=tiny,objective=b"
+    assert list(results.config_names(files).values()) == [
+        "encoder:objective=a",
+        "encoder:objective=b",
+    ]
+    files = "configs/encoder.py:size=tiny", "configs/decoder.py:size=tiny"
+    assert list(results.config_names(files).values()) == ["encoder", "decoder"]
+    assert results.config_names(["a/x.py", "b/x.py"]) == {}  # the whole names
 
 
 def test_the_same_command_runs_nothing_again(whole):

@@ -1,6 +1,7 @@
 """tools.inspect shows the batch of a step bit for bit and where it comes from; errors are one line."""
 
 import collections
+import dataclasses
 import json
 import math
 import pathlib
@@ -124,6 +125,15 @@ def test_the_config_alone_shows_the_same_as_its_run(folder, pretrained, capsys):
     )
     assert of_run == of_config and of_run.count("\nrow ") == of_run.count("raw 1│") == ROWS
     assert re.search(r"\[MASK\]→\S", of_run)
+
+
+def test_a_length_in_flops_is_that_of_the_run(folder, pretrained, finetuned):
+    for schema, name in ((PretrainConfig, "run"), (FinetuneConfig, "finetuned")):
+        config, about = resolved(schema, folder / name), run_directory.read_manifest(folder / name)
+        length = f"{about['total_steps'] * about['flops_per_step']} FLOPs"
+        steps = dataclasses.replace(config.training, duration=length)
+        config = dataclasses.replace(config, training=steps)
+        assert inspect.load(config, 0, folder / name).total_steps == about["total_steps"]
 
 
 def test_documents_are_those_whose_text_the_row_shows(folder, pretrained, capsys):

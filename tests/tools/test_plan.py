@@ -136,6 +136,14 @@ WRONG = [
     ),
     (["--topology=cpu:4", "--config.training.batch_size=6"], "choose a multiple of 4"),
     (["--topology=cpu:4", "--config.training.duration=soon"], "is not a duration"),
+    (
+        [
+            "--topology=cpu",
+            "--config.training.duration=1e9 FLOPs",
+            "--config.optimizer.warmup=9e5 steps",
+        ],
+        "make it shorter",
+    ),
     (["--topology=cpu:4", "--config.freeze=('nothing',)"], "matches no parameter"),
     (["--topology=cpu:4", "--config.tokenizer.path=missing.json"], "missing.json"),
     (["--topology=cpu:4", "--toplogy=x"], "did you mean --topology"),

@@ -46,7 +46,7 @@ class Second:
 @dataclasses.dataclass(frozen=True)
 class Seeds:
     init: int = 0
-    data: int = dataclasses.field(default=0, metadata={"min": 0})
+    data: int = dataclasses.field(default=0, metadata={"min": 0, "max": 2**63 - 1})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,20 +237,23 @@ def test_a_missing_config_file_names_the_nearest():
 
 
 CONVERTER = durations.StepConverter(
-    batch_size=32, tokens_per_step=4096, epoch_size=3200, total_steps=500
+    batch_size=32, tokens_per_step=4096, epoch_size=3200, flops_per_step=2e9, total_steps=500
 )
 
 
 @pytest.mark.parametrize(
     ("text", "steps"),
     [("2000 steps", 2000), ("1 step", 1), ("8192 tokens", 2), ("4e6 tokens", 977), ("2 epochs", 200),
-     ("64 examples", 2), ("6 %", 30), ("6%", 30), ("1 token", 1), ("never", 0), ("0 steps", 0)],
+     ("64 examples", 2), ("3e12 FLOPs", 1500), ("1 FLOP", 1),
+     ("6 %", 30), ("6%", 30), ("1 token", 1), ("never", 0), ("0 steps", 0)],
 )  # fmt: skip
 def test_a_duration_is_a_number_of_steps(text, steps):
     assert CONVERTER.steps(text, "training.duration") == steps
 
 
-@pytest.mark.parametrize("text", ["2000", "steps", "-3 steps", "2 weeks", "two steps", "1 2 steps"])
+@pytest.mark.parametrize(
+    "text", ["2000", "steps", "-3 steps", "2 weeks", "two steps", "1 2 steps", "3e9 GFLOPs"]
+)
 def test_an_invalid_duration_is_an_error(text):
     with pytest.raises(ConfigError, match="config.training.duration"):
         CONVERTER.steps(text, "training.duration")
