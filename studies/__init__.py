@@ -1,1 +1,1 @@
-"""Analysis of sweeps beyond their own report: a classic baseline, figures, what is matched, a page."""
+"""Analysis of sweeps and runs beyond their own report: baselines, what is matched, the loss landscape."""

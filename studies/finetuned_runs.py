@@ -93,11 +93,9 @@ def find(given: list[str]) -> list[FinetunedRun]:
 
 def _names(given):
     """The paths without the directory that they share."""
-    if len(set(given)) < len(given):
+    if len({os.path.isabs(each) for each in given}) > 1:  # they share none
         return given
-    shared = os.path.commonpath([os.path.dirname(os.path.normpath(each)) for each in given]) if all(
-        os.path.isabs(each) == os.path.isabs(given[0]) for each in given
-    ) else ""  # fmt: skip
+    shared = os.path.commonpath([os.path.dirname(os.path.normpath(each)) for each in given])
     return [os.path.relpath(each, shared) if shared else each for each in given]
 
 

@@ -41,6 +41,13 @@ def run(given) -> dict:
     """
     output = check_output(given.output)
     runs = finetuned_runs.find(given.runs)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output={given.output} cannot be a directory ({error.strerror}: {error.filename}); choose "
+            "another"
+        ) from error
     for each in runs:
         log.info(f"{each.name}: start {each.start}; end: step {each.step:,}")
     task, samples = finetuned_runs.load_task(runs, given.num_examples, given.batch_size, given.seed)
@@ -60,7 +67,6 @@ def run(given) -> dict:
                                f"--output={given.output}", *(f"--{k}={v}" for k, v in flags.items())]),
         "runs": [describe(each, starts[each.name], ends[each.name]) for each in runs],
     }  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
 
     def save(**parts):  # what is measured is on disk, whatever happens later
         found.update(finite(parts))
@@ -307,6 +313,11 @@ def curvature(run, params, evaluate, given, report) -> dict:
                 part = _product(task, model, trained, frozen, batch, denominators, vector)
                 total = part if total is None else jax.tree.map(jax.numpy.add, total, part)
             found = np.asarray(ravel_pytree(total)[0])
+            if not np.isfinite(found).all():
+                raise ConfigError(
+                    f"the train loss of {run.name} at step {run.step} has no finite second derivatives; name "
+                    "another step (RUN@STEP), or set --probes=0 --lanczos_steps=0"
+                )
             report()
             return found
 

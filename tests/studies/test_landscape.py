@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
+import labeled_tasks
 import numpy as np
 import pytest
 import tiny_configs
@@ -13,6 +15,7 @@ import finetune
 import models
 from studies import finetuned_runs, landscape, landscape_study
 from studies import paths_in_weights as weights
+from tasks import evaluate
 from training import sharding
 from training.config import ConfigError
 from training.param_rules import flatten_params
@@ -198,8 +201,12 @@ def test_bad_inputs_are_one_line_each(folder, tmp_path):
     changed(random, tmp_path / "wide", "config.json", "model", "emb_dim", 64)
     changed(random, tmp_path / "mean", "config.json", "config", "task", "pooling", "mean")
     changed(random, tmp_path / "other", "manifest.json", "data", "a" * 64)
+    changed(random, tmp_path / "many/seed=0", "config.json", "kind", "finetune")
+    replicas = json.dumps({"kind": "replicas", "config": {}, "model": {}})
+    (tmp_path / "many/config.json").write_text(replicas)
     cases = {
         (random,): "names one run",
+        (random, tmp_path / "many"): "holds replicas; name one, such as",
         (random, f"{random}/"): "which are one",
         (random, tmp_path / "none"): "is not a run directory",
         (random, folder / "start"): "start is no run of finetune.py",
@@ -218,6 +225,7 @@ def test_bad_inputs_are_one_line_each(folder, tmp_path):
         ("--num_examples=x", "invalid int value"),
         (f"--output={folder / 'labels'}", "exists; remove it, or name another directory"),
         ("--output=gs://bucket/x", "expected a local directory"),
+        (f"--output={random}/config.json/x", "cannot be a directory (Not a directory"),
     ):
         words = [out, flag] if "output" not in flag else [flag]
         assert text in refused(["--runs", random, few, *words])
@@ -239,6 +247,27 @@ def test_a_loss_that_is_not_finite_is_null(folder):
     end = finetuned_runs.load_params(run, run.step, mesh)
     broken = jax.tree.map(lambda x: np.full_like(x, np.nan), end)
     line = landscape_study.line(end, broken, np.array([0, 0.5, 1]), evaluate, lambda: None)
+    with pytest.raises(ConfigError, match="no finite second derivatives"):
+        given = types.SimpleNamespace(probes=1, lanczos_steps=0, seed=0)
+        landscape_study.curvature(run, broken, evaluate, given, lambda: None)
     found = landscape_study.finite(line)
     assert found["values"]["validation"] == {"loss": [None] * 3, "accuracy": [None] * 3}
     assert found["barrier"]["train"] == {"loss": None, "accuracy": None}
+
+
+def test_a_task_with_other_evaluation_batches_has_its_scores_and_its_training_loss(tmp_path):
+    rows = [{"text": text, "label": "ab"[len(text) % 2]}
+            for text in labeled_tasks.random_texts(6)]  # fmt: skip
+    task = labeled_tasks.load(
+        tmp_path, "text_to_text", "decoder", {"train": rows, "validation": rows}, (4, 4),
+        verbalizers=(("a", "w10"), ("b", "w11 w12")), max_target_len=4,
+    )  # fmt: skip
+    model, params = labeled_tasks.start(task)
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    found = weights.Evaluator(task, model, mesh, {"train": "train"})(params)["train"]
+    losses = jax.jit(lambda batch: task.losses(model, params, batch, None))
+    total, weight = losses(task.batch("train", np.arange(6)))[task.name]
+    outputs = jax.jit(lambda batch: task.outputs(model, params, batch))
+    _, scores = evaluate(task, "train", outputs)
+    assert found["loss"] == pytest.approx(float(total / weight), rel=1e-5)
+    assert found == {"loss": found["loss"], "accuracy": scores["accuracy"]}
