@@ -7,6 +7,7 @@ Every file in configs/ calls it; it reads models/presets.py.
 import ml_collections
 
 from models import presets
+from sweeps import finetune, fixed, grid
 
 # (architecture, init, labels (0: any other number), learning rate) of configs/sweeps/three_ways.py, found
 # by its argument preset=study,tune=1 (docs/log.md).
@@ -70,6 +71,18 @@ def short_finetuning(duration):
         "training.duration": duration.replace("_", " "), "evaluation.every": "25 %",
         "evaluation.select": "last", "checkpoint.every": "never", "logging.tensorboard": False,
     }  # fmt: skip
+
+
+def tuned_finetuning(given, init_from):
+    """The sweep stage that finetunes the runs of another one: three learning rates, for `tuned=["lr"]`, and
+    several seeds. given: the arguments finetuning, labels and seeds of a sweep file."""
+    return finetune(
+        "configs/finetune/classification.py",
+        fixed(short_finetuning(given["finetuning"]))
+        * fixed(task__num_train_examples=int(given["labels"]))
+        * grid(lr=[3e-4, 1e-3, 3e-3], seed=range(int(given["seeds"]))),
+        init_from=init_from,
+    )
 
 
 def model_fields(architecture, size="", recipe="", preset=""):

@@ -41,7 +41,7 @@ class Case:
     has_dropout: bool = False
     num_leading: int = 0  # keys that prefix tuning puts first
     num_kv_heads: int = 1
-    platform: str = ""  # 'cpu', 'gpu', 'tpu'; '': that of the active mesh, or JAX's default
+    platform: str = ""  # 'cpu', 'gpu', 'tpu'; '': the platform of the active mesh, or JAX's default
 
     @property
     def target(self) -> str:

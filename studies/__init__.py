@@ -1,1 +1,1 @@
-"""Analysis of sweeps and runs beyond their own report: baselines, what is matched, the loss landscape."""
+"""Analyses of sweeps and runs: classic baselines, matched quantities, the loss landscape."""

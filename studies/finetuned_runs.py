@@ -26,10 +26,8 @@ from training.train_step import init_adapter, init_params, rng_streams
 
 log = logging.getLogger("triptych.studies")
 
-SAMPLES = {
-    "train": "train_sample",
-    "validation": "validation_sample",
-}  # split -> that of its sample
+# Split -> the split that holds a sample of it.
+SAMPLES = {"train": "train_sample", "validation": "validation_sample"}
 # Fields that two runs may differ in: they change no function of the parameters. Data are compared by content.
 MAY_DIFFER = ("dropout_rate", "attention_dropout_rate", "embedding_dropout_rate", "head_dropout_rate",
               "attention_kernel", "dtype", "source", "num_train_examples", "group_by_length", "packing",
@@ -41,7 +39,7 @@ class FinetunedRun:
     """A run of finetune.py.
 
     Attributes:
-      name: short, and of this run alone among those of the study.
+      name: short name, unique in the study.
       folder: its directory.
       step: the checkpoint at its end: the one that was scored, or the newest.
       config: its FinetuneConfig, with the mesh of this machine.
@@ -69,7 +67,7 @@ class FinetunedRun:
     def source(self) -> str:
         """RUN@STEP that it was initialized from; of a Hugging Face directory whose import is gone, that."""
         stored = self.manifest["init_from"]
-        there = (paths.of(stored.rpartition("@")[0]) / "checkpoints").is_dir()
+        there = (paths.of(checkpoint.split_step(stored)[0]) / "checkpoints").is_dir()
         return stored if there else self.config.init_from
 
 
@@ -100,10 +98,10 @@ def _names(given):
 
 
 def _open(text, name):
-    path, _, at = text.rpartition("@")
-    folder = paths.of(path if at.isdigit() else text)
+    path, at = checkpoint.split_step(text)
+    folder = paths.of(path)
     record, manifest = run_directory.read_config(folder), run_directory.read_manifest(folder)
-    step = at if at.isdigit() else run_directory.scored_step(folder)
+    step = at or run_directory.scored_step(folder)
     folder, step = checkpoint.resolve_checkpoint(folder, step)
     if record.get("kind") != "finetune" or not manifest:
         raise ConfigError(
@@ -125,7 +123,7 @@ def _open(text, name):
 
 
 def _check_alike(first, run):
-    """Raises ConfigError unless the parameters of two runs are those of one function on the same data."""
+    """Raises ConfigError unless two runs have the same model, task and data."""
     of_data = [
         {name: each.manifest.get(name) for name in ("data", "tokenizer", "labels")}
         for each in (first, run)
@@ -150,7 +148,7 @@ def load_task(runs, num_examples: int, batch_size: int, seed: int):
 
     Args:
       num_examples: of each sample; 0: all.
-      batch_size: examples of a batch; 0: that of the run's evaluation.
+      batch_size: examples of a batch; 0: the batch size of the run's evaluation.
       seed: of the samples.
     """
     first = runs[0]
@@ -233,9 +231,7 @@ def _init_source(run):
     config = dataclasses.replace(run.config, init_from=run.source)
     folder, _ = checkpoint.resolve_checkpoint(as_run(run.source))
     if run_directory.read_model_config(folder).architecture != "embeddings":
-        config = dataclasses.replace(
-            config, model=ModelConfig()
-        )  # the stored one is that of the source
+        config = dataclasses.replace(config, model=ModelConfig())  # the source brings its own
     return init_from.finetune_source(config, run.folder / "no_run", as_run)
 
 

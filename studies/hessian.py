@@ -11,9 +11,8 @@ import numpy as np
 
 from sweeps import statistics
 
-BREAKDOWN = (
-    1e-5  # a next Lanczos vector this small beside the largest entry of the matrix is rounding
-)
+# A Lanczos vector whose norm is this share of the largest entry of the tridiagonal matrix is rounding.
+BREAKDOWN = 1e-5
 
 
 def hessian_product(loss, params, vector):

@@ -13,7 +13,7 @@ FLAGS = (
     ("--num_examples", {"type": int, "default": 512, "metavar": "N",
                         "help": "examples of train and of validation per point; 0: all"}),
     ("--batch_size", {"type": int, "default": 0, "metavar": "N",
-                      "help": "examples of a batch; 0: that of the run's evaluation"}),
+                      "help": "examples of a batch; 0: as in the run's evaluation"}),
     ("--points", {"type": int, "default": 21, "metavar": "N", "help": "points of a line"}),
     ("--grid", {"type": int, "default": 15, "metavar": "N", "help": "N x N points of a plane; 0: no planes"}),
     ("--probes", {"type": int, "default": 10, "metavar": "N",

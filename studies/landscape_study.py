@@ -41,13 +41,7 @@ def run(given) -> dict:
     """
     output = check_output(given.output)
     runs = finetuned_runs.find(given.runs)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--output={given.output} cannot be a directory ({error.strerror}: {error.filename}); choose "
-            "another"
-        ) from error
+    paths.make_directory(output, "output")
     for each in runs:
         log.info(f"{each.name}: start {each.start}; end: step {each.step:,}")
     task, samples = finetuned_runs.load_task(runs, given.num_examples, given.batch_size, given.seed)
@@ -68,7 +62,7 @@ def run(given) -> dict:
         "runs": [describe(each, starts[each.name], ends[each.name]) for each in runs],
     }  # fmt: skip
 
-    def save(**parts):  # what is measured is on disk, whatever happens later
+    def save(**parts):  # an interrupted study keeps its finished parts
         found.update(finite(parts))
         run_directory.write_json(output / "landscape.json", found)
 
@@ -113,7 +107,7 @@ def finite(tree):
 
 
 class Progress:
-    """Logs what is done of a long part every `SECONDS`, with its rate; called after each unit.
+    """Logs the progress and the rate of a long part every `SECONDS`; called after each unit.
 
     The first unit, which includes compilation, is left out of the rate."""
 

@@ -13,7 +13,7 @@ from training.config import ConfigError
 
 FORMAT = 3  # of results.json
 CONDITIONS = ("random", "embeddings", "pretrained")  # the first that a study has is the reference
-# What a report says about code and machine, from the manifest of a run.
+# Fields of a run's manifest that describe its code and machine.
 ENVIRONMENT = ("commit", "python", "versions", "devices", "cores")
 MAX_CURVE_POINTS = 200
 
@@ -35,8 +35,8 @@ def load(workdir):
     ]
     if not cells:
         raise ConfigError(
-            f"--workdir={str(workdir)!r} is not a sweep that pretrains and finetunes; expected that of "
-            f"python -m tools.sweep --config=configs/sweeps/three_ways.py"
+            f"--workdir={str(workdir)!r} is not a sweep that pretrains and finetunes; expected the --workdir "
+            f"of python -m tools.sweep --config=configs/sweeps/three_ways.py"
         )
     rates = {}
     for cell in cells:

@@ -1,4 +1,4 @@
-"""The analysis of a sweep that pretrains and finetunes: a classic baseline, figures, what is matched, a page.
+"""Analysis of a sweep that pretrains and finetunes: a classic baseline, figures, matched quantities, a page.
 
     python -m studies.three_ways --workdir=runs/quickstart     # also while the sweep is running
 

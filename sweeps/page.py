@@ -1,5 +1,5 @@
-"""The environment in which pages are rendered: base.html and style.css are those of sweeps, studies and
-tools/compare.py."""
+"""The environment in which pages are rendered: sweeps, studies and tools/compare.py share base.html
+and style.css."""
 
 import pathlib
 

@@ -50,12 +50,7 @@ def run(given, programs=None, cluster="slurm"):
     if given.stale == "refuse":
         changes.check(workdir)
     executor = None if given.report else _executor(given, workdir, cluster)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--workdir={given.workdir!r} cannot be a directory ({error.strerror}); choose another one"
-        ) from error
+    paths.make_directory(workdir, "workdir")
     lock = manifest.lock(workdir)
     try:
         if given.stale == "redo" and changes.stale:

@@ -19,12 +19,13 @@ STEPS, EVERY = 240, 20
 MOMENTS = (30, 95, 170)  # updates after which the signal is sent
 
 
-def command(folder, name, architecture="decoder"):
+def command(folder, name, architecture="decoder", **overrides):
     """The command line of a tiny run, with every field that tests/tiny_configs.py sets."""
-    config = tiny_configs.pretraining(
-        folder, f"configs/{architecture}.py", training__duration=f"{STEPS} steps",
-        checkpoint__every=f"{EVERY} steps", evaluation__every="40 steps", model__dropout_rate=0.1,
-    )  # fmt: skip
+    fields = {
+        "training__duration": f"{STEPS} steps", "checkpoint__every": f"{EVERY} steps",
+        "evaluation__every": "40 steps", "model__dropout_rate": 0.1, **overrides,
+    }  # fmt: skip
+    config = tiny_configs.pretraining(folder, f"configs/{architecture}.py", **fields)
     return [sys.executable, "train.py", f"--config=configs/{architecture}.py",
             f"--workdir={folder}/{name}", *tiny_configs.flags(config)]  # fmt: skip
 

@@ -75,7 +75,7 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
         stored = run_directory.read_config(run_dir)["config"]
         config = dataclasses.replace(
             config,
-            model=overrides.apply(ModelConfig(**stored["model"])),
+            model=overrides.apply(run_directory.model_config(stored["model"], run_dir)),
             tokenizer=dataclasses.replace(config.tokenizer, path=stored["tokenizer"]["path"]),
         )
         return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
@@ -108,7 +108,8 @@ def finetune_source(config, run_dir, as_run) -> InitSource:
         stored = run_directory.read_config(run_dir)["config"]["model"]
         given, default = dataclasses.asdict(config.model), dataclasses.asdict(ModelConfig())
         changed = {name: value for name, value in given.items() if value != default[name]}
-        config = dataclasses.replace(config, model=ModelConfig(**stored | changed))
+        model = run_directory.model_config(stored | changed, run_dir)
+        config = dataclasses.replace(config, model=model)
         return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
     path = as_run(config.init_from)
     run, step = checkpoint.resolve_checkpoint(path)

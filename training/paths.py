@@ -50,6 +50,19 @@ def of(path):
     return epath.Path(path)
 
 
+def make_directory(path, flag):
+    """`of(path)`, made with its parents. Raises ConfigError, naming the flag, if it cannot be a directory."""
+    folder = of(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--{flag}={str(path)!r} cannot be a directory ({error.strerror}: {error.filename}); choose a "
+            f"path below a directory that you may write to"
+        ) from error
+    return folder
+
+
 def absolute(path):
     """`of`, independent of the current directory."""
     return of(path) if remote(path) else of(path).absolute()

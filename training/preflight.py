@@ -65,7 +65,7 @@ def check_without_data(task, source, run_dir, mesh):
     describe_param_rules(config.optimizer, params, frozen)
     if (
         "FLOP" in config.training.duration
-    ):  # at most the steps of the run: the vocabulary may be larger
+    ):  # the vocabulary, and so a step, may be larger in the run
         step_flops = flops.flops_per_step(outline, params, frozen)
         check_durations(config, outline.tokens_per_step, step_flops)
 

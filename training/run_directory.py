@@ -60,14 +60,7 @@ def open_run(workdir, kind):
     Raises:
       ConfigError: the path cannot be a directory, or holds a run of another kind.
     """
-    folder = paths.of(workdir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--workdir={workdir!r} cannot be a directory ({error.strerror}: {error.filename}); "
-            f"choose a path below a directory that you may write to"
-        ) from error
+    folder = paths.make_directory(workdir, "workdir")
     existing = read_config(folder, missing_ok=True)
     if existing is None:
         _check_empty(folder, kind)
@@ -117,9 +110,7 @@ def is_started(folder):
     been wrong: the next command starts anew there, whatever its config."""
     folder = paths.of(folder)
     saved, metrics = folder / "checkpoints", folder / "metrics.jsonl"
-    names = (
-        [path.name.removesuffix(".broken") for path in saved.iterdir()] if saved.is_dir() else []
-    )
+    names = [name.removesuffix(".broken") for name in _checkpoint_names(folder)]
     if any(name.isdigit() and int(name) for name in names) or (folder / SET_ASIDE).exists():
         return True
     if "0" in names and not (saved / "0" / "state").exists():
@@ -130,16 +121,18 @@ def is_started(folder):
 def resumes(folder):
     """Whether the next command reads a checkpoint of the run in the directory. Without one (they are not
     kept, or someone removed them) it starts again, from the same parameters as at first."""
-    saved = paths.of(folder) / "checkpoints"
-    names = [path.name for path in saved.iterdir()] if saved.is_dir() else []
+    names = _checkpoint_names(folder)
     return is_started(folder) and any(n.removesuffix(".broken").isdigit() for n in names)
 
 
 def newest_checkpoint(folder):
     """The step of the newest checkpoint in the directory, -1 for none."""
+    return max((int(name) for name in _checkpoint_names(folder) if name.isdigit()), default=-1)
+
+
+def _checkpoint_names(folder):
     saved = paths.of(folder) / "checkpoints"
-    names = [path.name for path in saved.iterdir()] if saved.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=-1)
+    return [path.name for path in saved.iterdir()] if saved.is_dir() else []
 
 
 def read_config(run, missing_ok=False):
@@ -164,7 +157,11 @@ def read_model_config(run) -> ModelConfig:
     """The ModelConfig of a run directory, every zero filled in.
 
     Raises ConfigError for a run of a version with other fields."""
-    stored = read_config(run)["model"]
+    return model_config(read_config(run)["model"], run)
+
+
+def model_config(stored, run) -> ModelConfig:
+    """The ModelConfig of the stored fields of a run; raises as `read_model_config`."""
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     if unknown := sorted(stored.keys() - fields):
         raise ConfigError(

@@ -10,7 +10,7 @@ The learning rate of finetuning is the best on validation for each budget.
 """
 
 from configs import base
-from sweeps import Sweep, finetune, fixed, grid, train
+from sweeps import Sweep, fixed, grid, train
 
 # Path -> its stages: (config file, share of the steps, stacks that the stage before fills).
 PATHS = {
@@ -63,15 +63,10 @@ def get_sweep(arg=""):
             return evaluation * fixed(duration=f"{steps} steps", init_stacks=stacks)
 
         pretraining = train(sized(config, size), space, init_from=pretraining)
-    finetuning = finetune(
-        "configs/finetune/classification.py",
-        fixed(base.short_finetuning(given["finetuning"]))
-        * fixed(task__num_train_examples=int(given["labels"]))
-        * grid(lr=[3e-4, 1e-3, 3e-3], seed=range(int(given["seeds"]))),
-        init_from=pretraining,
-    )
     title = f"Budgets of pretraining: {given['path'].replace('_', ' ')}"
-    return Sweep(finetuning, title=title, metric="test/accuracy", tuned=["lr"])
+    return Sweep(
+        base.tuned_finetuning(given, pretraining), title=title, metric="test/accuracy", tuned=["lr"]
+    )
 
 
 def sized(config, size):

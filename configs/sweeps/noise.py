@@ -11,7 +11,7 @@ Mask 15% in Masked Language Modeling?", for an encoder. Published GLUE averages:
 """
 
 from configs import base
-from sweeps import Sweep, finetune, fixed, grid, train
+from sweeps import Sweep, fixed, grid, train
 
 ENCODER = "configs/encoder.py:size="
 ENCODER_DECODER = "configs/encoder_decoder.py:objective=span_corruption,size="
@@ -48,15 +48,8 @@ def get_sweep(arg=""):
         fixed(duration=given["pretraining"].replace("_", " "), evaluation__every="20 %")
         * grid({field: values}),
     )
-    finetuning = finetune(
-        "configs/finetune/classification.py",
-        fixed(base.short_finetuning(given["finetuning"]))
-        * fixed(task__num_train_examples=int(given["labels"]))
-        * grid(lr=[3e-4, 1e-3, 3e-3], seed=range(int(given["seeds"]))),
-        init_from=pretraining,
-    )
     return Sweep(
-        finetuning,
+        base.tuned_finetuning(given, pretraining),
         title=f"What to hide: {given['study'].replace('_', ' ')}",
         metric="test/accuracy",
         baseline={f"pretrain.{field}": values[0]},

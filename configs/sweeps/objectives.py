@@ -11,7 +11,7 @@ of the published order (45 minutes). These learning rates were chosen with a see
 """
 
 from configs import base
-from sweeps import Sweep, finetune, fixed, grid, train
+from sweeps import Sweep, fixed, grid, train
 
 PRESETS = {
     "electra": {"architecture": "encoder", "layers": "4", "flops": "1.22306e13",
@@ -31,7 +31,7 @@ def get_sweep(arg=""):
         architecture: encoder, decoder, encoder_decoder.
         objectives: the first is the baseline of the others.
         flops: model FLOPs of each pretraining run.
-        layers: number of layers; that of the size if it is not given.
+        layers: number of layers; by default as in the size.
         size: tiny (default), ... of models/presets.py.
         finetuning: a duration, 200_steps by default.
         labels: number of labeled examples, 200 by default.
@@ -48,15 +48,8 @@ def get_sweep(arg=""):
         * fixed(layers)
         * grid(config=files)
     )
-    finetuning = finetune(
-        "configs/finetune/classification.py",
-        fixed(base.short_finetuning(given["finetuning"]))
-        * fixed(task__num_train_examples=int(given["labels"]))
-        * grid(lr=[3e-4, 1e-3, 3e-3], seed=range(int(given["seeds"]))),
-        init_from=pretraining,
-    )
     return Sweep(
-        finetuning,
+        base.tuned_finetuning(given, pretraining),
         title="Objectives at equal FLOPs",
         metric="test/accuracy",
         baseline={"pretrain.config": files[0]},

@@ -39,7 +39,7 @@ def get_sweep(arg=""):
         preset: quickstart (default) or study, which give the defaults of what follows.
         architectures: encoder+decoder+encoder_decoder by default.
         size: tiny (default), ... of models/presets.py.
-        layers: number of layers; that of the size if it is not given.
+        layers: number of layers; by default as in the size.
         pretraining, finetuning: durations such as 400_steps or 3e14_FLOPs.
         labels: numbers of labeled examples, such as 100+1000.
         seeds: number of seeds.

@@ -20,7 +20,7 @@ from processes import start
 
 KILLS = int(os.environ.get("TRIPTYCH_CHAOS_KILLS", "50"))
 DISKS = int(os.environ.get("TRIPTYCH_CHAOS_DISKS", "20"))
-STEPS, EVERY = 400, 20
+STEPS = 400
 pytestmark = pytest.mark.slow
 
 
@@ -31,12 +31,13 @@ def folder(tmp_path_factory):
 
 def pretraining(folder, name, architecture="decoder"):
     """The command of a run in `folder`/name; data and caches are shared by all."""
-    config = tiny_configs.pretraining(
-        folder, f"configs/{architecture}.py", training__duration=f"{STEPS} steps",
-        checkpoint__every=f"{EVERY} steps", evaluation__every="100 steps", model__dropout_rate=0.1,
-    )  # fmt: skip
-    return [sys.executable, "train.py", f"--config=configs/{architecture}.py",
-            f"--workdir={folder}/{name}", *tiny_configs.flags(config)]  # fmt: skip
+    return test_resume.command(
+        folder,
+        name,
+        architecture,
+        training__duration=f"{STEPS} steps",
+        evaluation__every="100 steps",
+    )
 
 
 def replicas(folder, name):
@@ -45,7 +46,7 @@ def replicas(folder, name):
         finish([pretraining(folder, "base")])
     config = tiny_configs.finetuning(
         folder, folder / "base", training__duration=f"{STEPS // 2} steps", seeds="(0, 1)",
-        checkpoint__every=f"{EVERY} steps", evaluation__every="100 steps",
+        checkpoint__every="20 steps", evaluation__every="100 steps",
     )  # fmt: skip
     return [sys.executable, "finetune.py", "--config=configs/finetune/classification.py",
             f"--workdir={folder}/{name}", *tiny_configs.flags(config)]  # fmt: skip
