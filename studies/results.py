@@ -11,7 +11,7 @@ from sweeps import manifest, run_files, statistics
 from training import logs, paths
 from training.config import ConfigError
 
-FORMAT = 3  # of results.json
+FORMAT = 4  # of results.json
 CONDITIONS = ("random", "embeddings", "pretrained")  # the first that a study has is the reference
 # Fields of a run's manifest that describe its code and machine.
 ENVIRONMENT = ("commit", "python", "versions", "devices", "cores")
@@ -58,7 +58,8 @@ def load(workdir):
     for record in planned:
         folder = workdir / record["folder"]
         if record["program"] == "train.py" and run_files.is_finished(folder, "train.py"):
-            about = _pretraining(folder, configs[record["folder"]]["config"])
+            about = {"folder": record["folder"]}
+            about |= _pretraining(folder, configs[record["folder"]]["config"])
             pretraining[_name(record["folder"])] = about
     headings = [about["heading"] for about in pretraining.values()]
     for name, about in pretraining.items():

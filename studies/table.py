@@ -52,6 +52,16 @@ def lines(results):
     for budget in results["plan"]["label_budgets"]:
         yield f"{budget:<6,}  {'':<10}  {baseline_accuracy(results['baseline'], budget)}"
     yield from notes(results)
+    for name, sample in results["samples"].items():
+        yield f"{results['pretraining'][name]['heading']}: {sample['input']}"
+        for probability, text in sample["outputs"]:
+            yield f"  {sample_line(probability, text)}"
+
+
+def sample_line(probability, text):
+    """What a model wrote, on one line, with the probability of a fill."""
+    text = " ".join(text.split())
+    return text if probability is None else f"{probability:.3f}  {text}"
 
 
 def notes(results):

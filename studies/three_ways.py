@@ -1,4 +1,4 @@
-"""Analysis of a sweep that pretrains and finetunes: a classic baseline, figures, matched quantities, a page.
+"""Analysis of a sweep that pretrains and finetunes: a classic baseline, figures, samples, a page.
 
     python -m studies.three_ways --workdir=runs/quickstart     # also while the sweep is running
 
@@ -11,7 +11,8 @@ import json
 import logging
 import pathlib
 
-from studies import baseline, figures, results, table
+from data.files import digest
+from studies import baseline, figures, results, samples, table
 from sweeps import drawing, manifest, page
 from training import cli, paths
 from training import config as configs
@@ -22,12 +23,13 @@ log = logging.getLogger("triptych.studies")
 FOLDER = "study"
 
 
-def write(workdir, load_labels=baseline.load):
+def write(workdir, load_labels=baseline.load, sample=samples.of_run):
     """Writes the report of the sweep in a directory; logs the table.
 
     Args:
       workdir: directory of the sweep.
       load_labels: function (resolved section `task`) -> {split: Examples}.
+      sample: function (directory of a pretraining run) -> {'input', 'outputs'}, or {}.
 
     Returns:
       The content of results.json.
@@ -39,6 +41,7 @@ def write(workdir, load_labels=baseline.load):
     folder = pathlib.Path(workdir) / FOLDER
     folder.mkdir(exist_ok=True)
     found["baseline"] = run_baseline(found["plan"], config, folder, load_labels)
+    found["samples"] = run_samples(pathlib.Path(workdir), found["pretraining"], folder, sample)
     manifest.write_json(folder / "results.json", found)
     panels = figures.panels(found)
     for name, drawn in panels.items():
@@ -52,17 +55,32 @@ def write(workdir, load_labels=baseline.load):
 
 
 def run_baseline(plan, config, folder, load_labels):
-    """The scores of the classic baseline, computed unless there are some for this plan.
-
-    config: resolved config of a finetuning run."""
+    """The scores of the classic baseline. config: resolved config of a finetuning run."""
     task = configs.resolve(FinetuneConfig, config).task
     options = dataclasses.asdict(dataclasses.replace(task, num_train_examples=0))
     budgets, seeds = plan["label_budgets"], plan["seeds"]
-    about = json.loads(json.dumps({**options, "budgets": budgets, "seeds": seeds}))
-    record = paths.read_object(folder / "baseline.json")
-    if record.get("plan") != about:
-        record = {"plan": about, **baseline.run(load_labels(task), budgets, seeds)}
-        manifest.write_json(folder / "baseline.json", record)
+    about = {**options, "budgets": budgets, "seeds": seeds}
+    return stored(
+        folder / "baseline.json", about, lambda: baseline.run(load_labels(task), budgets, seeds)
+    )
+
+
+def run_samples(workdir, pretraining, folder, sample):
+    """{name of a pretraining run: what its model writes}."""
+    runs = {name: workdir / record["folder"] for name, record in pretraining.items()}
+    about = {name: digest((run / "manifest.json").read_text()) for name, run in runs.items()}
+    record = stored(
+        folder / "samples.json", about, lambda: {name: sample(run) for name, run in runs.items()}
+    )
+    return {name: record[name] for name in runs if record[name]}
+
+
+def stored(file, about, compute):
+    """A JSON object with `plan` and what `compute` returns: computed unless the file has it for this plan."""
+    plan, record = json.loads(json.dumps(about)), paths.read_object(file)
+    if record.get("plan") != plan:
+        record = {"plan": plan, **compute()}
+        manifest.write_json(file, record)
     return record
 
 
@@ -90,6 +108,7 @@ def main(argv):
     )
     given = cli.flags_parser(__doc__, flags).parse_args(argv)
     log.setLevel(logging.INFO)
+    cli.enable_compilation_cache()
     write(given.workdir)
 
 

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "launch": ("training.cli", "training.config"),
     "sweeps": EVERYWHERE,
     "tools": (*EVERYWHERE, "launch.checkout", "sweeps"),
-    "studies": (*EVERYWHERE, "sweeps", "train", "finetune"),
+    "studies": (*EVERYWHERE, "sweeps", "train", "finetune", "tools"),
     "benchmarks": (*EVERYWHERE, "train", "finetune", "tools"),
     "configs": ("models.presets", "sweeps"),
 }

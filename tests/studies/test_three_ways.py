@@ -8,7 +8,7 @@ import types
 import pytest
 from matplotlib.figure import Figure
 
-from studies import baseline, figures, results, three_ways
+from studies import baseline, figures, results, table, three_ways
 from tasks.classification import Classification
 from training.config import ConfigError
 
@@ -17,7 +17,13 @@ from training.config import ConfigError
 def whole(tmp_path_factory, sweep_directory, labeled):
     """(folder, results) of a sweep that has finished."""
     folder = sweep_directory(tmp_path_factory.mktemp("whole") / "sweep", "labels=20+200,seeds=3")
-    return folder, three_ways.write(folder, lambda task: labeled)
+    return folder, three_ways.write(folder, lambda task: labeled, sample)
+
+
+def sample(run):
+    """What a pretraining run wrote: nothing where it is a decoder."""
+    outputs = [[0.25, "the <b>\nname"], [None, f"of {run.name}"]]
+    return {} if run.name.startswith("decoder") else {"input": "the [MASK]", "outputs": outputs}
 
 
 @pytest.fixture
@@ -52,7 +58,7 @@ def test_a_summary_row_is_computed_from_the_cells(whole):
 
 def test_the_report_is_self_contained_and_complete(whole):
     folder, found = whole[0] / "study", whole[1]
-    assert json.loads((folder / "results.json").read_text()) == found and found["format"] == 3
+    assert json.loads((folder / "results.json").read_text()) == found and found["format"] == 4
     for name in ("efficiency", "pretraining", "finetuning"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "report.html").read_text()
@@ -66,6 +72,18 @@ def test_the_report_is_self_contained_and_complete(whole):
     for words in ("Encoder-decoder", "bert_style", "fingerprint-of-data", "TF-IDF", "410 k"):
         assert words in page
     assert "three_ways.py:labels=20+200" in page and "has not finished" not in page
+
+
+def test_the_report_shows_what_the_pretrained_models_write(whole):
+    folder, found = whole[0] / "study", whole[1]
+    assert list(found["samples"]) == ["encoder-size=tiny", "encoder_decoder-size=tiny"]
+    assert list(table.lines(found))[-3:] == [
+        "Encoder-decoder: the [MASK]", "  0.250  the <b> name", "  of encoder_decoder-size=tiny",
+    ]  # fmt: skip
+    page = (folder / "report.html").read_text()
+    assert "0.250  the &lt;b&gt; name" in page and "What the pretrained models write" in page
+    # The same runs are not sampled again.
+    three_ways.write(folder.parent, sample=lambda run: pytest.fail("sampled again"))
 
 
 def test_text_of_a_sweep_is_escaped_in_the_page(whole):

@@ -7,7 +7,7 @@ import sweeping
 import tiny_configs
 
 import train
-from studies import three_ways
+from studies import samples, three_ways
 from studies.results import CONDITIONS
 from sweeps import session
 from training import config as configs
@@ -184,6 +184,9 @@ def test_invariant_12_the_shipped_study_runs_tiny_and_is_analyzed(folder):
     for ours, theirs in zip(analyzed["summary"], found["rows"], strict=True):
         assert ours["accuracy"]["mean"] == pytest.approx(theirs["score"]["mean"])
     assert (folder / "study" / "study" / "report.html").is_file()
+    [sample] = analyzed["samples"].values()  # of the decoder, which continues a prompt
+    assert sample["input"] == samples.PROMPT and len(sample["outputs"]) == samples.NUM_FILLS
+    assert all(text.startswith(samples.PROMPT) for _, text in sample["outputs"])
     # Tuning shares the pretraining run.
     tuned = run(shrunk(folder, f"configs/sweeps/three_ways.py:{arg},tune=1"), folder / "study")
     assert len(list((folder / "study" / "pretrain").iterdir())) == 1
