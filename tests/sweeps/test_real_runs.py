@@ -96,7 +96,8 @@ def test_a_run_that_stops_at_a_step_and_continues_is_the_uninterrupted_run(folde
     [("learning_rate.py", 5), ("three_ways.py", 3 + 18), ("three_ways.py:preset=study,tune=1", 3 + 18),
      ("objectives.py", 2 + 2), ("objectives.py:preset=denoisers", 5 + 5), ("noise.py", 4 + 4),
      ("noise.py:study=span_length", 4 + 4), ("masked_or_causal.py", 4 + 4),
-     ("masked_or_causal.py:path=causal_then_masked", 4 + 4 + 4)],
+     ("masked_or_causal.py:path=causal_then_masked", 4 + 4 + 4),
+     ("finetuning.py:init_from=runs/encoder", 2)],
 )  # fmt: skip
 def test_a_shipped_sweep_has_few_commands_that_parse_and_runs_nothing_in_a_dry_run(
     specification, commands, tmp_path, capsys
@@ -105,6 +106,7 @@ def test_a_shipped_sweep_has_few_commands_that_parse_and_runs_nothing_in_a_dry_r
     file = f"configs/sweeps/{specification}"
     assert {path.name for path in SHIPPED} == {
         "learning_rate.py", "three_ways.py", "objectives.py", "noise.py", "masked_or_causal.py",
+        "finetuning.py",
     }  # fmt: skip
     run(file, tmp_path / "runs", dry_run=True)
     assert capsys.readouterr().out.count(".py --config=configs/") == commands
