@@ -22,7 +22,7 @@ import time
 import traceback
 
 from training import config as configs
-from training import logs, preemption
+from training import huge_pages, logs, preemption
 from training.config import ConfigError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,6 +39,8 @@ def main(program, argv=None, console=None):
 
     console: stream of the log; standard error for programs whose output other programs read.
     """
+    if getattr(program, "func", program).__module__ == "__main__":
+        huge_pages.use()
     argv = sys.argv[1:] if argv is None else argv
     logs.log_to_console(console)
     if "--debug" not in argv:

@@ -11,10 +11,12 @@ import time
 
 import numpy as np
 import pytest
+import sweeping
 import tiny_configs
 from launches import IS_CHECKOUT, NO_CHECKOUT, ONE_DEVICE, ROOT, call, command, losses
 
 from data import prepare
+from sweeps import session
 from training import config as configs
 from training.schema import PretrainConfig
 
@@ -146,3 +148,37 @@ def test_an_array_of_four_runs_has_the_results_of_the_runs_alone(cluster, tmp_pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "alone") == losses(tmp_path / "seed2")
+
+
+def test_a_sweep_as_arrays_has_the_table_of_the_local_sweep(cluster, tmp_path, monkeypatch):
+    """An array of two pretraining runs, then one of four finetuning runs that start from them."""
+    from launches import ENVIRONMENT
+
+    monkeypatch.setenv("SLURM_CONF", ENVIRONMENT["SLURM_CONF"])
+    configured = (
+        tiny_configs.pretraining(tmp_path, "configs/decoder.py"),
+        tiny_configs.finetuning(tmp_path, "x", "configs/finetune/classification.py"),
+    )
+    first, second = (
+        {key: value for key, value in configs.flatten(config.to_dict()).items()
+         if value not in ((), "") and key not in ("init_from", "optimizer.learning_rate")}
+        for config in configured
+    )  # fmt: skip
+    file = tmp_path / "sweep.py"
+    file.write_text(
+        "from sweeps import *\n"
+        f"FIRST, SECOND = {first!r}, {second!r}\n"
+        "def get_sweep():\n"
+        "    pretraining = train('configs/decoder.py', fixed(FIRST) * grid(lr=[1e-3, 4e-3]))\n"
+        "    space = fixed(SECOND) * grid(seed=range(2))\n"
+        "    return Sweep(finetune('configs/finetune/classification.py', space, init_from=pretraining))\n"
+    )
+    tables = {}
+    for name, flags in (("local", {}), ("slurm", {"executor": "slurm", "jobs": 2})):
+        given = sweeping.options(file, tmp_path / name, replicas=1, **flags)
+        table = session.run(given)
+        assert table["num_finished"] == table["num_planned"] == 6
+        tables[name] = [(row["name"], row["score"]) for row in table["rows"]]
+    assert tables["slurm"] == tables["local"] and len(tables["local"]) == 2
+    jobs = json.loads((tmp_path / "slurm" / "sweep.json").read_text())["runs"]
+    assert {run["started"]["executor"] for run in jobs} == {"slurm"}
