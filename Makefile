@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs
 PYTEST_FLAGS ?=
+# Runs of a sweep at a time, each on its part of the cores: two small models train faster side by side than in turn.
+JOBS ?= $(shell [ "$$(getconf _NPROCESSORS_ONLN)" -gt 1 ] && echo 2 || echo 1)
 
 BIN := $(VENV)/bin
 # The base interpreter of PYTHON, which may itself be in a virtual environment, and its version.
@@ -41,11 +43,11 @@ install: $(CORE)
 	@echo 'Installed. Activate it with: source $(VENV)/bin/activate'
 
 quickstart: $(CORE)
-	$(BIN)/python -m tools.sweep --config=configs/sweeps/three_ways.py --workdir=$(WORKDIR)/quickstart
+	$(BIN)/python -m tools.sweep --config=configs/sweeps/three_ways.py --workdir=$(WORKDIR)/quickstart --jobs=$(JOBS)
 	$(BIN)/python -m studies.three_ways --workdir=$(WORKDIR)/quickstart
 
 study: $(CORE)
-	$(BIN)/python -m tools.sweep --config=configs/sweeps/three_ways.py:preset=study --workdir=$(WORKDIR)/study
+	$(BIN)/python -m tools.sweep --config=configs/sweeps/three_ways.py:preset=study --workdir=$(WORKDIR)/study --jobs=$(JOBS)
 	$(BIN)/python -m studies.three_ways --workdir=$(WORKDIR)/study
 
 test: $(TEST)
