@@ -16,13 +16,15 @@ the pretraining runs. It prints the rows of LEARNING_RATES in configs/base.py:
     python -m tools.sweep --config=configs/sweeps/three_ways.py:preset=study,tune=1 --workdir=runs/study
 """
 
+import itertools
+
 from configs import base
 from sweeps import Space, Sweep, finetune, fixed, grid, train
 
 PRESETS = {
     "quickstart": {"layers": "", "pretraining": "400_steps", "finetuning": "80_steps",
                    "labels": "100+1000", "seeds": "2"},
-    "study": {"layers": "4", "pretraining": "3.3e6_tokens", "finetuning": "200_steps",
+    "study": {"layers": "", "pretraining": "1e7_tokens", "finetuning": "400_steps+1000_steps",
               "labels": "200+2000", "seeds": "5"},
 }  # fmt: skip
 INITS = ["random", "embeddings", "pretrained"]
@@ -40,8 +42,9 @@ def get_sweep(arg=""):
         architectures: encoder+decoder+encoder_decoder by default.
         size: tiny (default), ... of models/presets.py.
         layers: number of layers; by default as in the size.
-        pretraining, finetuning: durations such as 400_steps or 3e14_FLOPs.
+        pretraining: duration such as 400_steps or 3e14_FLOPs.
         labels: numbers of labeled examples, such as 100+1000.
+        finetuning: duration, or one for each number of labels, such as 400_steps+1000_steps.
         seeds: number of seeds.
         tune: number of seeds to tune learning rates with; 0 (default): the study itself.
     """
@@ -51,21 +54,29 @@ def get_sweep(arg=""):
     names = given["architectures"].split("+")
     files = {f"configs/{name}.py:size={given['size']}": name for name in names}
     labels, tune = [int(number) for number in given["labels"].split("+")], int(given["tune"])
+    durations = given["finetuning"].split("+")
+    if len(durations) == 1:
+        durations *= len(labels)
+    if len(durations) != len(labels):
+        raise ValueError(
+            f"argument 'finetuning={given['finetuning']}': expected one duration, or one for each of the "
+            f"{len(labels)} numbers of labels"
+        )
     layers = {"model.num_layers": int(given["layers"])} if given["layers"] else {}
     pretraining = train(
         fixed(duration=given["pretraining"].replace("_", " "), evaluation__every="20 %")
         * fixed(layers)
         * grid(config=list(files))
     )
-    recipe = fixed(base.short_finetuning(given["finetuning"])) * fixed(evaluation__test=not tune)
 
     def finetuning(run):
         space = Space(())
-        for init, number in [(init, number) for init in INITS for number in labels]:
+        for init, (number, duration) in itertools.product(INITS, zip(labels, durations, strict=True)):
             rates = GRID if tune else [base.learning_rate(files[run.config], init, number)]
-            space += fixed(init=init, task__num_train_examples=number) * grid(lr=rates)
+            recipe = fixed(base.short_finetuning(duration)) * fixed(evaluation__test=not tune)
+            space += recipe * fixed(init=init, task__num_train_examples=number) * grid(lr=rates)
         first, count = (TUNING_SEED, tune) if tune else (0, int(given["seeds"]))
-        return recipe * space * grid(seed=range(first, first + count))
+        return space * grid(seed=range(first, first + count))
 
     return Sweep(
         finetune("configs/finetune/classification.py", finetuning, init_from=pretraining),
