@@ -71,7 +71,9 @@ def get_sweep(arg=""):
 
     def finetuning(run):
         space = Space(())
-        for init, (number, duration) in itertools.product(INITS, zip(labels, durations, strict=True)):
+        for init, (number, duration) in itertools.product(
+            INITS, zip(labels, durations, strict=True)
+        ):
             rates = GRID if tune else [base.learning_rate(files[run.config], init, number)]
             recipe = fixed(base.short_finetuning(duration)) * fixed(evaluation__test=not tune)
             space += recipe * fixed(init=init, task__num_train_examples=number) * grid(lr=rates)

@@ -178,7 +178,9 @@ def test_a_sweep_as_arrays_has_the_table_of_the_local_sweep(cluster, tmp_path, m
         given = sweeping.options(file, tmp_path / name, replicas=1, **flags)
         table = session.run(given)
         assert table["num_finished"] == table["num_planned"] == 6
-        tables[name] = [(row["name"], row["score"]) for row in table["rows"]]
+        tables[name] = table["rows"]
     assert tables["slurm"] == tables["local"] and len(tables["local"]) == 2
     jobs = json.loads((tmp_path / "slurm" / "sweep.json").read_text())["runs"]
-    assert {run["started"]["executor"] for run in jobs} == {"slurm"}
+    assert {each["executor"] for run in jobs for each in run["attempts"]} == {"slurm"}
+    losses_of = [row["metrics"]["validation/loss"]["mean"] for row in tables["local"]]
+    assert len({*losses_of}) == 2  # the rows differ, so equal tables say something
