@@ -22,7 +22,9 @@ SWEEP = "three_ways.py:layers=1,pretraining=2_steps,finetuning=2_steps,labels=20
 def tiny(command: str) -> str:
     """A command of the tour, with its lengths and sizes made small."""
     command = command.replace("num_train_examples=1000", "num_train_examples=40")
-    command = re.sub(r"--num_examples=\d+", "", command).replace("three_ways.py", SWEEP)
+    command = re.sub(r"--num_examples=\d+", "", command).replace(
+        "three_ways.py:preset=study", SWEEP
+    )
     program = re.match(r"python (?:-m )?(\S+)", command)
     return f"{command} {TINY.get(program[1], '')}" if program else command
 
@@ -36,15 +38,16 @@ def test_the_notebook_is_the_page():
 def test_the_commands_of_the_tour_run_and_make_its_pictures(tmp_path):
     bin_directory = os.path.dirname(sys.executable)
     environment = {**os.environ, "PATH": f"{bin_directory}{os.pathsep}{os.environ['PATH']}"}
+    (tmp_path / "tour").mkdir()
     for cell in CELLS:
         for command in tour.commands(cell) if cell.kind == "commands" else ():
-            command = tiny(command).replace("runs/tour", shlex.quote(str(tmp_path)))
+            command = tiny(command).replace("runs/", f"{shlex.quote(str(tmp_path))}/")
             ended = subprocess.run(
                 ["bash", "-c", command], cwd=tour.DOCS.parent, env=environment, capture_output=True, text=True
             )  # fmt: skip
             assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
         if cell.kind == "picture":
-            file = tmp_path / cell.text.removeprefix("runs/tour/")
+            file = tmp_path / cell.text.removeprefix("runs/")
             assert file.read_bytes().startswith(b"\x89PNG")
 
 

@@ -22,7 +22,7 @@ from configs import base
 from sweeps import Space, Sweep, finetune, fixed, grid, train
 
 PRESETS = {
-    "quickstart": {"layers": "", "pretraining": "400_steps", "finetuning": "80_steps",
+    "quickstart": {"layers": "", "pretraining": "400_steps", "finetuning": "80_steps+160_steps",
                    "labels": "100+1000", "seeds": "2"},
     "study": {"layers": "", "pretraining": "1e7_tokens", "finetuning": "400_steps+1000_steps",
               "labels": "200+2000", "seeds": "5"},

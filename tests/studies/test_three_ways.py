@@ -5,10 +5,11 @@ import json
 import re
 import types
 
+import browser
 import pytest
 from matplotlib.figure import Figure
 
-from studies import baseline, figures, results, table, three_ways
+from studies import baseline, figures, report, results, table, three_ways
 from tasks.classification import Classification
 from training.config import ConfigError
 
@@ -198,3 +199,40 @@ def test_the_baseline_reads_pairs_and_refuses_what_cannot_be_compared(tmp_path):
         baseline.load(task)
     with pytest.raises(ConfigError, match="expected classification"):
         baseline.load(types.SimpleNamespace(name="regression"))
+
+
+def test_the_pages_of_several_sweeps_are_one_page(whole, tmp_path, capsys):
+    folder, file = whole[0], tmp_path / "all.html"
+    (tmp_path / "other").mkdir()
+    text = (folder / "study" / "report.html").read_text()
+    (tmp_path / "other" / "report.html").write_text(
+        text.replace("three ways</h1>", "A &amp; B</h1>")
+    )
+    report.main([str(folder), str(tmp_path / "other"), f"--output={file}", "--title=All of it"])
+    page = file.read_text()
+    assert "<h1>All of it</h1>" in page and page.count("<style>") == 1 and page.count("<h1>") == 1
+    assert page.count("<img") == 2 * text.count("<img")
+    assert 'href="#part-2">Pretraining A &amp; B</a>' in page
+    assert re.findall(r"""(?:src|href)=["'](?!data:|#part)""", page) == []
+    assert capsys.readouterr().out == f"wrote {file}\n"
+    for given, message in (
+        (tmp_path / "none", "has no report.html"),
+        (tmp_path, "has no report.html"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            report.main([str(given), f"--output={file}"])
+    with pytest.raises(ConfigError, match="expected a file in a directory that exists"):
+        report.main([str(folder), f"--output={tmp_path}/none/all.html"])
+    (tmp_path / "report.html").write_text("<p>something else")
+    with pytest.raises(ConfigError, match="is not a page of this project"):
+        report.main([str(tmp_path), f"--output={file}"])
+
+
+@browser.needed
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_page_is_readable_in_a_browser(whole, tmp_path, width):
+    file = tmp_path / "all.html"
+    report.main([str(whole[0]), str(whole[0]), f"--output={file}"])
+    found = browser.measure(file, width)
+    assert found["wide"] <= found["view"] <= width and found["small"] >= 13
+    assert found["figures"] == 2 * 12 and found["loaded"] and found["seen"]

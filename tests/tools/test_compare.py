@@ -1,17 +1,13 @@
 """tools.compare: what differs between runs, their metrics and predictions, and the page in a browser."""
 
-import html
 import json
 import re
-import shutil
-import subprocess
 
+import browser
 import pytest
 
 from tools import compare
 from training.config import ConfigError
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -73,29 +69,11 @@ def test_the_page_needs_no_other_file_and_escapes_names(runs):
     assert text.count("<polyline") == 2 and "prefers-color-scheme: dark" in text
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome")
+@browser.needed
 def test_the_page_is_readable_in_a_browser_400_pixels_wide(runs):
-    """A frame measures the page: no error in the console, no sideways scrolling, no small text."""
+    """No error in the console, no sideways scrolling, no small text."""
     file = runs / "page.html"
     compare.main([str(runs), f"--html={file}"])
-    frame = runs / "frame.html"
-    frame.write_text(f"""<!doctype html><body><pre></pre>
-<iframe id="f" style="width: 400px; height: 900px" srcdoc="{html.escape(file.read_text())}"></iframe>
-<script>document.getElementById("f").onload = (event) => {{
-  const page = event.target.contentDocument, root = page.documentElement;
-  const sizes = [...page.querySelectorAll("p, td, th, h1, h2, figcaption, span")]
-    .map((each) => parseFloat(getComputedStyle(each).fontSize));
-  const drawn = [...page.querySelectorAll("svg")].map((each) => each.getBoundingClientRect());
-  document.querySelector("pre").textContent = "found " + JSON.stringify({{
-    wide: root.scrollWidth, view: root.clientWidth, small: Math.min(...sizes), figures: drawn.length,
-    seen: drawn.every((box) => box.width > 250 && box.height > 100)}});
-}}</script>""")
-    done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-         f"--user-data-dir={runs}/profile", "--virtual-time-budget=5000", "--dump-dom", frame.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr, done.stderr
-    found = json.loads(html.unescape(re.search(r"found (\{.*?\})", done.stdout)[1]))
+    found = browser.measure(file)
     assert found["wide"] <= found["view"] <= 400
     assert found["small"] >= 13 and found["figures"] == 1 and found["seen"]
