@@ -16,8 +16,6 @@ the pretraining runs. It prints the rows of LEARNING_RATES in configs/base.py:
     python -m tools.sweep --config=configs/sweeps/three_ways.py:preset=study,tune=1 --workdir=runs/study
 """
 
-import itertools
-
 from configs import base
 from sweeps import Space, Sweep, finetune, fixed, grid, train
 
@@ -44,7 +42,8 @@ def get_sweep(arg=""):
         layers: number of layers; by default as in the size.
         pretraining: duration such as 400_steps or 3e14_FLOPs.
         labels: numbers of labeled examples, such as 100+1000.
-        finetuning: duration, or one for each number of labels, such as 400_steps+1000_steps.
+        finetuning: duration, or one for each number of labels, such as 400_steps+1000_steps; the last one
+          is for the rest.
         seeds: number of seeds.
         tune: number of seeds to tune learning rates with; 0 (default): the study itself.
     """
@@ -55,13 +54,7 @@ def get_sweep(arg=""):
     files = {f"configs/{name}.py:size={given['size']}": name for name in names}
     labels, tune = [int(number) for number in given["labels"].split("+")], int(given["tune"])
     durations = given["finetuning"].split("+")
-    if len(durations) == 1:
-        durations *= len(labels)
-    if len(durations) != len(labels):
-        raise ValueError(
-            f"argument 'finetuning={given['finetuning']}': expected one duration, or one for each of the "
-            f"{len(labels)} numbers of labels"
-        )
+    durations += durations[-1:] * len(labels)
     layers = {"model.num_layers": int(given["layers"])} if given["layers"] else {}
     pretraining = train(
         fixed(duration=given["pretraining"].replace("_", " "), evaluation__every="20 %")
@@ -71,9 +64,8 @@ def get_sweep(arg=""):
 
     def finetuning(run):
         space = Space(())
-        for init, (number, duration) in itertools.product(
-            INITS, zip(labels, durations, strict=True)
-        ):
+        for init, index in [(init, index) for init in INITS for index in range(len(labels))]:
+            number, duration = labels[index], durations[index]
             rates = GRID if tune else [base.learning_rate(files[run.config], init, number)]
             recipe = fixed(base.short_finetuning(duration)) * fixed(evaluation__test=not tune)
             space += recipe * fixed(init=init, task__num_train_examples=number) * grid(lr=rates)
