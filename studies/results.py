@@ -22,8 +22,9 @@ def load(workdir):
     """(results without 'baseline', the resolved config of a finetuning run) of a sweep, from the runs that
     have finished so far.
 
-    Raises ConfigError if `workdir` is not a sweep that pretrains and finetunes, with one learning rate for
-    each initialization and number of labels, or if no finetuning run has finished.
+    Of several learning rates, each initialization and number of labels has the best on validation.
+    Raises ConfigError if `workdir` is not a sweep that pretrains and finetunes, or if no finetuning run has
+    finished.
     """
     head = paths.read_object(workdir / manifest.MANIFEST)
     configs = paths.read_object(workdir / manifest.CONFIGS)
@@ -38,14 +39,6 @@ def load(workdir):
             f"--workdir={str(workdir)!r} is not a sweep that pretrains and finetunes; expected the --workdir "
             f"of python -m tools.sweep --config=configs/sweeps/three_ways.py"
         )
-    rates = {}
-    for cell in cells:
-        if rates.setdefault(_group(cell), cell["learning_rate"]) != cell["learning_rate"]:
-            raise ConfigError(
-                f"--workdir={str(workdir)!r} has several learning rates for {cell['condition']} with "
-                f"{cell['label_budget']} labels: it tunes them, and its report.html has the best; run the "
-                f"sweep of the study there, without tune="
-            )
     done = [
         cell for cell in cells if run_files.is_finished(workdir / cell["folder"], "finetune.py")
     ]
@@ -65,19 +58,23 @@ def load(workdir):
     for name, about in pretraining.items():
         if headings.count(about["heading"]) > 1:
             about["heading"] += f" ({name})"
+    num_finished = len(done)
     for cell in done:
         cell |= _scores(workdir / cell["folder"])
+    done = best_rates(done)
     names = {"base_model": "base_models", "label_budget": "label_budgets", "seed": "seeds"}
     plan = {names[key]: list(dict.fromkeys(cell[key] for cell in cells)) for key in names}
     found = {cell["condition"] for cell in cells}
     plan["conditions"] = [name for name in CONDITIONS if name in found]
+    plan["learning_rates"] = sorted({cell["learning_rate"] for cell in cells})
+    plan["tuned"] = len({(*_group(cell), cell["seed"]) for cell in cells}) < len(cells)
     first = next(iter(pretraining.values()))
     results = {
         "format": FORMAT,
         "title": head["title"],
         "command": head["command"],
         "file": head["file"],
-        "num_finished": len(done),
+        "num_finished": num_finished,
         "num_planned": len(cells),
         "plan": plan,
         "fingerprints": sorted({record["fingerprint"] for record in pretraining.values()}),
@@ -108,6 +105,19 @@ def _cell(record, config):
 
 def _group(cell):
     return cell["base_model"], cell["label_budget"], cell["condition"]
+
+
+def best_rates(cells):
+    """The cells of the learning rate with the best mean validation accuracy, of each group."""
+    scores = {}
+    for cell in cells:
+        rates = scores.setdefault(_group(cell), {})
+        rates.setdefault(cell["learning_rate"], []).append(cell["validation"])
+    best = {
+        group: max(rates, key=lambda rate, rates=rates: sum(rates[rate]) / len(rates[rate]))
+        for group, rates in scores.items()
+    }
+    return [cell for cell in cells if cell["learning_rate"] == best[_group(cell)]]
 
 
 def _scores(folder):

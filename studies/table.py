@@ -74,6 +74,9 @@ def notes(results):
         f"test split: {baseline['num_test']:,} examples of {baseline['num_classes']} classes, the most "
         f"frequent has a share of {baseline['majority']:.3f}; sampling error of an accuracy: ± {stderr:.3f}"
     )
+    if results["plan"]["tuned"]:
+        rates = ", ".join(f"{rate:g}" for rate in results["plan"]["learning_rates"])
+        yield f"learning rate of each row: the best mean validation accuracy of {rates}"
     yield f"data fingerprint: {', '.join(results['fingerprints'])}"
     if results["num_finished"] < results["num_planned"]:
         yield (

@@ -21,9 +21,9 @@ from sweeps import Space, Sweep, finetune, fixed, grid, train
 
 PRESETS = {
     "quickstart": {"layers": "", "pretraining": "400_steps", "finetuning": "80_steps+160_steps",
-                   "labels": "100+1000", "seeds": "2"},
-    "study": {"layers": "", "pretraining": "1e7_tokens", "finetuning": "400_steps+1000_steps",
-              "labels": "200+2000", "seeds": "5"},
+                   "labels": "100+1000", "seeds": "2", "lr": ""},
+    "study": {"layers": "", "pretraining": "1e7_tokens", "finetuning": "300_steps+700_steps",
+              "labels": "200+2000", "seeds": "3", "lr": "3e-4+1e-3"},
 }  # fmt: skip
 INITS = ["random", "embeddings", "pretrained"]
 GRID = [1e-4, 3e-4, 1e-3, 3e-3]
@@ -45,6 +45,8 @@ def get_sweep(arg=""):
         finetuning: duration, or one for each number of labels, such as 400_steps+1000_steps; the last one
           is for the rest.
         seeds: number of seeds.
+        lr: learning rates of finetuning, of which each row has the best on validation; '': that of
+          LEARNING_RATES in configs/base.py.
         tune: number of seeds to tune learning rates with; 0 (default): the study itself.
     """
     given = base.parse_preset(
@@ -55,6 +57,7 @@ def get_sweep(arg=""):
     labels, tune = [int(number) for number in given["labels"].split("+")], int(given["tune"])
     durations = given["finetuning"].split("+")
     durations += durations[-1:] * len(labels)
+    given_rates = GRID if tune else [float(rate) for rate in given["lr"].split("+") if rate]
     layers = {"model.num_layers": int(given["layers"])} if given["layers"] else {}
     pretraining = train(
         fixed(duration=given["pretraining"].replace("_", " "), evaluation__every="20 %")
@@ -66,7 +69,7 @@ def get_sweep(arg=""):
         space = Space(())
         for init, index in [(init, index) for init in INITS for index in range(len(labels))]:
             number, duration = labels[index], durations[index]
-            rates = GRID if tune else [base.learning_rate(files[run.config], init, number)]
+            rates = given_rates or [base.learning_rate(files[run.config], init, number)]
             recipe = fixed(base.short_finetuning(duration)) * fixed(evaluation__test=not tune)
             space += recipe * fixed(init=init, task__num_train_examples=number) * grid(lr=rates)
         first, count = (TUNING_SEED, tune) if tune else (0, int(given["seeds"]))

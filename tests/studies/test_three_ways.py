@@ -143,8 +143,36 @@ def test_a_directory_that_cannot_be_analyzed_is_one_line(tmp_path, sweep_directo
     trained = sorted((folder / "pretrain").iterdir())
     sweep_directory(folder, f"{arg},tune=1")
     assert sorted((folder / "pretrain").iterdir()) == trained
-    with pytest.raises(ConfigError, match="several learning rates for random with 20 labels"):
+    for run in (folder / "finetune").rglob("scores.json"):
+        run.write_text(
+            '{"step": 100, "validation/accuracy": 0.5}'
+        )  # of tuning runs, which have no test
+    with pytest.raises(ConfigError, match="has no test accuracy"):
         three_ways.write(folder)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_of_several_learning_rates_a_row_has_the_best_on_validation(
+    tmp_path, sweep_directory, labeled
+):
+    arg = "architectures=encoder,labels=20,seeds=2,lr=1e-4+1e-3"
+    folder = sweep_directory(tmp_path / "sweep", arg)
+    best = {}
+    for file in (folder / "finetune").rglob("scores.json"):
+        run = file.parent.relative_to(folder).as_posix()
+        is_random, is_low = "init=random" in run, "learning_rate=0.0001" in run
+        accuracy = 0.7 if is_random == is_low else 0.6  # random likes the low one
+        test = 0.1 if accuracy == 0.7 else 0.9  # the test split does not choose
+        scores = {"step": 100, "validation/accuracy": accuracy, "test/accuracy": test}
+        file.write_text(json.dumps(scores))
+        best[run] = accuracy == 0.7
+    assert sum(best.values()) == 6 and len(best) == 12
+    found = three_ways.write(folder, lambda task: labeled, sample)
+    assert (found["num_finished"], found["num_planned"], len(found["cells"])) == (12, 12, 6)
+    rates = {row["condition"]: row["learning_rate"] for row in found["summary"]}
+    assert rates == {"random": 1e-4, "embeddings": 1e-3, "pretrained": 1e-3}
+    assert all(row["accuracy"]["mean"] == pytest.approx(0.1) for row in found["summary"])
+    assert "the best mean validation accuracy of 0.0001, 0.001" in list(table.notes(found))[-2]
 
 
 def test_the_shipped_sweep_tunes_with_other_seeds_and_never_reads_the_test_split(
