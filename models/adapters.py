@@ -1,6 +1,7 @@
 """Adapters: small sets of trained parameters beside the frozen ones of the model.
 `AdaptedModel` (models/prompts.py) applies a model with one: the adapter intercepts the calls of layers
-(`flax.linen.intercept_methods`) and changes their activations, so that no full weight update is made.
+(`flax.linen.intercept_methods`) and changes their activations: no weight update of full size is
+materialized.
 """
 
 import re

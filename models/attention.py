@@ -29,8 +29,9 @@ class Attention(nn.Module):
     heads (Ainslie et al. 2023). To bound the scores, qk_norm normalizes each head's query and key
     over K before RoPE (Henry et al. 2020; Dehghani et al. 2023, section 2); heads share the scales
     [K]. With qk_norm_over_heads it normalizes over HK and GK, with scales of these sizes. RoPE also
-    applies to cross-attention, with each sequence's own positions: in denoising, a target token has
-    nearly the same position in the input, and without RoPE the decoder can find it only by content.
+    applies to cross-attention, with each sequence's own positions: in denoising with
+    targets=full, a target token has nearly the same position in the input, which cross-attention can use;
+    with targets=spans positions do not correspond. T5 and BART have no positions there.
     """
 
     config: ModelConfig

@@ -73,14 +73,17 @@ def why_not(kernel: str, case: Case) -> str:
     if missing := [name for name, is_so in lacks.items() if is_so]:
         return f"it has no {missing[0]}"
     if split_axes(case.num_kv_heads, case.num_queries)[1]:
-        return f"the mesh splits rows: {case.num_kv_heads} key heads are no multiple of tensor * sequence"
+        return (
+            f"the mesh splits query positions, because {case.num_kv_heads} key heads are not a multiple of "
+            "tensor * sequence"
+        )
     if case.num_queries % _LANES or case.num_keys % _LANES:
         return f"it needs lengths that are multiples of {_LANES}, not {case.num_queries} and {case.num_keys}"
     return ""
 
 
 def choose_kernel(option: str, case: Case) -> str:
-    """The kernel for a case: `option`, one of KERNELS, or for 'auto' the fastest one.
+    """The kernel for a case: `option`, one of KERNELS, or the one that 'auto' chooses.
 
     Raises ValueError if the kernel named cannot compute the case.
     """

@@ -14,7 +14,9 @@ PREFILL, CACHE = (
     "prefill",
     "cache",
 )  # Flax collections that the prefill writes, and that decode steps use
-KEPT = "kept"  # the variable in them: (key, value) of an Attention
+KEPT = (
+    "kept"  # the variable in them: (key, value) of an Attention, ModelInputs of a TransformerStack
+)
 
 
 @struct.dataclass

@@ -78,8 +78,8 @@ def _reached(mask: AttentionMask, first, keys, size: int):
 
 
 def reachable_blocks(mask: AttentionMask, num_queries: int, num_keys: int, size: int) -> np.ndarray:
-    """int32[N,2]: the (block of queries, block of keys) in which a query may see a key; all of them if the
-    mask is of a part of the queries."""
+    """int32[N,2]: the (block of queries, block of keys) in which a query may see a key; all pairs if
+    the mask has only this device's queries (first_query)."""
     first, keys = np.arange(0, num_queries, size)[:, None], np.arange(0, num_keys, size)[None]
     reached = np.ones((first.size, keys.size), bool)
     if mask.first_query is None:
@@ -88,8 +88,8 @@ def reachable_blocks(mask: AttentionMask, num_queries: int, num_keys: int, size:
 
 
 def _overlap(mask, pair, size):
-    """bool[]: whether the segment ids of the two blocks overlap in some row; of a part of the queries, also
-    whether they are near enough."""
+    """bool[]: whether the segment ids of the two blocks overlap in some row; with first_query, also whether
+    causality and the window allow the pair."""
 
     def ends(ids, block):
         ids = jax.lax.dynamic_slice_in_dim(ids, block * size, size, axis=1)
@@ -164,7 +164,8 @@ def _kept(options, keys, mask, pair, shape):
     """float32[B,G,R,t,s] factors of the probabilities of a pair of blocks: 0 or 1 / (1 - rate)."""
     keep, number = 1.0 - options.dropout_rate, pair[0]
     if mask.first_query is not None:
-        # The number in the whole row; of a block that it does not have, another one.
+        # The block's number in the whole row, so that dropout does not depend on the sharding; a block that
+        # does not start where one of the row does has a negative number of its own.
         first = mask.first_query + pair[0] * options.block
         number = jnp.where(first % options.block == 0, first // options.block, -1 - first)
 

@@ -157,7 +157,8 @@ class ModelConfig:
     attention_kernel: str = option(
         "auto",
         "dense: scores of all queries and keys in memory; chunked: in blocks; splash: on a TPU; triton: on a "
-        "GPU; auto: dense for short rows, else the fastest (docs/models.md)",
+        "GPU; auto: dense for short rows, else splash or triton where they can run, else chunked "
+        "(docs/models.md)",
         choices=("auto", "dense", "chunked", "splash", "triton"),
     )
     dropout_rate: float = option(

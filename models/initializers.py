@@ -15,7 +15,8 @@ def standard_deviations(config: ModelConfig, depth: int = 1) -> dict[str, float]
     """kind of parameter -> standard deviation of its normal distribution (mean 0).
 
     residual: kernels that write to the residual stream, scaled by 1/sqrt(2 depth) because each of
-        the `depth` layers adds to it twice (GPT-2, Radford et al. 2019, section 2.3).
+        the `depth` layers adds to it twice (GPT-2, Radford et al. 2019, section 2.3); a third addition, by
+        cross-attention, is not counted.
     query: includes head_dim^-1/2 if attention scores are not scaled (T5, Raffel et al. 2020).
     token: 1 if the LM head scales its features down (T5); E^-1/2 if the embedder scales token
         embeddings up by E^1/2, to match sinusoids (Vaswani et al. 2017, section 3.4) or as Gemma does.

@@ -86,7 +86,7 @@ class AttentionMask:
     sliding_window: int = struct.field(pytree_node=False, default=0)
     num_leading: int = struct.field(pytree_node=False, default=0)
     first_query: jax.Array | None = (
-        None  # int32[], of a part of the queries: its first index in the row
+        None  # int32[], if there are only this device's queries: the index of the first in the row
     )
 
     def dense(self) -> jax.Array:

@@ -34,7 +34,9 @@ class Preset(NamedTuple):
     """A published model. Dropout and init_std are the defaults of ModelConfig, not the paper's values."""
 
     fields: dict  # {ModelConfig field: value}
-    num_params: int  # as published, without the rows that pad our vocabulary
+    num_params: (
+        int  # of `counted_class`, which papers round; without the rows that pad our vocabulary
+    )
     counted_class: str  # the class in transformers that has num_params parameters
     source: str
     # Whether num_params includes the LM head. An ELECTRA discriminator has none: the LM head that its

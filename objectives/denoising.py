@@ -28,8 +28,8 @@ from objectives.seq2seq import Side, build_batch, document_pairs, pad_row, resto
 class Denoising(Objective):
     """A denoiser, defined by four words and further options; docs/objectives.md has examples.
 
-    pattern   which tokens are noise: iid (independent tokens or words), span (T5: a fixed number of
-              spans), geometric or poisson (spans with lengths from that distribution)
+    pattern   which tokens are noise: iid (single tokens or words, chosen uniformly), span (T5: a fixed
+              number of spans), geometric or poisson (spans with lengths from that distribution)
     density   the share of noise: of the regular tokens in a row for an encoder, as in BERT; of all
               tokens in it for a model that generates, as in T5
     inputs    what replaces the noise: mask ([MASK] for each token), random (random tokens), bert (most

@@ -49,7 +49,7 @@ def select_lowest(scores: jax.Array, count: jax.Array) -> jax.Array:
 
 def choose(rng: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
     """bool[L]: `count` int32[] of the eligible positions bool[L], or all if there are fewer; all
-    subsets have equal probability.
+    subsets have nearly equal probability (of positions that draw equal bits, the first is lower).
 
     Each position draws a number, whose low bits are the position, so no two are equal. The threshold
     is found by sorting the numbers, which on a CPU is five times as fast as argsort and scatter.

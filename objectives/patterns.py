@@ -48,8 +48,9 @@ def without_first(
 def iid_noise(
     rng: jax.Array, eligible: jax.Array, budget: jax.Array, word: jax.Array | None = None
 ) -> Noise:
-    """`iid`: exactly `budget` int32[] of the eligible tokens bool[L], chosen uniformly (Devlin et
-    al. 2019, section 3.1; Raffel et al. 2020, section 3.1.4).
+    """`iid`: exactly `budget` int32[] of the eligible tokens bool[L], chosen uniformly without
+    replacement (Devlin et al. 2019, section 3.1). T5's iid_noise_mask (Raffel et al. 2020, section 3.1.4)
+    draws each token independently, so that its number varies.
 
     With `word` int32[L] (from `word_ids`): random whole words, as many as fit the budget. Each token
     of a word is corrupted independently, as in BERT's repository.
