@@ -18,7 +18,7 @@ FLAGS = (
     ("--title", {"default": "What pretraining buys", "help": "heading of the page"}),
     ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
 )  # fmt: skip
-# The page of a study says more than that of its sweep.
+# Of a study, and of its sweep.
 PAGES = ("study/report.html", "report.html")
 
 
@@ -34,13 +34,7 @@ def render(directories, title):
 
 def _part(directory):
     """{'title', 'style', 'main'} of the page of a directory, as HTML; all pages have the frame base.html."""
-    folder = pathlib.Path(directory)
-    file = next((folder / name for name in PAGES if (folder / name).is_file()), None)
-    if file is None:
-        raise ConfigError(
-            f"{directory!r} has no report.html; expected the --workdir of tools.sweep, after python -m "
-            f"tools.sweep ... --report, or the --output of studies.landscape"
-        )
+    file = _page(directory)
     text = file.read_text(encoding="utf-8")
     found = re.search(
         r"<style>(.*)</style>.*<main>\s*<h1>(.*?)</h1>(.*)</main>", text, flags=re.DOTALL
@@ -53,13 +47,28 @@ def _part(directory):
     return {"title": html.unescape(title.strip()), "style": style, "main": main}
 
 
+def _page(directory):
+    """The newest page of a directory."""
+    files = [pathlib.Path(directory) / name for name in PAGES]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise ConfigError(
+            f"{directory!r} has no report.html; expected the --workdir of tools.sweep, after python -m "
+            f"tools.sweep ... --report, or the --output of studies.landscape"
+        )
+    return max(files, key=lambda file: file.stat().st_mtime)
+
+
 def main(argv):
     """The command line of this file."""
     given = cli.flags_parser(__doc__, FLAGS).parse_args(argv)
     file = pathlib.Path(given.output)
     if not file.absolute().parent.is_dir() or file.is_dir():
         raise ConfigError(f"--output={given.output!r}: expected a file in a directory that exists")
-    paths.write_text(file, render(given.directories, given.title))
+    text = render(given.directories, given.title)
+    if any(file.resolve() == _page(directory).resolve() for directory in given.directories):
+        raise ConfigError(f"--output={given.output!r} is one of the pages; name another file")
+    paths.write_text(file, text)
     print(f"wrote {file}")
 
 

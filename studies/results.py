@@ -54,6 +54,11 @@ def load(workdir):
             about = {"folder": record["folder"]}
             about |= _pretraining(folder, configs[record["folder"]]["config"])
             pretraining[_name(record["folder"])] = about
+    if missing := sorted({cell["base_model"] for cell in done} - pretraining.keys()):
+        raise ConfigError(
+            f"pretraining run {missing[0]!r} of the sweep in {str(workdir)!r} has no final checkpoint; "
+            "repeat the sweep's command"
+        )
     headings = [about["heading"] for about in pretraining.values()]
     for name, about in pretraining.items():
         if headings.count(about["heading"]) > 1:
@@ -108,26 +113,35 @@ def _group(cell):
 
 
 def best_rates(cells):
-    """The cells of the learning rate with the best mean validation accuracy, of each group."""
+    """The cells of the learning rate with the best mean validation accuracy, of each group. Rates with fewer
+    finished seeds than another one, of an unfinished sweep or after a failed run, are not candidates."""
     scores = {}
     for cell in cells:
-        rates = scores.setdefault(_group(cell), {})
-        rates.setdefault(cell["learning_rate"], []).append(cell["validation"])
-    best = {
-        group: max(rates, key=lambda rate, rates=rates: sum(rates[rate]) / len(rates[rate]))
-        for group, rates in scores.items()
-    }
+        seeds = scores.setdefault(_group(cell), {}).setdefault(cell["learning_rate"], {})
+        if cell["seed"] in seeds:
+            raise ConfigError(
+                f"{cell['folder']}: another run has the same model, initialization, labels, learning rate "
+                "and seed; expected a sweep over these alone"
+            )
+        seeds[cell["seed"]] = cell["validation"]
+    best = {}
+    for group, rates in scores.items():
+        most = max(map(len, rates.values()))
+        means = {rate: sum(v.values()) / most for rate, v in rates.items() if len(v) == most}
+        best[group] = max(means, key=means.get)
     return [cell for cell in cells if cell["learning_rate"] == best[_group(cell)]]
 
 
 def _scores(folder):
     """The accuracies and curves of a finished finetuning run. Raises ConfigError if it has none."""
     scores = run_files.scores(folder, "finetune.py")
-    if "test/accuracy" not in scores:
-        raise ConfigError(
-            f"{folder} has no test accuracy; expected classification with a labeled test split, and "
-            f"evaluation.test=True"
-        )
+    for name in ("test/accuracy", "validation/accuracy"):
+        if name not in scores:
+            raise ConfigError(
+                f"{folder} has no {name}; expected classification with labeled validation and test splits, "
+                f"and evaluation.test=True (a sweep with tune= has no test scores: run that of the study "
+                f"there)"
+            )
     return {
         "validation": scores["validation/accuracy"],
         "test": scores["test/accuracy"],
@@ -189,6 +203,8 @@ def summarize(plan, pretraining, cells):
         reference = (name, budget, plan["conditions"][0])
         others = scores.get(reference, {}) if group != reference else {}
         if scores[group].keys() & others.keys():
-            row["paired"] = dataclasses.asdict(statistics.paired(scores[group], others))
+            paired = statistics.paired(scores[group], others)
+            interval = statistics.interval95(paired)
+            row["paired"] = {**dataclasses.asdict(paired), "interval95": interval}
         rows.append(row)
     return rows

@@ -12,8 +12,8 @@ ARCHITECTURES = {
     "encoder_decoder": "Encoder-decoder",
 }
 NOTE = (
-    "accuracy: mean ± s.d. over seeds; difference: mean ± s.e. over pairs with the same seed (label "
-    "subset, head, data order), and mean / s.e."
+    "accuracy: mean ± s.d. over seeds; difference: mean ± 95 % interval (Student's t) over pairs with the "
+    "same seed (label subset, head, data order)"
 )
 
 
@@ -32,12 +32,12 @@ def columns(row):
 
 
 def lines(results):
-    """The table of studies.three_ways, 101 characters wide."""
+    """The table of studies.three_ways, 89 characters wide."""
     layout = (
-        "{labels:<6}  {name:<10}  {accuracy:<13}  {difference:<27}  {wins:<5}  {tokens:<7}  "
+        "{labels:<6}  {name:<10}  {accuracy:<13}  {difference:<15}  {wins:<5}  {tokens:<7}  "
         "{parameters:<7}  {flops:<8}  {targets}"
     )
-    yield f"{'':<71}pretraining"
+    yield f"{'':<59}pretraining"
     yield layout.format(
         labels="labels", name="condition", accuracy="test accuracy", wins="wins", tokens="tokens",
         difference=f"minus {results['plan']['conditions'][0]}", parameters="params", flops="FLOPs",
@@ -98,10 +98,13 @@ def baseline_spread(baseline, label_budget):
 
 
 def format_difference(paired):
-    """'+0.104 ± 0.012 (8.7 s.e.)'; without the ratio if it is undefined."""
-    mean, stderr = paired["mean"], paired["stderr"]
-    ratio = f" ({mean / stderr:.1f} s.e.)" if stderr else " (all equal)" if stderr == 0 else ""
-    return format_spread(mean, stderr, sign="+") + ratio
+    """'+0.104 ± 0.031', with the 95 % interval; without it for a single pair."""
+    return format_spread(paired["mean"], paired["interval95"], sign="+")
+
+
+def is_clear(paired):
+    """Whether the 95 % interval of a difference excludes 0."""
+    return paired["interval95"] is not None and abs(paired["mean"]) > paired["interval95"]
 
 
 def format_spread(mean, spread, sign=""):

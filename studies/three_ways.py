@@ -6,6 +6,27 @@ Reads the run directories of `tools.sweep --config=configs/sweeps/three_ways.py`
 files and report.html to the folder `study` there.
 """
 
+from training import cli
+
+
+def main(argv):
+    """The command line of this file. Defined before the other imports, which `cli` makes in the process that
+    it starts again."""
+    flags = (
+        ("--workdir", {"required": True, "help": "directory of the sweep"}),
+        ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
+    )
+    given = cli.flags_parser(__doc__, flags).parse_args(argv)
+    from studies import three_ways
+
+    three_ways.log.setLevel("INFO")
+    cli.enable_compilation_cache()
+    three_ways.write(given.workdir)
+
+
+if __name__ == "__main__":
+    cli.main(main)
+
 import dataclasses
 import json
 import logging
@@ -14,8 +35,8 @@ import pathlib
 from data.files import digest
 from studies import baseline, figures, results, samples, table
 from sweeps import drawing, manifest, page
-from training import cli, paths
 from training import config as configs
+from training import paths
 from training.schema import FinetuneConfig
 
 log = logging.getLogger("triptych.studies")
@@ -98,19 +119,3 @@ def render(found, panels):
             notes=list(table.notes(found)),
         )
     )
-
-
-def main(argv):
-    """The command line of this file."""
-    flags = (
-        ("--workdir", {"required": True, "help": "directory of the sweep"}),
-        ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
-    )
-    given = cli.flags_parser(__doc__, flags).parse_args(argv)
-    log.setLevel(logging.INFO)
-    cli.enable_compilation_cache()
-    write(given.workdir)
-
-
-if __name__ == "__main__":
-    cli.main(main)

@@ -37,7 +37,7 @@ def cells(page: str) -> list[Cell]:
 
 def commands(cell: Cell) -> list[str]:
     """The shell commands of a cell, continuation lines joined."""
-    return re.sub(r"\\\n\s*", "", cell.text).splitlines()
+    return re.sub(r"\s*\\\n\s*", " ", cell.text).splitlines()
 
 
 def notebook(page: str) -> str:

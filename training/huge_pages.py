@@ -1,6 +1,5 @@
 """Huge pages for the memory of a program. Imports no JAX."""
 
-import contextlib
 import os
 import pathlib
 import sys
@@ -11,19 +10,22 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 def use():
-    """Starts the program again with transparent huge pages for malloc, where Linux and glibc have them.
+    """Re-executes the program with transparent huge pages for malloc, where Linux and glibc have them.
 
-    XLA allocates the memory of a step anew each time. With pages of 4 KiB, page faults take up to a fourth
-    of a train step on a CPU (docs/performance.md). glibc reads the setting only when a process starts. The
-    process keeps its number, arguments and files. An environment variable GLIBC_TUNABLES that is set, also
-    to nothing, is left as it is. Where Linux uses huge pages always or never, there is nothing to do.
+    XLA allocates the memory of a step anew each time. With pages of 4 KiB, steps of small models on a CPU
+    took 1.24 times as long (docs/performance.md). glibc reads the setting only when a process starts. The
+    program keeps its PID, arguments and open files. An existing GLIBC_TUNABLES, even an empty one, is
+    respected. Where Linux uses huge pages always or never, there is nothing to do.
     """
-    main = sys.modules["__main__"]
-    if TUNABLES in os.environ or not getattr(main, "__file__", None) or not _is_possible():
+    if TUNABLES in os.environ or not _is_possible() or not _is_main():
         return
+    sys.stdout.flush()
+    sys.stderr.flush()
     os.environ[TUNABLES] = HUGE_PAGES
-    with contextlib.suppress(OSError):
+    try:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    except OSError:
+        del os.environ[TUNABLES]
 
 
 def _is_possible():
@@ -34,3 +36,22 @@ def _is_possible():
         return "[madvise]" in MODE.read_text() and name == "glibc" and release >= (2, 35)
     except (OSError, ValueError, AttributeError):  # another C library or operating system
         return False
+
+
+def _is_main():
+    """Whether the interpreter was started for this program, as `python FILE` or `python -m NAME`, so that the
+    same command starts it again: not by a notebook, a debugger, a profiler, a pipe or -c."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None) or ""
+    if not sys.executable or sys.gettrace() or not os.path.isfile(file):
+        return False
+    words = sys.orig_argv[
+        1 : len(sys.orig_argv) - len(sys.argv) + 1
+    ]  # up to the name of the program
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return words[-2:-1] == ["-m"] and words[-1] in (
+            spec.name,
+            spec.name.removesuffix(".__main__"),
+        )
+    return words[-1:] == [sys.argv[0]] and "-m" not in words and os.path.samefile(words[-1], file)

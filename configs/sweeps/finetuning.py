@@ -23,7 +23,7 @@ def get_sweep(arg=""):
 
     Args:
       arg: comma-separated NAME=VALUE; several values are joined by +.
-        init_from: a run directory, or a Hugging Face directory.
+        init_from: a run directory, or a Hugging Face directory; a path without commas.
         config: config file of the task; configs/finetune/classification.py by default.
         train: full (default), linear (the head alone), lora, bitfit.
         lr: 3e-4+1e-3+3e-3 by default.

@@ -20,7 +20,7 @@ PATHS = {
         ("configs/decoder.py", 0.25, ""),
         ("configs/encoder.py", 0.75, "encoder"),
     ],
-    # Two that no published study has.
+    # Two that Gisserot-Boukhlef et al. do not test.
     "causal_then_span_corruption": [
         ("configs/decoder.py", 0.25, ""),
         ("configs/encoder_decoder.py:objective=span_corruption", 0.75, "both"),

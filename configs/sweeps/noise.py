@@ -3,11 +3,11 @@
     python -m tools.sweep --config=configs/sweeps/noise.py:study=noise_rate --workdir=runs/noise-rate
     ... --config=configs/sweeps/noise.py:study=span_length,pretraining=10e6_tokens --workdir=runs/spans
 
-`noise_rate`, `span_length` and `passes` are tables 6, 7 and 9 of T5 (Raffel et al. 2020, section 3.3) for
-an encoder-decoder with span corruption; `mask_rate` is the question of Wettig et al. (2023), "Should You
-Mask 15% in Masked Language Modeling?", for an encoder. Published GLUE averages: noise of 10, 15, 25, 50 %:
-82.82, 83.28, 83.00, 81.27; spans of 2, 3, 5, 10: 83.54, 83.49, 83.40, 82.85; data that is seen once, 64,
-256, 1,024 and 4,096 times: 83.28, 82.87, 82.62, 79.55, 76.34.
+`noise_rate`, `span_length` and `passes` are tables 6, 7 and 9 of T5 (Raffel et al. 2020, sections 3.3 and
+3.4.2) for an encoder-decoder with span corruption (table 6: single tokens); `mask_rate` is the question of
+Wettig et al. (2023), "Should You Mask 15% in Masked Language Modeling?", for an encoder. Published GLUE
+averages: noise of 10, 15, 25, 50 %: 82.82, 83.28, 83.00, 81.27; spans of 2, 3, 5, 10: 83.54, 83.49, 83.40,
+82.85; data that is seen once, 64, 256, 1,024 and 4,096 times: 83.28, 82.87, 82.62, 79.55, 76.34.
 """
 
 from configs import base

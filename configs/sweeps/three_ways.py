@@ -2,7 +2,7 @@
 
     python -m tools.sweep --config=configs/sweeps/three_ways.py --workdir=runs/quickstart
     ... --config=configs/sweeps/three_ways.py:preset=study --workdir=runs/study
-    ... --config=configs/sweeps/three_ways.py:architectures=encoder,labels=200,seeds=8 --workdir=runs/encoder
+    ... --config=configs/sweeps/three_ways.py:architectures=encoder,labels=20,finetuning=80_steps
 
 `python -m studies.three_ways --workdir=DIR` adds TF-IDF, figures and a page; `make quickstart` and
 `make study` run both. Measured on a 2-core CPU (docs/log.md), test accuracy, pretrained and random:
@@ -10,8 +10,9 @@ quickstart (11.5 minutes, 1,000 labels, 2 seeds) encoder 0.475 and 0.264, decode
 encoder-decoder 0.346 and 0.247; study (16 minutes of pretraining, 2,000 labels, 5 seeds) 0.685 and 0.420,
 0.694 and 0.426, 0.616 and 0.372.
 
-Learning rates are tuned on validation, with seeds of their own. In the directory of the study this shares
-the pretraining runs. It prints the rows of LEARNING_RATES in configs/base.py:
+In each row, the study has the better of two learning rates by its mean validation accuracy. The quickstart
+has the rates of LEARNING_RATES in configs/base.py. This tunes them, with other seeds, and prints the rows; in
+the directory of the study it shares the pretraining runs (repeat the study's command afterwards):
 
     python -m tools.sweep --config=configs/sweeps/three_ways.py:preset=study,tune=1 --workdir=runs/study
 """
@@ -27,7 +28,7 @@ PRESETS = {
 }  # fmt: skip
 INITS = ["random", "embeddings", "pretrained"]
 GRID = [1e-4, 3e-4, 1e-3, 3e-3]
-TUNING_SEED = 1000  # learning rates tuned on the label subsets of the study would bias it
+TUNING_SEED = 1000  # so that the rates do not depend on the label subsets that they are used with
 
 
 def get_sweep(arg=""):
@@ -42,8 +43,7 @@ def get_sweep(arg=""):
         layers: number of layers; by default as in the size.
         pretraining: duration such as 400_steps or 3e14_FLOPs.
         labels: numbers of labeled examples, such as 100+1000.
-        finetuning: duration, or one for each number of labels, such as 400_steps+1000_steps; the last one
-          is for the rest.
+        finetuning: duration, or one for each number of labels, such as 300_steps+700_steps.
         seeds: number of seeds.
         lr: learning rates of finetuning, of which each row has the best on validation; '': that of
           LEARNING_RATES in configs/base.py.
@@ -56,7 +56,13 @@ def get_sweep(arg=""):
     files = {f"configs/{name}.py:size={given['size']}": name for name in names}
     labels, tune = [int(number) for number in given["labels"].split("+")], int(given["tune"])
     durations = given["finetuning"].split("+")
-    durations += durations[-1:] * len(labels)
+    if len(durations) == 1:
+        durations *= len(labels)
+    if len(durations) != len(labels):
+        raise ValueError(
+            f"argument 'finetuning={given['finetuning']}': expected one duration, or one for each number of "
+            f"labels ({given['labels']}); with labels= give finetuning= too"
+        )
     given_rates = GRID if tune else [float(rate) for rate in given["lr"].split("+") if rate]
     layers = {"model.num_layers": int(given["layers"])} if given["layers"] else {}
     pretraining = train(

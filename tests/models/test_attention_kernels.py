@@ -170,7 +170,9 @@ def test_a_mesh_gives_the_same_values_gradients_and_dropout(
         program = jax.jit(step).lower(*arrays, bias).compile()
         found = program(*arrays, bias)
         case = Case(256, 256, "causal", platform="tpu", num_kv_heads=GROUPS)
-        assert why_not("splash", case).startswith("the mesh splits query positions") is splits_queries
+        assert (
+            why_not("splash", case).startswith("the mesh splits query positions") is splits_queries
+        )
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = float(jnp.abs(theirs).max())
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
