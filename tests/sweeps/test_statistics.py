@@ -34,8 +34,15 @@ def test_paired_difference_compares_seed_by_seed():
     std = math.sqrt((0.025**2 + 0.225**2 + 0.175**2 + 0.075**2) / 3)
     assert paired.stderr == pytest.approx(std / 2)
     assert (paired.wins, paired.ties, paired.count) == (2, 1, 4)
-    text = table.format_difference(dataclasses.asdict(paired))
-    assert text == f"+0.075 ± {std / 2:.3f} ({0.075 / (std / 2):.1f} s.e.)"
+    found = shown(paired)
+    # 3.182: Student's t with 3 degrees of freedom, two-sided 95 %.
+    assert table.format_difference(found) == f"+0.075 ± {3.182 * std / 2:.3f}"
+    assert not table.is_clear(found)
+
+
+def shown(paired):
+    """A difference as studies/results.py stores it."""
+    return {**dataclasses.asdict(paired), "interval95": statistics.interval95(paired)}
 
 
 def test_pairing_removes_the_effect_that_a_seed_has_on_both_conditions():
@@ -46,13 +53,17 @@ def test_pairing_removes_the_effect_that_a_seed_has_on_both_conditions():
     assert statistics.spread(list(scores.values())).stderr > 1
 
 
-def test_differences_that_are_all_equal_and_a_single_one_have_no_ratio():
-    def text(scores, reference):
-        return table.format_difference(dataclasses.asdict(statistics.paired(scores, reference)))
+def test_a_difference_is_clear_if_its_interval_excludes_0():
+    def found(scores, reference):
+        paired = shown(statistics.paired(scores, reference))
+        return table.format_difference(paired), table.is_clear(paired)
 
-    assert text({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}) == "+0.500 ± 0.000 (all equal)"
-    assert text({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == "+0.000 ± 0.000 (all equal)"
-    assert text({0: 1.0}, {0: 0.5}) == "+0.500"
+    assert found({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}) == ("+0.500 ± 0.000", True)
+    assert found({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == ("+0.000 ± 0.000", False)
+    assert found({0: 0.5, 1: 1.5}, {0: 1.0, 1: 2.0}) == ("-0.500 ± 0.000", True)  # clearly worse
+    # Two pairs that differ a little are far from clear: 12.7 standard errors.
+    assert found({0: 1.0, 1: 2.0}, {0: 0.9, 1: 1.95}) == ("+0.075 ± 0.318", False)
+    assert found({0: 1.0}, {0: 0.5}) == ("+0.500", False)
     with pytest.raises(ValueError, match="none in common"):
         statistics.paired({0: 1.0}, {1: 0.5})
 
