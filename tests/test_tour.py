@@ -13,7 +13,7 @@ CELLS = tour.cells(tour.PAGE.read_text(encoding="utf-8"))
 # Flags that make each program small, and what replaces the sweep's size.
 TINY = {
     "train.py": "--config.training.duration='2 steps' --config.evaluation.num_batches=1",
-    "finetune.py": "--config.training.duration='4 steps' --config.evaluation.num_batches=1",
+    "finetune.py": "--config.training.duration='4 steps'",
     "studies.landscape": "--num_examples=8 --points=2 --grid=2 --probes=1 --lanczos_steps=2",
 }
 SWEEP = "three_ways.py:layers=1,pretraining=2_steps,finetuning=2_steps,labels=20,seeds=1"

@@ -22,7 +22,8 @@ def cells(page: str) -> list[Cell]:
     """The cells of a page. Output shown in fenced blocks is left out: a notebook makes its own."""
     found = []
     for block in re.sub(r"```.*?```\n", "", page, flags=re.DOTALL).strip().split("\n\n"):
-        if not block.strip():
+        block = block.strip("\n")
+        if not block:
             continue
         if block.startswith("    "):
             found.append(Cell("commands", re.sub(r"^    ", "", block, flags=re.MULTILINE)))
