@@ -10,13 +10,10 @@ from flax import struct
 
 from models.inputs import ModelInputs
 
-PREFILL, CACHE = (
-    "prefill",
-    "cache",
-)  # Flax collections that the prefill writes, and that decode steps use
-KEPT = (
-    "kept"  # the variable in them: (key, value) of an Attention, ModelInputs of a TransformerStack
-)
+# Flax collections that the prefill writes, and that decode steps use.
+PREFILL, CACHE = "prefill", "cache"
+# The variable in them: (key, value) of an Attention, ModelInputs of a TransformerStack.
+KEPT = "kept"
 
 
 @struct.dataclass

@@ -141,9 +141,8 @@ class TransformerStack(nn.Module):
         bias, is_relative = None, config.positions == "relative"
         if is_relative and slots is None:
             bias = self.relative_bias(jnp.asarray(self.buckets(self.distances(inputs))))
-        if slots is None and not self.is_mutable_collection(
-            PREFILL
-        ):  # PREFILL is mutable in `init` too
+        # PREFILL is mutable in `init` too.
+        if slots is None and not self.is_mutable_collection(PREFILL):
             x = run_layers(self, x, (inputs, bias, encoded, encoder_inputs), deterministic)
         else:
             for i in range(config.num_layers_in(self.stack)):

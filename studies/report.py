@@ -22,9 +22,9 @@ FLAGS = (
 PAGES = ("study/report.html", "report.html")
 
 
-def render(directories, title):
-    """The page as text. Raises ConfigError for a directory without a report."""
-    parts = [_part(directory) for directory in directories]
+def render(pages, title):
+    """The page as text. Raises ConfigError for a file that is no page of a sweep or study."""
+    parts = [_part(file) for file in pages]
     return (
         page.environment(pathlib.Path(__file__).parent)
         .get_template("report.html")
@@ -32,9 +32,8 @@ def render(directories, title):
     )
 
 
-def _part(directory):
-    """{'title', 'style', 'main'} of the page of a directory, as HTML; all pages have the frame base.html."""
-    file = _page(directory)
+def _part(file):
+    """{'title', 'style', 'main'} of a page, as HTML; all pages have the frame base.html."""
     text = file.read_text(encoding="utf-8")
     found = re.search(
         r"<style>(.*)</style>.*<main>\s*<h1>(.*?)</h1>(.*)</main>", text, flags=re.DOTALL
@@ -65,10 +64,10 @@ def main(argv):
     file = pathlib.Path(given.output)
     if not file.absolute().parent.is_dir() or file.is_dir():
         raise ConfigError(f"--output={given.output!r}: expected a file in a directory that exists")
-    text = render(given.directories, given.title)
-    if any(file.resolve() == _page(directory).resolve() for directory in given.directories):
+    pages = [_page(directory) for directory in given.directories]
+    if file.resolve() in [each.resolve() for each in pages]:
         raise ConfigError(f"--output={given.output!r} is one of the pages; name another file")
-    paths.write_text(file, text)
+    paths.write_text(file, render(pages, given.title))
     print(f"wrote {file}")
 
 

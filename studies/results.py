@@ -51,9 +51,8 @@ def load(workdir):
     for record in planned:
         folder = workdir / record["folder"]
         if record["program"] == "train.py" and run_files.is_finished(folder, "train.py"):
-            about = {"folder": record["folder"]}
-            about |= _pretraining(folder, configs[record["folder"]]["config"])
-            pretraining[_name(record["folder"])] = about
+            about = _pretraining(folder, configs[record["folder"]]["config"])
+            pretraining[_name(record["folder"])] = {"folder": record["folder"], **about}
     if missing := sorted({cell["base_model"] for cell in done} - pretraining.keys()):
         raise ConfigError(
             f"pretraining run {missing[0]!r} of the sweep in {str(workdir)!r} has no final checkpoint; "
@@ -139,7 +138,7 @@ def _scores(folder):
         if name not in scores:
             raise ConfigError(
                 f"{folder} has no {name}; expected classification with labeled validation and test splits, "
-                f"and evaluation.test=True (a sweep with tune= has no test scores: run that of the study "
+                f"and evaluation.test=True (a sweep with tune= has no test scores: run the study's sweep "
                 f"there)"
             )
     return {
@@ -203,8 +202,6 @@ def summarize(plan, pretraining, cells):
         reference = (name, budget, plan["conditions"][0])
         others = scores.get(reference, {}) if group != reference else {}
         if scores[group].keys() & others.keys():
-            paired = statistics.paired(scores[group], others)
-            interval = statistics.interval95(paired)
-            row["paired"] = {**dataclasses.asdict(paired), "interval95": interval}
+            row["paired"] = statistics.record(statistics.paired(scores[group], others))
         rows.append(row)
     return rows

@@ -59,7 +59,7 @@ def lines(results):
 
 
 def sample_line(probability, text):
-    """What a model wrote, on one line, with the probability of a fill."""
+    """The output of a model on one line; if it fills a mask, with its probability."""
     text = " ".join(text.split())
     return text if probability is None else f"{probability:.3f}  {text}"
 

@@ -32,7 +32,7 @@ import json
 import logging
 import pathlib
 
-from data.files import digest
+from data.files import content_hash
 from studies import baseline, figures, results, samples, table
 from sweeps import drawing, manifest, page
 from training import config as configs
@@ -89,7 +89,7 @@ def run_baseline(plan, config, folder, load_labels):
 def run_samples(workdir, pretraining, folder, sample):
     """{name of a pretraining run: what its model writes}."""
     runs = {name: workdir / record["folder"] for name, record in pretraining.items()}
-    about = {name: digest((run / "manifest.json").read_text()) for name, run in runs.items()}
+    about = {name: content_hash(run / "manifest.json") for name, run in runs.items()}
     record = stored(
         folder / "samples.json", about, lambda: {name: sample(run) for name, run in runs.items()}
     )

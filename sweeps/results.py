@@ -2,7 +2,6 @@
 baseline seed by seed. Reads run directories; sweeps/table.py is its text.
 """
 
-import dataclasses
 import pathlib
 import re
 
@@ -191,7 +190,7 @@ def _spread(values):
     if not values:
         return None
     spread = statistics.spread(values)
-    return {**dataclasses.asdict(spread), "interval95": statistics.interval95(spread),
+    return {**statistics.record(spread),
             "min": min(values), "max": max(values)}  # fmt: skip
 
 
@@ -245,7 +244,7 @@ def _compare(row, rows, keys, baseline):
     reference = matching[0]
     if row["values"].keys() & reference["values"].keys():
         paired = statistics.paired(row["values"], reference["values"])
-        row["paired"] = {**dataclasses.asdict(paired), "interval95": statistics.interval95(paired),
+        row["paired"] = {**statistics.record(paired),
                          "reference": reference["coordinates"]}  # fmt: skip
 
 

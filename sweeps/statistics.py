@@ -48,6 +48,11 @@ def interval95(spread):
     return float(stats.t.ppf(0.975, spread.count - 1)) * spread.stderr
 
 
+def record(spread):
+    """A Spread as a dict of JSON values, with half of its 95 % interval."""
+    return {**dataclasses.asdict(spread), "interval95": interval95(spread)}
+
+
 def paired(scores, reference):
     """Paired comparison of {seed: score} with the {seed: score} of a reference, over common seeds."""
     seeds = sorted(scores.keys() & reference.keys())

@@ -45,13 +45,9 @@ def _is_main():
     file = getattr(main, "__file__", None) or ""
     if not sys.executable or sys.gettrace() or not os.path.isfile(file):
         return False
-    words = sys.orig_argv[
-        1 : len(sys.orig_argv) - len(sys.argv) + 1
-    ]  # up to the name of the program
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return words[-2:-1] == ["-m"] and words[-1] in (
-            spec.name,
-            spec.name.removesuffix(".__main__"),
-        )
+    # Options of the interpreter, then the name of the program.
+    words = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+    if spec := getattr(main, "__spec__", None):
+        names = (spec.name, spec.name.removesuffix(".__main__"))
+        return words[-2:-1] == ["-m"] and words[-1] in names
     return words[-1:] == [sys.argv[0]] and "-m" not in words and os.path.samefile(words[-1], file)

@@ -39,9 +39,7 @@ def get_sweep(arg=""):
     if unknown:
         raise ValueError(f"argument 'train={unknown[0]}': expected some of {', '.join(TRAINED)}")
     recipe = {"init_from": given["init_from"], "task.num_train_examples": int(given["labels"])}
-    recipe |= base.short_finetuning(given["duration"] or "100 %")
-    if not given["duration"]:
-        del recipe["training.duration"]
+    recipe |= base.short_finetuning(given["duration"])
     trained = sum((TRAINED[name] for name in given["train"].split("+")), Space(()))
     rates = [float(rate) for rate in given["lr"].split("+")]
     space = fixed(recipe) * trained * grid(lr=rates, seed=range(int(given["seeds"])))

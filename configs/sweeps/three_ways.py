@@ -73,11 +73,11 @@ def get_sweep(arg=""):
 
     def finetuning(run):
         space = Space(())
-        for init, index in [(init, index) for init in INITS for index in range(len(labels))]:
-            number, duration = labels[index], durations[index]
-            rates = given_rates or [base.learning_rate(files[run.config], init, number)]
-            recipe = fixed(base.short_finetuning(duration)) * fixed(evaluation__test=not tune)
-            space += recipe * fixed(init=init, task__num_train_examples=number) * grid(lr=rates)
+        for init in INITS:
+            for number, duration in zip(labels, durations, strict=True):
+                rates = given_rates or [base.learning_rate(files[run.config], init, number)]
+                recipe = fixed(base.short_finetuning(duration)) * fixed(evaluation__test=not tune)
+                space += recipe * fixed(init=init, task__num_train_examples=number) * grid(lr=rates)
         first, count = (TUNING_SEED, tune) if tune else (0, int(given["seeds"]))
         return space * grid(seed=range(first, first + count))
 

@@ -22,7 +22,7 @@ def whole(tmp_path_factory, sweep_directory, labeled):
 
 
 def sample(run):
-    """What a pretraining run wrote: nothing where it is a decoder."""
+    """The output of a pretraining run; {} for a decoder."""
     outputs = [[0.25, "the <b>\nname"], [None, f"of {run.name}"]]
     return {} if run.name.startswith("decoder") else {"input": "the [MASK]", "outputs": outputs}
 
@@ -143,10 +143,9 @@ def test_a_directory_that_cannot_be_analyzed_is_one_line(tmp_path, sweep_directo
     trained = sorted((folder / "pretrain").iterdir())
     sweep_directory(folder, f"{arg},tune=1")
     assert sorted((folder / "pretrain").iterdir()) == trained
+    # Tuning runs have no scores on the test split.
     for run in (folder / "finetune").rglob("scores.json"):
-        run.write_text(
-            '{"step": 100, "validation/accuracy": 0.5}'
-        )  # of tuning runs, which have no test
+        run.write_text('{"step": 100, "validation/accuracy": 0.5}')
     with pytest.raises(ConfigError, match="has no test/accuracy"):
         three_ways.write(folder)
 

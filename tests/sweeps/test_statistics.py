@@ -1,6 +1,5 @@
 """Statistics of paired seeds, compared with values worked out by hand."""
 
-import dataclasses
 import math
 
 import pytest
@@ -34,15 +33,10 @@ def test_paired_difference_compares_seed_by_seed():
     std = math.sqrt((0.025**2 + 0.225**2 + 0.175**2 + 0.075**2) / 3)
     assert paired.stderr == pytest.approx(std / 2)
     assert (paired.wins, paired.ties, paired.count) == (2, 1, 4)
-    found = shown(paired)
+    found = statistics.record(paired)
     # 3.182: Student's t with 3 degrees of freedom, two-sided 95 %.
     assert table.format_difference(found) == f"+0.075 ± {3.182 * std / 2:.3f}"
     assert not table.is_clear(found)
-
-
-def shown(paired):
-    """A difference as studies/results.py stores it."""
-    return {**dataclasses.asdict(paired), "interval95": statistics.interval95(paired)}
 
 
 def test_pairing_removes_the_effect_that_a_seed_has_on_both_conditions():
@@ -55,7 +49,7 @@ def test_pairing_removes_the_effect_that_a_seed_has_on_both_conditions():
 
 def test_a_difference_is_clear_if_its_interval_excludes_0():
     def found(scores, reference):
-        paired = shown(statistics.paired(scores, reference))
+        paired = statistics.record(statistics.paired(scores, reference))
         return table.format_difference(paired), table.is_clear(paired)
 
     assert found({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}) == ("+0.500 ± 0.000", True)
