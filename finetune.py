@@ -67,8 +67,8 @@ def train_step(task, model, axis, state, frozen, rngs, inputs, learning_rate):
         grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
         return state.apply_gradients(grads, sums, task.loss_coefficients(), learning_rate)
 
-    state, sums = axis.map(update, axis.frozen)(state, frozen, rngs, inputs, learning_rate)
-    return axis.readable(state, sums)
+    state, sums = axis.vmap(update, axis.shared_args)(state, frozen, rngs, inputs, learning_rate)
+    return axis.replicate_counters(state, sums)
 
 
 @announced_jit("the evaluation step", static_argnums=(0, 1, 2))
@@ -79,7 +79,7 @@ def eval_step(task, model, axis, params, frozen, rngs, inputs):
         batch = task.prepare(rngs["evaluation"], inputs)
         return task.outputs(model, merge_params(params, frozen), batch)
 
-    outputs = axis.map(predict, (*axis.frozen, 3))(params, frozen, rngs, inputs)
+    outputs = axis.vmap(predict, (*axis.shared_args, 3))(params, frozen, rngs, inputs)
     return sharding.constrain_replicated(outputs)
 
 
@@ -136,11 +136,11 @@ def train(group):
     rngs = [rng_streams(replica.config.seed) for replica in group]
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs[0])
-    fixed = untrained_paths(config, flatten_params(abstract_params), task.name)
-    step_flops = flops.flops_per_step(task, abstract_params, fixed)
+    untrained = untrained_paths(config, flatten_params(abstract_params), task.name)
+    step_flops = flops.flops_per_step(task, abstract_params, untrained)
     converter = StepConverter.of(config, task, step_flops)
     optimizer = Optimizer.of(config, converter)
-    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, untrained)
     intervals = Intervals.of(config, converter, run_dir)
     learning_rates = [schedules.learning_rates(r.config.optimizer, converter) for r in group]
     continued = [
@@ -148,7 +148,7 @@ def train(group):
         for replica, rates in zip(group, learning_rates, strict=True)
     ]
     unsplit = sharding.describe_unsplit(mesh, abstract_params)
-    for line in (flops.describe(abstract_params, fixed), *unsplit, *continued[0].describe()):
+    for line in (flops.describe(abstract_params, untrained), *unsplit, *continued[0].describe()):
         log.info(line)
     log.debug("\n".join((*param_rules, str(task.model_config))))
     log.info(huggingface.describe_export(
@@ -161,24 +161,25 @@ def train(group):
         logs.banner("Train state")
 
         def restore(number, checkpoints):
-            return continued[number].restore(checkpoints, mesh, abstract_params, fixed, optimizer)
+            plan = continued[number]
+            return plan.restore(checkpoints, mesh, abstract_params, untrained, optimizer)
 
         def initialize(number, checkpoints):
             shardings = sharding.param_shardings(mesh, abstract_params)
             params = jax.device_put(init_params(task, model, rngs[number]), shardings)
-            params, lines, base = init_from.load_for_finetuning(
+            params, lines, reference = init_from.load_for_finetuning(
                 source, task, params, shardings, huggingface.as_run
             )
             if source.adapter != config.adapter:
                 params |= init_adapter(model, rngs[number], params)
-            params, frozen = split_params(params, fixed)
+            params, frozen = split_params(params, untrained)
             state = TrainState.create(params, optimizer)
-            for line in (*lines, *checkpoints.save_frozen(frozen, base)):
+            for line in (*lines, *checkpoints.save_frozen(frozen, reference)):
                 log.log(logging.DEBUG if number else logging.INFO, line)
             return jax.device_put(state, sharding.state_shardings(mesh, state)), frozen
 
         resumed, start, states = runs.restore_or_initialize(restore, initialize)
-        axis, state, frozen = replicas.join(states, size, mesh)
+        axis, state, frozen = replicas.stack_replicas(states, size, mesh)
         if resumed:
             log.info(f"resumed from checkpoint {start} of this run")
         manifest = {
@@ -199,7 +200,7 @@ def train(group):
 
         def evaluate_params(params, split, is_final=False):
             def predict(inputs):
-                inputs = axis.place_shared(mesh, inputs)
+                inputs = axis.global_shared_batch(mesh, inputs)
                 return eval_step(task, model, axis, params, frozen, rngs, inputs)
 
             generating = (model, params, frozen, mesh, is_final)
@@ -207,8 +208,9 @@ def train(group):
 
         def evaluate_at(step, state):
             predictions, values = evaluate_params(eval_params(state, {}), "validation")
-            runs.write(step, "validation", axis.columns(values))
-            log.info(f"step {step:>7,}  validation: {format_metrics(axis.columns(values), {})}")
+            of_all = axis.stack_values(values)
+            runs.write(step, "validation", of_all)
+            log.info(f"step {step:>7,}  validation: {format_metrics(of_all, {})}")
             runs.write_samples(step, task, "validation", predictions)
             return values
 
@@ -217,12 +219,12 @@ def train(group):
         runs.open(start if resumed else -1)  # drops the lines after this step
         state = train_loop(
             state,
-            (axis.place(mesh, inputs) for inputs in replicas.batches(tasks, start)),
+            (axis.global_batch(mesh, inputs) for inputs in replicas.batches(tasks, start)),
             step_fn,
             start=start,
             resumed=resumed,
             intervals=intervals,
-            learning_rates=axis.columns(learning_rates),
+            learning_rates=axis.stack_values(learning_rates),
             loss_coefficients=task.loss_coefficients(),
             evaluate=evaluate_at if intervals.evaluate else None,
             save=functools.partial(runs.save, axis) if intervals.save else None,
@@ -239,7 +241,7 @@ def train(group):
         logs.banner("Final scores")
         params, steps = eval_params(state, {}), [converter.total_steps] * len(group)
         if best_metric:
-            target, _ = split_params(sharding.placed(mesh, abstract_params), fixed)
+            target, _ = split_params(sharding.placed(mesh, abstract_params), untrained)
             steps, best = runs.best_params(target)
             params = axis.stack(best, mesh, jax.tree.map(lambda x: x.sharding, target))
         scored = {

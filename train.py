@@ -115,17 +115,17 @@ def run(config, workdir):
     rngs = rng_streams(config.seed)
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    fixed = frozen_paths(config.freeze, flatten_params(abstract_params))
-    step_flops = flops.flops_per_step(task, abstract_params, fixed)
+    untrained = frozen_paths(config.freeze, flatten_params(abstract_params))
+    step_flops = flops.flops_per_step(task, abstract_params, untrained)
     converter = StepConverter.of(config, task, step_flops)
     optimizer = Optimizer.of(config, converter)
-    param_rules = describe_param_rules(config.optimizer, abstract_params, fixed)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, untrained)
     intervals = Intervals.of(config, converter, run_dir)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = continuation.plan(run_dir, config, converter, learning_rates)
     coefficients = task.loss_coefficients()
     unsplit = sharding.describe_unsplit(mesh, abstract_params)
-    for line in (flops.describe(abstract_params, fixed), *unsplit, *continued.describe()):
+    for line in (flops.describe(abstract_params, untrained), *unsplit, *continued.describe()):
         log.info(line)
     for line in (*param_rules, str(task.model_config)):
         log.debug(line)
@@ -143,15 +143,15 @@ def run(config, workdir):
     ):
         # ---- Train state: resume > init_from > random --------------------------------------------
         logs.banner("Train state")
-        state, frozen = continued.restore(checkpoints, mesh, abstract_params, fixed, optimizer)
+        state, frozen = continued.restore(checkpoints, mesh, abstract_params, untrained, optimizer)
         resumed, entropy = state is not None, {}
         if resumed:
             log.info(f"resumed from checkpoint {int(state.step)} of this run")
         else:
             shardings = sharding.param_shardings(mesh, abstract_params)
-            params, base = jax.device_put(init_params(task, model, rngs), shardings), None
+            params, reference = jax.device_put(init_params(task, model, rngs), shardings), None
             if source.run is not None:
-                params, lines, base = init_from.load_for_pretraining(
+                params, lines, reference = init_from.load_for_pretraining(
                     source, task, params, shardings
                 )
                 for line in lines:
@@ -169,10 +169,10 @@ def run(config, workdir):
                      f"learned only their frequencies")  # fmt: skip
             if source.run is None and config.model.lm_head_bias_init == "unigram":
                 params = init_output_bias(params, counts)
-            params, frozen = split_params(params, fixed)
+            params, frozen = split_params(params, untrained)
             state = TrainState.create(params, optimizer)
             state = jax.device_put(state, sharding.state_shardings(mesh, state))
-            for line in checkpoints.save_frozen(frozen, base):
+            for line in checkpoints.save_frozen(frozen, reference):
                 log.info(line)
         start = int(state.step)
         run_directory.write_run(run_dir, resolved, "pretrain", task, continued.record(start), {

@@ -20,7 +20,7 @@ import numpy as np
 
 import models
 from models.attention import dot_product_attention
-from models.attention_kernels import Case, attend, why_not
+from models.attention_kernels import AttentionSpec, attend, why_not
 from models.inputs import make_attention_mask
 
 SIZE = {"num_layers": 4, "emb_dim": 256, "num_heads": 4, "mlp_dim": 1024, "vocab_size": 1024}
@@ -123,7 +123,7 @@ class Parity:
         bias = jnp.asarray(random.normal(size=(H, 2 * T - 1)), jnp.float32)
         self._bias = bias if has_bias else None
         self._distances = np.arange(T)[None] - np.arange(T)[:, None] + T - 1
-        self._case = Case(
+        self._case = AttentionSpec(
             T, T, attention, has_bias=has_bias, sliding_window=window, num_kv_heads=H,
             platform="gpu" if interpret else "",
         )  # fmt: skip

@@ -69,7 +69,7 @@ def config_of(name, given, seed):
         "init_from": given.model,
         "task": {
             "max_seq_len": 128, **task, "source": source.format(data=given.data),
-            "group_by_length": 50,
+            "length_group_steps": 50,
         },
         "training": {
             "batch_size": batch,

@@ -91,7 +91,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Adapting(Adapter):
+class TrainableAdapter(Adapter):
     """Base class of the adapters: trains the adapter, the head of the task, and `modules_to_save` only."""
 
     modules_to_save: tuple = option(
@@ -127,7 +127,7 @@ def matching(params, patterns, field):
 
 
 @dataclass(frozen=True)
-class LoRA(Adapting):
+class LoRA(TrainableAdapter):
     """Low-rank adaptation (Hu et al. 2021): y = x W + s dropout(x) A B with s = alpha / rank.
 
     A [in, rank] is uniform in +- 1 / sqrt(in) and B [rank, out] is 0, so that training starts from the
@@ -197,7 +197,7 @@ def _last(x):
 
 
 @dataclass(frozen=True)
-class IA3(Adapting):
+class IA3(TrainableAdapter):
     """(IA)^3 (Liu et al. 2022): keys, values and the hidden states of the MLP are rescaled by vectors.
 
     The vectors are 1 at the start. `target_modules` are rescaled at their output, `feedforward_modules`
@@ -241,7 +241,7 @@ class IA3(Adapting):
 
 
 @dataclass(frozen=True)
-class BitFit(Adapting):
+class BitFit(TrainableAdapter):
     """Only the biases of the model are trained (Zaken et al. 2022), and the head of the task."""
 
     name = "bitfit"
@@ -251,7 +251,7 @@ class BitFit(Adapting):
 
 
 @dataclass(frozen=True)
-class Bottleneck(Adapting):
+class Bottleneck(TrainableAdapter):
     """Bottleneck adapters: h + up(act(down(h))) on the output h of a sublayer, before it is added to the
     residual stream: of each sublayer (Houlsby et al. 2019), or of the MLP alone (after Pfeiffer et al.
     2021). `up` is 0 at the start."""

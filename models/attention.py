@@ -1,6 +1,6 @@
 """Attention: self- and cross-attention, multi-head and grouped-query, in one module.
 models/transformer.py calls it with two ModelInputs, which describe the mask, or, in a decode step, with
-the Slots of a cache. attention_kernels.py chooses the kernel; `dot_product_attention` is the dense one.
+the CacheSlots of a cache. attention_kernels.py chooses the kernel; `dot_product_attention` is the dense one.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.attention_kernels import Case, attend, choose_kernel
-from models.cache import CACHE, KEPT, Slots, keep, unpack
+from models.attention_kernels import AttentionSpec, attend, choose_kernel
+from models.cache import CACHE, CACHED, CacheSlots, sow_for_cache, unpack
 from models.config import ModelConfig
 from models.inputs import AttentionMask, ModelInputs, make_attention_mask
 from models.layers import Dense, Norm, softcap
@@ -45,14 +45,14 @@ class Attention(nn.Module):
         x: jax.Array,
         y: jax.Array | None,  # None: the cached cross-attention of a decode step
         query_inputs: ModelInputs,  # [B,T]
-        key_inputs: ModelInputs | Slots,  # [B,S]
+        key_inputs: ModelInputs | CacheSlots,  # [B,S]
         bias: jax.Array | None = None,  # float32[H,T,S]; by distance, [H,T+S-1], unless dense
         deterministic: bool = True,
     ) -> jax.Array:
         config = self.config
         head_dim, num_kv_heads = config.resolved_head_dim, config.resolved_num_kv_heads
         use_bias = config.use_bias or config.use_qkv_bias
-        cached = isinstance(key_inputs, Slots)
+        cached = isinstance(key_inputs, CacheSlots)
         q = Dense(config, config.num_heads * head_dim, "query", use_bias=use_bias, name="query")(x)
         if config.qk_norm_over_heads:
             q = Norm(config, name="query_norm")(q)
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         if config.positions == "rope":
             q = apply_rope(config, q, query_inputs, layer)
         if cached and self.cross:
-            k, v = (unpack(x).transpose(0, 2, 1, 3) for x in self.get_variable(CACHE, KEPT))
+            k, v = (unpack(x).transpose(0, 2, 1, 3) for x in self.get_variable(CACHE, CACHED))
             mask = key_inputs.encoder_visible[:, None]
         else:
             k = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="key")(y)
@@ -79,7 +79,7 @@ class Attention(nn.Module):
             if cached:
                 k, v, mask = self.update_cache(k, v, key_inputs)
             else:
-                keep(self, (k, v))
+                sow_for_cache(self, (k, v))
                 window = config.sliding_window_at(self.layer) or key_inputs.sliding_window
                 how = () if self.cross else (key_inputs.attention, key_inputs.prefix, window)
                 segments = query_inputs.segment_ids, key_inputs.segment_ids
@@ -91,7 +91,7 @@ class Attention(nn.Module):
         dropout = nn.Dropout(rate, deterministic=deterministic, name="dropout")
         kernel = "dense"
         if isinstance(mask, AttentionMask):
-            kernel = self.choose(mask, deterministic)
+            kernel = self.choose_kernel(mask, deterministic)
             mask = mask.dense() if kernel == "dense" else mask
         if kernel == "dense":
             out = dot_product_attention(
@@ -113,10 +113,10 @@ class Attention(nn.Module):
         out = out.reshape(*out.shape[:2], config.num_heads * head_dim)  # [B,T,HK]
         return Dense(config, config.emb_dim, kind="residual", depth=self.depth, name="out")(out)
 
-    def choose(self, mask: AttentionMask, deterministic: bool = True) -> str:
+    def choose_kernel(self, mask: AttentionMask, deterministic: bool = True) -> str:
         """The kernel of this layer."""
         config = self.config
-        case = Case(
+        spec = AttentionSpec(
             mask.query_segment_ids.shape[1],
             mask.key_segment_ids.shape[1] - mask.num_leading,
             mask.attention,
@@ -128,15 +128,15 @@ class Attention(nn.Module):
             num_leading=mask.num_leading,
             num_kv_heads=config.resolved_num_kv_heads,
         )
-        return choose_kernel(config.attention_kernel, case)
+        return choose_kernel(config.attention_kernel, spec)
 
-    def update_cache(self, k: jax.Array, v: jax.Array, slots: Slots) -> tuple:
+    def update_cache(self, k: jax.Array, v: jax.Array, slots: CacheSlots) -> tuple:
         """k and v [B,1,G,K] of the next token -> (k and v [B,S,G,K] of all slots, mask bool[B,1,S])."""
         kept = [
             slots.write(old, new)
-            for old, new in zip(self.get_variable(CACHE, KEPT), (k, v), strict=True)
+            for old, new in zip(self.get_variable(CACHE, CACHED), (k, v), strict=True)
         ]
-        self.put_variable(CACHE, KEPT, tuple(kept))
+        self.put_variable(CACHE, CACHED, tuple(kept))
         return *(unpack(x).transpose(0, 2, 1, 3) for x in kept), slots.mask(kept[0].shape[-2])
 
     def extend_keys(self, k, v, mask, bias):

@@ -1,4 +1,4 @@
-"""Attention kernels: `choose_kernel` picks one for a case, `attend` calls it.
+"""Attention kernels: `choose_kernel` picks one for an attention spec, `attend` calls it.
 
 `dense` makes the scores of all queries and keys, [T,S]. The others have memory linear in the length:
 `chunked` is plain JAX for every case, `splash` and `triton` are the kernels for TPUs and GPUs that come with
@@ -28,7 +28,7 @@ DENSE_BELOW = {"cpu": 512 * 512, "other": 256 * 256}
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionSpec:
     """What the choice of a kernel depends on. Lengths are in tokens, keys without leading ones."""
 
     num_queries: int
@@ -54,49 +54,49 @@ def current_platform() -> str:
     return getattr(device, "platform", None) or jax.default_backend()
 
 
-def why_not(kernel: str, case: Case) -> str:
-    """Why a kernel cannot compute a case; '' if it can."""
+def why_not(kernel: str, spec: AttentionSpec) -> str:
+    """Why a kernel cannot compute an attention spec; '' if it can."""
     if kernel in ("dense", "chunked"):
         return ""
-    if case.target != _PLATFORM[kernel]:
-        return f"it runs on a {_PLATFORM[kernel].upper()}, not on a {case.target.upper()}"
+    if spec.target != _PLATFORM[kernel]:
+        return f"it runs on a {_PLATFORM[kernel].upper()}, not on a {spec.target.upper()}"
     lacks = {
-        "prefix attention": case.attention == "prefix",
-        "relative bias": case.has_bias,
-        "dropout": case.has_dropout,
-        "prefix tuning": case.num_leading,
+        "prefix attention": spec.attention == "prefix",
+        "relative bias": spec.has_bias,
+        "dropout": spec.has_dropout,
+        "prefix tuning": spec.num_leading,
     }
     if kernel == "triton":
-        lacks["cross-attention"] = case.is_cross
-        lacks["sliding window"] = case.sliding_window
-        lacks["soft cap"] = case.cap
+        lacks["cross-attention"] = spec.is_cross
+        lacks["sliding window"] = spec.sliding_window
+        lacks["soft cap"] = spec.cap
     if missing := [name for name, is_so in lacks.items() if is_so]:
         return f"it has no {missing[0]}"
-    if split_axes(case.num_kv_heads, case.num_queries)[1]:
+    if split_axes(spec.num_kv_heads, spec.num_queries)[1]:
         return (
-            f"the mesh splits query positions, because {case.num_kv_heads} key heads are not a multiple of "
+            f"the mesh splits query positions, because {spec.num_kv_heads} key heads are not a multiple of "
             "tensor * sequence"
         )
-    if case.num_queries % _LANES or case.num_keys % _LANES:
-        return f"it needs lengths that are multiples of {_LANES}, not {case.num_queries} and {case.num_keys}"
+    if spec.num_queries % _LANES or spec.num_keys % _LANES:
+        return f"it needs lengths that are multiples of {_LANES}, not {spec.num_queries} and {spec.num_keys}"
     return ""
 
 
-def choose_kernel(option: str, case: Case) -> str:
-    """The kernel for a case: `option`, one of KERNELS, or the one that 'auto' chooses.
+def choose_kernel(option: str, spec: AttentionSpec) -> str:
+    """The kernel for an attention spec: `option`, one of KERNELS, or the one that 'auto' chooses.
 
-    Raises ValueError if the kernel named cannot compute the case.
+    Raises ValueError if the kernel named cannot compute it.
     """
     if option != "auto":
-        if reason := why_not(option, case):
+        if reason := why_not(option, spec):
             raise ValueError(
                 f"model.attention_kernel={option!r}: {reason}; set model.attention_kernel=auto, or chunked"
             )
         return option
-    size = DENSE_BELOW.get(case.target, DENSE_BELOW["other"])
-    if case.num_queries == 1 or case.num_queries * case.num_keys < size:
+    size = DENSE_BELOW.get(spec.target, DENSE_BELOW["other"])
+    if spec.num_queries == 1 or spec.num_queries * spec.num_keys < size:
         return "dense"
-    return next((each for each in _PLATFORM if not why_not(each, case)), "chunked")
+    return next((each for each in _PLATFORM if not why_not(each, spec)), "chunked")
 
 
 def attend(
@@ -248,13 +248,13 @@ def describe_attention(config, inputs, decoder_inputs=None, platform: str = "") 
         length, keys = queries.tokens.shape[-1], (inputs if is_cross else queries).tokens.shape[-1]
         layers = config.num_layers_in("decoder" if is_cross else name)
         for window in {0 if is_cross else config.sliding_window_at(i) for i in range(layers)}:
-            case = Case(
+            spec = AttentionSpec(
                 length, keys, "bidirectional" if is_cross else queries.attention, is_cross,
                 config.positions == "relative" and not is_cross, window,
                 config.attention_logit_softcap, config.attention_dropout_rate > 0, platform=platform,
                 num_kv_heads=config.resolved_num_kv_heads,
             )  # fmt: skip
-            kernel = choose_kernel(config.attention_kernel, case)
+            kernel = choose_kernel(config.attention_kernel, spec)
             descriptions[f"{name} {kernel} ({length} x {keys})"] = True  # once for all windows
     return "attention: " + ", ".join(descriptions)
 
@@ -267,14 +267,14 @@ def kernel_table() -> list[tuple[str, ...]]:
             for extra in ("", "window", "bias"):
                 if extra == "window" and attention == "prefix" or extra and attention == "cross":
                     continue  # no published model has these
-                case = Case(
+                spec = AttentionSpec(
                     2048, 2048, "bidirectional" if attention == "cross" else attention,
                     attention == "cross", extra == "bias", 256 * (extra == "window"),
                     platform=platform,
                 )  # fmt: skip
-                kernel = choose_kernel("auto", case)
+                kernel = choose_kernel("auto", spec)
                 fused = next((n for n, p in _PLATFORM.items() if p == platform), "")
-                reason = why_not(fused, case) if fused else ""
+                reason = why_not(fused, spec) if fused else ""
                 rows.append(
                     (
                         platform,

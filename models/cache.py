@@ -13,11 +13,11 @@ from models.inputs import ModelInputs
 # Flax collections that the prefill writes, and that decode steps use.
 PREFILL, CACHE = "prefill", "cache"
 # The variable in them: (key, value) of an Attention, ModelInputs of a TransformerStack.
-KEPT = "kept"
+CACHED = "cached"
 
 
 @struct.dataclass
-class Slots:
+class CacheSlots:
     """Positions and visibility of the tokens in a cache of capacity C. The tokens of a row are numbered from
     0, padding included; a layer with S slots keeps token i in slot i mod S, so it holds the last S of them.
 
@@ -51,14 +51,14 @@ class Slots:
         visible = jnp.take(self.visible, jnp.maximum(numbers, 0), axis=1)
         return (visible & (numbers >= 0)[None])[:, None]
 
-    def write(self, kept: jax.Array, new: jax.Array) -> jax.Array:
-        """Writes the next token's new[B,1,G,K] into its slot of the packed keys or values `kept`."""
-        size, zero = kept.shape[-2], jnp.int32(0)
-        new = pack(new.transpose(0, 2, 1, 3).astype(kept.dtype))
-        start = [zero] * (kept.ndim - 2) + [jnp.mod(self.index, jnp.int32(size)), zero]
-        return jax.lax.dynamic_update_slice(kept, new, start)
+    def write(self, cached: jax.Array, new: jax.Array) -> jax.Array:
+        """Writes the next token's new[B,1,G,K] into its slot of the packed keys or values `cached`."""
+        size, zero = cached.shape[-2], jnp.int32(0)
+        new = pack(new.transpose(0, 2, 1, 3).astype(cached.dtype))
+        start = [zero] * (cached.ndim - 2) + [jnp.mod(self.index, jnp.int32(size)), zero]
+        return jax.lax.dynamic_update_slice(cached, new, start)
 
-    def advance(self) -> "Slots":
+    def advance(self) -> "CacheSlots":
         """After the next token."""
         one = jnp.int32(1)
         return self.replace(index=self.index + one, positions=self.positions + one)
@@ -81,7 +81,7 @@ class Cache:
     values of cross-attention come from the encoder's output and do not change."""
 
     layers: dict
-    slots: Slots
+    slots: CacheSlots
 
     def take(self, rows: jax.Array) -> "Cache":
         """The cache of these rows int32[R], which may repeat."""
@@ -113,10 +113,10 @@ class Cache:
         return self.replace(layers=layers)
 
 
-def keep(module: nn.Module, value) -> None:
+def sow_for_cache(module: nn.Module, value) -> None:
     """Keeps a value of the forward pass for `prefill`; in training and in `init` it does nothing."""
     if not module.is_initializing():
-        module.sow(PREFILL, KEPT, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        module.sow(PREFILL, CACHED, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
 
 def prefill(
@@ -130,14 +130,14 @@ def prefill(
     """
     arguments = (inputs,) if decoder_inputs is None else (inputs, decoder_inputs)
     hidden, state = model.apply({"params": params}, *arguments, mutable=[PREFILL])
-    kept = state[PREFILL]
-    prompt, encoder_visible = kept["decoder"].pop(KEPT), None
+    cached = state[PREFILL]
+    prompt, encoder_visible = cached["decoder"].pop(CACHED), None
     length, segment = prompt.tokens.shape[1], prompt.segment_ids[:, -1:]
     if length > capacity:
         raise ValueError(f"a prompt of {length} tokens with a cache for {capacity}: raise capacity")
     if decoder_inputs is not None:
-        encoder_visible = kept["encoder"].pop(KEPT).segment_ids == segment
-    slots = Slots(
+        encoder_visible = cached["encoder"].pop(CACHED).segment_ids == segment
+    slots = CacheSlots(
         jnp.pad(
             prompt.segment_ids == segment, ((0, 0), (0, capacity - length)), constant_values=True
         ),
@@ -147,7 +147,7 @@ def prefill(
         prompt.sliding_window,
     )
     layers = {}
-    for stack, modules in kept.items():
+    for stack, modules in cached.items():
         for name, attentions in modules.items():
             number = int(name.removeprefix("layer_"))
             size = slots.size(model.config.sliding_window_at(number))
@@ -157,10 +157,10 @@ def prefill(
                 cross = attention == "cross_attention"
                 pair = (
                     pack(x.transpose(0, 2, 1, 3) if cross else _to_slots(x, size))
-                    for x in keys_values[KEPT]
+                    for x in keys_values[CACHED]
                 )
                 of_layer = layers.setdefault(stack, {}).setdefault(name, {})
-                of_layer[attention] = {KEPT: tuple(pair)}
+                of_layer[attention] = {CACHED: tuple(pair)}
     return hidden, Cache(layers, slots)
 
 

@@ -49,7 +49,7 @@ class LayerLoop:
         return transform(function, policy=POLICIES[self.remat], **options)
 
 
-def segments(kinds) -> list[tuple[int, int, int]]:
+def repeated_periods(kinds) -> list[tuple[int, int, int]]:
     """[(first layer, period, repeats)] that cover layers of these kinds in order: from each first layer on,
     the period whose repetitions cover the most layers. ABBABBA -> [(0, 3, 2), (6, 1, 1)]."""
     cover, first = [], 0
@@ -79,7 +79,9 @@ def run_layers(stack: nn.Module, x: jax.Array, arguments, deterministic: bool) -
     parts = [(i, 1, 1) for i in range(depth)]
     if loop.scan_layers:
         variables = [_variables(stack, layer) for layer in layers]
-        parts = segments([(stack.config.layer_kind(i), _form(v)) for i, v in enumerate(variables)])
+        parts = repeated_periods(
+            [(stack.config.layer_kind(i), _form(v)) for i, v in enumerate(variables)]
+        )
     for first, period, repeats in parts:
         if repeats == 1:
             x = call(layers[first], x, *arguments)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.cache import Slots
+from models.cache import CacheSlots
 from models.config import ModelConfig
 from models.initializers import ZEROS, initializer
 from models.inputs import ModelInputs
@@ -225,7 +225,7 @@ class Transformer(nn.Module):
         x = self.embed_inputs(decoder_inputs, deterministic, decoder=True)
         return self.decoder(x, decoder_inputs, encoded, inputs, deterministic=deterministic)
 
-    def decode_step(self, inputs: ModelInputs, slots: Slots) -> jax.Array:
+    def decode_step(self, inputs: ModelInputs, slots: CacheSlots) -> jax.Array:
         """Hidden states [B,1,D] of the next tokens of cached rows; called by models.cache.decode_step."""
         x = self.embed_inputs(inputs, decoder=True)
         return self.decoder(x, inputs, slots=slots)

@@ -12,10 +12,10 @@ from models.adapters import (
     IA3,
     KEY,
     Adapter,
-    Adapting,
     BitFit,
     Bottleneck,
     LoRA,
+    TrainableAdapter,
     matching,
     own_params,
 )
@@ -25,7 +25,7 @@ from models.model import Embedder, Transformer
 
 
 @dataclass(frozen=True)
-class _Tokens(Adapting):
+class _Tokens(TrainableAdapter):
     """`num_tokens` trained positions before each row; the positions of its own tokens follow them."""
 
     num_tokens: int = option(20, "trained positions before each row", min=1)

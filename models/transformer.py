@@ -9,8 +9,8 @@ import numpy as np
 from flax import linen as nn
 
 from models.attention import Attention
-from models.attention_kernels import Case, choose_kernel
-from models.cache import PREFILL, Slots, keep
+from models.attention_kernels import AttentionSpec, choose_kernel
+from models.cache import PREFILL, CacheSlots, sow_for_cache
 from models.config import ModelConfig
 from models.initializers import initializer
 from models.inputs import ModelInputs
@@ -64,7 +64,7 @@ class TransformerLayer(nn.Module):
         encoded: jax.Array | None = None,  # [B,S,D], for cross-attention
         encoder_inputs: ModelInputs | None = None,  # [B,S]
         deterministic: bool = True,
-        slots: Slots | None = None,  # of a cache, in a decode step: T is 1
+        slots: CacheSlots | None = None,  # of a cache, in a decode step: T is 1
     ) -> jax.Array:
         owner = self if self.shared is None else self.shared
         keys, encoder_inputs = (inputs, encoder_inputs) if slots is None else (slots, slots)
@@ -134,10 +134,10 @@ class TransformerStack(nn.Module):
         encoded: jax.Array | None = None,
         encoder_inputs: ModelInputs | None = None,
         deterministic: bool = True,
-        slots: Slots | None = None,
+        slots: CacheSlots | None = None,
     ) -> jax.Array:
         config = self.config
-        keep(self, inputs)
+        sow_for_cache(self, inputs)
         bias, is_relative = None, config.positions == "relative"
         if is_relative and slots is None:
             bias = self.relative_bias(jnp.asarray(self.buckets(self.distances(inputs))))
@@ -157,8 +157,8 @@ class TransformerStack(nn.Module):
     def distances(self, inputs: ModelInputs) -> np.ndarray:
         """int[T,T], or int[2T-1] in order for a kernel that makes the biases of a block."""
         length = inputs.tokens.shape[1]
-        case = Case(length, length, inputs.attention, has_bias=True)
-        if choose_kernel(self.config.attention_kernel, case) != "dense":
+        spec = AttentionSpec(length, length, inputs.attention, has_bias=True)
+        if choose_kernel(self.config.attention_kernel, spec) != "dense":
             return np.arange(1 - length, length)
         return np.arange(length)[None, :] - np.arange(length)[:, None]
 
@@ -167,7 +167,7 @@ class TransformerStack(nn.Module):
         sizes = self.config.relative_buckets, self.config.relative_max_distance
         return relative_buckets(distances, *sizes, self.stack == "encoder")
 
-    def cached_buckets(self, slots: Slots, layer: int) -> jax.Array:
+    def cached_buckets(self, slots: CacheSlots, layer: int) -> jax.Array:
         """int32[1,S]: the buckets between the next token and the slots of a layer."""
         by_distance = jnp.asarray(self.buckets(-np.arange(slots.capacity)))
         size = slots.size(self.config.sliding_window_at(layer))

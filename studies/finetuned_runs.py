@@ -30,7 +30,7 @@ log = logging.getLogger("triptych.studies")
 SAMPLES = {"train": "train_sample", "validation": "validation_sample"}
 # Fields that two runs may differ in: they change no function of the parameters. Data are compared by content.
 MAY_DIFFER = ("dropout_rate", "attention_dropout_rate", "embedding_dropout_rate", "head_dropout_rate",
-              "attention_kernel", "dtype", "source", "num_train_examples", "group_by_length", "packing",
+              "attention_kernel", "dtype", "source", "num_train_examples", "length_group_steps", "packing",
               "metric")  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import models
-from models.attention_kernels import Case, choose_kernel
+from models.attention_kernels import AttentionSpec, choose_kernel
 from studies import finetuned_runs, hessian, landscape_figures
 from studies import paths_in_weights as weights
 from sweeps import drawing, page
@@ -271,7 +271,7 @@ def curvature_config(config, length: int):
     and TPUs have first derivatives alone."""
     kernel = config.attention_kernel
     if kernel not in ("dense", "chunked"):
-        kernel = choose_kernel("auto", Case(length, length, platform="cpu"))
+        kernel = choose_kernel("auto", AttentionSpec(length, length, platform="cpu"))
     return dataclasses.replace(config, dtype="float32", attention_kernel=kernel)
 
 

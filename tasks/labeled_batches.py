@@ -38,7 +38,7 @@ class LabeledBatches(LoadedTask):
 
     @functools.cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes that batches are padded to, ascending; `full_shape` alone without group_by_length
+        """The shapes that batches are padded to, ascending; `full_shape` alone without length_group_steps
         and packing. Packed training batches have the last one."""
         if self.fixed_shapes:
             return self.fixed_shapes
@@ -48,7 +48,7 @@ class LabeledBatches(LoadedTask):
             self.lengths("train" if "train" in self.encoded else next(iter(self.encoded))),
             self.full_shape,
             self.batch_size,
-            self.task.group_by_length or _EVAL_WINDOW,
+            self.task.length_group_steps or _EVAL_WINDOW,
         )
         # The last one is for evaluation alone, of examples longer than any of train.
         return chosen if chosen[-1] == self.full_shape else (*chosen, self.full_shape)
@@ -77,7 +77,7 @@ class LabeledBatches(LoadedTask):
     def length_share(self) -> float:
         if self.packed_rows:
             return self.packed_rows * self.grad_accum_steps / self.batch_size
-        steps = range(self.task.group_by_length)
+        steps = range(self.task.length_group_steps)
         read = [self.tokens_read(self._train_shape(self._indices(step))) for step in steps]
         return float(np.mean(read)) / self.tokens_read(self.full_shape) if read else 1.0
 
@@ -155,7 +155,7 @@ class LabeledBatches(LoadedTask):
     def describe_batches(self) -> list[str]:
         """Lines about the shapes of batches, for the log."""
         lines = []
-        if self.task.group_by_length:
+        if self.task.length_group_steps:
             shapes = ", ".join(" and ".join(map(str, shape)) for shape in self.shapes)
             lines.append(
                 f"batches of similar length are padded to {shapes} tokens, {self.length_share:.0%} of the "
@@ -174,7 +174,7 @@ class LabeledBatches(LoadedTask):
     @property
     def _is_sorted(self):
         """Whether evaluation batches have examples of similar length."""
-        return bool(self.task.group_by_length or self.task.packing)
+        return bool(self.task.length_group_steps or self.task.packing)
 
     def _eval_order(self, split):
         """int[n]: the examples of a split in the order in which they are evaluated."""
@@ -185,9 +185,9 @@ class LabeledBatches(LoadedTask):
 
     def _indices(self, step):
         """Indices int64[batch_size] of the training rows of a step, over all processes."""
-        if self.task.group_by_length:
+        if self.task.length_group_steps:
             places = example_order.grouped_at(
-                step, self.batch_size, self._train_keys, self.task.group_by_length, self.seed
+                step, self.batch_size, self._train_keys, self.task.length_group_steps, self.seed
             )
         else:
             places = example_order.shuffled_at(step, self.batch_size, len(self.rows), self.seed)
@@ -200,7 +200,7 @@ class LabeledBatches(LoadedTask):
 
     def _train_shape(self, indices):
         """The shape of a training batch of examples int[B], over all processes."""
-        return self._shape("train", indices) if self.task.group_by_length else self.full_shape
+        return self._shape("train", indices) if self.task.length_group_steps else self.full_shape
 
     def _shape(self, split, indices):
         """The shape that a batch of examples int[B] is padded to, over all processes."""

@@ -65,7 +65,7 @@ class LabeledTask(Task):
     num_train_examples: int = option(
         0, "training examples to use, a stratified subset; 0: all", min=0
     )
-    group_by_length: int = option(
+    length_group_steps: int = option(
         0, "steps whose examples are sorted by length, then cut into batches; 0: off", min=0
     )
 
@@ -189,14 +189,14 @@ class LabeledTask(Task):
 
     def check_model(self, model_config: ModelConfig) -> None:
         """Raises ValueError if the options do not fit the model or each other."""
-        if self.packing and self.group_by_length:
+        if self.packing and self.length_group_steps:
             raise ValueError(
-                f"task.packing=True and task.group_by_length={self.group_by_length} both avoid padding: "
-                "choose one of them"
+                f"task.packing=True and task.length_group_steps={self.length_group_steps} both avoid "
+                "padding: choose one of them"
             )
         if self.packing and not self.can_pack:
             raise ValueError(
-                f"task.packing=True does not work with task.name={self.name!r}: set task.group_by_length "
+                f"task.packing=True does not work with task.name={self.name!r}: set task.length_group_steps "
                 "instead"
             )
         if self.attention == "bidirectional" and model_config.architecture != "decoder":

@@ -181,9 +181,11 @@ def test_equal_frozen_trees_have_no_axis_and_others_do():
     trees = [
         {"w": jax.device_put(np.full(3, n), replicas.sharding.replicated(mesh))} for n in (0, 1)
     ]
-    axes, _, frozen = replicas.join([(trees[0], trees[0]), (trees[1], trees[0])], 2, mesh)
+    axes, _, frozen = replicas.stack_replicas([(trees[0], trees[0]), (trees[1], trees[0])], 2, mesh)
     assert axes.shares_frozen and frozen["w"].shape == (3,)
-    axes, state, frozen = replicas.join([(trees[0], trees[0]), (trees[1], trees[1])], 2, mesh)
+    axes, state, frozen = replicas.stack_replicas(
+        [(trees[0], trees[0]), (trees[1], trees[1])], 2, mesh
+    )
     assert not axes.shares_frozen and frozen["w"].shape == state["w"].shape == (2, 3)
 
 

@@ -110,10 +110,10 @@ def total_steps(config, task):
     adapter = getattr(config, "adapter", Adapter())
     model = models.build(task.model_config, adapter)
     params = jax.eval_shape(functools.partial(init_params, task, model), rng_streams(config.seed))
-    fixed = frozen_paths(config.freeze, flatten_params(params))
+    untrained = frozen_paths(config.freeze, flatten_params(params))
     if adapter != Adapter():
-        fixed = untrained_paths(config, flatten_params(params), task.name)
-    return StepConverter.of(config, task, flops.flops_per_step(task, params, fixed)).total_steps
+        untrained = untrained_paths(config, flatten_params(params), task.name)
+    return StepConverter.of(config, task, flops.flops_per_step(task, params, untrained)).total_steps
 
 
 def show(given, config):

@@ -112,7 +112,7 @@ def bytes_kept(model, length, tensor, remat):
         return 6 + (6 * heads + 2 * mlp * (1 + model.gated_mlp)) / tensor
     kept = 10 + (8 * heads + 4 * mlp * (1.5 if model.gated_mlp else 1)) / tensor
     option = model.attention_kernel if model.attention_kernel in ("dense", "chunked") else "auto"
-    case = attention_kernels.Case(length, length, platform="gpu")
+    case = attention_kernels.AttentionSpec(length, length, platform="gpu")
     if attention_kernels.choose_kernel(option, case) == "dense":
         kept += 5 * model.num_heads * length / model.emb_dim / tensor
     return kept

@@ -96,7 +96,7 @@ class PlannedStep:
     mesh: jax.sharding.Mesh
     task: Any  # LoadedPretraining without a corpus
     params: dict  # all of them, abstract
-    fixed: frozenset  # paths of the frozen ones
+    untrained: frozenset  # paths of the frozen ones
     arguments: tuple  # of train_step
 
     @functools.cached_property
@@ -118,7 +118,7 @@ class PlannedStep:
     @functools.cached_property
     def model_flops(self) -> float:
         """Model FLOPs of a step, over all devices."""
-        return flops.flops_per_step(self.task, self.params, self.fixed)
+        return flops.flops_per_step(self.task, self.params, self.untrained)
 
     @property
     def unsplit(self) -> list[str]:
@@ -215,11 +215,11 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
             params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
     sharding.check_lengths(mesh, task.row_lengths)
     sharding.describe_unsplit(mesh, params)
-    fixed = frozen_paths(config.freeze, flatten_params(params))
-    trained, frozen = split_params(params, fixed)
+    untrained = frozen_paths(config.freeze, flatten_params(params))
+    trained, frozen = split_params(params, untrained)
     # The data is not here: an epoch of one step will do, because the step does not depend on it.
     sizes = StepConverter(task.batch_size, task.tokens_per_step, task.batch_size)
-    step_flops = flops.flops_per_step(task, params, fixed)
+    step_flops = flops.flops_per_step(task, params, untrained)
     if like is None:
         check_durations(config, task.tokens_per_step, step_flops)
     optimizer = Optimizer.of(config, StepConverter.of(config, sizes, step_flops))
@@ -232,7 +232,7 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
         task, model, state, sharding.placed(mesh, frozen), _placed(rngs, whole),
         _placed(task.abstract_inputs, rows), jax.ShapeDtypeStruct((), np.float32),
     )  # fmt: skip
-    return PlannedStep(config, mesh, task, params, fixed, arguments)
+    return PlannedStep(config, mesh, task, params, untrained, arguments)
 
 
 def _placed(tree, place):

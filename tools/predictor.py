@@ -146,7 +146,7 @@ class Predictor:
                 self._batch_size = min(batch_size, 1 << (len(examples) - 1).bit_length())
             batch_size = self._batch_size
             if not options.packing:  # evaluation sorts by length with either option
-                options = dataclasses.replace(options, group_by_length=1)
+                options = dataclasses.replace(options, length_group_steps=1)
         splits = options.complete_examples({SPLIT: examples}, log.info)
         loaded = options.assemble(
             LabeledSplits(splits, "", self.label_names),

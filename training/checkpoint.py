@@ -294,14 +294,14 @@ def read_params(checkpoints, step, target, use_ema=True):
 
     use_ema: read averaged parameters where the run has them."""
     checkpoints = paths.of(checkpoints)
-    fixed = read_frozen(checkpoints.parent, target)
-    rest, _ = split_params(target, flatten_params(fixed))
+    untrained = read_frozen(checkpoints.parent, target)
+    rest, _ = split_params(target, flatten_params(untrained))
     parts = split_params(rest, ema_paths(checkpoints.parent, step) if use_ema else ())
     trained = merge_params(*(
         trees.explained(trees.read_tree, checkpoints / str(step) / item, part, True) if part else {}
         for item, part in zip(("params", "ema_params"), parts, strict=True)
     ))  # fmt: skip
-    return merge_params(trained, fixed)
+    return merge_params(trained, untrained)
 
 
 def read_frozen(run, target):

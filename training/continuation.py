@@ -62,7 +62,7 @@ class Continuation:
         changes = [f"config.{key}: {was!r} -> {now!r}" for key, (was, now) in self.changes.items()]
         return [*changes, self.schedule]
 
-    def restore(self, checkpoints, mesh, params, fixed, optimizer):
+    def restore(self, checkpoints, mesh, params, untrained, optimizer):
         """(the TrainState to start from, the frozen parameters), (None, {}) for a new run.
 
         Raises ConfigError if the checkpoint cannot be read or does not fit.
@@ -70,15 +70,15 @@ class Continuation:
         Args:
           checkpoints: checkpoint.Checkpoints of the run.
           mesh: the mesh.
-          params, fixed: the abstract parameters of the run, and the paths of the frozen ones.
+          params, untrained: the abstract parameters of the run, and the paths of the frozen ones.
           optimizer: optimizers.Optimizer of the updates to come.
         """
         if not run_directory.resumes(self.folder):
             _remove_leftovers(self.folder, checkpoints)
             return None, {}
-        params, frozen = split_params(params, fixed)
+        params, frozen = split_params(params, untrained)
         frozen = checkpoint.read_frozen(self.folder, placed(mesh, frozen))
-        if missing := sorted(fixed - flatten_params(frozen).keys()):
+        if missing := sorted(untrained - flatten_params(frozen).keys()):
             raise ConfigError(
                 f"{missing[0]} is frozen, but {self.folder / FILE} does not say where it is (an earlier "
                 f"version wrote none); restore it, or start another --workdir with "

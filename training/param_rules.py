@@ -91,12 +91,12 @@ def untrained_paths(config, names, head):
 
     With an adapter, the model's own parameters are frozen, except the head of the task `head` and what
     `adapter.modules_to_save` names. Raises ConfigError if nothing of the adapter is left to train."""
-    fixed, adapter = frozen_paths(config.freeze, names), config.adapter
+    untrained, adapter = frozen_paths(config.freeze, names), config.adapter
     if adapter.name == "none":
-        return fixed
+        return untrained
     saved = matching_paths(adapter.modules_to_save, names, "config.adapter.modules_to_save")
     own = {name for name in names if adapter.trains(name)}
-    if not own - fixed:
+    if not own - untrained:
         reason = f"all of them are frozen by config.freeze={config.freeze!r}"
         raise ConfigError(
             f"config.adapter.name={adapter.name!r} trains no parameter: "
@@ -104,7 +104,7 @@ def untrained_paths(config, names, head):
             f"{', or leave freeze out' if own else ''}"
         )
     heads = {name for name in names if name.startswith(f"heads/{head}/")}
-    return frozenset(names) - (own | heads | saved) | fixed
+    return frozenset(names) - (own | heads | saved) | untrained
 
 
 def split_params(params, frozen):

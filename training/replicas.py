@@ -106,7 +106,7 @@ class ReplicaAxis:
     size: int = 0
     shares_frozen: bool = True
 
-    def map(self, function, shared=()):
+    def vmap(self, function, shared=()):
         """`function` of arrays of one replica -> of all replicas. The arguments of the numbers `shared`
         are the same for all."""
         if not self.size:
@@ -118,7 +118,7 @@ class ReplicaAxis:
 
         return mapped
 
-    def readable(self, state, sums):
+    def replicate_counters(self, state, sums):
         """(state, sums) of a train step; every process can read the sums and the counters of all replicas."""
         if not self.size:
             return state, sums
@@ -127,7 +127,7 @@ class ReplicaAxis:
         return state.replace(**counters), sums
 
     @property
-    def frozen(self) -> tuple[int, ...]:
+    def shared_args(self) -> tuple[int, ...]:
         """The number of the argument `frozen` of the steps, where it is shared."""
         return (1,) if self.shares_frozen else ()
 
@@ -140,7 +140,7 @@ class ReplicaAxis:
             return trees[0]
         if shardings is None:
             shardings = jax.tree.map(lambda _: sharding.replicated(mesh), trees[0])
-        # Every process reads the counters, so they are whole on every device, as `readable` leaves them.
+        # Every process reads the counters, so they are whole on every device (`replicate_counters`).
         places = jax.tree.map(
             lambda leaf, place: stacked(mesh, place) if leaf.ndim else sharding.replicated(mesh),
             trees[0],
@@ -148,11 +148,11 @@ class ReplicaAxis:
         )
         return jax.jit(_stack, out_shardings=places)(*trees)
 
-    def take(self, state, number: int):
+    def take_replica(self, state, number: int):
         """The TrainState of one replica."""
         return _take(state, number) if self.size else state
 
-    def place(self, mesh, inputs):
+    def global_batch(self, mesh, inputs):
         """A global array [R, B, ...] from each replica's global batch [B, ...] of NumPy arrays; for a run
         alone, from this process's rows."""
         if not self.size:
@@ -160,7 +160,7 @@ class ReplicaAxis:
         batch = sharding.batch_sharding(mesh)
         return jax.tree.map(lambda *x: _whole(np.stack(x), stacked(mesh, batch)), *inputs)
 
-    def columns(self, values):
+    def stack_values(self, values):
         """One value for all replicas, from one for each: {metric: [R]} of dicts, float32[total, R] of
         learning rates."""
         if not self.size:
@@ -194,7 +194,7 @@ class ReplicaAxis:
         names = next(filter(None, scores), {})
         return predictions, [each or dict.fromkeys(names, np.nan) for each in scores]
 
-    def place_shared(self, mesh, inputs):
+    def global_shared_batch(self, mesh, inputs):
         """A global array [B, ...] that all replicas read."""
         if not self.size:
             return sharding.global_array(mesh, inputs)
@@ -291,7 +291,7 @@ class Runs:
         """Saves a checkpoint of each replica; values: [{metric: value}] of its evaluation, or None."""
         for number, checkpoints in enumerate(self._checkpoints):
             if number not in self.left_out:
-                checkpoints.save(axis.take(state, number), values and values[number])
+                checkpoints.save(axis.take_replica(state, number), values and values[number])
                 # Orbax's barriers have no name of their own per directory.
                 if jax.process_count() > 1:
                     checkpoints.wait()
@@ -352,9 +352,9 @@ class Runs:
         return False, 0, [initialize(*pair) for pair in numbered]
 
 
-def join(pairs, size, mesh):
+def stack_replicas(pairs, size, mesh):
     """(ReplicaAxis, TrainState, frozen) of [(TrainState, frozen)]: arrays [size, ...]; unchanged for 0."""
-    states, frozen = [state for state, _ in pairs], [fixed for _, fixed in pairs]
+    states, frozen = [state for state, _ in pairs], [params for _, params in pairs]
     shares = all(
         np.array_equal(x, y)
         for tree in frozen[1:]

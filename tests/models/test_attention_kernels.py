@@ -12,7 +12,7 @@ from jax.sharding import AxisType
 import models
 from models import attention_kernels, chunked_attention
 from models.attention import dot_product_attention
-from models.attention_kernels import Case, attend, choose_kernel, why_not
+from models.attention_kernels import AttentionSpec, attend, choose_kernel, why_not
 from models.inputs import make_attention_mask
 
 RANDOM = np.random.default_rng(0)
@@ -169,9 +169,9 @@ def test_a_mesh_gives_the_same_values_gradients_and_dropout(
         assert bool(attention_kernels.split_axes(GROUPS, length)[1]) is splits_queries
         program = jax.jit(step).lower(*arrays, bias).compile()
         found = program(*arrays, bias)
-        case = Case(256, 256, "causal", platform="tpu", num_kv_heads=GROUPS)
+        spec = AttentionSpec(256, 256, "causal", platform="tpu", num_kv_heads=GROUPS)
         assert (
-            why_not("splash", case).startswith("the mesh splits query positions") is splits_queries
+            why_not("splash", spec).startswith("the mesh splits query positions") is splits_queries
         )
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = float(jnp.abs(theirs).max())
@@ -242,25 +242,27 @@ def test_no_array_of_a_training_step_has_queries_times_keys_elements(architectur
 
 
 def test_the_choice_of_a_kernel():
-    assert choose_kernel("auto", Case(128, 128)) == "dense"
-    assert choose_kernel("auto", Case(1, 100_000)) == "dense"  # a decode step
-    assert choose_kernel("auto", Case(512, 512)) == "chunked"
-    assert choose_kernel("auto", Case(2048, 2048, platform="tpu")) == "splash"
-    assert choose_kernel("auto", Case(2048, 2000, platform="tpu", is_cross=True)) == "chunked"
-    assert choose_kernel("auto", Case(2048, 2048, platform="gpu")) == "triton"
-    assert choose_kernel("auto", Case(2048, 2048, "prefix", platform="gpu")) == "chunked"
-    assert choose_kernel("dense", Case(2048, 2048)) == "dense"
-    for case, reason in (
-        (Case(256, 256), "it runs on a TPU, not on a CPU"),
-        (Case(256, 256, platform="tpu", has_bias=True), "it has no relative bias"),
+    assert choose_kernel("auto", AttentionSpec(128, 128)) == "dense"
+    assert choose_kernel("auto", AttentionSpec(1, 100_000)) == "dense"  # a decode step
+    assert choose_kernel("auto", AttentionSpec(512, 512)) == "chunked"
+    assert choose_kernel("auto", AttentionSpec(2048, 2048, platform="tpu")) == "splash"
+    assert (
+        choose_kernel("auto", AttentionSpec(2048, 2000, platform="tpu", is_cross=True)) == "chunked"
+    )
+    assert choose_kernel("auto", AttentionSpec(2048, 2048, platform="gpu")) == "triton"
+    assert choose_kernel("auto", AttentionSpec(2048, 2048, "prefix", platform="gpu")) == "chunked"
+    assert choose_kernel("dense", AttentionSpec(2048, 2048)) == "dense"
+    for spec, reason in (
+        (AttentionSpec(256, 256), "it runs on a TPU, not on a CPU"),
+        (AttentionSpec(256, 256, platform="tpu", has_bias=True), "it has no relative bias"),
         (
-            Case(256, 200, platform="tpu"),
+            AttentionSpec(256, 200, platform="tpu"),
             "it needs lengths that are multiples of 128, not 256 and 200",
         ),
     ):
-        assert why_not("splash", case) == reason
+        assert why_not("splash", spec) == reason
         with pytest.raises(ValueError, match="set model.attention_kernel=auto, or chunked"):
-            choose_kernel("splash", case)
+            choose_kernel("splash", spec)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ def test_the_choice_of_a_kernel():
 def test_splash_attention_equals_dense_attention(attention, window, cap):
     ids = segments(256, 100, 256)
     assert not why_not(
-        "splash", Case(256, 256, attention, sliding_window=window, cap=cap, platform="tpu")
+        "splash", AttentionSpec(256, 256, attention, sliding_window=window, cap=cap, platform="tpu")
     )
     mask = make_attention_mask(ids, ids, attention, None, window)
     compare("splash", mask, cap=cap, size=64, interpret=True)
@@ -289,7 +291,7 @@ def test_splash_cross_attention_equals_dense_attention():
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_triton_attention_equals_dense_attention(attention):
     ids = segments(256, 100, 256)
-    assert not why_not("triton", Case(256, 256, attention, platform="gpu"))
+    assert not why_not("triton", AttentionSpec(256, 256, attention, platform="gpu"))
     compare("triton", make_attention_mask(ids, ids, attention), size=16, interpret=True)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import models
 from models import ADAPTERS, LayerLoop, ModelConfig
-from models.layer_loop import segments
+from models.layer_loop import repeated_periods
 from training.param_rules import flatten_params, unflatten_params
 
 slow = pytest.mark.slow
@@ -210,4 +210,4 @@ def test_a_scanned_program_hardly_grows_with_the_number_of_layers():
     ],
 )
 def test_layers_that_alternate_are_grouped_by_their_period(kinds, expected):
-    assert segments(kinds) == expected
+    assert repeated_periods(kinds) == expected

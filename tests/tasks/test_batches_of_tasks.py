@@ -54,7 +54,7 @@ def test_outputs_that_follow_the_width_are_scored_as_without_grouping(folder, na
     params = params_of(folder, name, "encoder")
     scores = []
     for steps in (0, 4):
-        task, model = load(folder, name, "encoder", max_seq_len=64, group_by_length=steps)
+        task, model = load(folder, name, "encoder", max_seq_len=64, length_group_steps=steps)
         step = jax.jit(lambda batch, task=task, model=model: task.outputs(model, params, batch))
         predictions, values = evaluate(task, "validation", step)
         scores.append(values)

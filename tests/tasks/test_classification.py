@@ -185,7 +185,7 @@ def test_grouped_batches_are_short_and_hold_the_same_rows(folder, architecture):
     texts = [" ".join(["w1"] * (n - added)) for n in [4] * 20 + [10] * 20 + [21] * 8]
     splits = {"train": (texts, ["bad", "good"] * 24), "validation": TEXTS}
     options = {"batch": (4, 48), "max_seq_len": 20, "model_fields": (("max_length", 20),)}
-    task = load(folder, architecture, splits, group_by_length=12, **options)
+    task = load(folder, architecture, splits, length_group_steps=12, **options)
     (whole,) = task.eval_inputs("train")
     widths = []
     for step in range(12):
@@ -222,9 +222,9 @@ def test_provenance_names_the_examples_of_a_step(folder):
 
 def test_invariant_01_processes_read_consecutive_shares_of_the_same_batch(folder):
     splits = {"train": random_split(20), "validation": random_split(5)}
-    whole = load(folder, "encoder", splits, batch=(8, 8), group_by_length=2)
+    whole = load(folder, "encoder", splits, batch=(8, 8), length_group_steps=2)
     parts = [
-        load(folder, "encoder", splits, batch=(8, 8), group_by_length=2, process=(p, 2))
+        load(folder, "encoder", splits, batch=(8, 8), length_group_steps=2, process=(p, 2))
         for p in (0, 1)
     ]
     batches = [list(task.eval_inputs("validation")) + [task.train_inputs(3)]
@@ -385,6 +385,6 @@ def test_packed_batches_have_the_logits_of_unpacked_ones(folder, architecture, p
     assert task.packed_rows == 0 and task.train_inputs(0).packing is None
     assert any("packing saves no row" in line for line in task.describe())
     with pytest.raises(ValueError, match="both avoid padding"):
-        load(folder, architecture, splits, packing=True, group_by_length=2).task.check_model(
+        load(folder, architecture, splits, packing=True, length_group_steps=2).task.check_model(
             model_config(architecture)
         )

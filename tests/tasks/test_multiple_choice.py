@@ -121,7 +121,7 @@ def test_batches_of_similar_length_hold_the_same_choices(folder):
             for n in (1, 2, 3, 20, 21, 22)]  # fmt: skip
     splits = {"train": rows, "validation": rows}
     task = labeled_tasks.load(
-        folder, NAME, "encoder", splits, (2, 2), max_seq_len=32, group_by_length=3
+        folder, NAME, "encoder", splits, (2, 2), max_seq_len=32, length_group_steps=3
     )
     batches = list(task.eval_inputs("validation"))
     assert [batch.inputs.tokens.shape[-1] for batch in batches] == [8, 32, 32]

@@ -156,7 +156,7 @@ def test_a_label_budget_counts_questions_and_keeps_the_share_without_an_answer(f
 @each_architecture
 def test_grouped_batches_are_short_and_keep_their_targets(folder, architecture):
     rows = [("w29", f"w1 w2{' w3' * (n % 16)} w4", "w4") for n in range(32)]
-    options = {"max_seq_len": 40, "group_by_length": 8}
+    options = {"max_seq_len": 40, "length_group_steps": 8}
     task = load(folder, architecture, {"train": rows, "validation": ROWS[:1]}, **options)
     widths = set()
     for step in range(8):
@@ -210,7 +210,9 @@ def many_rows(size=11):
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_right_logits_score_1_whatever_the_batch(folder, architecture, size):
     splits = {"train": ROWS, "validation": many_rows()}
-    task = load(folder, architecture, splits, (4, size), no_answer=True, group_by_length=size % 3)
+    task = load(
+        folder, architecture, splits, (4, size), no_answer=True, length_group_steps=size % 3
+    )
     predictions, scores = evaluate(task, "validation", perfect)
     assert scores["exact_match"] == scores["f1"] == scores["HasAns_f1"] == scores["NoAns_f1"] == 1
     assert scores["best_f1"] == 1

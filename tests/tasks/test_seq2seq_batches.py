@@ -26,7 +26,7 @@ def grouped(folder, kind):
     texts = [" ".join(random.choice(WORDS, random.integers(1, 15))) for _ in range(75)]
     splits = {"train": (texts[:64], texts[11:]), "validation": (texts[64:], texts[:11])}
     options = {"batch": (16, 3), "max_seq_len": 16, "max_target_len": 16}
-    return [load(folder, kind, splits, group_by_length=n, **options) for n in (0, 4)]
+    return [load(folder, kind, splits, length_group_steps=n, **options) for n in (0, 4)]
 
 
 @each_model

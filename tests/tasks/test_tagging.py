@@ -182,7 +182,7 @@ def test_invariant_05_scores_count_every_word_once_whatever_the_batch(folder, ar
         np.testing.assert_allclose(sums["accuracy"][0] / words, scores["accuracy"])
         np.testing.assert_allclose(sums["tagging"][0] / words, scores["loss"], rtol=1e-5)
         found.append(list(scores.values()))
-    grouped = load(folder, architecture, SPLITS, batch=(8, 2), group_by_length=3, max_seq_len=24)
+    grouped = load(folder, architecture, SPLITS, batch=(8, 2), length_group_steps=3, max_seq_len=24)
     assert len({batch.inputs.tokens.shape for batch in grouped.eval_inputs("validation")}) > 1
     whole = load(folder, architecture, SPLITS, batch=(8, 16), max_seq_len=24)
     found += [list(scores_of(folder, each, params)[2].values()) for each in (grouped, whole)]
@@ -191,9 +191,9 @@ def test_invariant_05_scores_count_every_word_once_whatever_the_batch(folder, ar
 
 
 def test_invariant_01_processes_read_consecutive_shares_of_the_same_batch(folder):
-    whole = load(folder, "encoder", SPLITS, batch=(8, 8), group_by_length=2)
+    whole = load(folder, "encoder", SPLITS, batch=(8, 8), length_group_steps=2)
     parts = [
-        load(folder, "encoder", SPLITS, batch=(8, 8), group_by_length=2, process=(p, 2))
+        load(folder, "encoder", SPLITS, batch=(8, 8), length_group_steps=2, process=(p, 2))
         for p in (0, 1)
     ]
     batches = [list(t.eval_inputs("validation")) + [t.train_inputs(3)] for t in (whole, *parts)]

@@ -82,7 +82,7 @@ def test_batches_of_similar_length_hold_the_same_prompts(folder, architecture):
     splits = {"train": rows, "validation": rows}
     words = {"verbalizers": (("n", "w10"), ("y", "w11 w12")), "max_seq_len": 32}
     whole = load(folder, architecture, splits, **words)
-    short = load(folder, architecture, splits, **words, group_by_length=3)
+    short = load(folder, architecture, splits, **words, length_group_steps=3)
     batches = list(short.eval_inputs("validation"))
     widths = [batch.inputs.tokens.shape[-1] for batch in batches]
     assert widths[0] < widths[-1] <= whole.full_shape[0]
