@@ -125,8 +125,6 @@ def train(group):
     )
     tasks = replicas.tasks_of(group, task)
     replicas.check_data(group, task)
-    for replica in group:
-        run_directory.check_unchanged(replica.folder, **task.identities)
     for line in sharding.describe_task(mesh, task, config.adapter.num_row_tokens):
         log.info(line)
 

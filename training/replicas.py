@@ -87,11 +87,9 @@ def expand(config, workdir) -> list[list[Replica]]:
         )
     if not replicas:
         raise ConfigError(f"every replica in {folder} has failed; lower the learning rate")
-    started = [run_directory.resumes(replica.folder) for replica in replicas]
-    groups = [
-        [r for r, b in zip(replicas, started, strict=True) if b is kind] for kind in (True, False)
-    ]
-    return [group for group in groups if group]
+    started = [replica for replica in replicas if run_directory.resumes(replica.folder)]
+    new = [replica for replica in replicas if replica not in started]
+    return [group for group in (started, new) if group]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +144,15 @@ class ReplicaAxis:
             trees[0],
             shardings,
         )
-        return jax.jit(_stack, out_shardings=places)(*trees)
+
+        def stack(*trees):
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+        return jax.jit(stack, out_shardings=places)(*trees)
 
     def take_replica(self, state, number: int):
         """The TrainState of one replica."""
-        return _take(state, number) if self.size else state
+        return _take_replica(state, number) if self.size else state
 
     def global_batch(self, mesh, inputs):
         """A global array [R, B, ...] from each replica's global batch [B, ...] of NumPy arrays; for a run
@@ -207,12 +209,8 @@ def stacked(mesh, place) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(REPLICA, *place.spec))
 
 
-def _stack(*trees):
-    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
-
-
 @jax.jit
-def _take(state, number):
+def _take_replica(state, number):
     def one(x):
         return jax.lax.dynamic_index_in_dim(x, number, keepdims=False)
 
@@ -382,8 +380,10 @@ def tasks_of(group, task) -> list:
 
 
 def check_data(group, task) -> None:
-    """hosts.check_data of replicas."""
+    """Raises ConfigError if the data differ between hosts, or from those that a replica was started with."""
     hosts.check_data(group[0].config, task, [replica.folder for replica in group])
+    for replica in group:
+        run_directory.check_unchanged(replica.folder, **task.identities)
 
 
 def batches(tasks, start):
