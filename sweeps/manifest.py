@@ -145,10 +145,12 @@ class Changes:
     def describe(self):
         """Lines for the log."""
         if self.gone:
-            more = f" and {len(self.gone) - 1} more" if len(self.gone) > 1 else ""
-            yield f"gone: {self.gone[0]}{more}: not in the sweep file any more; the directory stays"
+            yield f"gone: {_first(self.gone)}: not in the sweep file any more; the directory stays"
+        reasons = {}
         for folder, why in self.stale.items():
-            yield f"stale: {folder}: {why}"
+            reasons.setdefault(why, []).append(folder)
+        for why, folders in reasons.items():
+            yield f"stale: {_first(folders)}: {why}"
 
     def check(self, workdir):
         """Raises ConfigError if there are stale runs."""
@@ -159,6 +161,11 @@ class Changes:
                 f"({why[:120]}); --stale=redo moves them to {SET_ASIDE}/ and runs them again, --stale=keep "
                 f"leaves them out, or choose another --workdir"
             )
+
+
+def _first(folders):
+    """The first of these names, and how many there are besides."""
+    return folders[0] + (f" and {len(folders) - 1} more" if len(folders) > 1 else "")
 
 
 def head(sweep, specification):

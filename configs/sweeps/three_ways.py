@@ -47,11 +47,14 @@ def get_sweep(arg=""):
         seeds: number of seeds.
         lr: learning rates of finetuning, of which each row has the best on validation; '': that of
           LEARNING_RATES in configs/base.py.
+        pooling: what the head reads: auto (default), or mean; see docs/tasks.md.
+        max_seq_len: tokens of a labeled text that are read, 64 by default.
         tune: number of seeds to tune learning rates with; 0 (default): the study itself.
     """
     given = base.parse_preset(
-        arg, PRESETS, architectures="encoder+decoder+encoder_decoder", size="tiny", tune="0"
-    )
+        arg, PRESETS, architectures="encoder+decoder+encoder_decoder", size="tiny", tune="0",
+        pooling="auto", max_seq_len="64",
+    )  # fmt: skip
     names = given["architectures"].split("+")
     files = {f"configs/{name}.py:size={given['size']}": name for name in names}
     labels, tune = [int(number) for number in given["labels"].split("+")], int(given["tune"])
@@ -71,13 +74,16 @@ def get_sweep(arg=""):
         * grid(config=list(files))
     )
 
+    task = {"task.pooling": given["pooling"], "task.max_seq_len": int(given["max_seq_len"])}
+
     def finetuning(run):
         space = Space(())
         for init in INITS:
             for number, duration in zip(labels, durations, strict=True):
                 rates = given_rates or [base.learning_rate(files[run.config], init, number)]
                 recipe = fixed(base.short_finetuning(duration)) * fixed(evaluation__test=not tune)
-                space += recipe * fixed(init=init, task__num_train_examples=number) * grid(lr=rates)
+                labeled = fixed(task, init=init, task__num_train_examples=number)
+                space += recipe * labeled * grid(lr=rates)
         first, count = (TUNING_SEED, tune) if tune else (0, int(given["seeds"]))
         return space * grid(seed=range(first, first + count))
 
