@@ -58,7 +58,7 @@ class Display:
         done = sum(each.get("state") == "finished" for each in self._records())
         log.info(
             f"{state:<9} {describe(job)}  {logs.format_duration(seconds)}  "
-            f"[{done}/{len(self.runs)}]  {self.eta({})}"
+            f"[{done}/{len(self.runs)}]  {self.eta({})}".rstrip()
         )
         reasons = {}
         for run in job.runs:
@@ -95,12 +95,12 @@ class Display:
                 counts.get(record.get("state", "waiting"), 0) + 1
             )
         text = ", ".join(f"{count} {state}" for state, count in counts.items())
-        table.caption = f"{text}; {self.eta(shares)}"
+        table.caption = "; ".join(filter(None, (text, self.eta(shares))))
         return table
 
     def eta(self, shares):
         """'eta 0:10:00': for each run that is left the median time of finished runs of its program, or before
-        there is one, what those that run will take; '+': of some program neither is known.
+        there is one, what those that run will take; '' if nothing is left, or a program has neither.
 
         shares: {job that runs: (share of its steps that is done, seconds so far)}."""
         done, left, running = {}, {}, {}
@@ -121,8 +121,9 @@ class Display:
             for program, count in left.items()
             if program in done
         )
-        more = " +" if any(program not in done for program in left) else ""
-        return f"eta {logs.format_duration(seconds / self.slots)}{more}"
+        if not left or any(program not in done for program in left):
+            return ""
+        return f"eta {logs.format_duration(seconds / self.slots)}"
 
     def _records(self):
         return [self.manifest.records[run.folder] for run in self.runs]

@@ -198,7 +198,7 @@ class Engine:
             return
         for each in active:
             self.executor.stop(each.started)
-        log.info(f"waiting for {len(active)} commands to save and end")
+        log.info(f"waiting for the running commands ({len(active)}) to save and end")
         while active:
             for each in [a for a in active if self.executor.poll(a.started) is not None]:
                 active.remove(each)

@@ -16,7 +16,7 @@ import sys
 from sweeps.algebra import LONG, Point, short
 from sweeps.sweep_file import Stage
 from training import config as configs
-from training import continuation
+from training import continuation, paths
 from training.config import ConfigError
 from training.run_directory import newest_checkpoint
 from training.schema import FinetuneConfig, PretrainConfig
@@ -168,6 +168,17 @@ def make_runs(sweep, previous=None):
         parents = _named(_distinct(made), previous or {}, [run.folder for run in runs])
         runs += parents
     return runs
+
+
+def check_init_from(runs):
+    """Raises ConfigError if the directory that a run starts from is missing and no stage makes it."""
+    for run in runs:
+        source = "" if run.parent else run.config["init_from"]
+        if source and not paths.of(source.partition("@")[0]).exists():
+            raise ConfigError(
+                f"{run.folder}: init_from={source!r} does not exist; expected the --workdir of a train.py "
+                "run or a Hugging Face directory"
+            )
 
 
 def _make(stage, point, parent):

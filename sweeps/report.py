@@ -8,9 +8,19 @@ import logging
 from sweeps import drawing, figures, page, table
 from sweeps.algebra import short
 from sweeps.manifest import write_json
+from training import config as configs
 from training import logs, paths
 
 log = logging.getLogger("triptych.sweeps")
+
+# Fields of the config that say what the runs of a stage did, on the page where all of them agree.
+SETUP = {
+    "train.py": ("model.architecture", "objective.name", "data.source", "training.duration"),
+    "finetune.py": ("task.name", "task.source", "task.max_seq_len", "task.num_train_examples",
+                    "training.duration", "training.batch_size"),
+}  # fmt: skip
+# (quantity of a run, heading of its column on the page), where runs have it.
+AMOUNTS = (("tokens", "tokens"), ("parameters", "parameters*"), ("flops", "FLOPs"))
 
 
 def write(found, runs, workdir, head):
@@ -25,11 +35,13 @@ def write(found, runs, workdir, head):
     best = table.best_commands(found, runs)
     write_json(workdir / "results.json", found)
     paths.write_text(workdir / "results.csv", table.to_csv(found))
-    paths.write_text(workdir / "best.txt", "".join(line + "\n" for line in best))
+    if best:
+        paths.write_text(workdir / "best.txt", "".join(line + "\n" for line in best))
     panels = figures.panels(found)
     if panels:
         drawing.save_png(panels, workdir / "axes.png")
-    paths.write_text(workdir / "report.html", render(found, panels, best, head))
+    page_text = render(found, panels, best, head, list(setup(runs)))
+    paths.write_text(workdir / "report.html", page_text)
     for line in table.lines(found):
         log.info(line)
     for line in (*table.tuned_rows(found), *failures(found)):
@@ -38,7 +50,13 @@ def write(found, runs, workdir, head):
         log.info("the best point (best.txt):")
     for line in best:
         log.info(f"    {line}")
-    names = ["results.csv", "results.json", "best.txt", *["axes.png"] * bool(panels), "report.html"]
+    names = [
+        "results.csv",
+        "results.json",
+        *["best.txt"] * bool(best),
+        *["axes.png"] * bool(panels),
+    ]
+    names.append("report.html")
     log.info(f"wrote {', '.join(names)} in {workdir}")
 
 
@@ -53,7 +71,16 @@ def failures(found):
         yield f"failed: {folders[0]}{more}: {reason}"
 
 
-def render(found, panels, best, head):
+def setup(runs):
+    """(stage, what all of its runs did) of each stage, as text."""
+    for stage in dict.fromkeys(run.stage for run in runs):
+        members = [configs.flatten(run.config) for run in runs if run.stage is stage]
+        fields = {key: {repr(each.get(key)) for each in members} for key in SETUP[stage.program]}
+        equal = {key: members[0].get(key) for key, values in fields.items() if len(values) == 1}
+        yield stage.name, ", ".join(f"{k}={v}" for k, v in equal.items() if v not in (None, ""))
+
+
+def render(found, panels, best, head, stages):
     """The page as text."""
     states = {}
     for entry in found["runs"]:
@@ -68,6 +95,7 @@ def render(found, panels, best, head):
         .render(
             found,
             head=head,
+            stages=stages,
             keys={short(key) for key in found["columns"]},
             tables={
                 name: [(table.cells(row, found), table.is_best(row, found)) for row in rows]
@@ -77,6 +105,9 @@ def render(found, panels, best, head):
             best_commands=best,
             number=table.number,
             quantity=table.quantity,
+            amounts=[
+                pair for pair in AMOUNTS if any(pair[0] in e["quantities"] for e in found["runs"])
+            ],
             short=short,
             panels=panels,
             parallel=(lambda axes: figures.parallel(found, axes))

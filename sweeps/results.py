@@ -43,8 +43,18 @@ def text(values, key):
     return as_text(values[key]) if key in values else ""
 
 
-def check_keys(sweep, runs):
-    """Raises ConfigError if no run has the values of the baseline, or a tuned key."""
+def check_sweep(sweep, runs, metric=""):
+    """Raises ConfigError if no run has the values of the baseline or a tuned key, or for a metric that no
+    run can have. metric: overrides that of the sweep."""
+    metric = metric or sweep.metric
+    split = metric.lstrip("+-").partition("/")[0]
+    if metric and split not in ("train", "validation", "test"):
+        raise ConfigError(f"metric {metric!r}: expected SPLIT/NAME, such as validation/{metric}")
+    if split == "test" and any(
+        run.program == "train.py" or not run.config["evaluation"]["test"] for run in runs
+    ):
+        raise ConfigError(f"metric {metric!r}: not all runs are scored on the test split; "
+                          "train.py never is, finetune.py with evaluation.test=True")  # fmt: skip
     keys = columns(runs)
     for key, value in sweep.baseline.items():
         if key not in keys or key in sweep.tuned:
@@ -95,7 +105,7 @@ def collect(sweep, runs, records, workdir, metric=""):
     scored = [
         entry for entry in found if entry["metrics"] and entry["stage"] == runs[-1].stage.name
     ]
-    metric, sign = _metric(metric or sweep.metric, compared, scored, workdir)
+    metric, sign, wrong = _metric(metric or sweep.metric, compared, scored, workdir)
     keys, entries = columns(compared), {entry["folder"]: entry for entry in found}
     names = {}
     for key in keys:
@@ -118,6 +128,7 @@ def collect(sweep, runs, records, workdir, metric=""):
         "format": FORMAT,
         "title": sweep.title,
         "metric": metric,
+        "wrong_metric": wrong,
         "higher_is_better": sign > 0,
         "chosen_by": chosen_by,
         "baseline": baseline,
@@ -149,18 +160,24 @@ def _row_of_run(run, record, workdir):
 
 
 def _metric(given, runs, scored, workdir):
-    """(name, sign): the metric that is compared. Raises ConfigError if finished runs do not have it."""
+    """(name, sign, what is wrong): the metric that is compared, the default one if no finished run has
+    `given`."""
     best = ""
     for run in runs:
         best = best or run_files.best_metric(workdir / run.folder, run.program)
-    name = given.lstrip("+-") or (f"validation/{best[1:]}" if best else "")
+    default, wrong = f"validation/{best[1:]}" if best else "", ""
+    name = given.lstrip("+-") or default
     known = dict.fromkeys(each for entry in scored for each in entry["metrics"])
     if scored and name not in known:
-        raise ConfigError(f"metric {name!r} is not one of the runs'; {nearest(name, known)}")
+        wrong = (
+            f"metric {name!r} is not a metric of these runs; {nearest(name, known)}. The report compares "
+            f"{default!r}; correct the sweep file, and --report writes it again"
+        )
+        given, name = "", default
     sign = {"+": 1.0, "-": -1.0}.get(given[:1]) or (
         run_files.sign_of(name, best or "+") if name else 1.0
     )
-    return name, sign
+    return name, sign, wrong
 
 
 def _row(group, keys, names, entries, metric):
@@ -203,7 +220,7 @@ def _best(rows, chosen_by, sign):
 
 
 def _choose(rows, rest, keys, chosen_by, sign):
-    """The best row for each combination of the keys `rest`. Adds to each row 'is_chosen', and 'edges': the
+    """The best row for each combination of the keys `rest`. Adds to each row 'in_table', and 'edges': the
     other keys whose best value is the lowest or the highest of several numbers."""
     groups = {}
     for row in rows:
@@ -211,13 +228,13 @@ def _choose(rows, rest, keys, chosen_by, sign):
     for group in groups.values():
         best = _best(group, chosen_by, sign) or group[0]
         for row in group:
-            row |= {"is_chosen": row is best, "edges": []}
+            row |= {"in_table": row is best, "edges": []}
         for key in keys:
             values = {row["coordinates"][key] for row in group}
             if len(values) > 1 and all(map(is_number, values)):
                 ends = min(values, key=float), max(values, key=float)
                 best["edges"] += [key] * (best["coordinates"][key] in ends)
-    return [row for row in rows if row["is_chosen"]]
+    return [row for row in rows if row["in_table"]]
 
 
 def is_number(value):

@@ -1,5 +1,6 @@
 """One call of tools.sweep: plans the runs, compares them with the workdir, runs what is left, reports."""
 
+import collections
 import dataclasses
 import logging
 import os
@@ -31,19 +32,20 @@ def run(given, programs=None, cluster="slurm"):
     book = manifest.Manifest(workdir)
     runs = plan.make_runs(sweep, book.known())
     last = [each for each in runs if each.stage is sweep.stage]
-    results.check_keys(sweep, last)
+    results.check_sweep(sweep, last, given.metric)
     if given.halving:
         halving.check(last, given.halving)
     changes = book.compare(runs)
     for line in changes.describe():
         log.info(line)
-    finished = sum(each.folder not in changes.stale and book.is_finished(each) for each in runs)
-    log.info(
-        f"{sweep.title}: {len(runs)} runs, {finished} finished, {len(changes.new)} new, "
-        f"{len(changes.stale)} stale"
-    )
+    log.info(sweep.title)
+    log.info(_counts(runs, changes, book))
+    if not given.report:
+        plan.check_init_from([each for each in runs if each.folder in changes.new])
     if given.dry_run:
         print("\n".join(_commands(runs, book, given, changes.stale)))
+        if changes.stale:
+            log.info("--stale=redo runs the stale ones again, --stale=keep leaves them out")
         return None
     if given.stale == "keep":
         runs = [each for each in runs if each.folder not in changes.stale]
@@ -72,15 +74,33 @@ def run(given, programs=None, cluster="slurm"):
         left = sum(state not in ("finished", "dropped") for state in states.values())
         log.info(f"stopped; the same command continues with the {left} runs that are left")
         raise stop
+    if found["wrong_metric"]:
+        raise ConfigError(found["wrong_metric"])
+    if given.report:
+        return found
     if failed := [folder for folder, state in states.items() if state == "failed"]:
+        attempts = book.records[failed[0]]["attempts"]
+        logged = f": see {attempts[-1]['log']}" if attempts else ""
         raise ConfigError(
-            f"{len(failed)} of {len(runs)} runs failed, the first is {failed[0]}: its log is in "
-            f"{workdir / 'logs'}; the same command tries them again"
+            f"{len(failed)} of {len(runs)} runs failed, the first is {failed[0]}{logged}; the same command "
+            "tries them again"
         )
     if "stopped" in states.values():
         log.info("some runs were stopped before their end; the same command continues them")
         raise preemption.Preempted
     return found
+
+
+def _counts(runs, changes, book):
+    """'7 runs (1 pretrain, 6 finetune): 1 finished, 2 unfinished, 4 new, 0 stale'."""
+    stages = collections.Counter(run.stage.name for run in runs)
+    of_stages = ", ".join(f"{count} {name}" for name, count in stages.items())
+    finished = sum(run.folder not in changes.stale and book.is_finished(run) for run in runs)
+    unfinished = len(runs) - finished - len(changes.new) - len(changes.stale)
+    return (
+        f"{len(runs)} runs ({of_stages}): {finished} finished, {unfinished} unfinished, "
+        f"{len(changes.new)} new, {len(changes.stale)} stale"
+    )
 
 
 def _load(given):

@@ -15,7 +15,7 @@ from sweeps.results import is_number, is_seed, text
 def cells(row, found):
     """{column: text} of a row, for the table and the page."""
     score, paired = row["score"], row.get("paired")
-    edges = [key for key in row["edges"] if row["is_chosen"]]
+    edges = [key for key in row["edges"] if row["in_table"]]
     cells = {
         short(key): value + " (edge)" * (key in edges) for key, value in row["coordinates"].items()
     }
@@ -56,7 +56,7 @@ def difference(paired):
 
 def shown_rows(found):
     """The rows of the table: without the rows that differ from a better one in tuned keys alone."""
-    return [row for row in found["rows"] if row["is_chosen"]]
+    return [row for row in found["rows"] if row["in_table"]]
 
 
 def is_best(row, found):
@@ -79,22 +79,22 @@ def lines(found):
 
 def notes(found):
     """Lines below the table."""
-    better = "higher" if found["higher_is_better"] else "lower"
-    name = found["metric"] or "metric"
-    yield (
-        f"{name}: {better} is better; s.d. and Student's 95 % interval over seeds; marked: the best mean of "
-        f"{found['chosen_by'] or name}"
-    )
+    better, name = "higher" if found["higher_is_better"] else "lower", found["metric"]
+    if found["best"] is not None:
+        yield (
+            f"{name}: {better} is better; s.d. and Student's 95 % interval over seeds; *: the best mean of "
+            f"{found['chosen_by']}"
+        )
     if found["baseline"]:
         values = ", ".join(f"{short(key)}={value}" for key, value in found["baseline"].items())
         yield (
-            f"minus baseline ({values}): mean ± 95 % interval over pairs of the same seed, and the share of "
-            f"pairs that are higher"
+            f"minus baseline ({values}): mean ± 95 % interval over pairs of the same seed (one that contains "
+            f"0 shows no difference), and in how many of the pairs it is higher"
         )
     if len(shown_rows(found)) < len(found["rows"]):
         tuned = ", ".join(map(short, found["tuned"]))
         yield (
-            f"{tuned}: the best of those tried for each row, by {found['chosen_by'] or name}; edge: it is "
+            f"{tuned}: the best of those tried for each row, by {found['chosen_by']}; edge: it is "
             f"the lowest or the highest; results.json and report.html have all"
         )
     for entry in found["runs"]:
@@ -152,14 +152,16 @@ def to_csv(found):
 
 
 def best_commands(found, runs):
-    """The commands of the best point without seeds and directories, a line per stage, to paste."""
+    """The commands that train the best point again in best/, without its seeds: a line per stage."""
     if found["best"] is None:
         return []
     folder = found["rows"][found["best"]]["folders"][0]
     run = next(run for run in runs if run.folder == folder)
     lines = []
     while run is not None:
-        words = [f"--config={run.config_file}"]
+        words = [f"--config={run.config_file}", f"--workdir=best/{run.stage.name}"]
+        if run.parent:
+            words.append(f"--config.init_from=best/{run.parent.stage.name}")
         words += [f"--config.{k}={as_text(v)}" for k, v in run.overrides.items() if not is_seed(k)]
         lines.insert(0, f"python {run.program} {shlex.join(words)}")
         run = run.parent

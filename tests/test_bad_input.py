@@ -245,9 +245,9 @@ def test_a_run_may_have_a_number_as_its_name(tmp_path):
     ("name", "text", "expected"),
     [
         ("a.txt", "", "a.txt' is not a Python file: its name does not end in .py"),
-        ("a.py", "import sys\nsys.exit(0)", "a.py' fails: SystemExit: 0; correct it"),
-        ("a.py", "raise OSError(5, 'x')", "a.py' fails: OSError: "),
-        ("a.py", "def get_config(:", "a.py' fails: SyntaxError: invalid syntax"),
+        ("a.py", "import sys\nsys.exit(0)", "a.py' fails in line 2: SystemExit: 0; correct it"),
+        ("a.py", "raise OSError(5, 'x')", "a.py' fails in line 1: OSError: "),
+        ("a.py", "def get_config(:", "a.py' fails in line 1: SyntaxError: invalid syntax"),
     ],
 )
 def test_a_config_file_that_fails_is_named(tmp_path, name, text, expected):

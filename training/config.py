@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import pathlib
+import traceback
 import typing
 
 import ml_collections
@@ -42,10 +43,16 @@ def load_config_file(specification, function="get_config"):
     path, _, arg = specification.partition(":")
     file = pathlib.Path(path)
     if not file.is_file():
-        files = sorted(str(p) for p in pathlib.Path("configs").rglob("*.py") if p.stem[0] != "_")
+        is_sweep = function == "get_sweep"
+        files = sorted(
+            str(p)
+            for p in pathlib.Path("configs").rglob("*.py")
+            if ("sweeps" in p.parts) == is_sweep and f"def {function}(" in p.read_text("utf-8")
+        )
+        example = "configs/sweeps/learning_rate.py" if is_sweep else "configs/decoder.py"
         raise ConfigError(
             f"config file {path!r} does not exist; expected a Python file with {function}(), "
-            f"such as {_nearest(path, files) or 'configs/decoder.py'}"
+            f"such as {_nearest(path, files) or example}"
         )
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
     if spec is None:
@@ -56,8 +63,7 @@ def load_config_file(specification, function="get_config"):
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        name, what = type(error).__name__, _one_line(error)
-        raise ConfigError(f"config file {path!r} fails: {name}: {what}; correct it") from error
+        raise ConfigError(f"config file {path!r} fails{_at(error, file)}; correct it") from error
     get_config = getattr(module, function, None)
     if get_config is None:
         returned = "ConfigDict" if function == "get_config" else "Sweep (docs/sweeps.md)"
@@ -68,9 +74,21 @@ def load_config_file(specification, function="get_config"):
         raise ConfigError(f"config file {path!r} takes no argument, got {arg!r}; omit ':{arg}'")
     try:
         return get_config(arg) if arg else get_config()
-    except BUGS as error:
+    except ValueError as error:  # what it says about its argument
         rejects = f"rejects {arg!r}" if arg else "fails"
         raise ConfigError(f"config file {path!r} {rejects}: {_one_line(error)}") from error
+    except BUGS as error:
+        raise ConfigError(f"config file {path!r} fails{_at(error, file)}; correct it") from error
+
+
+def _at(error, file):
+    """' in line 7: NameError: ...': the last line of a file that an exception passed, and what it says."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+             if frame.filename == str(file)]  # fmt: skip
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines.append(error.lineno)
+    where = f" in line {lines[-1]}" if lines else ""
+    return f"{where}: {type(error).__name__}: {_one_line(error)}"
 
 
 def override(config, assignments):

@@ -342,7 +342,8 @@ class FinetuneConfig:
             raise ValueError("seed and seeds are both set; leave one out")
         if not self.init_from:
             raise ValueError(
-                "init_from is empty; set --config.init_from=RUN, the --workdir of a train.py run (with "
+                "init_from is empty; name the --workdir of a train.py run or a Hugging Face directory: "
+                "--config.init_from=RUN, or in a sweep file init_from=STAGE or fixed(init_from=RUN) (with "
                 "init=random its model and tokenizer are used, its parameters are not)"
             )
         if self.adapter.name != "none" and self.init != "pretrained":

@@ -192,7 +192,7 @@ def test_invariant_12_the_shipped_study_runs_tiny_and_is_analyzed(folder):
     # Tuning shares the pretraining run.
     tuned = run(shrunk(folder, f"configs/sweeps/three_ways.py:{arg},tune=1"), folder / "study")
     assert len(list((folder / "study" / "pretrain").iterdir())) == 1
-    assert len(tuned["rows"]) == 12 and sum(row["is_chosen"] for row in tuned["rows"]) == 3
+    assert len(tuned["rows"]) == 12 and sum(row["in_table"] for row in tuned["rows"]) == 3
 
 
 @pytest.mark.slow
@@ -204,5 +204,5 @@ def test_invariant_12_the_shipped_comparison_runs_tiny_at_equal_flops(folder):
     for amount in amounts:  # to half a step
         assert abs(amount["flops"] - 3e8) <= amount["flops"] / amount["steps"] / 2
     assert len({amount["steps"] for amount in amounts}) == 2
-    chosen = [row for row in found["rows"] if row["is_chosen"]]
+    chosen = [row for row in found["rows"] if row["in_table"]]
     assert len(chosen) == 2 and len(found["rows"]) == 6 and chosen[1]["paired"]["count"] == 2
