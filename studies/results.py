@@ -6,12 +6,13 @@ Called by studies/three_ways.py; sweeps/manifest.py knows the runs and their con
 import dataclasses
 import itertools
 
+from studies import label_value
 from studies.table import ARCHITECTURES
 from sweeps import manifest, run_files, statistics
 from training import logs, paths
 from training.config import ConfigError
 
-FORMAT = 4  # of results.json
+FORMAT = 5  # of results.json
 CONDITIONS = ("random", "embeddings", "pretrained")  # the first that a study has is the reference
 # Fields of a run's manifest that describe its code and machine.
 ENVIRONMENT = ("commit", "python", "versions", "devices", "cores")
@@ -203,5 +204,8 @@ def summarize(plan, pretraining, cells):
         others = scores.get(reference, {}) if group != reference else {}
         if scores[group].keys() & others.keys():
             row["paired"] = statistics.record(statistics.paired(scores[group], others))
+        if group != reference:
+            curves = {b: scores.get((name, b, reference[2]), {}) for b in plan["label_budgets"]}
+            row["worth"] = label_value.compare(scores[group], curves)
         rows.append(row)
     return rows

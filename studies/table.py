@@ -3,6 +3,7 @@
 Used by studies/three_ways.py on rows of studies/results.py.
 """
 
+from studies import label_value
 from sweeps import statistics
 from sweeps.table import quantity
 
@@ -26,6 +27,7 @@ def columns(row):
         "accuracy": format_spread(row["accuracy"]["mean"], row["accuracy"]["std"]),
         "difference": format_difference(paired) if paired else "",
         "wins": f"{paired['wins']}/{paired['count']}" if paired else "",
+        "worth": label_value.describe(row["worth"]) if row.get("worth") else "",
         "lr": f"{row['learning_rate']:g}",
         **{name: quantity(value) for name, value in row["matched"].items()},
     }
@@ -77,6 +79,13 @@ def notes(results):
     if results["plan"]["tuned"]:
         rates = ", ".join(f"{rate:g}" for rate in results["plan"]["learning_rates"])
         yield f"learning rate of each row: the best mean validation accuracy of {rates}"
+    for row in results["summary"]:
+        if row.get("worth"):
+            heading = results["pretraining"][row["base_model"]]["heading"]
+            yield (
+                f"{heading}: {row['label_budget']:,} labels with {row['condition']} are worth "
+                f"{label_value.describe(row['worth'])} with {results['plan']['conditions'][0]}"
+            )
     yield f"data fingerprint: {', '.join(results['fingerprints'])}"
     if results["num_finished"] < results["num_planned"]:
         yield (

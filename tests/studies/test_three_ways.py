@@ -54,12 +54,13 @@ def test_a_summary_row_is_computed_from_the_cells(whole):
     matched = {"tokens": 409600, "parameters": 400000, "flops": 1.5e12, "targets": 64000}
     assert row["matched"] == {"steps": 100, **matched}
     assert random["matched"] == dict.fromkeys(row["matched"], 0) | {"parameters": 400000}
-    assert "paired" not in random
+    assert "paired" not in random and "worth" not in random
+    assert row["worth"]["count"] == 3 and (row["worth"]["least"], row["worth"]["most"]) == (20, 200)
 
 
 def test_the_report_is_self_contained_and_complete(whole):
     folder, found = whole[0] / "study", whole[1]
-    assert json.loads((folder / "results.json").read_text()) == found and found["format"] == 4
+    assert json.loads((folder / "results.json").read_text()) == found and found["format"] == 5
     for name in ("efficiency", "pretraining", "finetuning"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "report.html").read_text()

@@ -1,0 +1,74 @@
+"""How many labels an initialization is worth: the number with which the reference reaches the same accuracy.
+
+The accuracy of the reference between two measured numbers of labels is linear in their logarithm.
+"""
+
+import math
+
+import numpy as np
+
+from sweeps import statistics
+
+
+def labels_for(curve, accuracy):
+    """The number of labels at which a learning curve first reaches an accuracy.
+
+    Args:
+      curve: [(number of labels, accuracy)], ascending.
+
+    Returns:
+      0.0 if the first point reaches it (with so many labels or fewer), inf if no point does.
+    """
+    if curve[0][1] >= accuracy:
+        return 0.0
+    for (few, low), (many, high) in zip(curve, curve[1:], strict=False):
+        if high >= accuracy:
+            share = (accuracy - low) / (high - low)
+            return math.exp(math.log(few) + share * (math.log(many) - math.log(few)))
+    return math.inf
+
+
+def compare(scores, references):
+    """What one row is worth, paired by seed.
+
+    Args:
+      scores: {seed: accuracy} of the row.
+      references: {number of labels: {seed: accuracy}} of the reference.
+
+    Returns:
+      {'labels': geometric mean over the seeds, 'interval95': [low, high], 'count', 'below', 'above': seeds
+      outside of the measured numbers, 'least', 'most': these}. 'labels' is None if a seed is outside;
+      'interval95' is None then, and with one seed. None if no seed has two measured numbers of labels.
+    """
+    budgets = sorted(budget for budget in references if budget)  # 0 is all there are
+    seeds = [
+        seed for seed in scores if len(budgets) > 1 and all(seed in references[b] for b in budgets)
+    ]
+    if not seeds:
+        return None
+    values = [
+        labels_for([(b, references[b][seed]) for b in budgets], scores[seed]) for seed in seeds
+    ]
+    found = {
+        "labels": None, "interval95": None, "count": len(seeds), "below": values.count(0.0),
+        "above": values.count(math.inf), "least": budgets[0], "most": budgets[-1],
+    }  # fmt: skip
+    if not found["below"] and not found["above"]:
+        spread = statistics.spread(np.log(values))
+        found["labels"] = math.exp(spread.mean)
+        half = statistics.interval95(spread)
+        if half is not None:
+            found["interval95"] = [math.exp(spread.mean - half), math.exp(spread.mean + half)]
+    return found
+
+
+def describe(found):
+    """'540 (310 to 940)'; or '200 or fewer in 1 of 3 seeds, more than 2,000 in 2 of 3 seeds'."""
+    if found["labels"] is None:
+        of = f"of {found['count']} seeds"
+        parts = [f"{found['least']:,} or fewer in {found['below']} {of}"] * bool(found["below"])
+        parts += [f"more than {found['most']:,} in {found['above']} {of}"] * bool(found["above"])
+        return ", ".join(parts)
+    interval = found["interval95"]
+    between = f" ({interval[0]:,.0f} to {interval[1]:,.0f})" if interval else ""
+    return f"{found['labels']:,.0f}{between}"
