@@ -4,10 +4,11 @@ The accuracy of the reference between two measured numbers of labels is linear i
 """
 
 import math
+import statistics
 
 import numpy as np
 
-from sweeps import statistics
+from sweeps.statistics import interval95, spread
 
 
 def labels_for(curve, accuracy):
@@ -36,9 +37,10 @@ def compare(scores, references):
       references: {number of labels: {seed: accuracy}} of the reference.
 
     Returns:
-      {'labels': geometric mean over the seeds, 'interval95': [low, high], 'count', 'below', 'above': seeds
-      outside of the measured numbers, 'least', 'most': these}. 'labels' is None if a seed is outside;
-      'interval95' is None then, and with one seed. None if no seed has two measured numbers of labels.
+      {'labels': geometric mean over the seeds, 'interval95': [low, high], 'median', 'count', 'below',
+      'above': seeds outside of the measured numbers, 'least', 'most': these}. 'labels' is None if a seed is
+      outside, 'median' if its own is; 'interval95' is None then, and with one seed. None if no seed has two
+      measured numbers of labels.
     """
     budgets = sorted(budget for budget in references if budget)  # 0 is all there are
     seeds = [
@@ -50,25 +52,29 @@ def compare(scores, references):
         labels_for([(b, references[b][seed]) for b in budgets], scores[seed]) for seed in seeds
     ]
     found = {
-        "labels": None, "interval95": None, "count": len(seeds), "below": values.count(0.0),
+        "labels": None, "interval95": None, "median": None, "count": len(seeds), "below": values.count(0.0),
         "above": values.count(math.inf), "least": budgets[0], "most": budgets[-1],
     }  # fmt: skip
+    median = statistics.median(values)
+    if 0.0 < median < math.inf:
+        found["median"] = median
     if not found["below"] and not found["above"]:
-        spread = statistics.spread(np.log(values))
-        found["labels"] = math.exp(spread.mean)
-        half = statistics.interval95(spread)
+        logs = spread(np.log(values))
+        found["labels"], half = math.exp(logs.mean), interval95(logs)
         if half is not None:
-            found["interval95"] = [math.exp(spread.mean - half), math.exp(spread.mean + half)]
+            found["interval95"] = [math.exp(logs.mean - half), math.exp(logs.mean + half)]
     return found
 
 
 def describe(found):
-    """'540 (310 to 940)'; or '200 or fewer in 1 of 3 seeds, more than 2,000 in 2 of 3 seeds'."""
+    """'540 (310 to 940)'; or '230 in the median (200 or fewer in 1 of 3 seeds)'."""
     if found["labels"] is None:
         of = f"of {found['count']} seeds"
         parts = [f"{found['least']:,} or fewer in {found['below']} {of}"] * bool(found["below"])
         parts += [f"more than {found['most']:,} in {found['above']} {of}"] * bool(found["above"])
-        return ", ".join(parts)
+        outside = ", ".join(parts)
+        median = found["median"]
+        return outside if median is None else f"{median:,.0f} in the median ({outside})"
     interval = found["interval95"]
     between = f" ({interval[0]:,.0f} to {interval[1]:,.0f})" if interval else ""
     return f"{found['labels']:,.0f}{between}"

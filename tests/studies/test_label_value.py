@@ -42,6 +42,8 @@ def test_an_accuracy_outside_of_the_curve_gives_a_bound():
     assert found["labels"] is None and found["interval95"] is None
     expected = "100 or fewer in 1 of 3 seeds, more than 2,000 in 2 of 3 seeds"
     assert label_value.describe(found) == expected
+    found = label_value.compare({0: 0.1, 1: 0.5, 2: 0.5}, references)
+    assert label_value.describe(found) == "447 in the median (100 or fewer in 1 of 3 seeds)"
 
 
 def test_one_number_of_labels_is_no_curve():
