@@ -59,7 +59,7 @@ log = logging.getLogger("triptych")
 
 @announced_jit("the train step", static_argnums=(0, 1, 2), donate_argnums=3)
 def train_step(task, model, axis, state, frozen, rngs, inputs, learning_rate):
-    """(state after one more update, {name: (sum, weight)} of the batch); frozen: other parameters."""
+    """As in train.py, with a replica axis."""
 
     def update(state, frozen, rngs, inputs, learning_rate):
         batch = task.prepare(rngs["corruption"], inputs)
@@ -96,7 +96,7 @@ def run(config, workdir):
 
 
 def train(group):
-    """Trains replicas together and returns a replica_scores.Finished of each; the list may be of one run."""
+    """Trains the replicas of a group (a run alone is one) together; returns a Finished of each."""
     # ---- Config ----------------------------------------------------------------------------------
     logs.banner("Config")
     config, run_dir, size = group[0].config, group[0].folder, len(group) if group[0].name else 0
@@ -125,7 +125,7 @@ def train(group):
     )
     tasks = replicas.tasks_of(group, task)
     replicas.check_data(group, task)
-    for line in sharding.describe_task(mesh, task, config.adapter.num_row_tokens):
+    for line in sharding.describe_task(mesh, task, config.adapter):
         log.info(line)
 
     # ---- Model and optimizer ---------------------------------------------------------------------
@@ -154,7 +154,7 @@ def train(group):
     ))  # fmt: skip
     best_metric = task.best_metric if config.evaluation.select == "best" else ""
 
-    with replicas.Runs(group, converter, best_metric) as runs, sharding.use_mesh(mesh):
+    with replicas.ReplicaWriters(group, converter, best_metric) as writers, sharding.use_mesh(mesh):
         # ---- Train state: resume > init_from > random --------------------------------------------
         logs.banner("Train state")
 
@@ -162,7 +162,7 @@ def train(group):
             plan = continued[number]
             return plan.restore(checkpoints, mesh, abstract_params, untrained, optimizer)
 
-        def initialize(number, checkpoints):
+        def init(number, checkpoints):
             shardings = sharding.param_shardings(mesh, abstract_params)
             params = jax.device_put(init_params(task, model, rngs[number]), shardings)
             params, lines, reference = init_from.load_for_finetuning(
@@ -176,8 +176,7 @@ def train(group):
                 log.log(logging.DEBUG if number else logging.INFO, line)
             return jax.device_put(state, sharding.state_shardings(mesh, state)), frozen
 
-        resumed, start, states = runs.restore_or_initialize(restore, initialize)
-        axis, state, frozen = replicas.stack_replicas(states, size, mesh)
+        resumed, start, axis, state, frozen = writers.restore_or_init(restore, init, size, mesh)
         if resumed:
             log.info(f"resumed from checkpoint {start} of this run")
         manifest = {
@@ -202,19 +201,19 @@ def train(group):
                 return eval_step(task, model, axis, params, frozen, rngs, inputs)
 
             generating = (model, params, frozen, mesh, is_final)
-            return axis.evaluate(task, split, predict, runs.left_out, generating)
+            return axis.evaluate(task, split, predict, writers.failed, generating)
 
         def evaluate_at(step, state):
             predictions, values = evaluate_params(eval_params(state, {}), "validation")
-            of_all = axis.stack_values(values)
-            runs.write(step, "validation", of_all)
-            log.info(f"step {step:>7,}  validation: {format_metrics(of_all, {})}")
-            runs.write_samples(step, task, "validation", predictions)
+            stacked = axis.stack_values(values)
+            writers.write(step, "validation", stacked)
+            log.info(f"step {step:>7,}  validation: {format_metrics(stacked, {})}")
+            writers.write_samples(step, task, "validation", predictions)
             return values
 
         # ---- Train loop --------------------------------------------------------------------------
         logs.banner("Train loop")
-        runs.open(start if resumed else -1)  # drops the lines after this step
+        writers.open(start if resumed else -1)  # drops the lines after this step
         state = train_loop(
             state,
             (axis.global_batch(mesh, inputs) for inputs in replicas.batches(tasks, start)),
@@ -225,26 +224,26 @@ def train(group):
             learning_rates=axis.stack_values(learning_rates),
             loss_coefficients=task.loss_coefficients(),
             evaluate=evaluate_at if intervals.evaluate else None,
-            save=functools.partial(runs.save, axis) if intervals.save else None,
+            save=functools.partial(writers.save, axis) if intervals.save else None,
             save_evaluated=bool(best_metric),
-            metrics=runs,
+            metrics=writers,
             throughput=logs.Throughput(
                 converter.total_steps, task.tokens_per_step * len(group), step_flops * len(group),
                 flops.peak_flops(),
             ),
         )  # fmt: skip
-        runs.wait()
+        writers.wait()
 
         # ---- Final scores ------------------------------------------------------------------------
         logs.banner("Final scores")
         params, steps = eval_params(state, {}), [converter.total_steps] * len(group)
         if best_metric:
             target, _ = split_params(sharding.placed(mesh, abstract_params), untrained)
-            steps, best = runs.best_params(target)
+            steps, best = writers.best_params(target)
             params = axis.stack(best, mesh, jax.tree.map(lambda x: x.sharding, target))
         scored = {
             split: evaluate_params(params, split, is_final=True)
             for split in ("validation", *["test"] * config.evaluation.test)
             if task.has_split(split)
         }
-    return replica_scores.write_scores(runs, task, int(state.step.max()), steps, scored)
+    return replica_scores.write_scores(writers, task, int(state.step.max()), steps, scored)

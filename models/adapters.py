@@ -40,10 +40,11 @@ class Adapter:
     """The interface of adapters, and the case without one: everything except config.freeze is trained."""
 
     name = "none"
-    num_row_tokens = 0  # positions that it adds to a row
+    num_added_positions = 0  # of the text, which is longer by these
+    num_leading_keys = 0  # of each attention
 
-    def init(self, rng: jax.Array, params: dict) -> dict:
-        """Initial params['adapter'], which may depend on the model's `params`."""
+    def init(self, rng: jax.Array, params: dict, config: ModelConfig) -> dict:
+        """Initial params['adapter'], which may depend on the model's `params`; config: of the model."""
         arrays = {}
         for number, (module, leaves) in enumerate(sorted(self.shapes(params).items())):
             for name, leaf in self.init_module(jax.random.fold_in(rng, number), leaves).items():

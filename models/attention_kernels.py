@@ -234,9 +234,14 @@ def _triton(q, k, v, mask, cap, interpret):
     return out.transpose(0, 2, 1, 3).reshape(q.shape)
 
 
-def describe_attention(config, inputs, decoder_inputs=None, platform: str = "") -> str:
-    """A line for the log: the kernels of a model that trains on (abstract) ModelInputs. Raises ValueError as
-    `choose_kernel` does."""
+def describe_attention(
+    config, inputs, decoder_inputs=None, *, platform: str = "", num_added=0, num_leading=0
+) -> str:
+    """A line for the log: the kernels of a model that trains on (abstract) ModelInputs.
+
+    num_added, num_leading: positions before the text and keys before those of each attention, of an adapter.
+    Raises ValueError as `choose_kernel` does.
+    """
     if config.architecture == "embeddings":
         return "attention: none"
     encoder_decoder = config.architecture == "encoder_decoder"
@@ -245,14 +250,17 @@ def describe_attention(config, inputs, decoder_inputs=None, platform: str = "") 
         stacks += [("decoder", decoder_inputs, False), ("cross-attention", decoder_inputs, True)]
     descriptions = {}
     for name, queries, is_cross in stacks:
-        length, keys = queries.tokens.shape[-1], (inputs if is_cross else queries).tokens.shape[-1]
+        length, keys = (
+            each.tokens.shape[-1] + num_added * (each is inputs)
+            for each in (queries, inputs if is_cross else queries)
+        )
         layers = config.num_layers_in("decoder" if is_cross else name)
         for window in {0 if is_cross else config.sliding_window_at(i) for i in range(layers)}:
             spec = AttentionSpec(
                 length, keys, "bidirectional" if is_cross else queries.attention, is_cross,
                 config.positions == "relative" and not is_cross, window,
                 config.attention_logit_softcap, config.attention_dropout_rate > 0, platform=platform,
-                num_kv_heads=config.resolved_num_kv_heads,
+                num_leading=num_leading, num_kv_heads=config.resolved_num_kv_heads,
             )  # fmt: skip
             kernel = choose_kernel(config.attention_kernel, spec)
             descriptions[f"{name} {kernel} ({length} x {keys})"] = True  # once for all windows

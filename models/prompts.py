@@ -67,10 +67,15 @@ class Prompt(_Tokens):
     encoder-decoder. They begin as random rows of the token embedding. Rows hold one segment each."""
 
     name = "prompt"
-    num_row_tokens = property(lambda self: self.num_tokens)
+    num_added_positions = property(lambda self: self.num_tokens)
 
     def shapes(self, params):
         return {"embed/tokens": params["embed"]["tokens"]}
+
+    def init(self, rng, params, config):
+        # The rows that pad the vocabulary are no tokens.
+        table = params["embed"]["tokens"]["embedding"][: config.vocab_size]
+        return super().init(rng, {"embed": {"tokens": {"embedding": table}}}, config)
 
     def init_module(self, rng, leaves):
         table = leaves["embedding"]
@@ -136,6 +141,7 @@ class Prefix(_Tokens):
     They have no position of their own: RoPE does not rotate them, and T5's bias is 0 there."""
 
     name = "prefix"
+    num_leading_keys = property(lambda self: self.num_tokens)
     target_modules: tuple = option(
         (r".*/(self|cross)_attention",), "regexes of the attention modules with a prefix"
     )

@@ -16,7 +16,7 @@ import sys
 from sweeps.algebra import LONG, Point, short
 from sweeps.sweep_file import Stage
 from training import config as configs
-from training import continuation, paths
+from training import continuation, paths, replicas
 from training.config import ConfigError
 from training.run_directory import newest_checkpoint
 from training.schema import FinetuneConfig, PretrainConfig
@@ -310,7 +310,7 @@ def axis_value(run, axis):
 
 def replica_name(run, axes):
     """The name that training/replicas.py gives the directory of a replica."""
-    return ",".join(f"{axis}={axis_value(run, axis):g}" for axis in axes)
+    return replicas.replica_name({axis: axis_value(run, axis) for axis in axes})
 
 
 def point_name(run, keys):

@@ -263,14 +263,18 @@ class LoadedTask:
     # Function of a target, an entry of Batch.targets, that returns its text; None if targets are tokens.
     name_of_target = None
 
-    def describe(self) -> list[str]:
+    def describe(self, adapter=None) -> list[str]:
         """Lines about the data and the task for the start of the log."""
         raise NotImplementedError
 
-    def describe_attention(self) -> str:
+    def describe_attention(self, adapter=None) -> str:
         """A line about the kernels of attention. Raises ValueError for one that cannot run."""
         inputs, decoder_inputs = self.abstract_batch.inputs, self.abstract_batch.decoder_inputs
-        return models.describe_attention(self.model_config, inputs, decoder_inputs)
+        adapter = adapter or models.Adapter()
+        return models.describe_attention(
+            self.model_config, inputs, decoder_inputs,
+            num_added=adapter.num_added_positions, num_leading=adapter.num_leading_keys,
+        )  # fmt: skip
 
 
 def evaluate(task: LoadedTask, split: str, predict, generate=None) -> tuple[Any, dict[str, float]]:

@@ -262,7 +262,7 @@ class LoadedLabeledTask(LabeledBatches):
         """The labels in a few words, for the log."""
         return f"{len(self.label_names)} labels"
 
-    def describe(self):
+    def describe(self, adapter=None):
         splits = ", ".join(
             f"{split.num_examples:,} {name}"
             for name, split in self.encoded.items()
@@ -274,4 +274,4 @@ class LoadedLabeledTask(LabeledBatches):
         ]
         for name, split in self.encoded.items():
             lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
-        return [*lines, *self.describe_batches(), self.describe_attention()]
+        return [*lines, *self.describe_batches(), self.describe_attention(adapter)]

@@ -272,7 +272,7 @@ class LoadedPretraining(LoadedTask):
             "targets_per_step": self.batch_size * self.objective.expected_num_targets(self.spec),
         }
 
-    def describe(self):
+    def describe(self, adapter=None):
         stores = self.corpus.train
         return [
             f"{sum(s.num_tokens for s in stores):,} tokens of {sum(s.num_documents for s in stores):,} "
@@ -280,7 +280,7 @@ class LoadedPretraining(LoadedTask):
             f"{self.fingerprint[:16]}",
             *self.corpus.describe_unknown(),
             self.objective.describe(self.spec),
-            self.describe_attention(),
+            self.describe_attention(adapter),
         ]
 
 

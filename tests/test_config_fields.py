@@ -26,7 +26,7 @@ from objectives import OBJECTIVES
 from tasks import TASKS, evaluate
 from tasks.classification import Classification
 from training import config as configs
-from training import init_from, replicas, run_directory, schedules, sharding
+from training import init_from, replica_axis, run_directory, schedules, sharding
 from training.durations import StepConverter
 from training.optimizers import OPTIMIZERS, Optimizer
 from training.param_rules import flatten_params, split_params, untrained_paths
@@ -196,7 +196,7 @@ def trace_adapter(folder, name, **overrides):
     trainable, frozen = split_params(params, fixed)
     optimizer = Optimizer(config.optimizer)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), trainable)
-    step = functools.partial(finetune.train_step, task, model, replicas.ReplicaAxis())
+    step = functools.partial(finetune.train_step, task, model, replica_axis.ReplicaAxis())
     jax.eval_shape(step, state, frozen, rngs, task.train_inputs(0), np.float32(0))
 
 

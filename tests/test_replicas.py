@@ -12,7 +12,7 @@ import tiny_configs
 import finetune
 import train
 from training import config as configs
-from training import replica_scores, replicas, run_directory
+from training import replica_axis, replica_scores, replicas, run_directory, sharding
 from training.checkpoint import resolve_checkpoint
 from training.config import ConfigError
 from training.schema import FinetuneConfig, PretrainConfig
@@ -173,26 +173,36 @@ def test_invariant_13_a_replica_with_lora_is_the_run_made_alone(folder):
     )
 
 
-def test_equal_frozen_trees_have_no_axis_and_others_do():
-    mesh = replicas.sharding.make_mesh(
+def test_equal_frozen_trees_are_held_once_and_others_have_an_axis():
+    mesh = sharding.make_mesh(
         configs.resolve(FinetuneConfig, {"init_from": "x"}).mesh, jax.devices()[:1], replicas=2
     )
 
-    trees = [
-        {"w": jax.device_put(np.full(3, n), replicas.sharding.replicated(mesh))} for n in (0, 1)
-    ]
-    axes, _, frozen = replicas.stack_replicas([(trees[0], trees[0]), (trees[1], trees[0])], 2, mesh)
-    assert axes.shares_frozen and frozen["w"].shape == (3,)
-    axes, state, frozen = replicas.stack_replicas(
-        [(trees[0], trees[0]), (trees[1], trees[1])], 2, mesh
-    )
-    assert not axes.shares_frozen and frozen["w"].shape == state["w"].shape == (2, 3)
+    def tree(value):
+        return {"w": jax.device_put(np.full(3, value), sharding.replicated(mesh))}
+
+    pairs = list(replica_axis.share_frozen(((tree(n), tree(7)) for n in (0, 1)), mesh))
+    assert pairs[0][1] is pairs[1][1]
+    axis, state, frozen = replica_axis.stack_replicas(pairs, 2, mesh)
+    assert axis.shares_frozen and frozen["w"].shape == (3,) and state["w"].shape == (2, 3)
+    pairs = list(replica_axis.share_frozen(((tree(n), tree(n)) for n in (0, 1)), mesh))
+    axis, state, frozen = replica_axis.stack_replicas(pairs, 2, mesh)
+    assert not axis.shares_frozen and frozen["w"].shape == state["w"].shape == (2, 3)
+    assert frozen["w"].tolist() == [[0] * 3, [1] * 3]
+
+
+def test_values_that_agree_in_six_digits_have_directories_of_their_own():
+    name = replicas.replica_name
+    assert name({"learning_rate": 1e-3, "seed": 3}) == "learning_rate=0.001,seed=3"
+    assert name({"learning_rate": 3e-05}) == "learning_rate=3e-05"
+    assert name({"seed": 20240101}) == "seed=20240101" != name({"seed": 20240102})
+    assert name({"learning_rate": 0.00123456789}) == "learning_rate=0.00123456789"
 
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_replicas_are_split_over_the_devices_that_they_fill(devices):
     mesh_config = configs.resolve(FinetuneConfig, {"init_from": "x"}).mesh
-    mesh = replicas.sharding.make_mesh(mesh_config, jax.devices()[:devices], replicas=6)
+    mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices], replicas=6)
     assert dict(mesh.shape) == {
         "replica": min(devices, 2), "data": max(1, devices // 2), "fsdp": 1, "tensor": 1,
         "sequence": 1,

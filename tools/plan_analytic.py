@@ -79,7 +79,7 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
         collectives=found, tokens_per_step=task.tokens_per_step, is_analytic=True,
         attention=describe_attention(
             model, task.abstract_batch.inputs, task.abstract_batch.decoder_inputs,
-            "gpu" if chip.is_gpu else "tpu",
+            platform="gpu" if chip.is_gpu else "tpu",
         ),
         notes=(NOTE, *step.unsplit, *(BEYOND_A_NODE,) * (chip.is_gpu and step.mesh.size > 8)),
     )  # fmt: skip

@@ -70,7 +70,7 @@ def train_loop(
       loss_coefficients: {name: coefficient} of the minimized losses.
       evaluate: (step, state) -> {metric: value}; None: no evaluation.
       save: (state, metrics) -> None; None: no checkpoints.
-      metrics: MetricWriter, or replicas.Runs.
+      metrics: MetricWriter, or replicas.ReplicaWriters.
       throughput: logs.Throughput.
       save_evaluated: save at every evaluation too, so that the best checkpoint exists.
 
@@ -102,7 +102,7 @@ def train_loop(
         failed = np.flatnonzero(nonfinite >= 0)
         if 0 < failed.size < nonfinite.size:
             for number in failed.tolist():
-                metrics.leave_out(number, int(nonfinite[number]))
+                metrics.mark_failed(number, int(nonfinite[number]))
         elif failed.size:
             nonfinite = nonfinite.min()
             metrics.flush()

@@ -30,18 +30,18 @@ class Finished:
     best_metric: str
 
 
-def write_scores(runs, task, step, scored_steps, scored) -> list[Finished]:
+def write_scores(writers, task, step, scored_steps, scored) -> list[Finished]:
     """Writes predictions and scores.json of each replica, without those that were left out.
 
     Args:
-      runs: replicas.Runs.
+      writers: replicas.ReplicaWriters.
       step: updates that each holds.
       scored_steps: the checkpoint of each that is scored.
       scored: {split: ([predictions of each], [its {metric: value}])}.
     """
     finished = []
-    for number, (replica, scored_step) in enumerate(zip(runs.group, scored_steps, strict=True)):
-        if number in runs.left_out:
+    for number, (replica, scored_step) in enumerate(zip(writers.group, scored_steps, strict=True)):
+        if number in writers.failed:
             continue
         scores, floor, notes = {}, {}, {}
         for split, (predictions, values) in scored.items():

@@ -1,10 +1,12 @@
 """Replicas: runs of finetune.py that differ in seed or learning rate, trained together in one program.
 
+Each has parameters of its own: it is a trial, not a data-parallel copy of one model.
+
 `--config.seeds='(0, 1, 2)'` and a tuple of learning rates add a leading axis to what differs: trained
 parameters, moments, batches, dropout, learning rate. What does not, such as a frozen base, is held once.
 Each replica has a complete run directory below the workdir: that of the run made alone.
 
-A run without these axes is one replica whose arrays have no such axis (`ReplicaAxis.size` 0).
+A run without these axes is one replica whose arrays have no such axis (`replica_axis.ReplicaAxis.size` 0).
 """
 
 import contextlib
@@ -13,20 +15,18 @@ import itertools
 import logging
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from training import config as configs
 from training import generated, hosts, run_directory, sharding
 from training.checkpoint import Checkpoints
 from training.config import ConfigError
 from training.metric_writer import MetricWriter
-from training.sharding import REPLICA
+from training.replica_axis import share_frozen, stack_replicas
 
 log = logging.getLogger("triptych")
 
-FAILED = "failed.json"  # in the run directory of a replica that was left out
+FAILED = "failed.json"  # in the run directory of a replica with an update that was not finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Replica:
 
     @classmethod
     def of(cls, config, workdir, **axes):
-        """The run at a point of the axes `seed` and `learning_rate`, those that there are."""
-        name = ",".join(f"{axis}={value:g}" for axis, value in axes.items())
+        """The run at a point of the grid over `seed` and `learning_rate`; either may be absent."""
+        name = replica_name(axes)
         if "seed" in axes:
             names = [field.name for field in dataclasses.fields(config.seed)]
             seeds = dataclasses.replace(config.seed, **dict.fromkeys(names, axes["seed"]))
@@ -52,9 +52,16 @@ class Replica:
         return cls(name, config, folder)
 
     def resolve(self, config):
-        """The replica with the config that an init source resolved for another one of its group."""
+        """This replica with the resolved config of the first of its group, and its own seed and optimizer."""
         own = {"seed": self.config.seed, "optimizer": self.config.optimizer}
         return dataclasses.replace(self, config=dataclasses.replace(config, **own))
+
+
+def replica_name(axes) -> str:
+    """'learning_rate=0.001,seed=3' of {'learning_rate': 0.001, 'seed': 3}: exact, so that names differ."""
+    texts = {axis: f"{value:g}" for axis, value in axes.items()}
+    texts |= {axis: repr(value) for axis, value in axes.items() if float(texts[axis]) != value}
+    return ",".join(f"{axis}={text}" for axis, text in texts.items())
 
 
 def expand(config, workdir) -> list[list[Replica]]:
@@ -82,8 +89,8 @@ def expand(config, workdir) -> list[list[Replica]]:
     replicas = [replica for replica in replicas if replica.name not in failed]
     if failed:
         log.warning(
-            f"left out, since an update was not finite: {', '.join(failed)}; remove a directory to train it "
-            "again"
+            f"not trained, because an earlier update was not finite: {', '.join(failed)}; delete the "
+            "directory of one to train it again"
         )
     if not replicas:
         raise ConfigError(f"every replica in {folder} has failed; lower the learning rate")
@@ -92,140 +99,7 @@ def expand(config, workdir) -> list[list[Replica]]:
     return [group for group in (started, new) if group]
 
 
-@dataclasses.dataclass(frozen=True)
-class ReplicaAxis:
-    """The leading axis of the arrays of a program; `jax.jit` takes it as a static argument.
-
-    Attributes:
-      size: number of replicas; 0: the arrays have no such axis.
-      shares_frozen: all replicas have the same frozen parameters, which have no such axis.
-    """
-
-    size: int = 0
-    shares_frozen: bool = True
-
-    def vmap(self, function, shared=()):
-        """`function` of arrays of one replica -> of all replicas. The arguments of the numbers `shared`
-        are the same for all."""
-        if not self.size:
-            return function
-
-        def mapped(*arguments):
-            axes = [None if n in shared else 0 for n in range(len(arguments))]
-            return jax.vmap(function, in_axes=axes, spmd_axis_name=REPLICA)(*arguments)
-
-        return mapped
-
-    def replicate_counters(self, state, sums):
-        """(state, sums) of a train step; every process can read the sums and the counters of all replicas."""
-        if not self.size:
-            return state, sums
-        counters = {"step": state.step, "first_nonfinite_step": state.first_nonfinite_step}
-        counters, sums = sharding.constrain_replicated((counters, sums))
-        return state.replace(**counters), sums
-
-    @property
-    def shared_args(self) -> tuple[int, ...]:
-        """The number of the argument `frozen` of the steps, where it is shared."""
-        return (1,) if self.shares_frozen else ()
-
-    def stack(self, trees, mesh, shardings=None):
-        """One tree of arrays [R, ...] from a tree for each replica.
-
-        shardings: those of one replica's tree; None: the arrays are small and on every device.
-        """
-        if not self.size:
-            return trees[0]
-        if shardings is None:
-            shardings = jax.tree.map(lambda _: sharding.replicated(mesh), trees[0])
-        # Every process reads the counters, so they are whole on every device (`replicate_counters`).
-        places = jax.tree.map(
-            lambda leaf, place: stacked(mesh, place) if leaf.ndim else sharding.replicated(mesh),
-            trees[0],
-            shardings,
-        )
-
-        def stack(*trees):
-            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-        return jax.jit(stack, out_shardings=places)(*trees)
-
-    def take_replica(self, state, number: int):
-        """The TrainState of one replica."""
-        return _take_replica(state, number) if self.size else state
-
-    def global_batch(self, mesh, inputs):
-        """A global array [R, B, ...] from each replica's global batch [B, ...] of NumPy arrays; for a run
-        alone, from this process's rows."""
-        if not self.size:
-            return sharding.global_array(mesh, inputs[0])
-        batch = sharding.batch_sharding(mesh)
-        return jax.tree.map(lambda *x: _whole(np.stack(x), stacked(mesh, batch)), *inputs)
-
-    def stack_values(self, values):
-        """One value for all replicas, from one for each: {metric: [R]} of dicts, float32[total, R] of
-        learning rates."""
-        if not self.size:
-            return values[0]
-        if isinstance(values[0], dict):
-            return {name: np.array([each[name] for each in values]) for name in values[0]}
-        return np.stack(values, axis=-1)
-
-    def evaluate(self, task, split, predict, left_out=(), generating=None):
-        """([the predictions of each replica], [its {metric: value}]) for a split.
-
-        Args:
-          predict: function of evaluation inputs that returns `LoadedTask.outputs` of all replicas.
-          left_out: numbers of replicas without scores; theirs are NaN.
-          generating: (model, params, frozen, mesh, whether this is the final evaluation), for a task that
-            generates.
-        """
-        outputs = jax.device_get([predict(inputs) for inputs in task.eval_inputs(split)])
-        own = [outputs]
-        if self.size:
-            own = [_index(outputs, number) for number in range(self.size)]
-        predictions = [task.collect(split, task.in_order(split, each)) for each in own]
-        count = generating and task.generates(split, generating[-1])
-        for number in sorted({*range(len(own))}.difference(left_out)) if count else ():
-            found = generated.generate(self, task, split, number, count, *generating)
-            predictions[number] = task.with_generated(predictions[number], found)
-        scores = [
-            {} if number in left_out else task.score(split, each)
-            for number, each in enumerate(predictions)
-        ]
-        names = next(filter(None, scores), {})
-        return predictions, [each or dict.fromkeys(names, np.nan) for each in scores]
-
-    def global_shared_batch(self, mesh, inputs):
-        """A global array [B, ...] that all replicas read."""
-        if not self.size:
-            return sharding.global_array(mesh, inputs)
-        batch = sharding.batch_sharding(mesh)
-        return jax.tree.map(lambda x: _whole(x, batch), inputs)
-
-
-def stacked(mesh, place) -> NamedSharding:
-    """The sharding of arrays [R, ...] of replicas, each placed like `place`."""
-    return NamedSharding(mesh, PartitionSpec(REPLICA, *place.spec))
-
-
-@jax.jit
-def _take_replica(state, number):
-    def one(x):
-        return jax.lax.dynamic_index_in_dim(x, number, keepdims=False)
-
-    return sharding.constrain_state(jax.tree.map(one, state))
-
-
-def _index(tree, number):
-    return jax.tree.map(lambda x: x[number], tree)
-
-
-def _whole(x, place):
-    return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
-
-
-class Runs:
+class ReplicaWriters:
     """The metrics and checkpoints of replicas, a context manager.
 
     Args:
@@ -236,11 +110,11 @@ class Runs:
 
     def __init__(self, group, converter, best):
         self.group = group
-        self.left_out = set()  # numbers of replicas with an update that was not finite
+        self.failed = set()  # numbers of replicas with an update that was not finite
         config, self._opened = group[0].config, contextlib.ExitStack()
         keep_period = converter.steps(config.checkpoint.keep_period, "checkpoint.keep_period")
         options, logs = config.checkpoint, (config.logging.tensorboard, config.logging.wandb)
-        # A replica that is cut off in a save continues from the checkpoint of the others.
+        # Two, so that after a kill during a save all replicas still have one common step.
         if len(group) > 1:
             options = dataclasses.replace(options, max_to_keep=max(2, options.max_to_keep))
         with contextlib.ExitStack() as opened:
@@ -266,7 +140,7 @@ class Runs:
     def write(self, step, split, values):
         """Writes metrics; a value may be an array of one number per replica."""
         for number, writer in enumerate(self._metrics):
-            if number in self.left_out:
+            if number in self.failed:
                 continue
             own = {
                 name: float(value[number]) if np.ndim(value) else value
@@ -276,7 +150,7 @@ class Runs:
 
     def write_samples(self, step, task, split, predictions):
         """Shows generated texts: all of them in event files, some of the first replica in the log."""
-        kept = [number for number in range(len(self.group)) if number not in self.left_out]
+        kept = [number for number in range(len(self.group)) if number not in self.failed]
         found = [(self._metrics[n], task.samples(split, predictions[n])) for n in kept]
         generated.show(found, f"{split}/generated", step)
 
@@ -288,17 +162,17 @@ class Runs:
     def save(self, axis, state, values):
         """Saves a checkpoint of each replica; values: [{metric: value}] of its evaluation, or None."""
         for number, checkpoints in enumerate(self._checkpoints):
-            if number not in self.left_out:
+            if number not in self.failed:
                 checkpoints.save(axis.take_replica(state, number), values and values[number])
-                # Orbax's barriers have no name of their own per directory.
+                # Orbax's barriers are not named by directory: saves at the same time would collide.
                 if jax.process_count() > 1:
                     checkpoints.wait()
 
-    def leave_out(self, number, update):
+    def mark_failed(self, number, update):
         """Records that an update of a replica was not finite; the others continue without it."""
-        if number in self.left_out:
+        if number in self.failed:
             return
-        self.left_out.add(number)
+        self.failed.add(number)
         replica = self.group[number]
         log.warning(
             f"{replica.name}: update {update} had a loss or gradient that is not finite; the others continue "
@@ -318,14 +192,14 @@ class Runs:
         pairs = zip(self._checkpoints, steps, strict=True)
         return steps, [checkpoints.restore_params(step, target) for checkpoints, step in pairs]
 
-    def restore_or_initialize(self, restore, initialize):
-        """(whether the replicas were restored, their step, [(state, frozen) of each]).
+    def restore_or_init(self, restore, init, size, mesh):
+        """(whether the replicas were restored, their step, *replica_axis.stack_replicas(...)).
 
         All have the same step. A program that is killed while it saves leaves some replicas a checkpoint
         ahead: it is removed, and its updates are made again.
 
         Args:
-          restore, initialize: functions of (number, Checkpoints) that return (TrainState, frozen); the
+          restore, init: functions of (number, Checkpoints) that return (TrainState, frozen); the
             state is None if there is nothing to restore.
         """
         numbered = list(enumerate(self._checkpoints))
@@ -341,29 +215,14 @@ class Runs:
                         f"it alone, with --workdir={each.directory.parent}, or move it away"
                     )
                 each.move_after(common, None)
-            found = [restore(*pair) for pair in numbered]
+            found = list(share_frozen((restore(*pair) for pair in numbered), mesh))
             steps = {-1 if state is None else int(state.step) for state, _ in found}
             if len(steps) == 1:
                 break
-        if steps != {-1}:
-            return True, steps.pop(), found
-        return False, 0, [initialize(*pair) for pair in numbered]
-
-
-def stack_replicas(pairs, size, mesh):
-    """(ReplicaAxis, TrainState, frozen) of [(TrainState, frozen)]: arrays [size, ...]; unchanged for 0."""
-    states, frozen = [state for state, _ in pairs], [params for _, params in pairs]
-    shares = all(
-        np.array_equal(x, y)
-        for tree in frozen[1:]
-        for x, y in zip(jax.tree.leaves(frozen[0]), jax.tree.leaves(tree), strict=True)
-    )
-    axis = ReplicaAxis(size, shares)
-    placed = jax.tree.map(lambda x: x.sharding, states[0])
-    state = axis.stack(states, mesh, placed)
-    if shares:
-        return axis, state, frozen[0]
-    return axis, state, axis.stack(frozen, mesh, jax.tree.map(lambda x: x.sharding, frozen[0]))
+        resumed, start = steps != {-1}, max(0, *steps)
+        if not resumed:
+            found = list(share_frozen((init(*pair) for pair in numbered), mesh))
+        return resumed, start, *stack_replicas(found, size, mesh)
 
 
 def tasks_of(group, task) -> list:
@@ -372,9 +231,8 @@ def tasks_of(group, task) -> list:
     for replica, each in zip(group, tasks, strict=True):
         if each != task or each.epoch_size != task.epoch_size:
             raise ConfigError(
-                f"the label subset of {replica.name!r} gives other weights to the classes than that of "
-                f"{group[0].name!r}, and replicas share one program: set task.class_weights to numbers, or "
-                "run one seed at a time"
+                f"the label subsets of {replica.name!r} and {group[0].name!r} give other class weights, and "
+                "replicas share one program: set task.class_weights to numbers, or run one seed at a time"
             )
     return tasks
 

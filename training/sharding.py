@@ -112,13 +112,13 @@ def use_mesh(mesh):
         yield mesh
 
 
-def describe_task(mesh, task, added=0) -> list[str]:
-    """The lines of `task.describe` for a mesh. Raises ConfigError for rows that its sequence axis does not
-    divide; `added`: positions that an adapter adds to each."""
-    lengths = task.row_lengths
+def describe_task(mesh, task, adapter=None) -> list[str]:
+    """The lines of `task.describe` for a mesh and an adapter. Raises ConfigError for rows that its sequence
+    axis does not divide."""
+    lengths, added = task.row_lengths, adapter.num_added_positions if adapter else 0
     check_lengths(mesh, lengths | {length + added for length in lengths})
     with use_mesh(mesh):
-        return task.describe()
+        return task.describe(adapter)
 
 
 def replicated(mesh):

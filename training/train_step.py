@@ -47,7 +47,7 @@ def init_adapter(model, rngs, params):
     """{'adapter': its initial parameters}, which may depend on those of the model; {} without any."""
     if not isinstance(model, AdaptedModel):
         return {}
-    own = model.adapter.init(jax.random.fold_in(rngs["head"], 1), params)
+    own = model.adapter.init(jax.random.fold_in(rngs["head"], 1), params, model.config)
     return sharding.constrain_params({KEY: own} if own else {})
 
 

@@ -74,9 +74,9 @@ def setup(name):
 
 def trained(kind, name, **options):
     """(adapter, its parameters after some training: none of them at its initial value)."""
-    _, params, _ = setup(name)
+    config, params, _ = setup(name)
     adapter, random = adapter_of(kind, **options), np.random.default_rng(2)
-    own = adapter.init(jax.random.key(1), params)
+    own = adapter.init(jax.random.key(1), params, config)
     return adapter, jax.tree.map(
         lambda x: x + 0.2 * random.normal(size=x.shape).astype(x.dtype), own
     )
@@ -111,12 +111,20 @@ def test_the_merged_weights_compute_the_same(kind, name):
     assert np.abs(found - without).max() > 0.05
 
 
+def test_a_prompt_begins_as_rows_of_the_vocabulary_and_never_of_its_padding():
+    config, params, _ = setup("decoder")
+    small, table = dataclasses.replace(config, vocab_size=3), params["embed"]["tokens"]["embedding"]
+    prompt = ADAPTERS["prompt"](num_tokens=50).init(jax.random.key(1), params, small)
+    rows = {tuple(row) for row in np.asarray(prompt["embed"]["tokens"]["prompt"]["embedding"])}
+    assert rows == {tuple(row) for row in np.asarray(table[:3])}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["encoder_decoder"])
 def test_a_new_adapter_computes_the_pretrained_function(kind, name):
-    _, params, _ = setup(name)
+    config, params, _ = setup(name)
     adapter = adapter_of(kind)
-    own = adapter.init(jax.random.key(1), params)
+    own = adapter.init(jax.random.key(1), params, config)
     same = np.allclose(apply(name, adapter, params, own), apply(name, None, params, {}), atol=1e-5)
     assert same == (kind not in ("prompt", "prefix"))
 
@@ -197,7 +205,7 @@ def test_a_bottleneck_follows_each_sublayer_or_the_mlp_alone(placement, count):
     inputs = setup("decoder")[2][0]
     params = models.build(config).init(jax.random.key(0), inputs, method="init_all")["params"]
     adapter = ADAPTERS["bottleneck"](size=2, placement=placement)
-    own = adapter.init(jax.random.key(1), params)
+    own = adapter.init(jax.random.key(1), params, config)
     assert sum(path.endswith("up/bias") for path in flatten_params(own)) == {6: 6, 2: 3}[count]
     flat = {p: x + (1.0 if p.endswith("up/bias") else 0.0) for p, x in flatten_params(own).items()}
     norm = flatten_params(params)

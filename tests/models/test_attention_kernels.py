@@ -301,3 +301,15 @@ def test_the_page_has_the_table_of_kernels():
     page = (pathlib.Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     for row in attention_kernels.kernel_table():
         assert f"| {' | '.join(row)} |" in page
+
+
+def test_the_described_kernels_have_the_positions_and_keys_of_an_adapter():
+    config = models.ModelConfig(architecture="decoder", num_layers=1, attention_kernel="splash")
+    tokens = jnp.zeros((1, 512), jnp.int32)
+    inputs = models.make_inputs(tokens, jnp.ones_like(tokens), "causal")
+    describe_attention = models.describe_attention
+    assert "splash (512 x 512)" in describe_attention(config, inputs, platform="tpu")
+    with pytest.raises(ValueError, match="not 532 and 532"):
+        describe_attention(config, inputs, platform="tpu", num_added=20)
+    with pytest.raises(ValueError, match="prefix tuning"):
+        describe_attention(config, inputs, platform="tpu", num_leading=20)

@@ -50,7 +50,7 @@ def setup(name, adapter=None):
     config = ModelConfig(**SIZES, **MODELS[name])
     params = models.build(config).init(jax.random.key(0), *inputs_of(config))["params"]
     if adapter is not None:  # its zeros would hide it
-        own = adapter.init(jax.random.key(1), params)
+        own = adapter.init(jax.random.key(1), params, config)
         params = {**params, "adapter": jax.tree.map(lambda x: x + jnp.float32(0.05), own)}
     return config, params
 

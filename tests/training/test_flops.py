@@ -73,7 +73,7 @@ def test_a_frozen_kernel_needs_no_gradient_of_its_own_and_a_probe_no_backward_pa
     config = model_config(architecture="decoder", positions="rope", tie_word_embeddings=False)
     params, batch = abstract(config, decoder=False)
     adapter = models.ADAPTERS["lora"](rank=3)
-    own = jax.eval_shape(lambda: adapter.init(jax.random.key(0), _zeros(params)))
+    own = jax.eval_shape(lambda: adapter.init(jax.random.key(0), _zeros(params), config))
     layer, scores = 4 * D * D + 2 * D * F, 2 * T * T * D
     forward = 2 * (2 * layer * T + E * D * T + D * V * N) + 2 * 2 * scores
     base = frozenset(flatten_params(params))

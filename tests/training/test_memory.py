@@ -18,7 +18,7 @@ from models import LayerLoop
 from objectives.loss import chunked_cross_entropy
 from tasks import TASKS
 from training import config as configs
-from training import init_from, replicas, sharding
+from training import init_from, replica_axis, sharding
 from training.config import ConfigError
 from training.optimizers import AdamW, Lion, Muon, Optimizer
 from training.param_rules import flatten_params, split_params, untrained_paths
@@ -73,11 +73,11 @@ def test_a_train_step_writes_its_new_state_over_the_old_one(tmp_path):
     size, memory = compiled_step(train, tmp_path, one, training__ema_decay=0.9)
     assert memory.alias_size_in_bytes == size > 100_000
     size, memory = compiled_step(
-        finetune, tmp_path, one, replicas.ReplicaAxis(), adapter__name="lora"
+        finetune, tmp_path, one, replica_axis.ReplicaAxis(), adapter__name="lora"
     )
     assert memory.alias_size_in_bytes == size
     two = sharding.make_mesh(MeshConfig(), jax.devices()[:1], replicas=2)
-    size, memory = compiled_step(finetune, tmp_path, two, replicas.ReplicaAxis(2))
+    size, memory = compiled_step(finetune, tmp_path, two, replica_axis.ReplicaAxis(2))
     assert memory.alias_size_in_bytes == size > 200_000
     # The other outputs are small: metrics of the step.
     assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 1000
