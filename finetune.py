@@ -141,12 +141,12 @@ def train(group):
     param_rules = describe_param_rules(config.optimizer, abstract_params, untrained)
     intervals = Intervals.of(config, converter, run_dir)
     learning_rates = [schedules.learning_rates(r.config.optimizer, converter) for r in group]
-    continued = [
+    plans = [
         continuation.plan(replica.folder, replica.config, converter, rates)
         for replica, rates in zip(group, learning_rates, strict=True)
     ]
-    unsplit = sharding.describe_unsplit(mesh, abstract_params)
-    for line in (flops.describe(abstract_params, untrained), *unsplit, *continued[0].describe()):
+    unsharded = sharding.describe_unsharded(mesh, abstract_params)
+    for line in (flops.describe(abstract_params, untrained), *unsharded, *plans[0].describe()):
         log.info(line)
     log.debug("\n".join((*param_rules, str(task.model_config))))
     log.info(huggingface.describe_export(
@@ -159,8 +159,7 @@ def train(group):
         logs.banner("Train state")
 
         def restore(number, checkpoints):
-            plan = continued[number]
-            return plan.restore(checkpoints, mesh, abstract_params, untrained, optimizer)
+            return plans[number].restore(checkpoints, mesh, abstract_params, untrained, optimizer)
 
         def init(number, checkpoints):
             shardings = sharding.param_shardings(mesh, abstract_params)
@@ -184,7 +183,7 @@ def train(group):
             **init_from.published(source), "param_rules": param_rules, "flops_per_step": step_flops,
             "parameters": flops.count_params(abstract_params), "total_steps": converter.total_steps,
         }  # fmt: skip
-        for replica, plan in zip(group, continued, strict=True):
+        for replica, plan in zip(group, plans, strict=True):
             resolved, record = configs.to_dict(replica.config), plan.record(start)
             run_directory.write_run(replica.folder, resolved, "finetune", task, record, manifest)
 

@@ -48,7 +48,7 @@ log = logging.getLogger("triptych")
 @announced_jit("the train step", static_argnums=(0, 1), donate_argnums=2)
 def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
     """(state after one more update, {name: (sum, weight)} of the batch). `frozen`: the parameters
-    that are not trained."""
+    that are not trained. `prepare` folds each example's global number into its key."""
     batch = task.prepare(rngs["corruption"], inputs)
     dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
     grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
@@ -122,10 +122,10 @@ def run(config, workdir):
     param_rules = describe_param_rules(config.optimizer, abstract_params, untrained)
     intervals = Intervals.of(config, converter, run_dir)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
-    continued = continuation.plan(run_dir, config, converter, learning_rates)
+    plan = continuation.plan(run_dir, config, converter, learning_rates)
     coefficients = task.loss_coefficients()
-    unsplit = sharding.describe_unsplit(mesh, abstract_params)
-    for line in (flops.describe(abstract_params, untrained), *unsplit, *continued.describe()):
+    unsharded = sharding.describe_unsharded(mesh, abstract_params)
+    for line in (flops.describe(abstract_params, untrained), *unsharded, *plan.describe()):
         log.info(line)
     for line in (*param_rules, str(task.model_config)):
         log.debug(line)
@@ -143,7 +143,7 @@ def run(config, workdir):
     ):
         # ---- Train state: resume > init_from > random --------------------------------------------
         logs.banner("Train state")
-        state, frozen = continued.restore(checkpoints, mesh, abstract_params, untrained, optimizer)
+        state, frozen = plan.restore(checkpoints, mesh, abstract_params, untrained, optimizer)
         resumed, entropy = state is not None, {}
         if resumed:
             log.info(f"resumed from checkpoint {int(state.step)} of this run")
@@ -175,7 +175,7 @@ def run(config, workdir):
             for line in checkpoints.save_frozen(frozen, reference):
                 log.info(line)
         start = int(state.step)
-        run_directory.write_run(run_dir, resolved, "pretrain", task, continued.record(start), {
+        run_directory.write_run(run_dir, resolved, "pretrain", task, plan.record(start), {
             **task.manifest(), "init_from": source.name, **init_from.published(source),
             "uses_source_tokenizer": bool(source.tokenizer_file),
             "parameters": flops.count_params(abstract_params), "param_rules": param_rules,

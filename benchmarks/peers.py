@@ -48,7 +48,7 @@ OPTIONS = {  # that give our model the peer's architecture
         "activation": "relu",
         "use_bias": False,
         "scale_attention": False,
-        "scale_logits_by_emb_dim": True,
+        "scale_logits_by_embedding_size": True,
     },
 }
 

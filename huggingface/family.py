@@ -367,7 +367,7 @@ def _is_pooled(head):
 
 _SIZES = ("vocab_size", "max_length", "position_offset", "num_token_types", "num_layers", "emb_dim",
           "num_decoder_layers", "embedding_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
-          "gated_mlp", "relative_buckets", "use_bias",
+          "gated_mlp", "relative_num_buckets", "use_bias",
           "tie_word_embeddings", "embedding_norm")  # fmt: skip
 _FIELDS = {field.name: field for field in dataclasses.fields(ModelConfig)}
 
@@ -391,7 +391,7 @@ def config_differences(model: ModelConfig, expected: ModelConfig) -> list[str]:
     if model.positions == expected.positions != "rope":
         ignored.add("rope_theta")
     if model.positions == expected.positions != "relative":
-        ignored |= {"relative_buckets", "relative_max_distance"}
+        ignored |= {"relative_num_buckets", "relative_max_distance"}
     return [
         f"model.{name}={getattr(model, name)!r} (expected {getattr(expected, name)!r})"
         for name in _FIELDS

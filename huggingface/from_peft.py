@@ -18,7 +18,7 @@ from huggingface.to_peft import BASE, CONFIG, ROOT, TYPES, WEIGHTS
 from huggingface.weights import inside, open_file, read_json
 from huggingface.whole import written_whole
 from models import ADAPTERS
-from models.adapters import matching
+from models.adapters import matching_dense_layers
 from tasks import TASKS
 from training import paths
 from training.checkpoint import LazyArray
@@ -172,7 +172,7 @@ def _patterns(modules, contents, field):
     ends = {"|".join(sorted({module.rpartition("/")[2] for module in modules}))}
     short = [rf".*/({end})" for end in ends] if modules else []
     shapes = {path: np.empty(shape, np.int8) for path, shape in contents.shapes.items()}
-    if short and set(matching(unflatten_params(shapes), short, field)) == set(modules):
+    if short and set(matching_dense_layers(unflatten_params(shapes), short, field)) == set(modules):
         return tuple(short)
     return tuple(re.escape(module) for module in sorted(modules))
 

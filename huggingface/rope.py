@@ -66,7 +66,7 @@ def rope_key(
       original: the default of original_max_position_embeddings beside the object, if the config class
         has it there (Phi-3).
     """
-    fields = ("rope_theta", *FIELDS, *(("rotary_fraction",) * has_fraction))
+    fields = ("rope_theta", *FIELDS, *(("partial_rotary_factor",) * has_fraction))
 
     def read(config):
         found = _merged(config)
@@ -78,19 +78,19 @@ def rope_key(
             raise ValueError(f"partial_rotary_factor={share!r} (expected 1.0)")
         start = config.get(ORIGINAL, original)
         scaling = read_scaling(first, found, positions, start, scalings, renamed)
-        share = {"rotary_fraction": share} if has_fraction else {}
+        share = {"partial_rotary_factor": share} if has_fraction else {}
         return {"rope_theta": base, **share, **scaling}
 
     def write(model):
         scaled, share = write_scaling(model), {}
         if has_fraction:
-            share = {"partial_rotary_factor": model.rotary_fraction}
+            share = {"partial_rotary_factor": model.partial_rotary_factor}
         elsewhere = {
             theta_key: model.rope_theta,
             "rope_scaling": scaled if model.rope_scaling != "none" else None,
         }
         if has_fraction:
-            elsewhere[fraction_key] = model.rotary_fraction
+            elsewhere[fraction_key] = model.partial_rotary_factor
         if original and ORIGINAL in scaled:
             elsewhere[ORIGINAL] = scaled[ORIGINAL]
         if scaled["rope_type"] not in scalings:

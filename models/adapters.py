@@ -1,7 +1,6 @@
 """Adapters: small sets of trained parameters beside the frozen ones of the model.
-`AdaptedModel` (models/prompts.py) applies a model with one: the adapter intercepts the calls of layers
-(`flax.linen.intercept_methods`) and changes their activations: no weight update of full size is
-materialized.
+`AdaptedModel` (models/prompts.py) applies a model with one. The adapter intercepts the calls of layers
+(`flax.linen.intercept_methods`) and changes their activations, so no full-size weight update is made.
 """
 
 import re
@@ -96,11 +95,13 @@ class TrainableAdapter(Adapter):
     """Base class of the adapters: trains the adapter, the head of the task, and `modules_to_save` only."""
 
     modules_to_save: tuple = option(
-        (), "regexes of other parameters that are trained and saved too, such as '.*_norm/scale'"
+        (),
+        "regexes of the paths of other parameters (not of modules, as in PEFT) that are trained and saved "
+        "too, such as '.*_norm/scale'",
     )
 
 
-def matching(params, patterns, field):
+def matching_dense_layers(params, patterns, field):
     """{module path: its parameters} of the dense layers in encoder/ and decoder/ whose path a regex matches.
 
     Raises ValueError, naming `field`, for an invalid regex and for one without a match."""
@@ -152,7 +153,7 @@ class LoRA(TrainableAdapter):
         return self.alpha / (self.rank**0.5 if self.use_rslora else self.rank)
 
     def shapes(self, params):
-        return matching(params, self.target_modules, "target_modules")
+        return matching_dense_layers(params, self.target_modules, "target_modules")
 
     def init_module(self, rng, leaves):
         fan_in, fan_out = leaves["kernel"].shape
@@ -209,12 +210,13 @@ class IA3(TrainableAdapter):
         (r".*/(key|value)",), "regexes of layers, rescaled at their output"
     )
     feedforward_modules: tuple = option(
-        (r".*/mlp/out",), "regexes of layers, rescaled at their input"
+        (r".*/mlp/out",),
+        "regexes of layers, rescaled at their input; none of target_modules (in PEFT: some of them)",
     )
 
     def shapes(self, params):
-        outputs = matching(params, self.target_modules, "target_modules")
-        inputs = matching(params, self.feedforward_modules, "feedforward_modules")
+        outputs = matching_dense_layers(params, self.target_modules, "target_modules")
+        inputs = matching_dense_layers(params, self.feedforward_modules, "feedforward_modules")
         if both := sorted(outputs.keys() & inputs.keys()):
             raise ValueError(
                 f"adapter.target_modules and adapter.feedforward_modules both match {both[0]!r}; choose "
@@ -267,7 +269,7 @@ class Bottleneck(TrainableAdapter):
 
     def shapes(self, params):
         sublayers = "mlp" if self.placement == "pfeiffer" else "mlp|self_attention|cross_attention"
-        outputs = matching(params, (rf".*/({sublayers})/out",), "placement")
+        outputs = matching_dense_layers(params, (rf".*/({sublayers})/out",), "placement")
         return {module.rpartition("/")[0]: leaves for module, leaves in outputs.items()}
 
     def init_module(self, rng, leaves):

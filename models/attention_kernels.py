@@ -1,4 +1,5 @@
-"""Attention kernels: `choose_kernel` picks one for an attention spec, `attend` calls it.
+"""Attention kernels: `choose_kernel` picks one for an AttentionSpec; `attend` runs all but `dense`, which is
+`dot_product_attention` in models/attention.py.
 
 `dense` makes the scores of all queries and keys, [T,S]. The others have memory linear in the length:
 `chunked` is plain JAX for every case, `splash` and `triton` are the kernels for TPUs and GPUs that come with
@@ -29,7 +30,7 @@ DENSE_BELOW = {"cpu": 512 * 512, "other": 256 * 256}
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What the choice of a kernel depends on. Lengths are in tokens, keys without leading ones."""
+    """What the choice of a kernel depends on. Lengths are in tokens; num_keys excludes num_leading."""
 
     num_queries: int
     num_keys: int
@@ -71,11 +72,11 @@ def why_not(kernel: str, spec: AttentionSpec) -> str:
         lacks["sliding window"] = spec.sliding_window
         lacks["soft cap"] = spec.cap
     if missing := [name for name, is_so in lacks.items() if is_so]:
-        return f"it has no {missing[0]}"
+        return f"it does not support {missing[0]}"
     if split_axes(spec.num_kv_heads, spec.num_queries)[1]:
         return (
-            f"the mesh splits query positions, because {spec.num_kv_heads} key heads are not a multiple of "
-            "tensor * sequence"
+            f"it needs whole rows, but the mesh shards query positions, because tensor * sequence does not "
+            f"divide the {spec.num_kv_heads} key-value heads"
         )
     if spec.num_queries % _LANES or spec.num_keys % _LANES:
         return f"it needs lengths that are multiples of {_LANES}, not {spec.num_queries} and {spec.num_keys}"
@@ -189,7 +190,7 @@ def _on_each_device(run, groups):
             by_query, by_head, by_head, masks,
             None if bias is None else PartitionSpec(heads or None), None if keys is None else by_head,
         )  # fmt: skip
-        # An axis of replicas too: `vmap` adds it to the specs.
+        # The replica axis too: vmap(spmd_axis_name=...) adds it to the specs.
         mapped = jax.shard_map(
             part, mesh=mesh, in_specs=specs, out_specs=by_query,
             axis_names={*rows, *heads, *queries, *other_axes()}, check_vma=False,

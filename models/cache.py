@@ -77,8 +77,8 @@ def unpack(x: jax.Array) -> jax.Array:
 
 @struct.dataclass
 class Cache:
-    """Packed keys and values, {stack: {layer: {attention: (keys, values)}}}, and their slots. The keys and
-    values of cross-attention come from the encoder's output and do not change."""
+    """Packed keys and values as Flax has them, {stack: {layer: {attention: {"cached": (keys, values)}}}}, and
+    their slots. The keys and values of cross-attention come from the encoder's output and do not change."""
 
     layers: dict
     slots: CacheSlots

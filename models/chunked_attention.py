@@ -68,7 +68,7 @@ def _pad(x, size, axis):
 
 
 def _reached(mask: AttentionMask, first, keys, size: int):
-    """bool: whether a query of the blocks from `first` on may see a key of those from `keys` on."""
+    """bool: whether a query of the block at `first` may attend to a key of the block at `keys`."""
     keys = keys - mask.num_leading
     nearest = ((keys - first - size + 1), (first - keys - size + 1))  # right and left of a query
     reached = (nearest[0] <= 0) | (mask.attention != "causal")
@@ -222,7 +222,8 @@ def _forward(options, q, k, v, mask, bias, keys):
 def _backward(options, residuals, gradient):
     q, k, v, mask, bias, keys, out, log_sums = residuals
     size = options.block
-    of_out = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+    # rowsum(dO * O), D in the paper.
+    delta = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
     def compute(pair, carry):
         dq, dk, dv, dbias = carry
@@ -242,7 +243,7 @@ def _backward(options, residuals, gradient):
         dv_part = jnp.einsum(
             "bgrts,bgrtk->bgsk", dropped.astype(v.dtype), d_out, preferred_element_type=jnp.float32
         )
-        parts = pull(p * (dp - queries(of_out)[..., None]))
+        parts = pull(p * (dp - queries(delta)[..., None]))
         dq, dk, dv = (
             _add(whole, part, at, axis)
             for whole, part, at, axis in (

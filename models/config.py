@@ -83,7 +83,7 @@ class ModelConfig:
     )
     rope_theta: float = option(10_000.0, "base of the RoPE wavelengths", min=1.0)
     local_rope_theta: float = option(0.0, "base in sliding-window layers; 0: rope_theta", min=0.0)
-    rotary_fraction: float = option(
+    partial_rotary_factor: float = option(
         1.0, "share of a head's entries that RoPE rotates (GPT-NeoX: 0.25)", min=0.0, max=1.0
     )
     rope_scaling: str = option(
@@ -113,7 +113,7 @@ class ModelConfig:
         (), "longrope's factor of each wavelength, in texts of at most rope_original_length"
     )
     rope_long_factors: tuple = option((), "longrope's factors in longer texts")
-    relative_buckets: int = option(32, "buckets of T5's relative position bias", min=4)
+    relative_num_buckets: int = option(32, "buckets of T5's relative position bias", min=4)
     relative_max_distance: int = option(128, "all longer distances share a bucket", min=2)
     tie_word_embeddings: bool = option(True, "the output embedding is the token embedding")
     use_bias: bool = option(True, "biases in dense layers and in LayerNorm")
@@ -122,7 +122,7 @@ class ModelConfig:
     )
     lm_head_bias: bool = option(False, "a bias per token on the logits (BERT)")
     lm_head_transform: bool = option(False, "dense, activation and norm before the logits (BERT)")
-    scale_logits_by_emb_dim: bool = option(
+    scale_logits_by_embedding_size: bool = option(
         False, "scale the features before the logits by embedding_size^-1/2 (T5 v1.0)"
     )
     scale_embeddings: bool = option(False, "scale token embeddings by their size^1/2 (Gemma)")
@@ -149,7 +149,9 @@ class ModelConfig:
     )
     sliding_window: int = option(0, "self-attention only to |q - k| < this; 0: no limit", min=0)
     global_attn_every_n_layers: int = option(
-        0, "layers 0, n, 2n, ... ignore sliding_window (ModernBERT: 3); 0: none does", min=0
+        0,
+        "every n-th layer, from first_global_layer on, ignores sliding_window (ModernBERT: 3); 0: none does",
+        min=0,
     )
     first_global_layer: int = option(
         0, "first layer that global_attn_every_n_layers makes global (Gemma 3: 5, n = 6)", min=0
@@ -199,7 +201,7 @@ class ModelConfig:
     @property
     def rotary_dim(self) -> int:
         """R, the entries of a head that RoPE rotates."""
-        return int(self.resolved_head_dim * self.rotary_fraction)
+        return int(self.resolved_head_dim * self.partial_rotary_factor)
 
     @property
     def resolved_embedding_dropout_rate(self) -> float:

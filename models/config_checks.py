@@ -42,12 +42,12 @@ def check(config) -> None:
         )
     # Half of the buckets hold one distance each. An encoder splits all buckets between left and right;
     # in an encoder-decoder, the decoder's limit is the stricter one.
-    exact = config.relative_buckets // (4 if config.architecture == "encoder" else 2)
-    bad_buckets = config.relative_buckets % 4 or config.relative_max_distance <= exact
+    exact = config.relative_num_buckets // (4 if config.architecture == "encoder" else 2)
+    bad_buckets = config.relative_num_buckets % 4 or config.relative_max_distance <= exact
     if config.positions == "relative" and bad_buckets:
         raise _error(
             config,
-            "relative_buckets relative_max_distance",
+            "relative_num_buckets relative_max_distance",
             f"expected a multiple of 4 and a distance above {exact}; change one of them",
         )
     if config.num_decoder_layers and not encoder_decoder:
@@ -75,13 +75,15 @@ def check(config) -> None:
         raise _error(
             config,
             "first_global_layer global_attn_every_n_layers",
-            "expected a smaller number than the second; change one of them",
+            "first_global_layer must be the smaller one; change one of them",
         )
     if config.qk_norm_over_heads and not config.qk_norm:
         raise _error(config, "qk_norm_over_heads qk_norm", "without qk_norm it has no effect")
     if config.attention_scale_dim and not config.scale_attention:
         raise _error(
-            config, "attention_scale_dim scale_attention", "unscaled scores have none; set it to 0"
+            config,
+            "attention_scale_dim scale_attention",
+            "it has no effect without scale_attention; set it to 0",
         )
     unigram_bias = config.lm_head_bias and config.lm_head_bias_init == "unigram"
     if config.final_logit_softcap and unigram_bias:
@@ -101,7 +103,7 @@ def check(config) -> None:
         raise _error(
             config,
             "parallel_residual architecture norm_position",
-            "expected one stack, and norms that are not on the sum; set it to False",
+            "it needs a model with one stack, and norm_position other than post; set it to False",
         )
     two_thetas = config.positions == "rope" and config.global_attn_every_n_layers
     if config.local_rope_theta and (config.local_rope_theta < 1 or not two_thetas):
@@ -133,16 +135,16 @@ def check(config) -> None:
 
 def _check_rope(config):
     is_rope = config.positions == "rope"
-    if not is_rope and (config.rope_scaling != "none" or config.rotary_fraction != 1):
+    if not is_rope and (config.rope_scaling != "none" or config.partial_rotary_factor != 1):
         raise _error(
             config,
-            "positions rope_scaling rotary_fraction",
-            "without RoPE they have no effect; set rope_scaling to none and rotary_fraction to 1",
+            "positions rope_scaling partial_rotary_factor",
+            "without RoPE they have no effect; set rope_scaling to none and partial_rotary_factor to 1",
         )
     if is_rope and (config.rotary_dim % 2 or not config.rotary_dim):
         raise _error(
             config,
-            "positions resolved_head_dim rotary_fraction",
+            "positions resolved_head_dim partial_rotary_factor",
             "RoPE needs an even head_dim, or an even share of it above 0; choose one",
         )
     used = _ROPE_FIELDS[config.rope_scaling]
@@ -158,7 +160,7 @@ def _check_rope(config):
             raise _error(
                 config,
                 "rope_low_freq_factor rope_high_freq_factor",
-                "expected two numbers above 0, the second larger; change one of them",
+                "expected 0 < rope_beta_slow <= rope_beta_fast; change one of them",
             )
     if config.rope_scaling == "yarn" and not 0 < config.rope_beta_slow <= config.rope_beta_fast:
         raise _error(

@@ -24,7 +24,7 @@ def standard_deviations(config: ModelConfig, depth: int = 1) -> dict[str, float]
     """
     std = config.init_std
     token = std
-    if config.scale_logits_by_emb_dim:
+    if config.scale_logits_by_embedding_size:
         token = 1.0
     elif config.positions == "sinusoidal" or config.scale_embeddings:
         token = config.resolved_embedding_size**-0.5

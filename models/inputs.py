@@ -1,6 +1,6 @@
 """ModelInputs: the tokens that a model reads, with a description of the attention between them.
 Made by objectives/ (one row each; `vmap` adds the batch axis) and by tasks/ (whole batches).
-`AttentionMask.dense` makes the whole mask of it, `block` a part.
+`AttentionMask.dense` makes the whole mask from it, `block` a part of the mask.
 """
 
 import jax

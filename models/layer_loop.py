@@ -39,7 +39,8 @@ class LayerLoop:
 
     @property
     def loop(self) -> "LayerLoop":
-        """Only these fields, of a config section that has more."""
+        """These fields alone: the section `training` inherits them and has more, which are no part of a
+        model."""
         return LayerLoop(self.remat, self.scan_layers)
 
     def wrap(self, function, transform, **options):

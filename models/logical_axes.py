@@ -37,11 +37,11 @@ def mesh_axes(name: str, size: int) -> tuple[str, ...]:
 
 
 def mesh_axes_size(name: str) -> int:
-    """The number of parts into which the rules split a logical axis that its mesh axes divide."""
+    """The number of shards of a logical axis whose size its mesh axes divide; 1 without rules."""
     if not has_rules():
         return 1
     shape = jax.sharding.get_abstract_mesh().shape
-    return math.prod(shape[axis] for axis in mesh_axes(name, 0))
+    return math.prod(shape[axis] for axis in mesh_axes(name, 0))  # 0 is divisible by all
 
 
 def other_axes() -> set[str]:

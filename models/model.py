@@ -36,7 +36,7 @@ class Embed(nn.Module):
     def __call__(self, ids: jax.Array) -> jax.Array:
         table = self.embedding
         if self.kind == "token" and self.config.architecture != "embeddings":
-            # Whole rows: from parts of rows (fsdp), the partitioner would look up the batch of all devices.
+            # With rows split by fsdp, XLA would gather the token ids of all devices instead.
             table = with_logical_constraint(table, "VE")
         if ids.ndim == 2:
             ids = with_logical_constraint(ids, "BT")
@@ -126,7 +126,7 @@ class LMHead(nn.Module):
             hidden = self.norm(ACTIVATIONS[config.activation](self.transform(hidden)))
         elif config.tie_word_embeddings and config.has_factorized_embeddings:
             hidden = self.projection(hidden)
-        if config.scale_logits_by_emb_dim:
+        if config.scale_logits_by_embedding_size:
             hidden = hidden * config.resolved_embedding_size**-0.5
         return hidden
 
@@ -200,7 +200,7 @@ class Transformer(nn.Module):
         """Input [B,T,D] of a stack's first layer; decoder=True: the decoder of an encoder-decoder."""
         if self.has_variable("params", "adapter"):
             raise ValueError(
-                "these parameters have an adapter, which this model does not compute: "
+                "these parameters have an adapter, which this model does not apply: "
                 "build it with models.build(config, adapter)"
             )
         x = self.embed(inputs, deterministic, decoder)

@@ -132,8 +132,8 @@ def segment_lengths(inputs: ModelInputs) -> jax.Array:
 
 def _angles(positions: jax.Array, dim: int, theta: float) -> jax.Array:
     """int32[...] -> float32[..., dim / 2]: position / theta^(2i / dim), in radians."""
-    wavelengths = np.float32(theta) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
-    return positions.astype(jnp.float32)[..., None] / wavelengths.reshape(
+    timescales = np.float32(theta) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
+    return positions.astype(jnp.float32)[..., None] / timescales.reshape(
         (1,) * positions.ndim + (-1,)
     )
 

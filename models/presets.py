@@ -34,9 +34,8 @@ class Preset(NamedTuple):
     """A published model. Dropout and init_std are the defaults of ModelConfig, not the paper's values."""
 
     fields: dict  # {ModelConfig field: value}
-    num_params: (
-        int  # of `counted_class`, which papers round; without the rows that pad our vocabulary
-    )
+    # Of `counted_class` (papers give rounded numbers), without the rows that pad our vocabulary.
+    num_params: int
     counted_class: str  # the class in transformers that has num_params parameters
     source: str
     # Whether num_params includes the LM head. An ELECTRA discriminator has none: the LM head that its
@@ -94,7 +93,7 @@ _T5 = {
     "scale_attention": False,
     "head_dim": 64,
 }
-_T5_V1_0 = _T5 | {"activation": "relu", "scale_logits_by_emb_dim": True}
+_T5_V1_0 = _T5 | {"activation": "relu", "scale_logits_by_embedding_size": True}
 _T5_V1_1 = _T5 | {"activation": "gelu_tanh", "gated_mlp": True, "tie_word_embeddings": False}
 _BART = {
     "architecture": "encoder_decoder",

@@ -16,7 +16,7 @@ from models.adapters import (
     Bottleneck,
     LoRA,
     TrainableAdapter,
-    matching,
+    matching_dense_layers,
     own_params,
 )
 from models.config import ModelConfig, option
@@ -26,9 +26,9 @@ from models.model import Embedder, Transformer
 
 @dataclass(frozen=True)
 class _Tokens(TrainableAdapter):
-    """`num_tokens` trained positions before each row; the positions of its own tokens follow them."""
+    """`num_tokens` virtual tokens before each row; the row's own positions start after them."""
 
-    num_tokens: int = option(20, "trained positions before each row", min=1)
+    num_tokens: int = option(20, "virtual tokens before each row", min=1)
     not_merged_because = "virtual tokens cannot be merged into weights"
 
     def check(self, config, length):
@@ -64,7 +64,8 @@ class _Tokens(TrainableAdapter):
 @dataclass(frozen=True)
 class Prompt(_Tokens):
     """Prompt tuning (Lester et al. 2021): trained token embeddings before the text, in the encoder of an
-    encoder-decoder. They begin as random rows of the token embedding. Rows hold one segment each."""
+    encoder-decoder. They begin as random rows of the token embedding. Packed rows are not supported: a row
+    must hold one segment."""
 
     name = "prompt"
     num_added_positions = property(lambda self: self.num_tokens)
@@ -150,7 +151,7 @@ class Prefix(_Tokens):
         shapes = {}
         for part in ("key", "value"):
             patterns = [f"({pattern})/{part}" for pattern in self.target_modules]
-            for module, leaves in matching(params, patterns, "target_modules").items():
+            for module, leaves in matching_dense_layers(params, patterns, "target_modules").items():
                 sizes = shapes.setdefault(module.rpartition("/")[0], {})
                 sizes[part] = leaves["kernel"].shape[1]
         return shapes

@@ -99,7 +99,7 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(self, buckets: jax.Array) -> jax.Array:
-        shape = (self.config.relative_buckets, self.config.num_heads)
+        shape = (self.config.relative_num_buckets, self.config.num_heads)
         table = self.param("embedding", initializer(self.config, "relative_bias"), shape)
         return jnp.take(table.T, buckets, axis=1)
 
@@ -164,7 +164,7 @@ class TransformerStack(nn.Module):
 
     def buckets(self, distances: np.ndarray) -> np.ndarray:
         """int32 like distances: the buckets of the relative bias."""
-        sizes = self.config.relative_buckets, self.config.relative_max_distance
+        sizes = self.config.relative_num_buckets, self.config.relative_max_distance
         return relative_buckets(distances, *sizes, self.stack == "encoder")
 
     def cached_buckets(self, slots: CacheSlots, layer: int) -> jax.Array:

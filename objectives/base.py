@@ -51,7 +51,7 @@ class ObjectiveSpec:
         if missing:
             raise ValueError(
                 f"the tokenizer has no token for {', '.join(missing)}: train a tokenizer with "
-                "this project, or choose an objective that does not need it"
+                "this project, or choose an architecture or objective that does not need it"
             )
 
 
@@ -90,7 +90,7 @@ class Objective:
     unsupported: ClassVar[dict[str, str]] = {}  # architecture -> why the objective excludes it
     num_token_types: ClassVar[int] = 0  # token types of the inputs (BERT's sentence pairs: 2)
     not_invertible_because: ClassVar[str] = ""  # why `reconstruct` is impossible
-    is_likelihood: ClassVar[bool] = False  # report bits per byte
+    is_likelihood: ClassVar[bool] = False  # of the text: bits per byte are reported
 
     z_loss: float = option(
         0.0, "weight of log(Z)^2 in the training loss of each target", min=0.0, kw_only=True

@@ -29,7 +29,7 @@ class Batch:
     position 0.
 
     Axes: B rows, T positions of `inputs`, U of `decoder_inputs` (in models/, T of the decoder and S of the
-    encoder), N target slots, M negative samples.
+    encoder), N target slots, M negative samples (axis N in models/).
     """
 
     inputs: ModelInputs  # [B,T]; the encoder inputs of an encoder-decoder

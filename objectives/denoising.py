@@ -20,7 +20,7 @@ from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch
 from objectives.document_ids import document_ids, is_regular_token, left_of
 from objectives.in_place import full_batch, in_place_batch, restore_in_place
-from objectives.noise import count_of, noise_count, replace_tokens, shuffle_tokens
+from objectives.noise import lookup_count, noise_count, replace_tokens, shuffle_tokens
 from objectives.seq2seq import Side, build_batch, document_pairs, pad_row, restore_spans
 
 
@@ -30,7 +30,7 @@ class Denoising(Objective):
 
     pattern   which tokens are noise: iid (single tokens or words, chosen uniformly), span (T5: a fixed
               number of spans), geometric or poisson (spans with lengths from that distribution)
-    density   the share of noise: of the regular tokens in a row for an encoder, as in BERT; of all
+    density   the share of noise: of the regular tokens in a row for an encoder; of all
               tokens in it for a model that generates, as in T5
     inputs    what replaces the noise: mask ([MASK] for each token), random (random tokens), bert (most
               [MASK], some random, some unchanged), shuffle (the noise in random order within its
@@ -216,7 +216,7 @@ class Denoising(Objective):
         counted = eligible if keeps_positions else segment_ids > 0  # noise_density: share of these
         tokens = counted.sum(dtype=jnp.int32)
         budget, spans = (
-            count_of(tokens, len(row), *rules, index=index)
+            lookup_count(tokens, len(row), *rules, index=index)
             for rules in ([c._num_noise for c in components], [c._num_spans for c in components])
         )
         noise = self._draw_noise(spec, noise_rng, row, eligible, budget, spans, max_num_spans)

@@ -59,7 +59,7 @@ def runs(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     return last_of(~mask) + 1, next_of(~mask)
 
 
-def lengths(segment_ids: jax.Array) -> jax.Array:
+def document_lengths(segment_ids: jax.Array) -> jax.Array:
     """int32[L+1]: the number of tokens of each document in the row; entry 0 counts the padding."""
     ones = jnp.ones_like(segment_ids)
     return jax.ops.segment_sum(ones, segment_ids, num_segments=segment_ids.shape[0] + 1)

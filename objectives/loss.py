@@ -50,8 +50,8 @@ def chunked_cross_entropy(
     On a mesh: chunks split N, never B, so the batch stays sharded; where N is sharded, a chunk
     has a part of each device. A chunk of logits is [B,n,V], sharded over B and n, and over V if the table
     is; the maximum, the normalizer and the target logit are then reduced as [B,n]. The chunk size is per
-    device. The table's gradient is a sum over devices and chunks; on accelerators XLA moves the sum over
-    devices out of the loop.
+    device. The table's gradient is a sum over devices and chunks; on accelerators XLA moves the all-reduce
+    out of the loop.
     """
     if features.ndim == 2:
         features, targets, weights = features[None], targets[None], weights[None]

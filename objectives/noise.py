@@ -12,7 +12,7 @@ from objectives.document_ids import is_regular_token, last_of, next_of
 from objectives.vocabulary import Vocabulary
 
 
-def count_of(
+def lookup_count(
     tokens: jax.Array, length: int, *rules: Callable[[int], int], index: int | jax.Array = 0
 ) -> jax.Array:
     """rules[index](tokens): int32 with the shape of `tokens`, whose values are in 0..length.
@@ -49,7 +49,7 @@ def select_lowest(scores: jax.Array, count: jax.Array) -> jax.Array:
 
 def choose(rng: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
     """bool[L]: `count` int32[] of the eligible positions bool[L], or all if there are fewer; all
-    subsets have nearly equal probability (of positions that draw equal bits, the first is lower).
+    subsets have nearly equal probability (ties go to the earlier position).
 
     Each position draws a number, whose low bits are the position, so no two are equal. The threshold
     is found by sorting the numbers, which on a CPU is five times as fast as argsort and scatter.
@@ -126,7 +126,7 @@ def mask_tokens(
     """
     which_rng, replace_rng = jax.random.split(rng)
     eligible = is_regular_token(tokens, vocabulary)
-    count = count_of(eligible.sum(dtype=jnp.int32), tokens.shape[0], rule)
+    count = lookup_count(eligible.sum(dtype=jnp.int32), tokens.shape[0], rule)
     positions, filled = slots(choose(which_rng, eligible, count), size)
     targets = tokens[positions]
     mask_prob = 1 - random_token_prob - keep_token_prob

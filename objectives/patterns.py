@@ -34,13 +34,13 @@ def word_ids(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax
 
 
 def without_first(
-    row: jax.Array, eligible: jax.Array, segment_ids: jax.Array, words: Vocabulary | None
+    row: jax.Array, eligible: jax.Array, segment_ids: jax.Array, whole_words: Vocabulary | None
 ) -> jax.Array:
     """bool[L]: the eligible tokens bool[L] but the first of each document of segment_ids int32[L], or its
-    first word if `words` defines them: no position before it predicts it."""
+    first word if `whole_words` is given: no earlier position can predict them."""
     first = segment_ids != left_of(segment_ids, 0)
-    if words is not None:
-        word = word_ids(row, eligible, words)
+    if whole_words is not None:
+        word = word_ids(row, eligible, whole_words)
         first = jnp.zeros_like(first).at[word].max(first)[word]
     return eligible & ~first
 

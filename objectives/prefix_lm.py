@@ -14,8 +14,8 @@ from models.config import option
 from models.inputs import make_inputs
 from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch
-from objectives.document_ids import document_ids, lengths
-from objectives.noise import count_of
+from objectives.document_ids import document_ids, document_lengths
+from objectives.noise import lookup_count
 from objectives.seq2seq import compact, document_pairs, pad_row, seq2seq_batch
 
 
@@ -61,8 +61,8 @@ class PrefixLM(Objective):
         vocabulary, row_lengths = spec.vocabulary, self.lengths(spec)
         segment_ids = document_ids(row, vocabulary, spec.architecture)
         position = make_inputs(row, segment_ids).positions
-        length = lengths(segment_ids)
-        max_targets = count_of(
+        length = document_lengths(segment_ids)
+        max_targets = lookup_count(
             length, row.shape[0], lambda n: max(1, round(2 * self.noise_density * n) - 1)
         )
         num_targets = jax.random.randint(rng, length.shape, 1, max_targets + 1)

@@ -213,7 +213,7 @@ def test_a_lora_checkpoint_is_less_than_two_percent_of_its_base(tmp_path):
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), row)["params"])
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32), shapes)
-    own = {"adapter": ADAPTERS["lora"](rank=2).init(jax.random.key(0), params)}
+    own = {"adapter": ADAPTERS["lora"](rank=2).init(jax.random.key(0), params, config)}
     for name, trained in (("full", params), ("lora", own)):
         state = TrainState.create(trained, Optimizer(AdamW()))
         with Checkpoints(tmp_path / name, CheckpointConfig()) as checkpoints:

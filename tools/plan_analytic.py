@@ -81,7 +81,7 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
             model, task.abstract_batch.inputs, task.abstract_batch.decoder_inputs,
             platform="gpu" if chip.is_gpu else "tpu",
         ),
-        notes=(NOTE, *step.unsplit, *(BEYOND_A_NODE,) * (chip.is_gpu and step.mesh.size > 8)),
+        notes=(NOTE, *step.unsharded, *(BEYOND_A_NODE,) * (chip.is_gpu and step.mesh.size > 8)),
     )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def report_of(topology, chip, step, compiled, compile_seconds=0.0) -> Report:
     memory["temporaries"] = stats.temp_size_in_bytes
     memory["program"] = stats.generated_code_size_in_bytes
     cost = compiled.cost_analysis() or {}
-    notes = list(step.unsplit)
+    notes = list(step.unsharded)
     executed = matrix_flops(step.traced.jaxpr, mesh_shape)
     if executed < 0.9 * step.model_flops:
         notes.append("the traced program has fewer FLOPs than the model needs: the latter are used")

@@ -121,9 +121,9 @@ class PlannedStep:
         return flops.flops_per_step(self.task, self.params, self.untrained)
 
     @property
-    def unsplit(self) -> list[str]:
+    def unsharded(self) -> list[str]:
         """Lines about the parameters that the mesh should split and does not."""
-        return sharding.describe_unsplit(self.mesh, self.params)
+        return sharding.describe_unsharded(self.mesh, self.params)
 
     @functools.cached_property
     def traced(self):
@@ -214,7 +214,7 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
         with sharding.use_mesh(mesh):
             params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
     sharding.check_lengths(mesh, task.row_lengths)
-    sharding.describe_unsplit(mesh, params)
+    sharding.describe_unsharded(mesh, params)
     untrained = frozen_paths(config.freeze, flatten_params(params))
     trained, frozen = split_params(params, untrained)
     # The data is not here: an epoch of one step will do, because the step does not depend on it.

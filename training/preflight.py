@@ -60,7 +60,7 @@ def check_without_data(task, source, run_dir, mesh):
         if source.tokenizer_file or config.tokenizer.path:
             source.check_tokenizer(outline.tokenizer)
         plan_pretraining(source, outline.model_config, flatten_params(params))
-    sharding.describe_unsplit(mesh, params)
+    sharding.describe_unsharded(mesh, params)
     frozen = frozen_paths(config.freeze, flatten_params(params))
     describe_param_rules(config.optimizer, params, frozen)
     if (

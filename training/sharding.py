@@ -160,7 +160,7 @@ def _specs(params, rules=PARAM_SHARDING_RULES):
     return {path: (aligned(specs[path], len(leaf.shape)), leaf) for path, leaf in flat.items()}
 
 
-def describe_unsplit(mesh, params) -> list[str]:
+def describe_unsharded(mesh, params) -> list[str]:
     """A line for each axis of the mesh that should split parameters and does not divide all of them. Raises
     ConfigError for an axis that splits none."""
     lines = []
@@ -183,7 +183,7 @@ def describe_unsplit(mesh, params) -> list[str]:
             )
         lines.append(
             f"mesh.{axis}={devices} does not divide {len(whole)} of {len(whole) + split} parameters: each "
-            f"device holds {sum(whole.values()) / 2**20:,.1f} MiB of them unsplit along it, such as {path} "
+            f"device holds {sum(whole.values()) / 2**20:,.1f} MiB of them unsharded along it, such as {path} "
             f"{list(shape)}"
         )
     return lines

@@ -69,13 +69,13 @@ def _read_output(config):
     scaled = config.get("scale_decoder_outputs", tied)
     if type(scaled) is not bool:
         raise ValueError(f"scale_decoder_outputs={scaled!r} (expected true or false)")
-    return {"tie_word_embeddings": tied, "scale_logits_by_emb_dim": scaled}
+    return {"tie_word_embeddings": tied, "scale_logits_by_embedding_size": scaled}
 
 
 def _write_output(model):
     return {
         "tie_word_embeddings": model.tie_word_embeddings,
-        "scale_decoder_outputs": model.scale_logits_by_emb_dim,
+        "scale_decoder_outputs": model.scale_logits_by_embedding_size,
     }
 
 
@@ -135,12 +135,12 @@ T5 = Family(
         ConfigKey("d_kv", "head_dim", 64),
         ConfigKey("d_ff", "mlp_dim", 2048),
         CustomKey(("gated_mlp", "activation"), _read_mlp("relu"), _write_mlp, _MLP_KEYS),
-        ConfigKey("relative_attention_num_buckets", "relative_buckets", 32),
+        ConfigKey("relative_attention_num_buckets", "relative_num_buckets", 32),
         ConfigKey("relative_attention_max_distance", "relative_max_distance", 128),
         ConfigKey("layer_norm_epsilon", "norm_epsilon", 1e-6),
         # v1.1 has an untied output and then scales no features; transformers 5 has a key for both.
         CustomKey(
-            ("tie_word_embeddings", "scale_logits_by_emb_dim"),
+            ("tie_word_embeddings", "scale_logits_by_embedding_size"),
             _read_output,
             _write_output,
             _OUTPUT_KEYS,

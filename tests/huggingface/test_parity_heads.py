@@ -164,11 +164,11 @@ def test_an_exported_decoder_continues_a_prompt_in_a_pipeline(name, tmp_path):
 ENCODER_DECODERS = {
     "t5-v1.1-small": (
         "unigram",
-        {"head_dim": 8, "relative_buckets": 8, "relative_max_distance": 16},
+        {"head_dim": 8, "relative_num_buckets": 8, "relative_max_distance": 16},
     ),
     "encoder_decoder:recipe=t5": (
         "unigram",
-        {"head_dim": 8, "relative_buckets": 8, "relative_max_distance": 16},
+        {"head_dim": 8, "relative_num_buckets": 8, "relative_max_distance": 16},
     ),
     "bart-base": ("bpe", {}),
 }

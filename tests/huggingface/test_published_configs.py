@@ -65,17 +65,17 @@ PUBLISHED = {
                                  "type": "yarn"}},
         {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_attention_factor": 0.0},
     ),
-    "t5": (T5, {"gated_mlp": False, "scale_logits_by_emb_dim": True}),
+    "t5": (T5, {"gated_mlp": False, "scale_logits_by_embedding_size": True}),
     "flan-t5": (
         T5 | {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True,
               "tie_word_embeddings": False, "classifier_dropout": 0.0, "num_decoder_layers": 6},
-        {"gated_mlp": True, "activation": "gelu_tanh", "scale_logits_by_emb_dim": False},
+        {"gated_mlp": True, "activation": "gelu_tanh", "scale_logits_by_embedding_size": False},
     ),
     "mt5": (
         {k: v for k, v in T5.items() if k != "n_positions"}
         | {"model_type": "mt5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
            "tokenizer_class": "T5Tokenizer", "vocab_size": 250112, "num_heads": 6},
-        {"scale_logits_by_emb_dim": False, "num_layers": 6},
+        {"scale_logits_by_embedding_size": False, "num_layers": 6},
     ),
     "gpt2": (
         {"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
@@ -129,7 +129,7 @@ PUBLISHED = {
          "num_hidden_layers": 6, "rotary_emb_base": 10000, "rotary_pct": 0.25,
          "tie_word_embeddings": False, "torch_dtype": "float16", "use_cache": True,
          "use_parallel_residual": True, "vocab_size": 50304},
-        {"rotary_fraction": 0.25, "parallel_residual": True, "rope_theta": 10_000.0},
+        {"partial_rotary_factor": 0.25, "parallel_residual": True, "rope_theta": 10_000.0},
     ),
     "gemma": (
         {"attention_bias": False, "head_dim": 256, "hidden_act": "gelu", "hidden_activation": None,

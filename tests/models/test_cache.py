@@ -23,12 +23,12 @@ DECODERS = {
     "learned": {"positions": "learned", "position_offset": 2, "norm_position": "post",
                 "embedding_norm": True},
     "sinusoidal": {"positions": "sinusoidal", "embedding_size": 16, "tie_word_embeddings": True},
-    "relative": {"positions": "relative", "scale_attention": False, "relative_buckets": 8,
+    "relative": {"positions": "relative", "scale_attention": False, "relative_num_buckets": 8,
                  "relative_max_distance": 10},
     "none": {"positions": "none", "parallel_residual": True},
     "rope": {**ROPE, "num_kv_heads": 2, "qk_norm": True, "norm": "rmsnorm", "gated_mlp": True,
              "use_bias": False},
-    "half rope": {**ROPE, "rotary_fraction": 0.5, "parallel_residual": True},
+    "half rope": {**ROPE, "partial_rotary_factor": 0.5, "parallel_residual": True},
     "linear": {**ROPE, "rope_scaling": "linear", "rope_factor": 2.0},
     "dynamic": {**ROPE, "rope_scaling": "dynamic", **LONG},
     "yarn": {**ROPE, "rope_scaling": "yarn", "rope_factor": 2.0, "rope_original_length": 6},
@@ -46,7 +46,7 @@ DECODERS = {
 BOTH = {
     "learned": {"positions": "learned", "position_offset": 2, "separate_decoder_embeddings": True,
                 "embedding_norm": True, "norm_position": "post"},
-    "relative": {"positions": "relative", "num_decoder_layers": 2, "scale_logits_by_emb_dim": True},
+    "relative": {"positions": "relative", "num_decoder_layers": 2, "scale_logits_by_embedding_size": True},
     "rope": {**ROPE, "num_kv_heads": 2, "sliding_window": 3},
     "shared": {**ROPE, "share_encoder_decoder": True, "qk_norm": True, **WINDOWS},
 }  # fmt: skip
@@ -145,7 +145,7 @@ def test_invariant_14_cached_generation_equals_uncached(architecture, fields, ad
     if own:
         params["adapter"] = jax.tree.map(
             lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape),
-            own.init(jax.random.key(1), params),
+            own.init(jax.random.key(1), params, model.config),
         )
     with jax.numpy_dtype_promotion("strict"):
         length = tokens.shape[1]

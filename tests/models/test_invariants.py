@@ -39,7 +39,7 @@ SHARED = {"positions": "relative", "share_encoder_decoder": True, "qk_norm": Tru
 PACKED = [(a, a + "-" + k, KINDS[k]) for a in ARCHITECTURES for k in KINDS]
 PACKED.append(("encoder_decoder", "encoder_decoder-shared", SHARED))
 DECODERS = {
-    "gpt_neox": {"positions": "rope", "rotary_fraction": 0.5, "parallel_residual": True},
+    "gpt_neox": {"positions": "rope", "partial_rotary_factor": 0.5, "parallel_residual": True},
     "olmo2": {"positions": "rope", "norm": "rmsnorm", "norm_position": "output", "qk_norm": True,
               "qk_norm_over_heads": True},
     "gemma": {"positions": "rope", "norm": "rmsnorm", "norm_position": "both", "sliding_window": 3,

@@ -283,7 +283,10 @@ def test_every_parameter_is_initialized_with_the_distribution_of_the_table():
         tie_word_embeddings=False, scale_attention=False,
     )  # fmt: skip
     encoder_decoder = models.ModelConfig(
-        **size, architecture="encoder_decoder", positions="relative", scale_logits_by_emb_dim=True
+        **size,
+        architecture="encoder_decoder",
+        positions="relative",
+        scale_logits_by_embedding_size=True,
     )
     ones = jnp.ones((1, 4), jnp.int32)
     inputs = models.make_inputs(ones, ones)

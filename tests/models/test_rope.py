@@ -102,7 +102,7 @@ def test_a_packed_text_is_turned_by_its_own_length(scaling):
 
 
 def test_only_a_part_of_a_head_is_rotated():
-    found = rotated(inputs_of(ONES), rotary_fraction=0.5)
+    found = rotated(inputs_of(ONES), partial_rotary_factor=0.5)
     np.testing.assert_array_equal(found[..., 4:], X[..., 4:])
     np.testing.assert_array_equal(found[..., :4], rotate(X[..., :4], jnp.arange(6)[None], 100.0))
 
@@ -117,12 +117,15 @@ def test_layers_with_a_window_are_not_stretched_where_others_have_none():
     ("fields", "message"),
     [
         ({"rope_scaling": "linear", "positions": "learned"}, "rope_scaling='linear'.*no effect"),
-        ({"rotary_fraction": 0.5, "positions": "none"}, "rotary_fraction=0.5.*no effect"),
+        (
+            {"partial_rotary_factor": 0.5, "positions": "none"},
+            "partial_rotary_factor=0.5.*no effect",
+        ),
         ({"rope_factor": 2.0}, "rope_factor=2.0.*does not use it"),
         ({"rope_scaling": "llama3", "rope_low_freq_factor": 9.0}, "rope_low_freq_factor=9.0"),
         ({"rope_scaling": "yarn", "rope_beta_slow": 99.0}, "rope_beta_slow=99.0"),
         ({"rope_scaling": "longrope", "rope_short_factors": (1.0,)}, "expected 4 numbers"),
-        ({"rotary_fraction": 0.1}, "an even share"),
+        ({"partial_rotary_factor": 0.1}, "an even share"),
     ],
 )
 def test_contradictory_options_are_refused(fields, message):

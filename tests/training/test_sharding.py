@@ -30,17 +30,17 @@ def layer(emb_dim, mlp_dim):
 
 def test_parameters_that_an_axis_does_not_divide_are_named_with_their_size():
     params = {"decoder": {"layer_0": layer(64, 256), "layer_1": layer(64, 250)}}
-    assert sharding.describe_unsplit(mesh_of(fsdp=4), params) == []
-    (line,) = sharding.describe_unsplit(mesh_of(tensor=4), params)
+    assert sharding.describe_unsharded(mesh_of(fsdp=4), params) == []
+    (line,) = sharding.describe_unsharded(mesh_of(tensor=4), params)
     assert line == (
-        "mesh.tensor=4 does not divide 2 of 4 parameters: each device holds 0.1 MiB of them unsplit along "
+        "mesh.tensor=4 does not divide 2 of 4 parameters: each device holds 0.1 MiB of them unsharded along "
         "it, such as decoder/layer_1/mlp/in/kernel [64, 250]"
     )
 
 
 def test_an_axis_that_splits_no_parameter_is_refused():
     with pytest.raises(ConfigError, match="config.mesh.fsdp=4 splits no parameter") as error:
-        sharding.describe_unsplit(mesh_of(fsdp=4), {"decoder": {"layer_0": layer(66, 256)}})
+        sharding.describe_unsharded(mesh_of(fsdp=4), {"decoder": {"layer_0": layer(66, 256)}})
     assert "layer_0/mlp/in/kernel [66, 256]" in str(error.value)
 
 
