@@ -74,7 +74,7 @@ def test_a_finetuned_run_stores_the_model_of_its_source_and_resumes_without_it(t
     source = bert(tmp_path / "bert", classes=("wet", "dry"))
     pretrained = as_json(run_directory.read_model_config(as_run(str(source))))
     config = tiny_configs.finetuning(
-        tmp_path, source, task__pooler=True, task__group_by_length=2, training__duration="1 steps",
+        tmp_path, source, task__pooler=True, task__length_group_steps=2, training__duration="1 steps",
     )  # fmt: skip
     run = str(tmp_path / "run")
     first = finetune.run(config, run)

@@ -109,7 +109,7 @@ def test_frozen_parameters_are_saved_once_and_read_by_all_processes(folder):
 @slow
 @pytest.mark.parametrize(
     "options",
-    [{"task__packing": True}, {"task__group_by_length": 4}, {"seeds": "(0, 1)"}],
+    [{"task__packing": True}, {"task__length_group_steps": 4}, {"seeds": "(0, 1)"}],
     ids=("packed", "grouped", "replicas"),
 )
 def test_invariant_11_holds_for_finetuning(folder, options):

@@ -152,7 +152,7 @@ def test_invariant_02_holds_for_the_other_architectures(folder, architecture):
     [
         ({}, ("",)),
         ({"task__packing": True}, ("",)),
-        ({"task__group_by_length": 4, "adapter__name": "lora"}, ("",)),
+        ({"task__length_group_steps": 4, "adapter__name": "lora"}, ("",)),
         ({"seeds": "(0, 1)"}, ("seed=0", "seed=1")),
     ],
     ids=("plain", "packed", "grouped lora", "replicas"),

@@ -141,7 +141,11 @@ def test_finetuning_keeps_a_published_head_with_the_same_labels_and_options(
     caplog.set_level("INFO", "triptych")
     home = bert(tmp_path / "bert", classes=classes)
     config = tiny_configs.finetuning(
-        tmp_path, home, task__pooler=pooler, task__group_by_length=2, training__duration="1 steps"
+        tmp_path,
+        home,
+        task__pooler=pooler,
+        task__length_group_steps=2,
+        training__duration="1 steps",
     )
     assert finetune.run(config, str(tmp_path / "run")).step == 1
     assert note in caplog.text
