@@ -55,9 +55,9 @@ def compare(scores, references):
         "labels": None, "interval95": None, "median": None, "count": len(seeds), "below": values.count(0.0),
         "above": values.count(math.inf), "least": budgets[0], "most": budgets[-1],
     }  # fmt: skip
-    median = statistics.median(values)
-    if 0.0 < median < math.inf:
-        found["median"] = median
+    middle = statistics.median_low(values), statistics.median_high(values)
+    if 0.0 < middle[0] and middle[1] < math.inf:
+        found["median"] = sum(middle) / 2
     if not found["below"] and not found["above"]:
         logs = spread(np.log(values))
         found["labels"], half = math.exp(logs.mean), interval95(logs)

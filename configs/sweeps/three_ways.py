@@ -21,7 +21,7 @@ from configs import base
 from sweeps import Space, Sweep, finetune, fixed, grid, train
 
 PRESETS = {
-    "quickstart": {"layers": "", "pretraining": "400_steps", "finetuning": "80_steps+160_steps",
+    "quickstart": {"layers": "", "pretraining": "400_steps", "finetuning": "80_steps",
                    "labels": "100+1000", "seeds": "2", "lr": ""},
     "study": {"layers": "", "pretraining": "1e7_tokens", "finetuning": "300_steps+700_steps",
               "labels": "200+2000", "seeds": "3", "lr": "3e-4+1e-3"},
