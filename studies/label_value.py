@@ -56,7 +56,7 @@ def compare(scores, references):
         "above": values.count(math.inf), "least": budgets[0], "most": budgets[-1],
     }  # fmt: skip
     middle = statistics.median_low(values), statistics.median_high(values)
-    if 0.0 < middle[0] and middle[1] < math.inf:
+    if middle[0] > 0.0 and middle[1] < math.inf:
         found["median"] = sum(middle) / 2
     if not found["below"] and not found["above"]:
         logs = spread(np.log(values))
