@@ -2,6 +2,7 @@
 A directory is imported once into the cache, and is a run from then on.
 """
 
+import dataclasses
 import logging
 import os
 import pathlib
@@ -13,6 +14,7 @@ from data.files import cache_directory, content_hash, digest, locked
 from huggingface.convert import from_hf
 from huggingface.electra_pair import GENERATOR
 from huggingface.weights import read_json
+from models import ModelConfig
 from training import paths
 from training.config import ConfigError
 
@@ -40,9 +42,9 @@ def as_run(path: str, cache_dir: str = "", log: Callable[[str], None] = _log.inf
     folders = [folder for folder in (source, source / GENERATOR) if folder.is_dir()]
     files = [file for folder in folders for file in sorted(folder.iterdir())]
     files = [file for file in files if _FILES.fullmatch(file.name) and file.is_file()]
-    identity = digest(
-        _FORMAT, [(str(file.relative_to(source)), content_hash(str(file))) for file in files]
-    )
+    fields = [field.name for field in dataclasses.fields(ModelConfig)]  # another version has others
+    contents = [(str(file.relative_to(source)), content_hash(str(file))) for file in files]
+    identity = digest(_FORMAT, fields, contents)
     folder = cache_directory(cache_dir) / "huggingface"
     folder.mkdir(exist_ok=True)
     run = folder / f"{re.sub(r'[^a-zA-Z0-9.-]', '_', source.name)[:40]}-{identity[:16]}"

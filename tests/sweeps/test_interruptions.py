@@ -52,7 +52,7 @@ def test_a_signal_stops_the_runs_with_a_checkpoint_and_the_same_command_continue
     assert "Traceback" not in output and (workdir / "report.html").exists()
     assert sorted(sweeping.states(workdir).values()) == ["stopped", "stopped", "waiting", "waiting"]
     sweeping.run(file, workdir)
-    assert "0 finished, 2 new" in caplog.text
+    assert "0 finished, 2 unfinished, 2 new" in caplog.text
     assert_each_update_ran_once(workdir)
 
 
@@ -63,7 +63,7 @@ def test_ctrl_c_reaches_the_sweep_alone_which_stops_each_command_once(tmp_path):
         wait_for(lambda: some_updates(workdir, 3))
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "waiting for 1 commands to save" in output
+    assert process.returncode == 130 and "waiting for the running commands (1) to save" in output
     assert "stopped" in sweeping.states(workdir).values()
 
 
