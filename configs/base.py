@@ -66,7 +66,7 @@ def parse_preset(arg, presets, **defaults):
 
 def short_finetuning(duration):
     """The fields of the many short finetuning runs of a sweep: four evaluations, the last step is scored,
-    no checkpoint is kept. duration: such as '200_steps'; '': that of the config file."""
+    no checkpoint is kept. duration: such as '200_steps'; '' keeps the duration of the config file."""
     length = {"training.duration": duration.replace("_", " ")} if duration else {}
     return {
         **length, "evaluation.every": "25 %", "evaluation.select": "last", "checkpoint.every": "never",

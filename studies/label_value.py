@@ -30,7 +30,7 @@ def labels_for(curve, accuracy):
 
 
 def compare(scores, references):
-    """What one row is worth, paired by seed.
+    """The number of labels that an initialization is worth, paired by seed.
 
     Args:
       scores: {seed: accuracy} of the row.

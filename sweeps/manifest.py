@@ -145,12 +145,12 @@ class Changes:
     def describe(self):
         """Lines for the log."""
         if self.gone:
-            yield f"gone: {_first(self.gone)}: not in the sweep file any more; the directory stays"
+            yield f"gone: {first_and_count(self.gone)}: not in the sweep file any more; the directory stays"
         reasons = {}
         for folder, why in self.stale.items():
             reasons.setdefault(why, []).append(folder)
         for why, folders in reasons.items():
-            yield f"stale: {_first(folders)}: {why}"
+            yield f"stale: {first_and_count(folders)}: {why}"
 
     def check(self, workdir):
         """Raises ConfigError if there are stale runs."""
@@ -163,7 +163,7 @@ class Changes:
             )
 
 
-def _first(folders):
+def first_and_count(folders):
     """The first of these names, and how many there are besides."""
     return folders[0] + (f" and {len(folders) - 1} more" if len(folders) > 1 else "")
 

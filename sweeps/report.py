@@ -7,7 +7,7 @@ import logging
 
 from sweeps import drawing, figures, page, table
 from sweeps.algebra import short
-from sweeps.manifest import write_json
+from sweeps.manifest import first_and_count, write_json
 from training import config as configs
 from training import logs, paths
 
@@ -67,8 +67,7 @@ def failures(found):
         if entry["state"] == "failed":
             reasons.setdefault("; ".join(entry["message"]), []).append(entry["folder"])
     for reason, folders in reasons.items():
-        more = f" and {len(folders) - 1} more" if len(folders) > 1 else ""
-        yield f"failed: {folders[0]}{more}: {reason}"
+        yield f"failed: {first_and_count(folders)}: {reason}"
 
 
 def setup(runs):

@@ -45,7 +45,7 @@ def text(values, key):
 
 def check_sweep(sweep, runs, metric=""):
     """Raises ConfigError if no run has the values of the baseline or a tuned key, or for a metric that no
-    run can have. metric: overrides that of the sweep."""
+    run can have. metric: overrides `sweep.metric`."""
     metric = metric or sweep.metric
     split = metric.lstrip("+-").partition("/")[0]
     if metric and split not in ("train", "validation", "test"):
@@ -160,8 +160,8 @@ def _row_of_run(run, record, workdir):
 
 
 def _metric(given, runs, scored, workdir):
-    """(name, sign, what is wrong): the metric that is compared, the default one if no finished run has
-    `given`."""
+    """(name, sign, error message): the metric to compare; the default metric and a message if no finished
+    run has `given`."""
     best = ""
     for run in runs:
         best = best or run_files.best_metric(workdir / run.folder, run.program)

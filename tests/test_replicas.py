@@ -189,6 +189,8 @@ def test_equal_frozen_trees_are_held_once_and_others_have_an_axis():
     axis, state, frozen = replica_axis.stack_replicas(pairs, 2, mesh)
     assert not axis.shares_frozen and frozen["w"].shape == state["w"].shape == (2, 3)
     assert frozen["w"].tolist() == [[0] * 3, [1] * 3]
+    mixed = [(tree(0), tree(7)), (None, {})]  # one has no checkpoint yet
+    assert [each for _, each in replica_axis.share_frozen(iter(mixed), mesh)] == [mixed[0][1], {}]
 
 
 def test_values_that_agree_in_six_digits_have_directories_of_their_own():

@@ -74,7 +74,7 @@ def load_config_file(specification, function="get_config"):
         raise ConfigError(f"config file {path!r} takes no argument, got {arg!r}; omit ':{arg}'")
     try:
         return get_config(arg) if arg else get_config()
-    except ValueError as error:  # what it says about its argument
+    except ValueError as error:  # raised for its argument
         rejects = f"rejects {arg!r}" if arg else "fails"
         raise ConfigError(f"config file {path!r} {rejects}: {_one_line(error)}") from error
     except BUGS as error:
@@ -82,7 +82,7 @@ def load_config_file(specification, function="get_config"):
 
 
 def _at(error, file):
-    """' in line 7: NameError: ...': the last line of a file that an exception passed, and what it says."""
+    """' in line 7: NameError: ...': the last line of `file` in the traceback, and the exception."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
              if frame.filename == str(file)]  # fmt: skip
     if isinstance(error, SyntaxError) and error.filename == str(file):

@@ -128,7 +128,7 @@ class ReplicaAxis:
 
 
 def replica_sharding(mesh, own) -> NamedSharding:
-    """The sharding of arrays [R, ...] of replicas; own: that of one replica."""
+    """Adds the replica axis to a sharding `own` of one replica's array, for arrays [R, ...]."""
     return NamedSharding(mesh, PartitionSpec(REPLICA, *own.spec))
 
 
@@ -174,6 +174,11 @@ def share_frozen(pairs, mesh):
 
 def _equal(tree, other, replicated):
     """Whether all arrays of two trees are equal, also of arrays that are split over processes."""
+
+    if jax.tree.structure(tree) != jax.tree.structure(
+        other
+    ):  # one of a replica without a checkpoint
+        return False
 
     def compare(tree, other):
         return jax.tree.reduce(jnp.logical_and, jax.tree.map(jnp.array_equal, tree, other), True)

@@ -11,6 +11,6 @@ from configs.glue import recipe
 
 
 def get_config():
-    """The recipe of configs/glue.py with long texts; `length_group_steps` batches those of similar length."""
+    """The recipe of configs/glue.py with long texts; `length_group_steps` groups texts of similar length."""
     task = {"source": "tfds:imdb_reviews", "text_column": "text", "max_seq_len": 512}
     return recipe(task | {"length_group_steps": 16}, batch_size=16)
