@@ -181,16 +181,22 @@ def test_equal_frozen_trees_are_held_once_and_others_have_an_axis():
     def tree(value):
         return {"w": jax.device_put(np.full(3, value), sharding.replicated(mesh))}
 
-    pairs = list(replica_axis.share_frozen(((tree(n), tree(7)) for n in (0, 1)), mesh))
+    with sharding.use_mesh(mesh):
+        check_frozen(tree, mesh)
+
+
+def check_frozen(tree, mesh):
+    """Equal, different and missing trees of two replicas."""
+    pairs = list(replica_axis.share_frozen((tree(n), tree(7)) for n in (0, 1)))
     assert pairs[0][1] is pairs[1][1]
     axis, state, frozen = replica_axis.stack_replicas(pairs, 2, mesh)
     assert axis.shares_frozen and frozen["w"].shape == (3,) and state["w"].shape == (2, 3)
-    pairs = list(replica_axis.share_frozen(((tree(n), tree(n)) for n in (0, 1)), mesh))
+    pairs = list(replica_axis.share_frozen((tree(n), tree(n)) for n in (0, 1)))
     axis, state, frozen = replica_axis.stack_replicas(pairs, 2, mesh)
     assert not axis.shares_frozen and frozen["w"].shape == state["w"].shape == (2, 3)
     assert frozen["w"].tolist() == [[0] * 3, [1] * 3]
     mixed = [(tree(0), tree(7)), (None, {})]  # one has no checkpoint yet
-    assert [each for _, each in replica_axis.share_frozen(iter(mixed), mesh)] == [mixed[0][1], {}]
+    assert [each for _, each in replica_axis.share_frozen(iter(mixed))] == [mixed[0][1], {}]
 
 
 def test_values_that_agree_in_six_digits_have_directories_of_their_own():

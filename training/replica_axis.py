@@ -160,27 +160,21 @@ def stack_replicas(pairs, size, mesh):
     return axis, state, axis.stack(frozen, mesh, jax.tree.map(lambda x: x.sharding, frozen[0]))
 
 
-def share_frozen(pairs, mesh):
+def share_frozen(pairs):
     """Yields (state, frozen) pairs with one tree for all frozen ones that equal the first, so that a base is
     held once; pairs: an iterator."""
     first = None
     for state, frozen in pairs:
         if first is None:
             first = frozen
-        elif _equal(first, frozen, sharding.replicated(mesh)):
+        # The structures differ if a replica has no checkpoint.
+        elif jax.tree.structure(first) == jax.tree.structure(frozen) and _all_equal(first, frozen):
             frozen = first
         yield state, frozen
 
 
-def _equal(tree, other, replicated):
-    """Whether all arrays of two trees are equal, also of arrays that are split over processes."""
-
-    if jax.tree.structure(tree) != jax.tree.structure(
-        other
-    ):  # one of a replica without a checkpoint
-        return False
-
-    def compare(tree, other):
-        return jax.tree.reduce(jnp.logical_and, jax.tree.map(jnp.array_equal, tree, other), True)
-
-    return bool(jax.jit(compare, out_shardings=replicated)(tree, other))
+@jax.jit
+def _all_equal(tree, other):
+    """bool[], replicated: also for arrays that are split over processes."""
+    equal = jax.tree.map(jnp.array_equal, tree, other)
+    return sharding.constrain_replicated(jax.tree.reduce(jnp.logical_and, equal, jnp.bool_(True)))

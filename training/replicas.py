@@ -215,13 +215,13 @@ class ReplicaWriters:
                         f"it alone, with --workdir={each.directory.parent}, or move it away"
                     )
                 each.move_after(common, None)
-            found = list(share_frozen((restore(*pair) for pair in numbered), mesh))
+            found = list(share_frozen(restore(*pair) for pair in numbered))
             steps = {-1 if state is None else int(state.step) for state, _ in found}
             if len(steps) == 1:
                 break
         resumed, start = steps != {-1}, max(0, *steps)
         if not resumed:
-            found = list(share_frozen((init(*pair) for pair in numbered), mesh))
+            found = list(share_frozen(init(*pair) for pair in numbered))
         return resumed, start, *stack_replicas(found, size, mesh)
 
 
