@@ -6,6 +6,7 @@ Worker processes import `data/` only: neither the caller's main file nor JAX.
 import concurrent.futures
 import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -80,7 +81,7 @@ def run(
     )
     done = 0
     try:
-        with _without_main():  # a process is started when an item is submitted
+        with _without_main(), _without_interrupts():  # an item that is submitted starts a process
             left = {pool.submit(_run_item, slot, item) for slot, item in enumerate(items)}
         while left:
             finished, left = concurrent.futures.wait(
@@ -118,6 +119,20 @@ def _without_main():
         sys.modules["__main__"] = main
 
 
+@contextlib.contextmanager
+def _without_interrupts():
+    """Blocks Ctrl-C in new processes, from their first instruction; it reaches this one after the block.
+
+    A process that Ctrl-C killed would break the pool, which then kills the others in the middle of a file.
+    """
+    multiprocessing.resource_tracker.ensure_running()  # its start unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # ---- In a worker process ------------------------------------------------------------------------------
 
 _job = ()
@@ -126,7 +141,6 @@ _job = ()
 def _start_worker(source, directory, validation_fraction, shared) -> None:
     global _job
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which sets the flag
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     tokenizer = load(directory / "tokenizer.json")
     _job = (source, tokenizer, directory, validation_fraction, shared)
