@@ -4,9 +4,14 @@ Words come in a fixed pseudo-random order, so that every test sees the same byte
 """
 
 import random
+from pathlib import Path
 
 from data.prepare import prepare
 from training.schema import DataConfig, TokenizerConfig
+
+# A program's first two arguments become its path: the project, and this folder.
+PATHS = "import sys; sys.path[:0] = sys.argv[1:3]\n"
+ARGUMENTS = (str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent))
 
 WORDS = [
     "the",
