@@ -134,7 +134,7 @@ def train(group):
     rngs = [rng_streams(replica.config.seed) for replica in group]
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs[0])
-    untrained = untrained_paths(config, flatten_params(abstract_params), task.name)
+    untrained = untrained_paths(config, flatten_params(abstract_params))
     step_flops = flops.flops_per_step(task, abstract_params, untrained)
     converter = StepConverter.of(config, task, step_flops)
     optimizer = Optimizer.of(config, converter)

@@ -255,7 +255,7 @@ def _check_decoder(config, contents, source):
 def _prompt(config, own, names, contents, source):
     _check_decoder(config, contents, source)
     array = own["", "prompt_embeddings"]
-    return {"num_tokens": len(array)}, {"embed/tokens/prompt/embedding": array}
+    return {"num_virtual_tokens": len(array)}, {"embed/tokens/prompt/embedding": array}
 
 
 def _prefix(config, own, names, contents, source):
@@ -266,4 +266,4 @@ def _prefix(config, own, names, contents, source):
         f"decoder/layer_{i // 2}/self_attention/prefix/{('key', 'value')[i % 2]}": part
         for i, part in enumerate(parts)
     }
-    return {"num_tokens": len(array)}, found
+    return {"num_virtual_tokens": len(array)}, found

@@ -211,7 +211,7 @@ def _tokens_to_peft(adapter, own, model, name, task):
     array = flat["embed/tokens/prompt/embedding"] if is_prompt else np.concatenate(parts, axis=1)
     heads = model.num_heads if is_prompt else model.resolved_num_kv_heads
     config = {
-        "num_virtual_tokens": adapter.num_tokens,
+        "num_virtual_tokens": adapter.num_virtual_tokens,
         "token_dim": array.shape[1] if is_prompt else array.shape[1] // (2 * layers),
         "num_attention_heads": heads,
         "num_layers": layers,

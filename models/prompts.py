@@ -26,36 +26,38 @@ from models.model import Embedder, Transformer
 
 @dataclass(frozen=True)
 class _Tokens(TrainableAdapter):
-    """`num_tokens` virtual tokens before each row; the row's own positions start after them."""
+    """`num_virtual_tokens` virtual tokens before each row; the row's own positions start after them."""
 
-    num_tokens: int = option(20, "virtual tokens before each row", min=1)
+    num_virtual_tokens: int = option(20, "virtual tokens before each row", min=1)
     not_merged_because = "virtual tokens cannot be merged into weights"
 
     def check(self, config, length):
-        if config.positions == "learned" and length + self.num_tokens > config.max_length:
+        if config.positions == "learned" and length + self.num_virtual_tokens > config.max_length:
             raise ValueError(
-                f"adapter.num_tokens={self.num_tokens} and sequences of {length} tokens need "
-                f"{length + self.num_tokens} positions, but the model has {config.max_length} learned ones; "
-                f"lower the sequence length or num_tokens"
+                f"adapter.num_virtual_tokens={self.num_virtual_tokens} and sequences of {length} tokens need "
+                f"{length + self.num_virtual_tokens} positions, but the model has {config.max_length} "
+                "learned ones; lower the sequence length or num_virtual_tokens"
             )
 
     def shift(self, inputs: ModelInputs) -> ModelInputs:
         """The inputs with positions that start after the adapter's."""
-        return inputs.replace(positions=inputs.positions + jnp.int32(self.num_tokens))
+        return inputs.replace(positions=inputs.positions + jnp.int32(self.num_virtual_tokens))
 
-    def intercept_stacks(self, config, first, other, after):
-        """An interceptor of a Transformer's methods. first(inputs) changes the ModelInputs of the text,
-        other(inputs) those of the decoder in an encoder-decoder, and after(hidden) selects the states of
-        the text."""
+    def intercept_stacks(self, config, map_inputs, map_decoder_inputs, map_hidden):
+        """An interceptor of a Transformer's methods: map_inputs changes the ModelInputs of the text,
+        map_decoder_inputs those of the decoder in an encoder-decoder, and map_hidden selects the states
+        of the text."""
         kind = config.architecture
 
         def intercept(next_fun, args, kwargs, method):
             if method == "encode" or (method == "__call__" and kind == "decoder"):
-                hidden = next_fun(first(args[0]), *args[1:], **kwargs)
-                return hidden if kind == "encoder_decoder" else after(hidden)
+                hidden = next_fun(map_inputs(args[0]), *args[1:], **kwargs)
+                return hidden if kind == "encoder_decoder" else map_hidden(hidden)
             if method == "decode":
                 decoder_inputs, encoded, inputs = args
-                return next_fun(other(decoder_inputs), encoded, first(inputs), **kwargs)
+                return next_fun(
+                    map_decoder_inputs(decoder_inputs), encoded, map_inputs(inputs), **kwargs
+                )
             return next_fun(*args, **kwargs)
 
         return intercept
@@ -68,7 +70,7 @@ class Prompt(_Tokens):
     must hold one segment."""
 
     name = "prompt"
-    num_added_positions = property(lambda self: self.num_tokens)
+    num_added_positions = property(lambda self: self.num_virtual_tokens)
 
     def shapes(self, params):
         return {"embed/tokens": params["embed"]["tokens"]}
@@ -80,32 +82,32 @@ class Prompt(_Tokens):
 
     def init_module(self, rng, leaves):
         table = leaves["embedding"]
-        rows = jax.random.randint(rng, (self.num_tokens,), 0, table.shape[0])
+        rows = jax.random.randint(rng, (self.num_virtual_tokens,), 0, table.shape[0])
         return {"prompt/embedding": table[rows]}
 
     def lengthen(self, inputs: ModelInputs) -> ModelInputs:
         """[B,T] -> [B,n+T]: with n positions before the text, in its segment and, if it has one, in its
         bidirectional prefix."""
-        n = self.num_tokens
+        n = self.num_virtual_tokens
 
-        def before(array, first):
-            first = jnp.broadcast_to(jnp.asarray(first, array.dtype), (array.shape[0], n))
-            return jnp.concatenate([first, array], axis=1)
+        def prepend(array, values):
+            values = jnp.broadcast_to(jnp.asarray(values, array.dtype), (array.shape[0], n))
+            return jnp.concatenate([values, array], axis=1)
 
         optional = {
-            name: before(getattr(inputs, name), value)
+            name: prepend(getattr(inputs, name), value)
             for name, value in (("prefix", [[True]]), ("token_type_ids", [[0]]))
             if getattr(inputs, name) is not None
         }
         return inputs.replace(
-            tokens=before(inputs.tokens, [[0]]),
-            segment_ids=before(inputs.segment_ids, [[1]]),
-            positions=before(self.shift(inputs).positions, jnp.arange(n)[None]),
+            tokens=prepend(inputs.tokens, [[0]]),
+            segment_ids=prepend(inputs.segment_ids, [[1]]),
+            positions=prepend(self.shift(inputs).positions, jnp.arange(n)[None]),
             **optional,
         )
 
     def interceptor(self, params, config):
-        n, prompt = self.num_tokens, params["embed"]["tokens"]["prompt"]["embedding"]
+        n, prompt = self.num_virtual_tokens, params["embed"]["tokens"]["prompt"]["embedding"]
         stacks = self.intercept_stacks(
             config, self.lengthen, lambda inputs: inputs, lambda hidden: hidden[:, n:]
         )
@@ -128,8 +130,8 @@ class Prompt(_Tokens):
                 and module.path == ("embed", "tokens")
                 and of_text[-1:] == [True]
             ):
-                first = jnp.broadcast_to(prompt[None], (embeddings.shape[0], *prompt.shape))
-                embeddings = jnp.concatenate([first, embeddings[:, n:]], axis=1)
+                virtual = jnp.broadcast_to(prompt[None], (embeddings.shape[0], *prompt.shape))
+                embeddings = jnp.concatenate([virtual, embeddings[:, n:]], axis=1)
             return embeddings
 
         return intercept
@@ -142,7 +144,7 @@ class Prefix(_Tokens):
     They have no position of their own: RoPE does not rotate them, and T5's bias is 0 there."""
 
     name = "prefix"
-    num_leading_keys = property(lambda self: self.num_tokens)
+    num_leading_keys = property(lambda self: self.num_virtual_tokens)
     target_modules: tuple = option(
         (r".*/(self|cross)_attention",), "regexes of the attention modules with a prefix"
     )
@@ -157,7 +159,9 @@ class Prefix(_Tokens):
         return shapes
 
     def init_module(self, rng, leaves):
-        shapes = {f"prefix/{part}": (self.num_tokens, size) for part, size in leaves.items()}
+        shapes = {
+            f"prefix/{part}": (self.num_virtual_tokens, size) for part, size in leaves.items()
+        }
         rngs = jax.random.split(rng, len(shapes))
         return {
             name: 0.02 * jax.random.normal(each, shape, jnp.float32)
@@ -165,15 +169,14 @@ class Prefix(_Tokens):
         }
 
     def interceptor(self, params, config):
-        n = self.num_tokens
+        n = self.num_virtual_tokens
         stacks = self.intercept_stacks(config, self.shift, self.shift, lambda hidden: hidden)
 
-        def before(array, first):
+        def prepend(array, prefix):
             """k or v [B,S,G,K] -> [B,n+S,G,K]."""
-            first = first.astype(array.dtype).reshape(1, n, *array.shape[2:])
-            return jnp.concatenate(
-                [jnp.broadcast_to(first, (len(array), *first.shape[1:])), array], 1
-            )
+            prefix = prefix.astype(array.dtype).reshape(1, n, *array.shape[2:])
+            prefix = jnp.broadcast_to(prefix, (len(array), *prefix.shape[1:]))
+            return jnp.concatenate([prefix, array], axis=1)
 
         def intercept(next_fun, args, kwargs, context):
             module, method = context.module, context.method_name
@@ -187,11 +190,9 @@ class Prefix(_Tokens):
                 mask = mask.with_leading(n)
             else:  # of a cache
                 mask = jnp.pad(mask, ((0, 0), (0, 0), (n, 0)), constant_values=True)
-            if (
-                bias is not None and bias.ndim == 3
-            ):  # by distance: the mask says which keys have none
+            if bias is not None and bias.ndim == 3:  # [H,T,S]; no distance to the prefix, so 0
                 bias = jnp.pad(bias, ((0, 0), (0, 0), (n, 0)))
-            return before(k, own["prefix/key"]), before(v, own["prefix/value"]), mask, bias
+            return prepend(k, own["prefix/key"]), prepend(v, own["prefix/value"]), mask, bias
 
         return intercept
 

@@ -238,4 +238,4 @@ def _init_source(run):
 def trained_paths(run: FinetunedRun, params) -> frozenset[str]:
     """The paths of the parameters that a run trains."""
     flat = flatten_params(params)
-    return frozenset(flat) - untrained_paths(run.config, flat, run.config.task.name)
+    return frozenset(flat) - untrained_paths(run.config, flat)

@@ -75,10 +75,17 @@ class Task:
     output_names: ClassVar[tuple[str, ...]] = ()
     peft_task_type: ClassVar[str] = "-"  # of PEFT's adapters with this head, for a base without one
     has_label_names: ClassVar[bool] = False  # of the outputs, beside those of a classifier
+    has_final_metric: ClassVar[bool] = (
+        True  # the final scores have what chooses the best checkpoint
+    )
 
     special_tokens: tuple = option(
         (), "strings in the texts that become single tokens, such as ('[E1]', '[/E1]')"
     )
+
+    def untrained(self, architecture: str) -> tuple[str, ...]:
+        """Regexes of the parameters that this task never trains; they may match none."""
+        return ()
 
     def open_tokenizer(self, file: str, model_config: ModelConfig):
         """(the tokenizer with the task's `special_tokens`, the ModelConfig with rows for them)."""

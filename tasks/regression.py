@@ -53,6 +53,9 @@ class Regression(TextColumns, PooledTask):
         values = examples.get("value") or [np.nan] * len(encoded)
         return dataclasses.replace(encoded, labels=np.array(values, np.float32))
 
+    def untrained(self, architecture):
+        return (f"heads/{self.name}/units/.*",)
+
     def loaded_fields(self, label_names, model_config, encoded, examples):
         fields = {"loss": self.loss, "standardize": self.standardize}
         if self.standardize and "train" in encoded:

@@ -85,6 +85,10 @@ class Tagging(ClassLossOptions, HeadOptions, LabeledTask):
     def text_columns(self):
         return {"text": Column(self.text_column, "text_column")}
 
+    def untrained(self, architecture):
+        both = architecture == "encoder_decoder"
+        return (r"(adapter/)?(decoder|embed/decoder_\w+)/.*",) if both else ()
+
     def complete_examples(self, splits, log):
         return {split: tagged.checked(examples) for split, examples in splits.items()}
 
@@ -175,7 +179,11 @@ class LoadedTagging(LoadedLabeledTask):
         if self.model_config.architecture == "encoder_decoder":
             encode = functools.partial(apply, method="encode", deterministic=deterministic)
             encoder_batch = batch.replace(decoder_inputs=None)
-            return apply_packed(lambda inputs, _: encode(inputs), encoder_batch)
+
+            def states(inputs, _):
+                return encode(inputs)[:, -inputs.tokens.shape[1] :]  # without a prompt's positions
+
+            return apply_packed(states, encoder_batch)
         return super().hidden_states(apply, batch, deterministic)
 
     def head_inputs(self, hidden, batch):

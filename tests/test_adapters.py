@@ -52,7 +52,10 @@ def tune(folder, name, base="decoder", **overrides):
     ],
 )
 def test_only_the_adapter_and_the_head_are_trained_and_saved(folder, name, base):
-    small = {"prompt": {"adapter__num_tokens": 3}, "prefix": {"adapter__num_tokens": 3}}
+    small = {
+        "prompt": {"adapter__num_virtual_tokens": 3},
+        "prefix": {"adapter__num_virtual_tokens": 3},
+    }
     run = folder / f"{base}-{name}"
     tune(folder, run.name, base, adapter__name=name, optimizer__learning_rate=0.01,
          optimizer__warmup="never", training__duration="3 steps", **small.get(name, {}))  # fmt: skip
@@ -114,7 +117,7 @@ def test_dora_starts_from_the_norms_of_the_pretrained_weights(folder):
 
 
 def test_a_prompt_starts_from_the_embeddings_of_pretrained_tokens(folder):
-    tune(folder, "prompted", adapter__name="prompt", adapter__num_tokens=3)
+    tune(folder, "prompted", adapter__name="prompt", adapter__num_virtual_tokens=3)
     first = tiny_configs.read_params(folder / "prompted", 0)
     prompt, table = first["adapter/embed/tokens/prompt/embedding"], first["embed/tokens/embedding"]
     assert all((row == table).all(1).any() for row in prompt)
@@ -132,7 +135,8 @@ BAD = {
     "rank": ({**LORA, "adapter__rank": 0}, r"config.adapter.rank=0 is out of range"),
     "alpha": ({**LORA, "adapter__alpha": -1.0}, "config.adapter.alpha"),
     "unknown": ({"adapter__name": "lorra"}, "did you mean 'lora'"),
-    "of another": ({**LORA, "adapter__num_tokens": 3}, "unknown key config.adapter.num_tokens"),
+    "of another": ({**LORA, "adapter__num_virtual_tokens": 3},
+                   "unknown key config.adapter.num_virtual_tokens"),
     "no module": ({**LORA, "adapter__target_modules": "('.*/q_proj',)"},
                   r"target_modules: '\.\*/q_proj' matches no module .*'decoder/layer_0/"),
     "a regex": ({**LORA, "adapter__target_modules": "('*',)"}, "is not a regular expression"),
@@ -142,7 +146,8 @@ BAD = {
     "embeddings": ({"adapter__name": "ia3", "init": "embeddings"}, "with init='embeddings'"),
     "frozen": ({**LORA, "freeze": "('adapter/.*',)"}, "trains no parameter: all of them are frozen"),
     "twice": ({"adapter__name": "ia3", "adapter__target_modules": "('.*/mlp/out',)"}, "both match"),
-    "positions": ({"adapter__name": "prompt", "adapter__num_tokens": 30}, "54 positions, but the model"),
+    "positions": ({"adapter__name": "prompt", "adapter__num_virtual_tokens": 30},
+                  "54 positions, but the model"),
 }  # fmt: skip
 
 

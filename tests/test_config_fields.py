@@ -192,7 +192,7 @@ def trace_adapter(folder, name, **overrides):
     task = config.task.load(config, source.config.model, source.tokenizer_file, lambda line: None)
     model, rngs = models.build(task.model_config, config.adapter), rng_streams(config.seed)
     params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    fixed = untrained_paths(config, flatten_params(params), task.name)
+    fixed = untrained_paths(config, flatten_params(params))
     trainable, frozen = split_params(params, fixed)
     optimizer = Optimizer(config.optimizer)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), trainable)

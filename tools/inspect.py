@@ -110,9 +110,10 @@ def total_steps(config, task):
     adapter = getattr(config, "adapter", Adapter())
     model = models.build(task.model_config, adapter)
     params = jax.eval_shape(functools.partial(init_params, task, model), rng_streams(config.seed))
-    untrained = frozen_paths(config.freeze, flatten_params(params))
-    if adapter != Adapter():
-        untrained = untrained_paths(config, flatten_params(params), task.name)
+    if isinstance(config, FinetuneConfig):
+        untrained = untrained_paths(config, flatten_params(params))
+    else:
+        untrained = frozen_paths(config.freeze, flatten_params(params))
     return StepConverter.of(config, task, flops.flops_per_step(task, params, untrained)).total_steps
 
 

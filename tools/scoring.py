@@ -106,9 +106,8 @@ def make_scorer(loaded, given) -> Scorer:
     way = choose_way(
         given.scoring, loaded.config.architecture, loaded.tokenizer, objective, given.start_token
     )
-    prompt = getattr(
-        getattr(loaded.model, "adapter", None), "num_tokens", 0
-    )  # trained positions before each row
+    adapter = getattr(loaded.model, "adapter", None)
+    num_virtual_tokens = getattr(adapter, "num_virtual_tokens", 0)  # before each row
     divisor = sharding.num_batch_shards(loaded.mesh)
     hidden = np.zeros((1, 1, loaded.config.emb_dim), np.dtype(loaded.config.dtype))
     features = functools.partial(loaded.model.apply, method="lm_features")
@@ -120,10 +119,10 @@ def make_scorer(loaded, given) -> Scorer:
         ) from error
     return Scorer(
         loaded.model, loaded.params, loaded.tokenizer, way,
-        max_len=given.max_seq_len or loaded.config.max_length - prompt,
+        max_len=given.max_seq_len or loaded.config.max_length - num_virtual_tokens,
         stride=given.stride, batch_divisor=divisor,
         place=lambda batch: sharding.global_array(loaded.mesh, batch),
-        packing=not prompt,
+        packing=not num_virtual_tokens,
         batch_tokens=given.batch_tokens,
     )  # fmt: skip
 

@@ -86,12 +86,14 @@ def matching_paths(patterns, names, what):
     return frozenset(found)
 
 
-def untrained_paths(config, names, head):
-    """Paths that are not trained, by config.freeze and config.adapter, as a frozenset.
+def untrained_paths(config, names):
+    """Paths that finetuning does not train, by config.freeze, config.task and config.adapter, as a frozenset.
 
-    With an adapter, the model's own parameters are frozen, except the head of the task `head` and what
+    With an adapter, the model's own parameters are frozen, except the head of the task and what
     `adapter.modules_to_save` names. Raises ConfigError if nothing of the adapter is left to train."""
     untrained, adapter = frozen_paths(config.freeze, names), config.adapter
+    patterns = config.task.untrained(config.model.architecture)
+    untrained |= {name for name in names if any(re.fullmatch(p, name) for p in patterns)}
     if adapter.name == "none":
         return untrained
     saved = matching_paths(adapter.modules_to_save, names, "config.adapter.modules_to_save")
@@ -103,7 +105,7 @@ def untrained_paths(config, names, head):
             f"{reason if own else 'the model has none that it trains'}; choose another adapter"
             f"{', or leave freeze out' if own else ''}"
         )
-    heads = {name for name in names if name.startswith(f"heads/{head}/")}
+    heads = {name for name in names if name.startswith(f"heads/{config.task.name}/")}
     return frozenset(names) - (own | heads | saved) | untrained
 
 

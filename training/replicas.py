@@ -73,6 +73,11 @@ def expand(config, workdir) -> list[list[Replica]]:
     rates, axes = config.optimizer.learning_rate, {}
     if isinstance(rates, tuple):
         axes["learning_rate"] = rates
+        if not config.task.has_final_metric:
+            raise ConfigError(
+                f"config.task.metric={config.task.metric!r} chooses one of several learning rates by the "
+                "final scores, which do not have it: set config.task.final_generation=True"
+            )
     if config.seeds:
         axes["seed"] = config.seeds
     if not axes:

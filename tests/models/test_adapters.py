@@ -43,8 +43,8 @@ KINDS = {
     "rslora": {"rank": 4, "use_rslora": True},
     "ia3": {},
     "bottleneck": {"size": 5},
-    "prompt": {"num_tokens": 4},
-    "prefix": {"num_tokens": 4},
+    "prompt": {"num_virtual_tokens": 4},
+    "prefix": {"num_virtual_tokens": 4},
 }
 
 
@@ -114,7 +114,7 @@ def test_the_merged_weights_compute_the_same(kind, name):
 def test_a_prompt_begins_as_rows_of_the_vocabulary_and_never_of_its_padding():
     config, params, _ = setup("decoder")
     small, table = dataclasses.replace(config, vocab_size=3), params["embed"]["tokens"]["embedding"]
-    prompt = ADAPTERS["prompt"](num_tokens=50).init(jax.random.key(1), params, small)
+    prompt = ADAPTERS["prompt"](num_virtual_tokens=50).init(jax.random.key(1), params, small)
     rows = {tuple(row) for row in np.asarray(prompt["embed"]["tokens"]["prompt"]["embedding"])}
     assert rows == {tuple(row) for row in np.asarray(table[:3])}
 

@@ -50,8 +50,8 @@ BOTH = {
     "rope": {**ROPE, "num_kv_heads": 2, "sliding_window": 3},
     "shared": {**ROPE, "share_encoder_decoder": True, "qk_norm": True, **WINDOWS},
 }  # fmt: skip
-ADAPTED = {"lora": {"rank": 3}, "ia3": {}, "bottleneck": {"size": 5}, "prompt": {"num_tokens": 3},
-           "prefix": {"num_tokens": 3}}  # fmt: skip
+ADAPTED = {"lora": {"rank": 3}, "ia3": {}, "bottleneck": {"size": 5}, "prompt": {"num_virtual_tokens": 3},
+           "prefix": {"num_virtual_tokens": 3}}  # fmt: skip
 CASES = [
     *(("decoder", name, fields, "", "causal") for name, fields in DECODERS.items()),
     *(("decoder", f"prefix {name}", DECODERS[name], "", "prefix") for name in ("learned", "gemma")),

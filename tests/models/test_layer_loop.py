@@ -128,7 +128,7 @@ def test_each_layer_of_a_scan_has_dropout_masks_of_its_own():
             ADAPTERS["lora"](target_modules=(".*/(query|value)", ".*/mlp/in"), use_dora=True),
         ),
         ("decoder", ADAPTERS["lora"](target_modules=("decoder/layer_0/.*",))),
-        ("decoder", ADAPTERS["prefix"](num_tokens=2)),
+        ("decoder", ADAPTERS["prefix"](num_virtual_tokens=2)),
         ("decoder", ADAPTERS["bottleneck"](size=4)),
     ],
     ids=str,

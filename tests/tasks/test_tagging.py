@@ -141,6 +141,17 @@ def test_an_encoder_decoder_is_read_at_its_encoder_and_its_decoder_gets_no_gradi
     assert "decoder" not in counted and heads == {"tagging": LENGTH}
 
 
+def test_the_states_of_a_prompt_are_not_tagged(folder):
+    task, _, _ = started(folder, "encoder_decoder")
+    _, plain, params = started(folder, "encoder_decoder")
+    model = models.build(task.model_config, models.ADAPTERS["prompt"](num_virtual_tokens=3))
+    adapter = model.adapter.init(jax.random.key(0), params, model.config)
+    adapted, batch = {**params, "adapter": adapter}, task.train_inputs(0)
+    outputs = jax.eval_shape(lambda: task.outputs(model, adapted, batch))
+    expected = jax.eval_shape(lambda: task.outputs(plain, params, batch))
+    assert outputs == expected
+
+
 @each_architecture
 def test_a_windowed_tagger_equals_the_unwindowed(folder, architecture):
     """Every state depends on two tokens on each side: a window of 12 with 6 shared holds them."""

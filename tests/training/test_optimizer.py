@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from models import ADAPTERS
+from tasks import TASKS
 from training.config import ConfigError
 from training.durations import StepConverter
 from training.optimizers import AdamW, Lion, Optimizer
@@ -130,6 +131,30 @@ def test_invariant_09_frozen_parameters_have_no_optimizer_state():
     assert flatten_params(merge_params(trainable, rest)).keys() == NAMES.keys()
 
 
+def finetuning(task="classification", architecture="encoder", adapter=None, freeze=()):
+    """The fields of a FinetuneConfig that say what is trained."""
+    return types.SimpleNamespace(
+        task=TASKS[task](), model=types.SimpleNamespace(architecture=architecture),
+        adapter=adapter or ADAPTERS["none"](), freeze=freeze,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "task, architecture, untrained",
+    [
+        ("tagging", "encoder_decoder", {"decoder/output/kernel", "embed/decoder_norm/scale"}),
+        ("tagging", "decoder", set()),
+        ("classification", "encoder_decoder", set()),
+        ("regression", "encoder", {"heads/regression/units/mean"}),
+    ],
+)
+def test_invariant_09_what_a_task_does_not_use_is_not_trained(task, architecture, untrained):
+    """Weight decay would change parameters whose gradient is 0."""
+    names = {"embed/tokens/embedding", "encoder/norm/scale", "decoder/output/kernel",
+             "embed/decoder_norm/scale", "heads/regression/units/mean", "heads/regression/kernel"}  # fmt: skip
+    assert untrained_paths(finetuning(task, architecture), names) == untrained
+
+
 def test_invariant_09_an_adapter_freezes_the_model_but_for_heads_and_modules_to_save():
     names = [
         *NAMES,
@@ -138,8 +163,7 @@ def test_invariant_09_an_adapter_freezes_the_model_but_for_heads_and_modules_to_
     ]
 
     def trained(adapter, freeze=()):
-        config = types.SimpleNamespace(freeze=freeze, adapter=adapter)
-        return set(names) - untrained_paths(config, names, "classification")
+        return set(names) - untrained_paths(finetuning(adapter=adapter, freeze=freeze), names)
 
     own = {"adapter/encoder/layer_0/mlp/in/lora_a/kernel", "heads/classification/output/bias"}
     assert trained(ADAPTERS["none"]()) == set(names)
