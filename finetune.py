@@ -88,7 +88,8 @@ def run(config, workdir):
 
     Several seeds or learning rates are replicas in directories below it (training/replicas.py). Returns
     a Result with 'validation/<metric>' and 'test/<metric>'; writes the predictions. Raises ConfigError,
-    and preemption.Preempted after a save on SIGTERM.
+    FloatingPointError if an update is not finite, and preemption.Preempted on SIGTERM, Ctrl-C,
+    training.max_hours or training.stop_after.
     """
     config = configs.resolve(FinetuneConfig, config)
     groups = replicas.expand(config, workdir)

@@ -73,8 +73,8 @@ def count_step(task, model, params, rngs, inputs):
 def run(config, workdir):
     """Pretrains a model as defined by `config` (ConfigDict or mapping), or resumes the run in `workdir`.
 
-    Returns a Result with 'validation/<metric>'. Raises ConfigError, and preemption.Preempted after a
-    save on SIGTERM.
+    Returns a Result with 'validation/<metric>'. Raises ConfigError, FloatingPointError if an update is
+    not finite, and preemption.Preempted on SIGTERM, Ctrl-C, training.max_hours or training.stop_after.
     """
     # ---- Config ----------------------------------------------------------------------------------
     logs.banner("Config")

@@ -20,7 +20,7 @@ import numpy as np
 
 import models
 from models.attention import dot_product_attention
-from models.attention_kernels import AttentionSpec, attend, why_not
+from models.attention_kernels import AttentionSpec, attend, why_unsupported
 from models.inputs import make_attention_mask
 
 SIZE = {"num_layers": 4, "emb_dim": 256, "num_heads": 4, "mlp_dim": 1024, "vocab_size": 1024}
@@ -145,7 +145,7 @@ class Parity:
     def measure(self, kernel, rounds):
         """Errors of output and gradients relative to their largest entries, and milliseconds of both; or why
         the kernel cannot compute the case. An error below 0.02 is twice the rounding error of bfloat16."""
-        if reason := why_not(kernel, self._case):
+        if reason := why_unsupported(kernel, self._case):
             return {"cannot": reason}
         if self._expected is None:
             with jax.default_matmul_precision("highest"):

@@ -120,7 +120,7 @@ def _step(given, name, has_peer):
 def packing(given):
     """Packed rows of 8 documents beside rows of one, for each kernel that can run; the aim is 0.95."""
     from benchmarks.attention import POSITIONS, packing
-    from models.attention_kernels import AttentionSpec, why_not
+    from models.attention_kernels import AttentionSpec, why_unsupported
 
     length, rows, emb_dim, head_dim = (64, 2, 32, 16) if given.dry_run else (2048, 16, 768, 64)
     size = {"emb_dim": emb_dim, "num_heads": emb_dim // head_dim, "mlp_dim": 4 * emb_dim}
@@ -128,7 +128,9 @@ def packing(given):
         for kernel in ("triton", "chunked", "dense"):
             attention = "causal" if architecture == "decoder" else "bidirectional"
             relative = POSITIONS[architecture] == "relative"
-            if not why_not(kernel, AttentionSpec(length, length, attention, has_bias=relative)):
+            if not why_unsupported(
+                kernel, AttentionSpec(length, length, attention, has_bias=relative)
+            ):
                 yield (
                     {"architecture": architecture},
                     functools.partial(

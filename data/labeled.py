@@ -1,7 +1,7 @@
 """Labeled texts: a text or a pair of texts with a class, checked.
 
 Between data/examples.py, which reads the columns, and the tasks. The checks of the splits of every
-labeled set is here too: the validation split that is taken from train, and copies in two splits.
+labeled set are here too: the validation split that is taken from train, and copies in two splits.
 """
 
 import hashlib

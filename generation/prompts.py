@@ -12,7 +12,7 @@ from generation.batches import bucket
 from generation.config import GenerationConfig, GenerationError
 from models import ModelConfig
 from models.positions import rescaling_length
-from models.prompts import Prompt as PromptTuning
+from models.virtual_tokens import PromptTuning
 
 SMALLEST = 16  # tokens of the smallest bucket
 

@@ -3,6 +3,8 @@
 This package imports no other package of the project.
 """
 
+from models.adapted_model import ADAPTERS, AdaptedModel
+from models.adapters import Adapter
 from models.attention_kernels import describe_attention
 from models.cache import Cache, decode_step, prefill
 from models.config import ModelConfig
@@ -10,7 +12,6 @@ from models.inputs import ModelInputs, make_attention_mask, make_inputs
 from models.layer_loop import LayerLoop
 from models.model import Transformer
 from models.presets import PRESETS, preset, size_fields
-from models.prompts import ADAPTERS, AdaptedModel, Adapter
 from models.word_vectors import WordVectors
 
 __all__ = [

@@ -1,5 +1,5 @@
 """Adapters: small sets of trained parameters beside the frozen ones of the model.
-`AdaptedModel` (models/prompts.py) applies a model with one. The adapter intercepts the calls of layers
+`AdaptedModel` (models/adapted_model.py) applies a model with one. The adapter intercepts the calls of layers
 (`flax.linen.intercept_methods`) and changes their activations, so no full-size weight update is made.
 """
 
@@ -39,8 +39,8 @@ class Adapter:
     """The interface of adapters, and the case without one: everything except config.freeze is trained."""
 
     name = "none"
-    num_added_positions = 0  # of the text, which is longer by these
-    num_leading_keys = 0  # of each attention
+    num_added_positions = 0  # positions that the adapter inserts before the text
+    num_leading_keys = 0  # keys that the adapter prepends in each attention layer
 
     def init(self, rng: jax.Array, params: dict, config: ModelConfig) -> dict:
         """Initial params['adapter'], which may depend on the model's `params`; config: of the model."""

@@ -81,9 +81,9 @@ class Attention(nn.Module):
             else:
                 sow_for_cache(self, (k, v))
                 window = config.sliding_window_at(self.layer) or key_inputs.sliding_window
-                how = () if self.cross else (key_inputs.attention, key_inputs.prefix, window)
+                mask_args = () if self.cross else (key_inputs.attention, key_inputs.prefix, window)
                 segments = query_inputs.segment_ids, key_inputs.segment_ids
-                mask = make_attention_mask(*segments, *how)
+                mask = make_attention_mask(*segments, *mask_args)
         k, v, mask, bias = self.extend_keys(k, v, mask, bias)
         scale_dim = config.attention_scale_dim or head_dim
         scale = scale_dim**-0.5 if config.scale_attention else 1.0
@@ -140,7 +140,8 @@ class Attention(nn.Module):
         return *(unpack(x).transpose(0, 2, 1, 3) for x in kept), slots.mask(kept[0].shape[-2])
 
     def extend_keys(self, k, v, mask, bias):
-        """Where prefix tuning adds keys and values, and their part of mask and bias: models/prompts.py."""
+        """A hook: prefix tuning (models/virtual_tokens.py) prepends keys and values and extends mask and
+        bias. k, v [B,S,G,K]; returns its arguments."""
         return k, v, mask, bias
 
 

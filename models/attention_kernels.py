@@ -45,7 +45,7 @@ class AttentionSpec:
     platform: str = ""  # 'cpu', 'gpu', 'tpu'; '': the platform of the active mesh, or JAX's default
 
     @property
-    def target(self) -> str:
+    def resolved_platform(self) -> str:
         return self.platform or current_platform()
 
 
@@ -55,12 +55,14 @@ def current_platform() -> str:
     return getattr(device, "platform", None) or jax.default_backend()
 
 
-def why_not(kernel: str, spec: AttentionSpec) -> str:
+def why_unsupported(kernel: str, spec: AttentionSpec) -> str:
     """Why a kernel cannot compute an attention spec; '' if it can."""
     if kernel in ("dense", "chunked"):
         return ""
-    if spec.target != _PLATFORM[kernel]:
-        return f"it runs on a {_PLATFORM[kernel].upper()}, not on a {spec.target.upper()}"
+    if spec.resolved_platform != _PLATFORM[kernel]:
+        return (
+            f"it runs on a {_PLATFORM[kernel].upper()}, not on a {spec.resolved_platform.upper()}"
+        )
     lacks = {
         "prefix attention": spec.attention == "prefix",
         "relative bias": spec.has_bias,
@@ -89,15 +91,15 @@ def choose_kernel(option: str, spec: AttentionSpec) -> str:
     Raises ValueError if the kernel named cannot compute it.
     """
     if option != "auto":
-        if reason := why_not(option, spec):
+        if reason := why_unsupported(option, spec):
             raise ValueError(
                 f"model.attention_kernel={option!r}: {reason}; set model.attention_kernel=auto, or chunked"
             )
         return option
-    size = DENSE_BELOW.get(spec.target, DENSE_BELOW["other"])
+    size = DENSE_BELOW.get(spec.resolved_platform, DENSE_BELOW["other"])
     if spec.num_queries == 1 or spec.num_queries * spec.num_keys < size:
         return "dense"
-    return next((each for each in _PLATFORM if not why_not(each, spec)), "chunked")
+    return next((each for each in _PLATFORM if not why_unsupported(each, spec)), "chunked")
 
 
 def attend(
@@ -240,7 +242,8 @@ def describe_attention(
 ) -> str:
     """A line for the log: the kernels of a model that trains on (abstract) ModelInputs.
 
-    num_added, num_leading: positions before the text and keys before those of each attention, of an adapter.
+    num_added: positions that an adapter adds before the text. num_leading: keys that it prepends in each
+    attention layer.
     Raises ValueError as `choose_kernel` does.
     """
     if config.architecture == "embeddings":
@@ -283,7 +286,7 @@ def kernel_table() -> list[tuple[str, ...]]:
                 )  # fmt: skip
                 kernel = choose_kernel("auto", spec)
                 fused = next((n for n, p in _PLATFORM.items() if p == platform), "")
-                reason = why_not(fused, spec) if fused else ""
+                reason = why_unsupported(fused, spec) if fused else ""
                 rows.append(
                     (
                         platform,

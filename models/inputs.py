@@ -85,9 +85,8 @@ class AttentionMask:
     attention: str = struct.field(pytree_node=False, default="bidirectional")  # ATTENTION_TYPES
     sliding_window: int = struct.field(pytree_node=False, default=0)
     num_leading: int = struct.field(pytree_node=False, default=0)
-    first_query: jax.Array | None = (
-        None  # int32[], if there are only this device's queries: the index of the first in the row
-    )
+    # int32[], if there are only this device's queries: the index of the first in the row
+    first_query: jax.Array | None = None
 
     def dense(self) -> jax.Array:
         """bool[B,T,S]: 1 = query t attends to key s."""

@@ -39,8 +39,8 @@ class LayerLoop:
 
     @property
     def loop(self) -> "LayerLoop":
-        """These fields alone: the section `training` inherits them and has more, which are no part of a
-        model."""
+        """Only these fields. The config section `training` inherits them and adds fields that are not part
+        of a model."""
         return LayerLoop(self.remat, self.scan_layers)
 
     def wrap(self, function, transform, **options):

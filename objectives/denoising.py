@@ -30,8 +30,8 @@ class Denoising(Objective):
 
     pattern   which tokens are noise: iid (single tokens or words, chosen uniformly), span (T5: a fixed
               number of spans), geometric or poisson (spans with lengths from that distribution)
-    density   the share of noise: of the regular tokens in a row for an encoder; of all
-              tokens in it for a model that generates, as in T5
+    density   the share of noise: of the regular tokens in a row if the inputs keep their positions
+              (encoders, targets=next); otherwise of all its tokens, as in T5
     inputs    what replaces the noise: mask ([MASK] for each token), random (random tokens), bert (most
               [MASK], some random, some unchanged), shuffle (the noise in random order within its
               document), mask_span (one [MASK] per span), sentinel (a different one for each

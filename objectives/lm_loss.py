@@ -21,7 +21,7 @@ class TrainingLoss(Protocol):
     """The losses of a Batch. All methods use the same names for the same losses."""
 
     def init(self, model, rng: jax.Array, batch: Batch) -> dict:
-        """Initial parameters; only the shapes of `batch` matter. An additional network is at
+        """Initial parameters; only the shapes of `batch` matter. An additional model is at
         `NAME/...`, an additional head at `heads/NAME/...`; finetuning drops them."""
 
     def losses(self, model, params, batch: Batch, dropout_rng: jax.Array | None) -> dict:
@@ -41,7 +41,7 @@ class TrainingLoss(Protocol):
         only if samples from the model define the targets."""
 
     def flops_spec(self, config, params, batch: Batch) -> tuple:
-        """((ModelConfig, params, {head: number of positions it reads}), ...): one entry for each network
+        """((ModelConfig, params, {head: number of positions it reads}), ...): one entry for each model
         that a row runs through, for counting FLOPs. `params` and `batch` may be abstract."""
 
 

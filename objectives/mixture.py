@@ -262,9 +262,8 @@ def _unify(batch, lengths, attention, with_positions):
         return jax.tree.map(lambda x: jnp.pad(x, (0, length - x.shape[0])), tree)
 
     inputs, positions = batch.inputs, batch.target_positions
-    if (
-        attention != inputs.attention
-    ):  # causal: an empty prefix; bidirectional: all tokens are prefix
+    # causal: an empty prefix; bidirectional: all tokens are prefix
+    if attention != inputs.attention:
         prefix = inputs.segment_ids > 0 if inputs.attention == "bidirectional" else False
         prefix = jnp.broadcast_to(jnp.asarray(prefix), inputs.tokens.shape)
         inputs = inputs.replace(attention=attention, prefix=prefix)

@@ -1,5 +1,6 @@
 """The named denoisers, with the values of their papers: one table, and a class for each row.
-A new one is a row of the table, which the registry then lists. A new word of a name is added in grammar.py.
+A new one is a row of the table, which the registry then lists. New words for patterns, inputs or
+targets go into grammar.py.
 """
 
 import dataclasses

@@ -31,7 +31,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
     original token counts as original.
 
     Parameters: the discriminator's at the usual paths, `heads/discriminator`, and `generator`, a
-    narrower network without its own `embed`, because both networks share the embeddings (section 3.2).
+    narrower model without its own `embed`, because both models share the embeddings (section 3.2).
     `corrupt` draws one uniform number per masked token, from which the generator's token is sampled,
     in evaluation too. No gradient flows through the samples. The Batch is the same as for masked_lm:
 

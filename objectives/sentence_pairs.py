@@ -126,11 +126,11 @@ class SentencePairs(Objective, TrainingLoss):
         max_length = jnp.where(is_short, max_length, max_tokens)
         drawn = jax.random.randint(length_rng, (), 1, max_length)
         before, after = cut - start[cut], end[cut] - cut  # tokens on either side of the cut
-        after = jnp.minimum(after, self._max_second(text, doc, cut, end))
+        after = jnp.minimum(after, self._max_second_length(text, doc, cut, end))
         first_length = jnp.minimum(before, jnp.maximum(drawn, max_length - after))
         second_length = jnp.minimum(after, max_length - first_length)
         first, second = (cut - first_length, first_length), (cut, second_length)
-        pairs, usable = self._alternative(other_rng, text, doc, end, first, second)
+        pairs, usable = self._not_in_order_pair(other_rng, text, doc, end, first, second)
         in_order, not_in_order = pairs
         label = jax.random.bernoulli(label_rng).astype(jnp.int32)
         chosen = jax.tree.map(
@@ -140,13 +140,21 @@ class SentencePairs(Objective, TrainingLoss):
         chosen = jax.tree.map(lambda x: jnp.where(has_cut, x, jnp.zeros_like(x)), chosen)
         return chosen, jnp.where(has_cut & usable, label, jnp.int32(-1))
 
-    # Subclasses define two methods of text bool[raw] (1 = not [CLS], [SEP] or padding), doc
-    # int32[raw] (document ids) and end int32[raw] (end of the run of text at each position). cut int32[]
-    # is the start of the second text; first and second are the (start, length) of the two texts.
-    #   _max_second(text, doc, cut, end): an upper bound int32[] of the length of the second text, in
-    #     addition to the end of its document
-    #   _alternative(rng, text, doc, end, first, second): ((the pair in order, the pair not in
-    #     order), bool[]: whether the latter exists)
+    def _max_second_length(self, text, doc, cut, end) -> jax.Array:
+        """int32[]: an upper bound of the length of the second text, besides the end of its document.
+
+        Args:
+          text: bool[raw], whether a token is not [CLS], [SEP] or padding.
+          doc: int32[raw], document ids.
+          cut: int32[], the start of the second text.
+          end: int32[raw], the end of the run of text at each position.
+        """
+        raise NotImplementedError
+
+    def _not_in_order_pair(self, rng, text, doc, end, first, second) -> tuple:
+        """((the pair in order, the pair not in order), bool[]: whether the latter exists). first, second: the
+        (start, length) of the two texts; a pair is two of these. Other arguments as above."""
+        raise NotImplementedError
 
     # ---- Losses ----------------------------------------------------------------------------------
 
@@ -203,13 +211,13 @@ class NextSentence(SentencePairs):
 
     name: ClassVar[str] = "next_sentence"
 
-    def _max_second(self, text, doc, cut, end):
+    def _max_second_length(self, text, doc, cut, end):
         index = jnp.arange(text.shape[0], dtype=jnp.int32)
         others = text & (doc != doc[cut])
         longest = jnp.where(others, end - index, jnp.zeros_like(end)).max()
         return jnp.where(others.any(), longest, jnp.int32(text.shape[0]))
 
-    def _alternative(self, rng, text, doc, end, first, second):
+    def _not_in_order_pair(self, rng, text, doc, end, first, second):
         index = jnp.arange(text.shape[0], dtype=jnp.int32)
         others = text & (doc != doc[second[0]])
         left = text & (index < first[0])
@@ -231,10 +239,10 @@ class SentenceOrder(SentencePairs):
 
     name: ClassVar[str] = "sentence_order"
 
-    def _max_second(self, text, doc, cut, end):
+    def _max_second_length(self, text, doc, cut, end):
         return jnp.int32(text.shape[0])
 
-    def _alternative(self, rng, text, doc, end, first, second):
+    def _not_in_order_pair(self, rng, text, doc, end, first, second):
         return ((first, second), (second, first)), jnp.bool_(True)
 
 

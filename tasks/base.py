@@ -50,13 +50,13 @@ def check_memory(option: str, length: int, batch_size: int, model_config: ModelC
     if model_config.architecture != "embeddings" and 4 * length * width > limit:
         most = math.isqrt(limit // 4) if remedy else limit // (4 * width)
         raise ValueError(
-            f"{option}={length:,}: the {what} of one row need {4 * length * width / 2**30:,.0f} GB, but the "
+            f"{option}={length:,}: the {what} of one row need {4 * length * width / 2**30:,.0f} GiB, but the "
             f"device has {limit / 2**30:,.0f}; set it to less than {most:,}{remedy}"
         )
     if tokens > limit:
         raise ValueError(
             f"training.batch_size={batch_size:,} with {option}={length:,}: the tokens of a batch need "
-            f"{tokens / 2**30:,.0f} GB, but the device has {limit / 2**30:,.0f}; lower one of them"
+            f"{tokens / 2**30:,.0f} GiB, but the device has {limit / 2**30:,.0f}; lower one of them"
         )
 
 
@@ -66,6 +66,11 @@ def memory() -> int:
     return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def host_field(**options):
+    """A field that the traced functions do not read: it is left out of the comparison of tasks."""
+    return dataclasses.field(compare=False, repr=False, **options)
+
+
 @dataclass(frozen=True)
 class Task:
     """The options of a task: a frozen dataclass per type of task, which defines the section `task`."""
@@ -73,8 +78,12 @@ class Task:
     name: ClassVar[str]  # also the name of its head in the parameter tree
     # The outputs of its head, where they are not the labels of the data.
     output_names: ClassVar[tuple[str, ...]] = ()
-    peft_task_type: ClassVar[str] = "-"  # of PEFT's adapters with this head, for a base without one
-    has_label_names: ClassVar[bool] = False  # of the outputs, beside those of a classifier
+    peft_task_type: ClassVar[str] = (
+        "-"  # PEFT's task_type for this head, if the base model has none
+    )
+    has_label_names: ClassVar[bool] = (
+        False  # in exported configs (sequence classifiers always have them)
+    )
     has_final_metric: ClassVar[bool] = (
         True  # the final scores have what chooses the best checkpoint
     )
@@ -109,7 +118,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def outline(self, config, model_config, tokenizer_file: str) -> "LoadedTask | None":
+    def load_without_data(self, config, model_config, tokenizer_file: str) -> "LoadedTask | None":
         """Checks the options before any data is read, as far as possible. Arguments as in `load`.
 
         Returns the task that `load` would, without data and with a small vocabulary in place of one that
@@ -221,7 +230,7 @@ class LoadedTask:
         """{metric: value} of the predictions; {} for a split without labels."""
         raise NotImplementedError
 
-    def generates(self, split: str, is_final: bool) -> int:
+    def num_to_generate(self, split: str, is_final: bool) -> int:
         """For how many texts of a split the model generates one, in an evaluation during training or in the
         final one; the default is none."""
         return 0
@@ -255,7 +264,7 @@ class LoadedTask:
         """Writes the predictions of a split into the run directory; the default writes nothing."""
 
     def flops_specs(self, params: dict) -> tuple:
-        """((ModelConfig, params, {head: number of positions it reads}), ...): one entry for each network
+        """((ModelConfig, params, {head: number of positions it reads}), ...): one entry for each model
         that a row runs through, for counting FLOPs. `params` may be abstract."""
         raise NotImplementedError
 

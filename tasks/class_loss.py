@@ -105,7 +105,7 @@ def class_sums(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, label_smoothing=0.0, class_weights=()
 ) -> tuple:
     """((sum, weight) of the loss, (sum, weight) of the accuracy): logits float32[..., C], targets int32 and
-    weights float32[...]. Class weights are in the loss alone."""
+    weights float32[...]. Class weights apply only to the loss."""
     losses = cross_entropy(logits, targets, label_smoothing)
     in_loss = example_weights(targets, weights, class_weights)
     hits = (logits.argmax(-1).astype(jnp.int32) == targets).astype(jnp.float32)

@@ -7,8 +7,9 @@ import numpy as np
 
 from data import labeled
 from tasks import predictions
+from tasks.base import host_field
 from tasks.class_loss import ClassLossOptions, ClassMetricOptions, class_sums, example_weights
-from tasks.loaded_labeled_task import host, most_frequent
+from tasks.loaded_labeled_task import most_frequent
 from tasks.metrics import classification_scores
 from tasks.pooled_task import LoadedPooledTask, PooledTask, TextColumns
 
@@ -48,7 +49,7 @@ class LoadedClassification(LoadedPooledTask):
 
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()  # of each class in the loss; () if they are equal
-    positive: int = host(default=-1)  # class of the metric f1
+    positive: int = host_field(default=-1)  # class of the metric f1
 
     name = Classification.name
 
@@ -65,7 +66,7 @@ class LoadedClassification(LoadedPooledTask):
         return {self.name: example_weights(targets, weights, self.class_weights).sum()}
 
     def targets(self, split, indices):
-        chosen, real = self.real(indices)
+        chosen, real = self.without_padding(indices)
         labels = np.where(real, self.encoded[split].labels[chosen], 0)[:, None]
         weights = (real[:, None] & (labels >= 0)).astype(np.float32)
         return np.maximum(labels, 0).astype(np.int32), weights

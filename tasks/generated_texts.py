@@ -117,7 +117,7 @@ def unpacked(predictions) -> Predictions:
     return predictions if isinstance(predictions, Predictions) else Predictions(predictions)
 
 
-class GeneratesTexts:
+class GenerationMixin:
     """The part of LoadedSeq2seq that generates, which has the fields that are read here."""
 
     def with_generated(self, predictions, generated):
@@ -135,7 +135,7 @@ class GeneratesTexts:
                 found.setdefault(text, []).append(row)
         return self._groups[split]
 
-    def generates(self, split: str, is_final: bool) -> int:
+    def num_to_generate(self, split: str, is_final: bool) -> int:
         """How many sources of a split are generated for: at an evaluation during training, or at the end."""
         count = len(self.groups(split))
         if is_final:

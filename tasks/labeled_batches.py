@@ -14,7 +14,8 @@ from tasks import batch_shapes, example_order, packing
 from tasks.base import LoadedTask
 
 _PACKED_SAMPLE = 100  # batches by which the number of packed rows is chosen
-_EVAL_WINDOW = 50  # batches whose sorted examples decide the shapes of evaluation beside packing
+# Batches whose sorted examples choose the evaluation shapes when training batches are packed.
+_EVAL_WINDOW = 50
 
 
 class LabeledBatches(LoadedTask):
@@ -25,7 +26,7 @@ class LabeledBatches(LoadedTask):
 
     @property
     def full_shape(self) -> tuple[int, ...]:
-        """The longest that a batch is padded to: the width of its rows."""
+        """The largest shape of a batch: the width of its rows."""
         return (self.task.max_seq_len,)
 
     def lengths(self, split: str) -> np.ndarray:
@@ -59,8 +60,8 @@ class LabeledBatches(LoadedTask):
 
     @functools.cached_property
     def packed_rows(self) -> int:
-        """Rows of a packed microbatch; 0: batches are not packed. A batch that needs more rows than nearly
-        all of a sample has a row for each example."""
+        """Rows of a packed microbatch; 0: batches are not packed. A batch that needs more rows than each
+        of _PACKED_SAMPLE random batches has a row for each example."""
         size, rows = self.batch_size // self.grad_accum_steps, 0
         if not self.task.packing:
             return 0

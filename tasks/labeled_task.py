@@ -27,17 +27,17 @@ class LabeledTask(Task):
     loaded_type: ClassVar[type]  # a LoadedLabeledTask
     # Options that decide what a trained head computes: another run keeps a head if these agree.
     head_fields: ClassVar[tuple[str, ...]] = ()
-    # Of a sequence classifier of transformers with this head; '': it is none.
+    # problem_type of the transformers sequence classifier with this head; '': there is none.
     hf_problem_type: ClassVar[str] = ""
-    hf_head_needs: ClassVar[dict] = {}  # {option: value}, which the head there needs
+    hf_head_needs: ClassVar[dict] = {}  # {option: value} that this classifier requires
     can_pack: ClassVar[bool] = False  # its model reads one row per example, through `apply_packed`
     length_options: ClassVar[tuple[str, ...]] = ("max_seq_len",)  # those that decide `longest`
 
     source: str = option("python_docs", "python_docs, tfds:NAME or files:/path/{train,test}.tsv")
     splits: tuple = option(
         (),
-        "splits of a TFDS data set by their own names: ('validation=validation_mismatched',); those "
-        "left out are found by their names",
+        "TFDS splits to use: ('validation=validation_mismatched',); splits that are not listed are "
+        "recognized by name",
     )
     columns: tuple = option((), "names of the columns of TSV and CSV files without a header")
     delimiter: str = option("", "between the fields, such as ';'; '': tab for TSV, comma for CSV")
@@ -59,7 +59,7 @@ class LabeledTask(Task):
     max_seq_len: int = option(128, "tokens of an example; longer ones are truncated", min=4)
     attention: str = option(
         "causal",
-        "attention of a decoder: causal, or bidirectional, as pretraining by mntp and hybrid trains it",
+        "decoders only: causal, or bidirectional (for models pretrained with mntp or hybrid)",
         choices=("causal", "bidirectional"),
     )
     num_train_examples: int = option(
@@ -220,6 +220,6 @@ class LabeledTask(Task):
         """Tokens of the longest sequence that a model reads."""
         return self.max_seq_len
 
-    def outline(self, config, model_config, tokenizer_file):
+    def load_without_data(self, config, model_config, tokenizer_file):
         self.check_model(model_config)
         check_memory("task.max_seq_len", self.max_seq_len, config.training.batch_size, model_config)

@@ -18,14 +18,9 @@ from models.inputs import ModelInputs
 from objectives.batch import Batch
 from objectives.packing import apply_packed
 from tasks import example_order, predictions
-from tasks.base import Task
+from tasks.base import Task, host_field
 from tasks.encoding import Encoded
 from tasks.labeled_batches import LabeledBatches
-
-
-def host(**options):
-    """A field that the traced functions do not read: it is left out of the comparison of tasks."""
-    return dataclasses.field(compare=False, repr=False, **options)
 
 
 def most_frequent(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -45,20 +40,22 @@ class LoadedLabeledTask(LabeledBatches):
     pad: int
     start: int  # first token of an encoder-decoder's decoder
     batch_size: int
-    task: Task = host()
-    tokenizer: tokenizers.Tokenizer = host()
-    label_names: tuple[str, ...] = host()
-    texts: dict = host()  # {split: data.examples.Examples}
-    encoded: dict[str, Encoded] = host()  # by split
-    examples: np.ndarray = host()  # int64[n] training examples in the label budget
-    fingerprint: str = host()
-    seed: int = host()
-    eval_batch_size: int = host()
-    grad_accum_steps: int = host()
-    batch_divisor: int = host()  # device shards of a batch: rows are a multiple of it
-    process_index: int = host()
-    process_count: int = host()
-    fixed_shapes: tuple = host(default=())  # of batches; (): chosen by the lengths of the examples
+    task: Task = host_field()
+    tokenizer: tokenizers.Tokenizer = host_field()
+    label_names: tuple[str, ...] = host_field()
+    texts: dict = host_field()  # {split: data.examples.Examples}
+    encoded: dict[str, Encoded] = host_field()  # by split
+    examples: np.ndarray = host_field()  # int64[n] training examples in the label budget
+    fingerprint: str = host_field()
+    seed: int = host_field()
+    eval_batch_size: int = host_field()
+    grad_accum_steps: int = host_field()
+    batch_divisor: int = host_field()  # device shards of a batch: rows are a multiple of it
+    process_index: int = host_field()
+    process_count: int = host_field()
+    fixed_shapes: tuple = host_field(
+        default=()
+    )  # of batches; (): chosen by the lengths of the examples
 
     @property
     def best_metric(self) -> str:
@@ -160,7 +157,7 @@ class LoadedLabeledTask(LabeledBatches):
     def has_split(self, split):
         return split in self.encoded
 
-    def real(self, indices) -> tuple[np.ndarray, np.ndarray]:
+    def without_padding(self, indices) -> tuple[np.ndarray, np.ndarray]:
         """(indices int[B] in which padding is example 0, bool[B]: whether a row is an example)."""
         real = np.asarray(indices) != example_order.PADDING
         return np.where(real, indices, 0), real
@@ -171,7 +168,7 @@ class LoadedLabeledTask(LabeledBatches):
 
     def inputs_of(self, encoded: Encoded, indices, width=None) -> tuple[ModelInputs, np.ndarray]:
         """As `model_inputs`, of the rows int[B] of any encoded texts."""
-        chosen, real = self.real(indices)
+        chosen, real = self.without_padding(indices)
         lengths = np.where(real, encoded.lengths[chosen], 0).astype(np.int32)
         tokens = encoded.tokens[chosen][:, :width]
         places = np.arange(tokens.shape[1], dtype=np.int32)

@@ -129,8 +129,8 @@ def multi_label_scores(labels, logits, threshold: float) -> dict[str, float]:
 
 
 def choice_scores(labels, logits) -> dict[str, float]:
-    """Accuracy and mean cross entropy in nats: labels [n], logits [n, C], -inf for a choice that a row
-    lacks."""
+    """Accuracy and mean cross entropy in nats: labels [n], logits [n, C]; of a choice that a row
+    lacks, multiple_choice._ABSENT."""
     probabilities = softmax(logits)
     of_answers = probabilities[np.arange(len(labels)), labels]
     loss = -np.log(np.maximum(of_answers, np.finfo(float).tiny)).mean()
@@ -138,7 +138,7 @@ def choice_scores(labels, logits) -> dict[str, float]:
 
 
 def sigmoid(logits) -> np.ndarray:
-    """Probabilities float64 of logits, each alone."""
+    """Probabilities float64 of logits, elementwise."""
     from scipy.special import expit
 
     return expit(np.asarray(logits, np.float64))

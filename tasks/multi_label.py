@@ -12,15 +12,15 @@ from data import labeled, labels, targets
 from data.examples import Column, Examples, read
 from models.config import option
 from tasks import predictions
+from tasks.base import host_field
 from tasks.class_loss import one_number_each
-from tasks.loaded_labeled_task import host
 from tasks.metrics import MULTI_LABEL_METRICS, multi_label_scores
 from tasks.pooled_task import LoadedPooledTask, PooledTask, TextColumns
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabel(TextColumns, PooledTask):
-    """Any number of labels per text, or per pair of texts, each predicted alone."""
+    """Any number of labels per text, or per pair of texts, each predicted independently."""
 
     name: ClassVar[str] = "multi_label"
     hf_problem_type: ClassVar[str] = "multi_label_classification"
@@ -136,7 +136,7 @@ class LoadedMultiLabel(LoadedPooledTask):
     """A labeled set of several labels per text, encoded."""
 
     positive_weights: tuple[float, ...] = ()  # of each label in the loss; () if they are 1
-    threshold: float = host(default=0.5)
+    threshold: float = host_field(default=0.5)
 
     name = MultiLabel.name
 
@@ -153,7 +153,7 @@ class LoadedMultiLabel(LoadedPooledTask):
         return {self.name: batch.loss_weights[:, 0].sum()}
 
     def targets(self, split, indices):
-        chosen, real = self.real(indices)
+        chosen, real = self.without_padding(indices)
         ids = self.encoded[split].labels[chosen]
         known = real[:, None] & (ids >= 0)
         return np.where(known, ids, 0).astype(np.int32), known.astype(np.float32)

@@ -45,16 +45,15 @@ class MultipleChoice(PooledTask):
     label_column: str = option("label", "column that names the right choice")
     label_form: str = option(
         "auto",
-        "how it does: its index from 0 or from 1, a letter, its text, or the name of its column; auto: "
-        "the form that fits every row",
+        "how label_column names the choice: by index from 0 or from 1, letter, text, or column name; "
+        "auto: the form that fits every row",
         choices=("auto", *targets.ANSWER_FORMS),
     )
 
     def example_columns(self):
         columns = {"text": Column(self.text_column, "text_column")}
-        if (
-            self.context_column
-        ):  # the first column: examples with the same passage stay in one split
+        # The first column: examples with the same passage stay in one split.
+        if self.context_column:
             columns = {"context": Column(self.context_column, "context_column"), **columns}
         if self.choice_columns:
             self._check_choice_columns()
@@ -108,7 +107,7 @@ class MultipleChoice(PooledTask):
                 missing = self.choice_columns[choices.index(None)]
                 raise ValueError(
                     f"{examples.places[row]} has no choice in column {missing!r}, and one in a later column: "
-                    "a row may lack the last choices alone; correct it"
+                    "only the last choices of a row may be missing; correct it"
                 )
             found.append(there)
         return dataclasses.replace(examples, columns=examples.columns | {"choices": found})
@@ -198,7 +197,7 @@ class LoadedMultipleChoice(LoadedPooledTask):
 
     def batch(self, split, indices, width=None):
         """Rows of choices, made as by the base class, and one target per question."""
-        encoded, (chosen, real) = self.encoded[split], self.real(indices)
+        encoded, (chosen, real) = self.encoded[split], self.without_padding(indices)
         places = np.arange(self.num_choices)[None]
         there = real[:, None] & (places < encoded.counts[chosen][:, None])
         rows = np.where(there, encoded.starts[chosen][:, None] + places, PADDING)

@@ -1,4 +1,5 @@
-"""Tasks on a text, or on a pair of texts, whose head reads one state: classification, regression.
+"""Tasks on a text, or on a pair of texts, whose head reads one state: classification, multi-label
+classification, regression, multiple choice.
 
 The head reads the state of [CLS], of the last token, or the mean of all states.
 """
@@ -75,7 +76,7 @@ class PooledTask(HeadOptions, LabeledTask):
 
     pooling: str = option(
         "auto",
-        "state that is classified: [CLS] (encoders), the last token (decoders), or the mean; auto: cls, "
+        "state that the head reads: [CLS] (encoders), the last token (decoders), or the mean; auto: cls, "
         "last, or mean for an encoder-decoder",
         choices=("auto", "cls", "last", "mean"),
     )

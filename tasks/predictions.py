@@ -14,7 +14,7 @@ from tasks.metrics import sigmoid, softmax
 
 FORMATS = ("jsonl", "tsv")
 # Characters that end a field or a line of TSV, also for Python's splitlines, and the backslash; a tab is
-# written \\t.
+# written \t.
 _ENDS = "\\\t\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 _JSON_ESCAPES = {
     ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"

@@ -21,7 +21,7 @@ from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch, without_negative_ids
 from objectives.unigram import Unigram
 from objectives.vocabulary import Vocabulary
-from tasks.base import LoadedTask, Task, check_memory
+from tasks.base import LoadedTask, Task, check_memory, host_field
 from tasks.sums import add_sums, weighted_mean
 
 
@@ -74,7 +74,7 @@ class Pretraining(Task):
             process=process,
         )
 
-    def outline(self, config, model_config, tokenizer_file):
+    def load_without_data(self, config, model_config, tokenizer_file):
         objectives.check(config.objective, model_config.architecture)
         path = tokenizer_file or config.tokenizer.path
         tokenizer = tokenizers.load(path) if path else tokenizers.of_words(("a", "b"))
@@ -98,10 +98,6 @@ def _without_data(config, model_config, tokenizer, unigram) -> "LoadedPretrainin
     return task
 
 
-def _host(**options):
-    return dataclasses.field(compare=False, repr=False, **options)
-
-
 @dataclasses.dataclass(frozen=True)
 class LoadedPretraining(LoadedTask):
     """An objective with its corpus. Inputs are (example ids uint32[B, 2], raw rows int32[B, L])."""
@@ -110,15 +106,15 @@ class LoadedPretraining(LoadedTask):
     spec: ObjectiveSpec
     batch_size: int
     model_config: ModelConfig
-    tokenizer: Tokenizer = _host()
+    tokenizer: Tokenizer = host_field()
     # The rest is absent in an outline.
-    corpus: prepare.TokenizedCorpus | None = _host(default=None)
-    train: list = _host(default=())  # data.store.Rows of each source
-    validation: list = _host(default=())
-    order: loader.Batches | None = _host(default=None)
-    read_ahead: tuple[int, int] = _host(default=(1, 1))  # threads, prefetch
-    num_batches: int = _host(default=0)  # of an evaluation; 0: all
-    process: dict = _host(default_factory=dict)  # process_index, process_count
+    corpus: prepare.TokenizedCorpus | None = host_field(default=None)
+    train: list = host_field(default=())  # data.store.Rows of each source
+    validation: list = host_field(default=())
+    order: loader.Batches | None = host_field(default=None)
+    read_ahead: tuple[int, int] = host_field(default=(1, 1))  # threads, prefetch
+    num_batches: int = host_field(default=0)  # of an evaluation; 0: all
+    process: dict = host_field(default_factory=dict)  # process_index, process_count
 
     best_metric = "-loss"
     name = Pretraining.name

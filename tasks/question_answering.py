@@ -210,7 +210,7 @@ class LoadedQuestionAnswering(LoadedLabeledTask):
 
     def batch(self, split, indices, width=None) -> SpanBatch:
         inputs, lengths = self.model_inputs(split, indices, width)
-        windows, (chosen, real) = self.encoded[split], self.real(indices)
+        windows, (chosen, real) = self.encoded[split], self.without_padding(indices)
         places = np.arange(inputs.tokens.shape[1])
         low, high = windows.context[chosen].T[:, :, None]
         allowed = (places >= low) & (places < high) | (places == windows.null[chosen][:, None])

@@ -116,7 +116,7 @@ class LoadedRegression(LoadedPooledTask):
         return {self.name: batch.loss_weights.sum()}
 
     def targets(self, split, indices):
-        chosen, real = self.real(indices)
+        chosen, real = self.without_padding(indices)
         values = self.encoded[split].labels[chosen][:, None]
         known = real[:, None] & np.isfinite(values)
         return np.where(known, values, 0).astype(np.float32), known.astype(np.float32)

@@ -21,7 +21,7 @@ from models.inputs import ModelInputs
 from objectives.batch import Batch
 from objectives.lm_loss import hidden_states, lm_scores, lm_token_losses
 from tasks.encoding import Encoded
-from tasks.generated_texts import GeneratesTexts, GenerationOptions, unpacked
+from tasks.generated_texts import GenerationMixin, GenerationOptions, unpacked
 from tasks.labeled_task import LabeledTask
 from tasks.loaded_labeled_task import LoadedLabeledTask
 
@@ -58,7 +58,7 @@ class Seq2seq(GenerationOptions, LabeledTask):
     def __post_init__(self):
         if self.prompt.count(SOURCE) != 1:
             raise ValueError(
-                f"task.prompt={self.prompt!r} has {self.prompt.count(SOURCE)} times {SOURCE}: write it "
+                f"task.prompt={self.prompt!r} contains {SOURCE} {self.prompt.count(SOURCE)} times: write it "
                 f"once, where the source goes, such as 'summarize: {SOURCE}'"
             )
         if not self.source_column or self.source_column == self.target_column:
@@ -179,7 +179,7 @@ def pad_rows(rows, width: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
 class EncodedPairs(Encoded):
     """Sources (in the fields of Encoded) and targets, in the order of the examples."""
 
-    # Without default values, as every field of Encoded in `encode`.
+    # No defaults, so that `encode` must set every field.
     target_tokens: np.ndarray = dataclasses.field(kw_only=True)  # int32[n, max_target_len]
     target_lengths: np.ndarray = dataclasses.field(kw_only=True)  # int32[n]; 0: no target is known
     target_bytes: np.ndarray = dataclasses.field(kw_only=True)  # int[n], UTF-8 of the target's text
@@ -197,7 +197,7 @@ class EncodedPairs(Encoded):
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedSeq2seq(GeneratesTexts, LoadedLabeledTask):
+class LoadedSeq2seq(GenerationMixin, LoadedLabeledTask):
     """Pairs of sources and targets, encoded. `outputs` are [B, 2]: the summed cross entropy of a target
     in nats, and how many of its tokens are predicted correctly given the tokens before. Predictions are
     these, or generated_texts.Predictions."""
@@ -252,7 +252,7 @@ class LoadedSeq2seq(GeneratesTexts, LoadedLabeledTask):
     def batch(self, split, indices, width=None, target_width=None):
         sources, lengths = self.model_inputs(split, indices, width)
         encoded = self.encoded[split]
-        chosen, real = self.real(indices)
+        chosen, real = self.without_padding(indices)
         target_lengths = np.where(real, encoded.target_lengths[chosen], 0).astype(np.int32)
         targets = encoded.target_tokens[chosen][:, :target_width]
         return self.pair_batch(sources, lengths, targets, target_lengths, width)

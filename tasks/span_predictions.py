@@ -74,7 +74,7 @@ def best_spans(
     questions = windows.questions[rows]
     first = windows.characters[windows.base[rows] + starts, 0]
     last = windows.characters[windows.base[rows] + ends, 1]
-    # SpanWindows overlap: a span that is in several has its best score.
+    # Windows overlap: a span that is found in several keeps its best score.
     order = np.lexsort((-scores, last, first, questions))
     keys = np.stack([questions, first, last])[:, order]
     is_new = np.ones(len(order), bool)

@@ -21,9 +21,8 @@ class SpanWindows(Encoded):
     null: np.ndarray  # int32[n] position that means: no answer in this window
     spans: np.ndarray  # int32[n, 2] positions of the answer's first and last token, or `null` twice
     characters: np.ndarray  # int32[N, 2] start and end of each token in the text of its context
-    base: (
-        np.ndarray
-    )  # int64[n]: `characters[base + position]` is the character of a position in the context
+    # int64[n]: `characters[base + position]` has the characters of a position in the context
+    base: np.ndarray
     has_answer: np.ndarray  # bool[number of questions]
     num_unreachable: int  # questions whose answer is in no window
 
@@ -84,7 +83,7 @@ def encode_windows(
         raise ValueError(
             f"task.max_seq_len={length} leaves {max(0, shortest)} tokens of the context beside {added} "
             f"special ones and max_query_len={max_query_len} of the question, and windows share "
-            f"stride={stride}: raise it, or lower task.max_query_len or task.stride"
+            f"stride={stride}: raise task.max_seq_len, or lower task.max_query_len or task.stride"
         )
     questions = tokenizer.encode_batch(examples.get("question"))
     contexts = {text: number for number, text in enumerate(dict.fromkeys(examples.get("context")))}
@@ -92,11 +91,8 @@ def encode_windows(
     sizes = [len(ids) for ids, _ in encoded]
     first_of = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     labels = examples.get("answers") or [[]] * len(questions)
-    rows, columns, num_unreachable = (
-        [],
-        [],
-        0,
-    )  # columns: (example, start, end, null, first, last, base)
+    rows, num_unreachable = [], 0
+    columns = []  # (example, start, end, null, first, last, base)
     for example, (question, text) in enumerate(
         zip(questions, examples.get("context"), strict=True)
     ):
@@ -109,9 +105,8 @@ def encode_windows(
             row = np.concatenate([head, ids[start:end], template.suffix]).astype(np.int32)
             shift = len(head) - start
             null = 0
-            if (
-                null_is_last
-            ):  # the last context token may be an answer: then the one before the context
+            # The last context token may be an answer: then the one before the context.
+            if null_is_last:
                 null = len(row) - 1 if template.suffix else len(head) - 1
             span = (null, null)
             if answer and start <= answer[0] and answer[1] < end:

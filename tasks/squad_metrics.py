@@ -82,9 +82,11 @@ def scores_with_no_answer(predictions, answers, null_odds, threshold: float) -> 
 
 
 def _best_threshold(predictions, values, null_odds, has_answer) -> tuple[float, float]:
-    """(the best mean of the values [n] over all thresholds, the threshold): at first no question is
-    answered, then one after another, in the order of the odds. If it is best to answer none, the script says
-    0.0, which is right for odds above 0 alone; otherwise it is below the lowest here."""
+    """(the best mean of the values [n] over all thresholds, the threshold).
+
+    Starts with no question answered and answers them in the order of the odds. If answering none is best,
+    SQuAD's script returns the threshold 0.0, which is right only if all odds are above 0; this returns a
+    value below the lowest odds."""
     order = np.argsort(np.asarray(null_odds), kind="stable")
     wrong = np.array([-1.0 if prediction else 0.0 for prediction in predictions])
     gains = np.where(has_answer, values, wrong)[order]

@@ -215,7 +215,7 @@ class LoadedTagging(LoadedLabeledTask):
 
     def batch(self, split, indices, width=None) -> Batch:
         inputs, _ = self.model_inputs(split, indices, width)
-        chosen, real = self.real(indices)
+        chosen, real = self.without_padding(indices)
         targets = self.encoded[split].targets[chosen][:, :width]
         has_target = real[:, None] & (targets >= 0)
         return Batch(

@@ -20,10 +20,11 @@ from data.files import digest
 from models.config import option
 from objectives.lm_loss import hidden_states, lm_token_losses
 from tasks import predictions
+from tasks.base import host_field
 from tasks.class_loss import ClassMetricOptions
 from tasks.encoding import label_ids
 from tasks.labeled_task import LabeledTask
-from tasks.loaded_labeled_task import host, most_frequent
+from tasks.loaded_labeled_task import most_frequent
 from tasks.metrics import classification_scores
 from tasks.pooled_task import TextColumns
 from tasks.seq2seq import SOURCE, LoadedSeq2seq, Seq2seq
@@ -239,7 +240,7 @@ class LoadedTextToText(LoadedSeq2seq):
     """
 
     length_normalized: bool = False
-    positive: int = host(default=-1)  # class of the metric f1
+    positive: int = host_field(default=-1)  # class of the metric f1
 
     name = TextToText.name
     name_of_target = None  # targets are the tokens of words
@@ -261,7 +262,7 @@ class LoadedTextToText(LoadedSeq2seq):
 
     # ---- On the host -----------------------------------------------------------------------------
 
-    def generates(self, split, is_final):
+    def num_to_generate(self, split, is_final):
         """None: a prediction is the label whose words are most probable, so it always is a label."""
         return 0
 
@@ -278,14 +279,14 @@ class LoadedTextToText(LoadedSeq2seq):
         return (self.task.max_seq_len + shared, longest)
 
     def lengths(self, split):
-        """Those with the longest words."""
+        """int[n, 2]: the lengths of each example with the longest label words."""
         encoded, longest = self.encoded[split], self.full_shape[1]
         shared = self.full_shape[0] - self.task.max_seq_len
         return np.stack([encoded.lengths + shared, np.full(len(encoded), longest)], 1)
 
     def eval_batch(self, split, indices, width=None, target_width=None):
         """The prompts int[B] of a split with the words of every label: arrays [B, C, ...]."""
-        (tokens, counts), (_, real) = self.words, self.real(indices)
+        (tokens, counts), (_, real) = self.words, self.without_padding(indices)
         shape = (len(indices), len(tokens))
         sources, lengths = self.model_inputs(split, indices, width)
         batch = self.pair_batch(

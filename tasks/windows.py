@@ -23,12 +23,11 @@ class Windows(Encoded):
     words: np.ndarray = dataclasses.field(kw_only=True)  # int32[n, T] word predicted here, or NONE
     targets: np.ndarray = dataclasses.field(kw_only=True)  # int32[n, T] class of the token, or NONE
     sentences: np.ndarray = dataclasses.field(kw_only=True)  # int32[n] sentence of each row
-    first_words: np.ndarray = dataclasses.field(
-        kw_only=True
-    )  # int64[s + 1] of each sentence, and w
+    # int64[s + 1]: index of each sentence's first word, then w
+    first_words: np.ndarray = dataclasses.field(kw_only=True)
     is_long: np.ndarray = dataclasses.field(kw_only=True)  # bool[s] has more tokens than a row
     capacity: int = dataclasses.field(kw_only=True)  # tokens of a row without the special ones
-    num_without: int = dataclasses.field(kw_only=True)  # words that no token of the text belongs to
+    num_words_without_token: int = dataclasses.field(kw_only=True)
 
     @property
     def num_examples(self) -> int:
@@ -50,10 +49,10 @@ class Windows(Encoded):
                 f"{name}: {self.is_long.sum():,} of {self.num_examples:,} sentences are longer than "
                 f"{self.capacity} tokens and are read in {rows[self.is_long].sum():,} windows with overlap"
             ]
-        if self.num_without:
+        if self.num_words_without_token:
             lines.append(
-                f"{name}: {self.num_without:,} of {len(self.labels):,} words have no token, such as "
-                "invisible characters: an unknown token is read for each"
+                f"{name}: {self.num_words_without_token:,} of {len(self.labels):,} words have no token, "
+                "such as invisible characters: an unknown token is read for each"
             )
         return lines
 
@@ -130,7 +129,7 @@ def encode(
       length: tokens of a row, with the special ones.
       stride: tokens that two windows of a sentence share.
       subword: the token of a word that is read: first or last.
-      causal: whether a state depends on the tokens before it alone.
+      causal: whether a state depends only on the tokens before it.
 
     Raises ValueError for a stride that is not below the tokens of a window.
     """
@@ -147,11 +146,11 @@ def encode(
     labels = np.full(first_words[-1], NONE, np.int32)
     if classes:
         labels = np.concatenate([np.asarray(each, np.int32) for each in classes])
-    rows, sentence_of, num_without = [], [], 0
+    rows, sentence_of, num_words_without_token = [], [], 0
     is_long = np.zeros(len(sentences), bool)
     for number, ((ids, offsets), words) in enumerate(zip(encoded, sentences, strict=True)):
         ids, owners, without = tokens_of_words(ids, offsets, words, placeholder)
-        num_without += without
+        num_words_without_token += without
         is_long[number] = len(ids) > capacity
         owned = np.flatnonzero(owners >= 0)
         first = owned[np.unique(owners[owned], return_index=True)[1]]
@@ -180,7 +179,8 @@ def encode(
         **_padded(rows, template, length, max(special["pad"], 0)), labels=labels, num_truncated=0,
         num_unknown=sum(int((ids == special["unk"]).sum()) for ids, _ in encoded),
         num_tokens=sum(len(ids) for ids, _ in encoded), sentences=np.array(sentence_of, np.int32),
-        first_words=first_words, is_long=is_long, capacity=capacity, num_without=num_without,
+        first_words=first_words, is_long=is_long, capacity=capacity,
+        num_words_without_token=num_words_without_token,
     )  # fmt: skip
 
 

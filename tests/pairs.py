@@ -43,7 +43,7 @@ def load(folder, kind, splits, batch=(4, 4), model_fields=(), process=(0, 1), lo
         "vocab_size": 143, "max_length": 32, "dropout_rate": 0.1, "init_std": 0.3,
         "lm_head_bias": True, **dict(model_fields),
     })  # fmt: skip
-    config.task.outline(config, model, "")
+    config.task.load_without_data(config, model, "")
     return config.task.load(
         config, model, folder / "tokenizer.json", log or (lambda line: None),
         process_index=process[0], process_count=process[1],

@@ -149,7 +149,7 @@ def load_task(folder, file):
         configs.resolve(FinetuneConfig, config), folder / "none", lambda path: path
     )
     config = source.config
-    config.task.outline(config, config.model, source.tokenizer_file)
+    config.task.load_without_data(config, config.model, source.tokenizer_file)
     task = config.task.load(config, config.model, source.tokenizer_file, lambda line: None)
     model, rngs = models.build(task.model_config), rng_streams(config.seed)
     params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
@@ -175,7 +175,7 @@ def trace_task(folder, file, **options):
     shape = (config.evaluation.batch_size, *outputs.shape[1:])
     random = np.random.default_rng(0)
     texts = None
-    if count := task.generates("test", is_final=True):
+    if count := task.num_to_generate("test", is_final=True):
         params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
         texts = functools.partial(task.generate, "test", network, params, None, True, min(count, 1))
     predictions, _ = evaluate(task, "test", lambda batch: random.normal(size=shape), texts)

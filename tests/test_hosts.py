@@ -133,7 +133,7 @@ def test_a_process_that_is_killed_at_start_is_named_within_a_minute(folder):
     codes, outputs = launch(commands, 1)
     assert codes == [1, -9] and time.monotonic() - began < 120
     (line,) = errors(outputs[:1])
-    assert line.startswith("process 1 of 2 has given no sign of life for 30 s: it was killed, or")
+    assert line.startswith("process 1 of 2 has sent no heartbeat for 30 s: it was killed, or")
 
 
 @slow
@@ -252,7 +252,7 @@ def test_a_silent_process_is_dead_and_one_that_works_is_waited_for(monkeypatch):
             store.key_value_set("triptych/beat/1", str(clock["now"]))
 
     monkeypatch.setattr(hosts.time, "sleep", sleep)
-    with pytest.raises(ConfigError, match="process 1 of 2 has given no sign of life for 30 s"):
+    with pytest.raises(ConfigError, match="process 1 of 2 has sent no heartbeat for 30 s"):
         first.agree({}, {})
     assert 520 <= clock["now"] <= 540
 

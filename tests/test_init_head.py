@@ -42,27 +42,27 @@ PUBLISHED = {"head": "classification", "head_needs": {"pooler": True, "pooling":
 @pytest.mark.parametrize(
     ("source", "task", "line"),
     [
-        ({}, {}, "head kept: its labels are those of the task"),
-        ({"labels": ("wet", "dry")}, {}, "head kept: its labels are those of the task, in another order"),
-        ({"labels": ()}, {"labels": ()}, "head kept: its labels are those of the task"),
+        ({}, {}, "head kept: same task and labels"),
+        ({"labels": ("wet", "dry")}, {}, "head kept: same task and labels, in another order"),
+        ({"labels": ()}, {"labels": ()}, "head kept: same task and labels"),
         ({}, {"labels": ("dry", "ice", "wet")}, "head new: labels differ (this task adds ice)"),
         ({"labels": ("dry", "ice", "wet")}, {}, "head new: labels differ (this task lacks ice)"),
         ({"labels": ("no", "yes")}, {}, "head new: labels differ (no, yes there; dry, wet here)"),
-        ({"name": "regression"}, {}, "head new: {} has that of config.task.name=regression"),
+        ({"name": "regression"}, {}, "head new: the head of {} is for config.task.name=regression"),
         ({"imported": {}}, {}, "head new: {} has no head of a task"),
         ({"imported": {"head": "multi_label", "head_needs": {}}}, {},
-         "head new: {} has that of config.task.name=multi_label"),
-        ({"imported": PUBLISHED}, {"pooler": True}, "head kept: its labels are those of the task"),
+         "head new: the head of {} is for config.task.name=multi_label"),
+        ({"imported": PUBLISHED}, {"pooler": True}, "head kept: same task and labels"),
         ({"imported": PUBLISHED}, {}, "head new: config.task.pooler=True would keep it"),
         ({}, {"pooling": "mean"}, "head new: config.task.pooling='cls' would keep it"),
-        ({"pooling": "cls"}, {"pooling": "auto"}, "head kept: its labels are those of the task"),
+        ({"pooling": "cls"}, {"pooling": "auto"}, "head kept: same task and labels"),
         ({"pooler": True, "pooler_activation": "relu"}, {"pooler": True},
          "head new: config.task.pooler_activation='relu' would keep it"),
-        ({"pooler_activation": "relu"}, {}, "head kept: its labels are those of the task"),  # unused
-        ({"decoder_input": "start"}, {}, "head kept: its labels are those of the task"),  # unused
+        ({"pooler_activation": "relu"}, {}, "head kept: same task and labels"),  # unused
+        ({"decoder_input": "start"}, {}, "head kept: same task and labels"),  # unused
         ({"decoder_input": "start"}, {"architecture": "encoder_decoder"},
          "head new: config.task.decoder_input='start' would keep it"),
-        ({"metric": "macro_f1", "max_seq_len": 8}, {}, "head kept: its labels are those of the task"),
+        ({"metric": "macro_f1", "max_seq_len": 8}, {}, "head kept: same task and labels"),
     ],
 )  # fmt: skip
 def test_a_head_is_kept_if_task_labels_and_form_agree_and_the_log_says_so(
@@ -107,7 +107,7 @@ def test_finetuning_a_finetuned_run_keeps_its_head_or_says_why_not(tmp_path, cap
         return found[HEAD]
 
     np.testing.assert_array_equal(head("same"), trained[HEAD])
-    assert "head kept: its labels are those of the task" in caplog.text
+    assert "head kept: same task and labels" in caplog.text
     fresh = head("fresh", restore__allow_missing="('heads/classification/.*',)")
     assert "head new: config.restore.allow_missing names it" in caplog.text
     assert fresh.shape == trained[HEAD].shape and np.any(fresh != trained[HEAD])

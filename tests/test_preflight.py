@@ -145,7 +145,7 @@ def test_the_outline_of_every_objective_needs_no_data(no_data, architecture):
         if architecture in objective().architectures:
             given = {"model": {"architecture": architecture}, "objective": {"name": name}}
             config = configs.resolve(PretrainConfig, given)
-            outline = TASKS["pretraining"]().outline(config, config.model, "")
+            outline = TASKS["pretraining"]().load_without_data(config, config.model, "")
             assert outline.tokens_per_step > 0 and outline.abstract_batch.targets.ndim > 1
 
 
@@ -166,7 +166,7 @@ def test_what_the_data_decides_is_left_to_the_data(duration, warmup):
 
 def test_the_outline_computes_the_lengths_of_the_loaded_task(folder):
     config = configs.resolve(PretrainConfig, tiny_configs.pretraining(folder))
-    outline = TASKS["pretraining"]().outline(config, config.model, "")
+    outline = TASKS["pretraining"]().load_without_data(config, config.model, "")
     task = TASKS["pretraining"]().load(config, config.model, "", lambda line: None)
     assert outline.tokens_per_step == task.tokens_per_step
     assert outline.lengths == task.lengths and pathlib.Path(folder / "cache").exists()

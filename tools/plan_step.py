@@ -207,7 +207,7 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
         ):  # trained later: suppose it is full
             size = model_config.vocab_size or config.tokenizer.vocab_size
             model_config = dataclasses.replace(model_config, vocab_size=size)
-        task = TASKS["pretraining"]().outline(config, model_config, source.tokenizer_file)
+        task = TASKS["pretraining"]().load_without_data(config, model_config, source.tokenizer_file)
     model = models.build(task.model_config, loop=config.training.loop)
     rngs = jax.eval_shape(lambda: rng_streams(config.seed))
     if like is None:

@@ -25,7 +25,7 @@ from training.config import ConfigError
 log = logging.getLogger("triptych")
 
 JOIN_SECONDS = 300  # for all processes to join; $TRIPTYCH_START_TIMEOUT
-DEAD_SECONDS = 30  # without a sign of life
+DEAD_SECONDS = 30  # without a heartbeat
 _BEAT_SECONDS = 2.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 VARIABLES = "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
@@ -114,7 +114,7 @@ class Board:
         self.beat()
 
     def beat(self) -> None:
-        """Gives a sign of life every few seconds, and listens to the other processes, until `rest`."""
+        """Sends a heartbeat every few seconds, and listens to the other processes, until `rest`."""
         if self._over is None:
             self._started, self._heard = (
                 time.monotonic(),
@@ -156,7 +156,7 @@ class Board:
 
     def agree(self, report: dict, details: dict) -> None:
         """Returns when all processes have called it with equal reports. Raises ConfigError, on all of them,
-        if one differs, has failed, or gives no sign of life.
+        if one differs, has failed, or sends no heartbeat.
 
         Args:
           report: {name: JSON value}.
@@ -189,7 +189,7 @@ class Board:
                 _, heard = self._heard.get(process, ("", self._started))
                 if time.monotonic() - heard > limit:
                     raise ConfigError(
-                        f"process {process} of {self._count} has given no sign of life for {limit} s: it was "
+                        f"process {process} of {self._count} has sent no heartbeat for {limit} s: it was "
                         "killed, or its host is not reachable; look at its log, and start all again"
                     )
             time.sleep(0.2)

@@ -46,9 +46,9 @@ def plan_head(run, task, target, found, allow_missing=()) -> HeadPlan:
     manifest, labels = run_directory.read_manifest(run), list(task.label_names)
     name, needs = _head_of(run, manifest, task)
     if name != task.name:
-        return HeadPlan(
-            f"head new: {run} has {f'that of config.task.name={name}' if name else 'no head of a task'}"
-        )
+        if not name:
+            return HeadPlan(f"head new: {run} has no head of a task")
+        return HeadPlan(f"head new: the head of {run} is for config.task.name={name}")
     names = list(manifest.get("labels", []))
     if sorted(names) != sorted(labels):
         return HeadPlan(f"head new: labels differ ({_difference(names, labels)})")
@@ -64,7 +64,7 @@ def plan_head(run, task, target, found, allow_missing=()) -> HeadPlan:
         paths = sorted({path for path, _ in own.items() ^ theirs.items()})
         return HeadPlan(f"head new: its parameters differ ({_shown(paths, 3)})")
     order = tuple(names.index(label) for label in labels)
-    plan = HeadPlan("head kept: its labels are those of the task", order)
+    plan = HeadPlan("head kept: same task and labels", order)
     return dataclasses.replace(plan, line=plan.line + ", in another order" * plan.is_permuted)
 
 

@@ -43,31 +43,31 @@ def check_without_data(task, source, run_dir, mesh):
         )
     if source.run is not None and getattr(config, "adapter", None) not in (None, Adapter()):
         config.adapter.shapes(unflatten_params(params_metadata(source.run, source.step)))
-    outline = task.outline(config, config.model, source.tokenizer_file)
-    sharding.check_lengths(mesh, outline.row_lengths if outline else {task.max_seq_len})
-    check_durations(config, outline.tokens_per_step if outline else 0)
-    if outline is None or run_directory.resumes(run_dir):
+    loaded = task.load_without_data(config, config.model, source.tokenizer_file)
+    sharding.check_lengths(mesh, loaded.row_lengths if loaded else {task.max_seq_len})
+    check_durations(config, loaded.tokens_per_step if loaded else 0)
+    if loaded is None or run_directory.resumes(run_dir):
         return
     if source.run is not None:
         # A tokenizer that is not trained yet will have the source's vocabulary, or not fit.
         size = run_directory.read_model_config(source.run).vocab_size
-        model_config = dataclasses.replace(outline.model_config, vocab_size=size)
-        outline = dataclasses.replace(outline, model_config=model_config)
-    initialize = functools.partial(init_params, outline, models.build(outline.model_config))
+        model_config = dataclasses.replace(loaded.model_config, vocab_size=size)
+        loaded = dataclasses.replace(loaded, model_config=model_config)
+    initialize = functools.partial(init_params, loaded, models.build(loaded.model_config))
     with sharding.use_mesh(mesh):
         params = jax.eval_shape(initialize, rng_streams(config.seed))
     if source.run is not None:
         if source.tokenizer_file or config.tokenizer.path:
-            source.check_tokenizer(outline.tokenizer)
-        plan_pretraining(source, outline.model_config, flatten_params(params))
+            source.check_tokenizer(loaded.tokenizer)
+        plan_pretraining(source, loaded.model_config, flatten_params(params))
     sharding.describe_unsharded(mesh, params)
     frozen = frozen_paths(config.freeze, flatten_params(params))
     describe_param_rules(config.optimizer, params, frozen)
     if (
         "FLOP" in config.training.duration
     ):  # the vocabulary, and so a step, may be larger in the run
-        step_flops = flops.flops_per_step(outline, params, frozen)
-        check_durations(config, outline.tokens_per_step, step_flops)
+        step_flops = flops.flops_per_step(loaded, params, frozen)
+        check_durations(config, loaded.tokens_per_step, step_flops)
 
 
 def check_durations(config, tokens_per_step=0, flops_per_step=0.0):

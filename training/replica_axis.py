@@ -108,7 +108,7 @@ class ReplicaAxis:
         if self.size:
             own = [_index(outputs, number) for number in range(self.size)]
         predictions = [task.collect(split, task.in_order(split, each)) for each in own]
-        count = generating and task.generates(split, generating[-1])
+        count = generating and task.num_to_generate(split, generating[-1])
         for number in sorted({*range(len(own))}.difference(failed)) if count else ():
             found = generated.generate(self, task, split, number, count, *generating)
             predictions[number] = task.with_generated(predictions[number], found)

@@ -121,7 +121,7 @@ def test_a_finetuned_run_is_exported_and_gives_the_same_answers(architecture, tm
         config.init_from, caplog.records[:] = str(tmp_path / "hf"), []
         with caplog.at_level("INFO", "triptych"):
             finetune.run(config, str(tmp_path / "again"))
-        assert "head kept: its labels are those of the task" in caplog.text
+        assert "head kept: same task and labels" in caplog.text
 
 
 def _paragraphs(file):

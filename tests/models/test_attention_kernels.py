@@ -12,7 +12,7 @@ from jax.sharding import AxisType
 import models
 from models import attention_kernels, chunked_attention
 from models.attention import dot_product_attention
-from models.attention_kernels import AttentionSpec, attend, choose_kernel, why_not
+from models.attention_kernels import AttentionSpec, attend, choose_kernel, why_unsupported
 from models.inputs import make_attention_mask
 
 RANDOM = np.random.default_rng(0)
@@ -171,7 +171,7 @@ def test_a_mesh_gives_the_same_values_gradients_and_dropout(
         found = program(*arrays, bias)
         spec = AttentionSpec(256, 256, "causal", platform="tpu", num_kv_heads=GROUPS)
         assert (
-            why_not("splash", spec).startswith("it needs whole rows, but the mesh")
+            why_unsupported("splash", spec).startswith("it needs whole rows, but the mesh")
             is splits_queries
         )
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -264,7 +264,7 @@ def test_the_choice_of_a_kernel():
             "it needs lengths that are multiples of 128, not 256 and 200",
         ),
     ):
-        assert why_not("splash", spec) == reason
+        assert why_unsupported("splash", spec) == reason
         with pytest.raises(ValueError, match="set model.attention_kernel=auto, or chunked"):
             choose_kernel("splash", spec)
 
@@ -280,7 +280,7 @@ def test_the_choice_of_a_kernel():
 )
 def test_splash_attention_equals_dense_attention(attention, window, cap):
     ids = segments(256, 100, 256)
-    assert not why_not(
+    assert not why_unsupported(
         "splash", AttentionSpec(256, 256, attention, sliding_window=window, cap=cap, platform="tpu")
     )
     mask = make_attention_mask(ids, ids, attention, None, window)
@@ -295,7 +295,7 @@ def test_splash_cross_attention_equals_dense_attention():
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_triton_attention_equals_dense_attention(attention):
     ids = segments(256, 100, 256)
-    assert not why_not("triton", AttentionSpec(256, 256, attention, platform="gpu"))
+    assert not why_unsupported("triton", AttentionSpec(256, 256, attention, platform="gpu"))
     compare("triton", make_attention_mask(ids, ids, attention), size=16, interpret=True)
 
 

@@ -12,7 +12,7 @@ import pytest
 import models
 from models import ADAPTERS
 from models.layers import lm_logits
-from models.prompts import Prompt
+from models.virtual_tokens import PromptTuning
 
 SHAPE = {"vocab_size": 100, "max_length": 24, "num_layers": 1, "emb_dim": 32, "num_heads": 4,
          "mlp_dim": 48, "tie_word_embeddings": False}  # fmt: skip
@@ -131,11 +131,11 @@ def test_invariant_14_cached_generation_equals_uncached(architecture, fields, ad
     config = models.ModelConfig(architecture=architecture, **{**SHAPE, **fields})
     own = ADAPTERS[adapter](**ADAPTED[adapter]) if adapter else None
     model, both = models.build(config, own), architecture == "encoder_decoder"
-    tokens, segments = prompt(isinstance(own, Prompt) and not both)
+    tokens, segments = prompt(isinstance(own, PromptTuning) and not both)
     source = []
     if both:
         source_segments = (
-            np.minimum(SOURCE_SEGMENTS, 1) if isinstance(own, Prompt) else SOURCE_SEGMENTS
+            np.minimum(SOURCE_SEGMENTS, 1) if isinstance(own, PromptTuning) else SOURCE_SEGMENTS
         )
         segments = np.minimum(segments, source_segments.max(1, keepdims=True))
         source = [models.make_inputs(jnp.asarray(SOURCE), jnp.asarray(source_segments))]

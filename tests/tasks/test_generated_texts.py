@@ -58,7 +58,7 @@ def test_the_prompt_of_a_source_is_what_training_reads_before_the_target(folder,
     monkeypatch.setattr(generated_texts, "generate", reversing(calls))
     options = {"num_generated": 2, "final_generation": True, "num_beams": 3, "length_penalty": 0.6}
     task = load(folder, kind, SPLITS, prompt="w8 {source}", **options)
-    assert [task.generates("validation", final) for final in (False, True)] == [2, 4]
+    assert [task.num_to_generate("validation", final) for final in (False, True)] == [2, 4]
     for is_final in (False, True):
         task.generate("validation", None, None, None, is_final, 2)
     end = EOS if kind == "encoder_decoder" else SEP

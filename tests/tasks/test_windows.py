@@ -184,7 +184,7 @@ def test_rows_by_hand():
     assert data.words.tolist() == [[-1, 0, 1, -1, 2, -1, -1, -1], [-1, 3, -1, -1, -1, -1, -1, -1]]
     assert data.targets.tolist() == [[-1, 0, 1, -1, 2, -1, -1, -1], [-1, 1, -1, -1, -1, -1, -1, -1]]
     assert data.labels.tolist() == [0, 1, 2, 1] and data.first_words.tolist() == [0, 3, 4]
-    assert (data.num_without, data.num_truncated, data.num_examples) == (1, 0, 2)
+    assert (data.num_words_without_token, data.num_truncated, data.num_examples) == (1, 0, 2)
     last = encode([["w1", "xx", "w2"]], [[0, 1, 2]], subword="last")
     assert last.words.tolist() == [[-1, 0, -1, 1, 2, -1, -1, -1]]
     every = encode([["w1", "xx", "w2"]], [[0, 1, 2]], inner=np.array([0, 5, 2]))

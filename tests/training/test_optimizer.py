@@ -151,7 +151,8 @@ def finetuning(task="classification", architecture="encoder", adapter=None, free
 def test_invariant_09_what_a_task_does_not_use_is_not_trained(task, architecture, untrained):
     """Weight decay would change parameters whose gradient is 0."""
     names = {"embed/tokens/embedding", "encoder/norm/scale", "decoder/output/kernel",
-             "embed/decoder_norm/scale", "heads/regression/units/mean", "heads/regression/kernel"}  # fmt: skip
+             "embed/decoder_norm/scale", "heads/regression/units/mean",
+             "heads/regression/kernel"}  # fmt: skip
     assert untrained_paths(finetuning(task, architecture), names) == untrained
 
 

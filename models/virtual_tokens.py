@@ -1,31 +1,18 @@
-"""Adapters that prepend virtual tokens (prompt tuning, prefix tuning), and the table of all adapters.
-`AdaptedModel` is a model with an adapter: tasks apply it like any other model.
-"""
+"""Adapters that prepend virtual tokens: prompt tuning and prefix tuning."""
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from models.adapters import (
-    IA3,
-    KEY,
-    Adapter,
-    BitFit,
-    Bottleneck,
-    LoRA,
-    TrainableAdapter,
-    matching_dense_layers,
-    own_params,
-)
-from models.config import ModelConfig, option
+from models.adapters import TrainableAdapter, matching_dense_layers, own_params
+from models.config import option
 from models.inputs import AttentionMask, ModelInputs
 from models.model import Embedder, Transformer
 
 
 @dataclass(frozen=True)
-class _Tokens(TrainableAdapter):
+class _VirtualTokens(TrainableAdapter):
     """`num_virtual_tokens` virtual tokens before each row; the row's own positions start after them."""
 
     num_virtual_tokens: int = option(20, "virtual tokens before each row", min=1)
@@ -64,7 +51,7 @@ class _Tokens(TrainableAdapter):
 
 
 @dataclass(frozen=True)
-class Prompt(_Tokens):
+class PromptTuning(_VirtualTokens):
     """Prompt tuning (Lester et al. 2021): trained token embeddings before the text, in the encoder of an
     encoder-decoder. They begin as random rows of the token embedding. Packed rows are not supported: a row
     must hold one segment."""
@@ -138,7 +125,7 @@ class Prompt(_Tokens):
 
 
 @dataclass(frozen=True)
-class Prefix(_Tokens):
+class PrefixTuning(_VirtualTokens):
     """Prefix tuning (Li & Liang 2021): trained keys and values before the keys and values of each attention.
 
     They have no position of their own: RoPE does not rotate them, and T5's bias is 0 there."""
@@ -195,33 +182,3 @@ class Prefix(_Tokens):
             return prepend(k, own["prefix/key"]), prepend(v, own["prefix/value"]), mask, bias
 
         return intercept
-
-
-ADAPTERS = {kind.name: kind for kind in (Adapter, LoRA, IA3, BitFit, Bottleneck, Prompt, Prefix)}
-
-
-@dataclass(frozen=True)
-class AdaptedModel:
-    """A model that computes with params['adapter'], if it is there. Hashable, like a linen module."""
-
-    model: nn.Module
-    adapter: Adapter
-
-    @property
-    def config(self) -> ModelConfig:
-        return self.model.config
-
-    def init(self, *args, **kwargs):
-        """The variables of the model alone; `Adapter.init` makes the adapter's."""
-        return self.model.init(*args, **kwargs)
-
-    def apply(self, variables, *args, **kwargs):
-        """As `nn.Module.apply`."""
-        params = dict(variables["params"])
-        own = params.pop(KEY, None)
-        variables = {**variables, "params": params}
-        if own is None:
-            return self.model.apply(variables, *args, **kwargs)
-        variables[KEY] = own  # where each module finds its part
-        with nn.intercept_methods(self.adapter.interceptor(own, self.config)):
-            return self.model.apply(variables, *args, **kwargs)

@@ -1,0 +1,40 @@
+"""A model with an adapter, which tasks apply like any other model, and the table of all adapters."""
+
+from dataclasses import dataclass
+
+from flax import linen as nn
+
+from models.adapters import IA3, KEY, Adapter, BitFit, Bottleneck, LoRA
+from models.config import ModelConfig
+from models.virtual_tokens import PrefixTuning, PromptTuning
+
+ADAPTERS = {
+    kind.name: kind for kind in (Adapter, LoRA, IA3, BitFit, Bottleneck, PromptTuning, PrefixTuning)
+}
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A model that computes with params['adapter'], if it is there. Hashable, like a linen module."""
+
+    model: nn.Module
+    adapter: Adapter
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def init(self, *args, **kwargs):
+        """The variables of the model alone; `Adapter.init` makes the adapter's."""
+        return self.model.init(*args, **kwargs)
+
+    def apply(self, variables, *args, **kwargs):
+        """As `nn.Module.apply`."""
+        params = dict(variables["params"])
+        own = params.pop(KEY, None)
+        variables = {**variables, "params": params}
+        if own is None:
+            return self.model.apply(variables, *args, **kwargs)
+        variables[KEY] = own  # where each module finds its part
+        with nn.intercept_methods(self.adapter.interceptor(own, self.config)):
+            return self.model.apply(variables, *args, **kwargs)
