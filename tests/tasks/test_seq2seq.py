@@ -241,7 +241,7 @@ BAD = {
     "an encoder": ("causal", PAIRS, ENCODER, "generates text, which an encoder cannot"),
     "prefix attention of an encoder-decoder": (
         "encoder_decoder", PAIRS, {"attention": "prefix"}, "is an option of decoders"),
-    "no place in the prompt": ("causal", PAIRS, {"prompt": "w1"}, "0 times {source}"),
+    "no place in the prompt": ("causal", PAIRS, {"prompt": "w1"}, "contains {source} 0 times"),
     "a prompt that fills the source": (
         "causal", PAIRS, {"prompt": f"{' w1' * 8} {{source}}"}, "prompt alone takes 9 tokens"),
     "the same column twice": ("causal", PAIRS, {"target_column": "source"}, "name two columns"),
