@@ -223,7 +223,20 @@ def test_a_file_is_continued_after_whole_prompts_and_is_not_overwritten(folder, 
     flags[-1] = "--prompt=other"
     with pytest.raises(ValueError, match=r"out.jsonl at line 9 is of another prompt"):
         program.main([*flags, "--resume"])
-    assert path.read_text() == whole
+    flags[-1] = f"--prompt={PROMPTS[-1]}"
+    for content, message in (
+        (lines[0], r"line 1 is of another run or of other options"),  # fewer rows than a prompt has
+        (lines[0].rstrip(), r"line 1 is of another run or of other options"),
+        (lines[0] + lines[2], r"line 2 is of another prompt"),
+        (lines[0] + "notes", r"line 2 is no row of this program; name another file"),
+        ("notes", r"out.jsonl at line 1 is no row of this program; name another file"),
+        ("[1, 2]\n", r"out.jsonl at line 1 is no row of this program; name another file"),
+    ):
+        path.write_text(content)
+        more = ["--num_return_sequences=4"] if "other options" in message else []
+        with pytest.raises(ValueError, match=message):
+            program.main([*flags, *more, "--resume"])
+        assert path.read_text() == content
 
 
 def test_messages_and_chat_prompts_use_the_template(folder, tmp_path, capsys):
