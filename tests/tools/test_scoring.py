@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import resource
 
 import jax
 import numpy as np
@@ -186,6 +187,34 @@ def test_a_file_of_something_else_is_not_replaced(runs, data, tmp_path):
     ):
         run(runs["decoder"], "minimal_pairs", f"--data={data['minimal_pairs']}", f"--output={out}")
     assert out.read_text() == '{"mine": 1}'
+
+
+def test_a_full_disk_and_a_foreign_partial_file_lose_nothing(tmp_path):
+    out, partial = str(tmp_path / "x.json"), tmp_path / "x.json.partial"
+    store = scoring.Results(out, {"run": "a"}, 9)
+    store.add({0: {"good": 1.0}})
+    store.close()
+    before, limits = partial.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    again = None
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write .*x.json.partial"):
+            again = scoring.Results(out, {"run": "a"}, 9)
+            again.add({1: {"good": 2.0}})
+        with pytest.raises(OSError, match="cannot write .*x.json.partial"):
+            again.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert partial.read_bytes() == before
+    again = scoring.Results(out, {"run": "a"}, 9)
+    again.add({1: {"good": 2.0}})
+    again.close()
+    assert scoring.Results(out, {"run": "a"}, 2).known == {0: {"good": 1.0}, 1: {"good": 2.0}}
+    for content in ("notes", "notes\n", "[1]\n", '{"run": "b"}\n'):
+        partial.write_text(content)
+        with pytest.raises(ConfigError, match="x.json.partial .*remove it"):
+            scoring.Results(out, {"run": "a"}, 9)
+        assert partial.read_text() == content
 
 
 def test_a_limit_takes_evenly_spaced_items_of_each_file(runs, data, tmp_path):
