@@ -156,6 +156,24 @@ def test_results_of_another_model_or_file_are_not_mixed(changed, runs, data, tmp
 
 
 @pytest.mark.parametrize(
+    ("source", "rows"),
+    [("text:{}/*.txt", ("the river\n", "a stone\n")),
+     ("jsonl:{}/*.jsonl", ('{"text": "the river"}\n', '{"text": "a stone"}\n'))],
+)  # fmt: skip
+def test_results_of_a_source_whose_files_changed_are_an_error(source, rows, runs, tmp_path):
+    file, out = tmp_path / f"a.{source.rpartition('.')[2]}", tmp_path / "out.json"
+    words = [f"--data={source.format(tmp_path)}", f"--output={out}"]
+    file.write_text(rows[0])
+    run(runs["decoder"], "perplexity", *words)
+    before = out.read_bytes()
+    run(runs["decoder"], "perplexity", *words)  # the same command
+    file.write_text(rows[1])  # as many documents
+    with pytest.raises(ConfigError, match="has results with another data.*: remove it, or name"):
+        run(runs["decoder"], "perplexity", *words)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
     ("run_name", "suite", "flags", "changed"),
     [
         ("encoder", "minimal_pairs", [], r"run \(.*/decoder at step 0.*, now .*/encoder at step 0"),
