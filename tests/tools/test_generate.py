@@ -384,12 +384,12 @@ def test_ctrl_c_leaves_whole_rows_that_are_continued(folder, tmp_path):
     with subprocess.Popen(
         command, cwd=root, stderr=subprocess.PIPE, text=True, env=os.environ
     ) as process:
-        for _ in range(600):
-            time.sleep(0.1)
-            if path.exists() and path.stat().st_size > 20_000:
-                break
+        deadline = time.monotonic() + 600
+        while not path.exists() or path.stat().st_size < 20_000:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=300)[1]
     assert process.returncode == 130, error
     rows = records(path.read_text())
     assert f"interrupted; {len(rows):,} of 4,000 prompts are written; --resume" in error
