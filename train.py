@@ -15,7 +15,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    cli.main(main, resumes=True)
 
 import functools
 import logging

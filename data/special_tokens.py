@@ -107,23 +107,28 @@ def add_special_tokens(
 
 
 def encode_example(first, second, template: SpecialTokenTemplate, max_length: int) -> np.ndarray:
-    """Adds the template around one text, or around a pair joined by the separator.
+    """Adds the template around one text, or around a pair joined by the separator: int32[<= max_length].
 
-    first int[n]; second int[m] or None -> int32[<= max_length]. Texts that are too long lose tokens
-    from the end of the longer one first (BERT, appendix A.2); prefix and suffix are always kept.
-    Raises ValueError if the special tokens alone do not fit.
+    first int[n]; second int[m] or None. Errors and lengths as in `encode_pair`.
     """
-    is_pair = second is not None
-    added = template.num_tokens + is_pair * len(template.separator)
-    limit = max_length - added
-    if limit < 1:
-        raise ValueError(
-            f"max_length is {max_length}, but the special tokens alone take {added}: raise it"
-        )
-    first = np.asarray(first, np.int32).reshape(-1)
-    if not is_pair:
-        return add_special_tokens(first[:limit], np.array([len(first[:limit])]), template)
-    second = np.asarray(second, np.int32).reshape(-1)
+    if second is not None:
+        return encode_pair(first, second, template, max_length)[0]
+    first = np.asarray(first, np.int32).reshape(-1)[: _limit(template.num_tokens, max_length)]
+    return add_special_tokens(first, np.array([len(first)]), template)
+
+
+def encode_pair(
+    first, second, template: SpecialTokenTemplate, max_length: int
+) -> tuple[np.ndarray, int]:
+    """(the template around two texts with the separator between them, int32[<= max_length]; where the
+    second text starts).
+
+    first int[n], second int[m]. Texts that are too long lose tokens from the end of the longer one first
+    (BERT, appendix A.2); prefix, separator and suffix are always kept. Raises ValueError if the special
+    tokens alone do not fit.
+    """
+    limit = _limit(template.num_tokens + len(template.separator), max_length)
+    first, second = (np.asarray(each, np.int32).reshape(-1) for each in (first, second))
     # The shorter text keeps its length, or half of the limit if both are longer than that.
     shorter = min(len(first), len(second), limit // 2)
     if len(first) <= len(second):
@@ -133,4 +138,14 @@ def encode_example(first, second, template: SpecialTokenTemplate, max_length: in
         keep_second = min(len(second), max(shorter, limit - len(first)))
         keep_first = min(len(first), limit - keep_second)
     joined = np.concatenate([first[:keep_first], template.separator, second[:keep_second]])
-    return add_special_tokens(joined.astype(np.int32), np.array([len(joined)]), template)
+    ids = add_special_tokens(joined.astype(np.int32), np.array([len(joined)]), template)
+    return ids, len(template.prefix) + keep_first + len(template.separator)
+
+
+def _limit(added: int, max_length: int) -> int:
+    """Tokens of text in a row, beside the special tokens."""
+    if max_length <= added:
+        raise ValueError(
+            f"max_length is {max_length}, but the special tokens alone take {added}: raise it"
+        )
+    return max_length - added

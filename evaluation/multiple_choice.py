@@ -74,8 +74,9 @@ class MultipleChoice:
                 row["chance"] = mean([1 / len(each["scores"]) for each in found])
             else:
                 names = {"greedy": "greedy"}
-                log_prob = mean([each["log_prob"] for each in found])
-                row["perplexity"] = math.exp(min(-log_prob, 700.0))
+                log_probs = [each["log_prob"] for each in found if each["tokens"]]
+                if log_probs:
+                    row["perplexity"] = math.exp(min(-mean(log_probs), 700.0))
             bars[file] = {}
             for name, key in names.items():
                 values = [each[key] for each in found]

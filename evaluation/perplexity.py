@@ -58,7 +58,11 @@ class Perplexity:
         if len(rows) > 1:
             rows.append(_row("all", results))
         metrics = {row["file"]: {k: v for k, v in row.items() if k != "file"} for row in rows}
-        bars = {row["file"]: {"bits per byte": (row["bits_per_byte"], 0.0)} for row in rows}
+        bars = {
+            row["file"]: {"bits per byte": (row["bits_per_byte"], 0.0)}
+            for row in rows
+            if row["tokens"]
+        }
         return Summary(metrics, [("by file", rows)], bars, "bits per byte")
 
 
@@ -78,13 +82,11 @@ def _row(file, results):
     nats, tokens, words, size = (
         sum(each[key] for each in results) for key in ("nats", "tokens", "words", "bytes")
     )
-    return {
-        "file": file,
-        "perplexity": math.exp(min(nats / max(1, tokens), 700.0)),
-        "word_perplexity": math.exp(min(nats / max(1, words), 700.0)),
-        "bits_per_byte": nats / math.log(2) / max(1, size),
-        "documents": len(results),
-        "tokens": tokens,
-        "words": words,
-        "bytes": size,
-    }
+    row = {"file": file}
+    if tokens:  # otherwise no token was predicted
+        row |= {
+            "perplexity": math.exp(min(nats / tokens, 700.0)),
+            "word_perplexity": math.exp(min(nats / max(1, words), 700.0)),
+            "bits_per_byte": nats / math.log(2) / max(1, size),
+        }
+    return row | {"documents": len(results), "tokens": tokens, "words": words, "bytes": size}

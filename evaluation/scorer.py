@@ -7,6 +7,7 @@ way (ways.py), which are packed without padding; one compiled program per width.
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -193,7 +194,8 @@ class Scorer:
         return [each.log_probs for each in self.score_encoded(self.encode(requests))]
 
     def score_encoded(self, encoded: list[Encoded]) -> list[TokenScores]:
-        """The scores of the texts, in their order."""
+        """The scores of the texts, in their order. Raises FloatingPointError if the model computes a NaN,
+        which means "nothing predicts it" in the scores."""
         found = [
             (np.full(len(e.tokens) - e.first, np.nan), np.zeros(len(e.tokens) - e.first, bool))
             for e in encoded
@@ -228,6 +230,11 @@ class Scorer:
             ):
                 targets = [target for row in numbers for target in places[row]]
                 for (request, index), value, hit in zip(targets, values, greedy, strict=False):
+                    if math.isnan(value):
+                        raise FloatingPointError(
+                            f"the model's log-probability of a token of {encoded[request].text[:40]!r} is "
+                            "NaN: score another checkpoint (RUN@STEP), or import the model again"
+                        )
                     found[request][0][index], found[request][1][index] = value, hit > 0
         self.num_cut += sum(each > 0 for each in cut)
         self.num_unpredicted += sum(int(np.isnan(log_probs).sum()) for log_probs, _ in found)

@@ -234,4 +234,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    cli.main(main, resumes=True)

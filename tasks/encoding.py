@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from data.examples import Examples
-from data.special_tokens import SpecialTokenTemplate, encode_example
+from data.special_tokens import SpecialTokenTemplate, encode_example, encode_pair
 from data.tokenizer import describe_unknown
 
 
@@ -79,15 +79,15 @@ def encode(
     lengths = np.zeros(len(first), np.int32)
     num_truncated = 0
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
-        ids = encode_example(a, b, template, length)
+        if b is None:
+            ids = encode_example(a, None, template, length)
+        else:
+            ids, start = encode_pair(a, b, template, length)
+            token_type_ids[i, start : len(ids)] = 1
         lengths[i] = len(ids)
         tokens[i, : len(ids)] = ids
         pair_length = 0 if b is None else len(b) + len(template.separator)
         num_truncated += template.num_tokens + len(a) + pair_length > len(ids)
-        if b is not None:  # a text never contains the separator: text is never a special token
-            start = len(template.prefix)
-            separator = start + int(np.argmax(ids[start:] == template.separator[0]))
-            token_type_ids[i, separator + len(template.separator) : len(ids)] = 1
     labels = label_ids(examples.label, len(first), label_names)
     texts = [ids for ids in (*first, *second) if ids is not None]
     unknown = tokenizer.special_ids()["unk"]

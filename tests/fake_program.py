@@ -4,7 +4,7 @@
 
 Each update is a line of `updates.txt`, which nothing truncates, so that a test counts how often it ran. A
 checkpoint follows each update. FAULTS in the environment is {part of the workdir: fault}: 'fail', 'full',
-'kill', 'slow', 'wait' (for a file GO); a fault but 'slow' happens at the first start alone, half way.
+'kill', 'wait' (for a file GO, or a signal); a fault happens at the first start alone, half way.
 """
 
 import ast
@@ -86,10 +86,8 @@ def run(folder, keys):
     for step in range(done + 1, STEPS + 1):
         if step > stop or stopping:
             return 143
-        if "slow" in mine:
-            time.sleep(0.2)
         if first and step == STEPS // 2:
-            while "wait" in mine and not pathlib.Path(os.environ["GO"]).exists():
+            while "wait" in mine and not (stopping or pathlib.Path(os.environ["GO"]).exists()):
                 time.sleep(0.02)
             if "kill" in mine:
                 os.kill(os.getpid(), signal.SIGKILL)

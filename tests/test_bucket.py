@@ -18,6 +18,7 @@ from orbax.checkpoint._src.path import gcs_utils
 
 import finetune
 import train
+from tools import generate
 from training import checkpoint, logs, paths, run_directory
 from training.config import ConfigError
 from training.metric_writer import MetricWriter
@@ -180,6 +181,16 @@ def test_a_missing_extra_and_another_scheme_are_one_line_with_the_remedy(folder,
         with pytest.raises(ConfigError) as caught:
             function()
         assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_generated_texts_in_a_bucket_are_not_overwritten(bucket):
+    file = bucket / "bucket" / "out.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("{}\n")
+    for more in ([], ["--resume"]):
+        with pytest.raises(ConfigError, match="out.jsonl exists; .*name another file"):
+            generate.main(["--run=x", "--prompt=a", "--output=gs://bucket/out.jsonl", *more])
+    assert file.read_text() == "{}\n"
 
 
 def test_local_paths_stay_pathlib_paths(tmp_path):

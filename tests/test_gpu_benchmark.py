@@ -67,12 +67,12 @@ def run(folder, *flags, **options):
 
 
 def test_the_script_ends_in_time_with_what_it_has(tmp_path):
-    done = run(tmp_path, "--minutes=0.1", timeout=60)
+    done = run(tmp_path, "--minutes=0.1", timeout=300)
     assert done.returncode == 0, done.stderr
     records = json.loads((tmp_path / "gpu.json").read_text())
     assert [each["part"] for each in records] == list(gpu.PARTS)
     assert all(each["skipped"] == "for lack of time" for each in records)
-    assert "choose another directory" in run(tmp_path, timeout=60).stderr
+    assert "choose another directory" in run(tmp_path, timeout=300).stderr
 
 
 @pytest.mark.slow

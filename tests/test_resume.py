@@ -55,7 +55,7 @@ def interrupt(arguments, moment, number):
                     process.send_signal(number)
                     break
         lines += process.stdout.readlines()
-    return process.wait(timeout=60), "".join(lines)
+    return process.wait(timeout=300), "".join(lines)
 
 
 def arrays(run, step=STEPS):

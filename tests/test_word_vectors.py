@@ -15,7 +15,7 @@ from data import tokenizer as tokenizers
 from data import vectors
 from data.vectors import Vectors
 from tools import convert, evaluate, inspect, word_suites, word_vectors
-from training import checkpoint, cli, sharding
+from training import checkpoint, cli, run_directory, sharding
 from training import config as configs
 from training.config import ConfigError
 from training.param_rules import flatten_params, unflatten_params
@@ -138,6 +138,20 @@ def test_export_and_import_keep_every_vector(folder, tmp_path, name):
     for unit, known in others:
         np.testing.assert_array_equal(unit, first[0])
         np.testing.assert_array_equal(known, first[1])
+
+
+def test_an_interrupted_import_leaves_nothing_and_runs_again(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    path, run = str(tmp_path / "a.vec"), tmp_path / "run"
+    vectors.write(path, ["[UNK]", "river"], np.ones((2, 4), np.float32))
+    for name in ("write_config", "write_manifest"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(run_directory, name, interrupted)
+            convert.from_vectors(path, str(run))
+        assert [each.name for each in tmp_path.iterdir()] == ["a.vec"]
+    assert convert.from_vectors(path, str(run)) == 2
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,7 @@ from data import vectors
 from huggingface.convert import from_hf, merge, to_hf  # noqa: F401  three of the commands
 from huggingface.from_peft import from_peft  # noqa: F401
 from huggingface.to_peft import to_peft  # noqa: F401
+from huggingface.whole import written_whole
 from models.config import ModelConfig, complete_config
 from models.initializers import initializer
 from tools import word_vectors
@@ -105,13 +106,13 @@ def from_vectors(path: str, workdir: str, max_vectors: int = 0, seed: int = 0) -
     shape = (model.padded_vocab_size, model.emb_dim)
     table = np.array(initializer(model, "token")(rng_stream(seed, "init"), shape))
     table[ids] = rows
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder / "tokenizer.json")
-    checkpoint.write_params(folder, 0, unflatten_params({init_from.TOKEN_EMBEDDING: table}))
     config = {"vectors": str(path), "max_vectors": max_vectors, "seed": {"init": seed}}
     identities = {"data": vectors.fingerprint(path), "tokenizer": tokenizer.fingerprint}
-    run_directory.write_config(folder, config, "pretrain", model)
-    run_directory.write_manifest(folder, config, identities)
+    with written_whole(folder) as partial:
+        tokenizer.save(partial / "tokenizer.json")
+        checkpoint.write_params(partial, 0, unflatten_params({init_from.TOKEN_EMBEDDING: table}))
+        run_directory.write_manifest(partial, config, identities)
+        run_directory.write_config(partial, config, "pretrain", model)
     return len(ids)
 
 

@@ -22,13 +22,16 @@ class Dialogue:
 
     Attributes:
       turns: [{'role', 'content'}], without the system message.
-      max_tokens: tokens of a prompt at most; the oldest turns are left out of a longer one.
+      max_tokens: tokens of a prompt at most; the oldest turns are left out of a longer one. The answer is
+        in the same row, except that of an encoder-decoder.
     """
 
     def __init__(self, generator: Generator, system: str = "", max_new_tokens: int = 64):
         """Raises ConfigError for a system message that the model cannot read."""
         self.generator, self.turns = generator, []
-        self.max_tokens = generator.context - max_new_tokens
+        self._max_decoder_tokens = self.max_tokens = generator.context - max_new_tokens
+        if generator.loaded.config.architecture == "encoder_decoder":
+            self.max_tokens = generator.context
         self._has_template, self._said = generator.template is not None, False
         if system and not self._has_template:
             raise ConfigError(
@@ -61,16 +64,16 @@ class Dialogue:
     def request(self) -> Request:
         """The request for the answer to the last turn. The oldest turns are dropped, two at a time with a
         template, until the rest fits. Raises ValueError if the last one alone is too long."""
-        request, dropped = self._request(), 0
-        while self._length(request) > self.max_tokens:
-            count = 2 if self._has_template else 1
-            if len(self.turns) <= count:
-                self.turns.pop()
-                raise ValueError(
-                    f"this text has {self._length(request):,} tokens, but {self.max_tokens:,} fit; shorten it"
-                )
+        request, dropped, count = self._request(), 0, 2 if self._has_template else 1
+        while self._is_too_long(request.prompt) and len(self.turns) > count:
             self.turns, dropped = self.turns[count:], dropped + count
             request = self._request()
+        num_tokens = len(request.prompt.tokens)
+        if num_tokens > self.max_tokens:
+            self.turns.pop()
+            raise ValueError(
+                f"this text has {num_tokens:,} tokens, but {self.max_tokens:,} fit; shorten it"
+            )
         if dropped and not self._said:
             log.info(
                 "the oldest turns are dropped from here on: the model reads "
@@ -79,9 +82,9 @@ class Dialogue:
             self._said = True
         return request
 
-    def _length(self, request):
-        prompt = request.prompt
-        return max(len(prompt.tokens), len(prompt.decoder_tokens))
+    def _is_too_long(self, prompt):
+        in_decoder = len(prompt.decoder_tokens)
+        return len(prompt.tokens) > self.max_tokens or in_decoder > self._max_decoder_tokens
 
     def _request(self):
         if self._has_template:

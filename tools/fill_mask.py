@@ -32,7 +32,8 @@ FLAGS = (
     ("--max_new_tokens", {"type": int, "default": 0, "metavar": "N",
                           "help": "of a model that generates (default: 32 for each mask)"}),
     ("--batch_size", {"type": int, "default": 32, "metavar": "N",
-                      "help": "texts that are filled together (default: 32)"}),
+                      "help": "texts that are filled together, or sequences that are generated together "
+                              "(default: 32)"}),
     ("--output", {"default": "", "metavar": "FILE", "help": "JSON lines; default: standard output"}),
     ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
 )  # fmt: skip
@@ -106,7 +107,9 @@ def run(given, assignments):
         for start in range(0, len(texts), size):
             part = slice(start, start + size)
             seeds = [given.seed + start + n for n in range(len(texts[part]))]
-            records = filler.fill(texts[part], rows[part], config, seeds, given.max_new_tokens)
+            records = filler.fill(
+                texts[part], rows[part], config, seeds, given.max_new_tokens, size
+            )
             if is_shown:
                 show(records)
             else:

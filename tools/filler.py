@@ -253,7 +253,13 @@ class Filler:
     # ---- Filling ---------------------------------------------------------------------------------
 
     def fill(
-        self, texts: Sequence[Text], rows, config: FillConfig, seeds, max_new_tokens=0
+        self,
+        texts: Sequence[Text],
+        rows,
+        config: FillConfig,
+        seeds,
+        max_new_tokens=0,
+        batch_size=32,
     ) -> list:
         """A record of each text: {'text', 'fills': [{'text', 'filled', 'probability', 'log_prob'}, ...]},
         best first, and for a model that predicts in place 'masks', the likeliest tokens of each mask.
@@ -262,16 +268,17 @@ class Filler:
           rows: of the texts, from `row`.
           seeds: of the rows.
           max_new_tokens: of a model that generates; 0: by the text.
+          batch_size: rows that the model reads together, or sequences that it generates together.
         """
         with sharding.use_mesh(self.loaded.mesh):
             if self.is_in_place:
-                return self._fill_in_place(texts, rows, config, seeds)
-            return infill(self, texts, rows, config, seeds, max_new_tokens)
+                return self._fill_in_place(texts, rows, config, seeds, batch_size)
+            return infill(self, texts, rows, config, seeds, max_new_tokens, batch_size)
 
-    def _fill_in_place(self, texts, rows, config, seeds):
+    def _fill_in_place(self, texts, rows, config, seeds, batch_size):
         loaded = self.loaded
         common = {**self._mask, "candidates": loaded.vocabulary.regular_token_ranges,
-                  "mesh": loaded.mesh}  # fmt: skip
+                  "mesh": loaded.mesh, "batch_size": batch_size}  # fmt: skip
         n = config.num_return_sequences
         tokens = top_tokens(loaded.model, loaded.params, rows, n, **common)
         filled = fill(loaded.model, loaded.params, rows, config, seeds=seeds, **common)

@@ -99,11 +99,13 @@ import os
 from collections.abc import Iterator
 
 from data.files import digest, expand
+from tasks import predictions
 from tools import output
 from tools.generator import Completion, Generator
 from tools.predict import Progress
 from tools.texts import Item, items_of, stdin_items
 from training import config as configs
+from training import paths
 from training.config import ConfigError
 from training.schema import MeshConfig
 
@@ -117,10 +119,11 @@ def run(given, options, assignments):
         if not key.startswith("mesh."):
             raise ConfigError(f"--config.{key} is not a choice here; expected --config.mesh.*")
     mesh = configs.override({"mesh": {}}, assignments)["mesh"]
-    if given.resume:
+    if given.resume and not paths.remote(given.output):  # an object store cannot append
         output.check_path("--output", given.output)
     else:
-        output.check_new(given.output, remedy="add --resume to continue it")
+        remedy = "remove it" if given.resume else "add --resume to continue it"
+        output.check_new(given.output, remedy=remedy)
     generator = Generator(given.run, configs.resolve(MeshConfig, mesh, "config.mesh"))
     files = [path for pattern in given.file for path in expand(pattern, log.info)]
     items = [item for path in files for item in items_of(path, given.column or generator.column)]
@@ -189,28 +192,42 @@ def settings_digest(generator, config, stop) -> str:
 
 
 def rows_before(path: str, items, per_prompt: int, settings: str) -> int:
-    """The number of prompts whose rows a file already has; anything after them is cut off. Raises
-    ConfigError for rows of other prompts, of another run or of other options."""
+    """The number of prompts whose rows a file already has; an incomplete last line or group is cut off.
+    Raises ConfigError, and leaves the file as it is, for a line of another program, of another prompt, of
+    another run or of other options."""
     if not path or not os.path.exists(path):
         return 0
     with open(path, "rb") as stream:
-        rows = [line for line in stream if line.endswith(b"\n")]
-    done = size = 0
-    for number in range(0, len(rows) - per_prompt + 1, per_prompt):
-        found = json.loads(rows[number])
-        if done >= len(items) or not items[done].record.items() <= found.items():
-            raise ConfigError(
-                f"--output={path} at line {number + 1} is of another prompt; name another file"
-            )
-        if found.get("settings") != settings:
-            raise ConfigError(
-                f"--output={path} at line {number + 1} is of another run or of other options; repeat the "
-                "command that wrote it, or name another file"
-            )
-        done, size = done + 1, size + sum(map(len, rows[number : number + per_prompt]))
-    os.truncate(path, size)
+        lines = list(stream)
+    for number, line in enumerate(lines):
+        done = number // per_prompt
+        record = items[done].record if done < len(items) else None
+        reason = difference(line, record and {"id": done, **record}, settings)
+        if reason:
+            raise ConfigError(f"--output={path} at line {number + 1} is {reason}name another file")
+    done = sum(line.endswith(b"\n") for line in lines) // per_prompt
+    os.truncate(path, sum(map(len, lines[: done * per_prompt])))
     log.info(f"{path} has {done:,} of {len(items):,} prompts")
     return done
+
+
+def difference(line: bytes, start: dict | None, settings: str) -> str:
+    """Why a line is no row, or an incomplete row, that begins with the items of `start` (None: there is
+    no such prompt); '' if it is one."""
+    begin = "".join(predictions.lines([start or {}], "jsonl")).encode()[: -len(b"}\n")]
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+        if start and not line.endswith(b"\n") and begin.startswith(line[: len(begin)]):
+            return ""
+    if not isinstance(found, dict):
+        return "no row of this program; "
+    if not start or not start.items() <= found.items():
+        return "of another prompt; "
+    if found.get("settings") != settings:
+        return "of another run or of other options; repeat the command that wrote it, or "
+    return ""
 
 
 def rows_of(

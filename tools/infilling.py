@@ -30,9 +30,12 @@ def record_of(text: str, filled: list[str] | None, log_prob: float) -> dict[str,
     return record | {"probability": math.exp(min(log_prob, 0.0)), "log_prob": log_prob}
 
 
-def infill(filler, texts: Sequence[Text], rows, config: FillConfig, seeds, max_new_tokens) -> list:
+def infill(
+    filler, texts: Sequence[Text], rows, config: FillConfig, seeds, max_new_tokens, batch_size
+) -> list:
     """The records of `Filler.fill`, in the order of the texts. With a temperature there are samples,
-    otherwise the sequences of a beam search with as many beams, by their probability."""
+    otherwise the sequences of a beam search with as many beams, by their probability. `batch_size`
+    sequences are generated together, or all of one text."""
     groups, records = {}, [{}] * len(texts)
     for index, text in enumerate(
         texts
@@ -47,6 +50,7 @@ def infill(filler, texts: Sequence[Text], rows, config: FillConfig, seeds, max_n
             config,
             [seeds[i] for i in indices],
             max_new_tokens,
+            batch_size,
         )
         for index, text, sequences in zip(indices, part, found, strict=True):
             fills = [_filled(filler, text, rows[index], each) for each in sequences]
@@ -54,7 +58,7 @@ def infill(filler, texts: Sequence[Text], rows, config: FillConfig, seeds, max_n
     return records
 
 
-def _generate(filler, texts, rows, config, seeds, max_new_tokens):
+def _generate(filler, texts, rows, config, seeds, max_new_tokens, batch_size):
     """The generated sequences of texts with equally many masks."""
     loaded, n = filler.loaded, config.num_return_sequences
     vocabulary, both = loaded.vocabulary, loaded.config.architecture == "encoder_decoder"
@@ -71,7 +75,12 @@ def _generate(filler, texts, rows, config, seeds, max_new_tokens):
         start_tokens = np.array(start, np.int32)
         prompts.append(Prompt(row, prefix, start_tokens, limit, seed))
     beams = {"num_beams": n, "length_penalty": 0.0} if n > 1 and not config.temperature else {}
-    options = GenerationConfig(temperature=config.temperature, num_return_sequences=n, **beams)
+    options = GenerationConfig(
+        temperature=config.temperature,
+        num_return_sequences=n,
+        batch_size=max(batch_size, n),
+        **beams,
+    )
     return generate(
         loaded.model, loaded.params, prompts, options, eos_ids=tuple(eos_ids), mesh=loaded.mesh
     )

@@ -208,4 +208,4 @@ def compare(old, new) -> tuple[bool, str]:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    cli.main(main, resumes=True)

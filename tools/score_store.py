@@ -12,6 +12,7 @@ from training import logs, paths, preemption
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
+FOREIGN = "and has no results of this command; name another file, or remove it"
 
 
 class Results:
@@ -27,31 +28,41 @@ class Results:
     def __init__(self, out: str, identity: dict, count: int):
         """Reads what an earlier command left. Raises ConfigError if it was of other data, options or another
         model: neither file is replaced by other results."""
-        self.known, self._stream = {}, None
+        self.known, self._stream, size = {}, None, 0
         self.path = out + self.SUFFIX if out and not paths.remote(out) else ""
         if self.path and os.path.exists(self.path):
-            lines = list(self._read())
-            for header in lines[:1]:  # none: killed before it was written
-                check_same(self.path, "results of an interrupted command", header, identity)
-            self.known = {line.pop("item"): line for line in lines[1:]}
+            size = self._read(identity)
         elif out and paths.of(out).exists():
             content = read_finished(out)
             check_same(out, "results", content["identity"], identity)
             if len(content.get("items", ())) == count:
                 self.known = dict(enumerate(content["items"]))
         if self.path and len(self.known) < count:
-            with disk_errors(self.path):
-                self._stream = open(self.path, "w", encoding="utf-8")  # noqa: SIM115  closed by close()
-            self._write([identity, *({"item": n, **line} for n, line in self.known.items())])
+            with disk_errors(self.path):  # appended to: whatever happens, earlier results stay
+                self._stream = open(self.path, "ab")  # noqa: SIM115  closed by close()
+                self._stream.truncate(size)
+            if not size:
+                self._write([identity])
 
-    def _read(self):
-        """The lines of the partial file; the last one may be incomplete."""
-        with open(self.path, encoding="utf-8") as stream:
-            for line in stream:
+    def _read(self, identity):
+        """Reads the partial file, and returns the bytes of its whole lines; the last may be incomplete."""
+        with open(self.path, "rb") as stream:
+            first, size = stream.readline(), 0
+            for line in (first, *stream):
                 try:
-                    yield json.loads(line)
+                    found = json.loads(line)
                 except ValueError:
+                    found = None
+                if not isinstance(found, dict) or not line.endswith(b"\n"):
                     break
+                if size:
+                    self.known[found.pop("item")] = found
+                else:
+                    check_same(self.path, "results of an interrupted command", found, identity)
+                size += len(line)
+        if not size and not json.dumps(identity).encode().startswith(first):
+            raise ConfigError(f"{self.path} exists {FOREIGN}")
+        return size
 
     def add(self, found: dict[int, dict]) -> None:
         """Keeps the results of some items."""
@@ -61,12 +72,13 @@ class Results:
 
     def _write(self, lines):
         with disk_errors(self.path), preemption.deferred_interrupts():
-            self._stream.write("".join(json.dumps(line) + "\n" for line in lines))
+            self._stream.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             self._stream.flush()
 
     def close(self):
         if self._stream:
-            self._stream.close()
+            with disk_errors(self.path):  # a full disk: it tries again to write
+                self._stream.close()
 
 
 def read_finished(out: str) -> dict:
@@ -76,9 +88,7 @@ def read_finished(out: str) -> dict:
     except ValueError:
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
-        raise ConfigError(
-            f"--output={out} exists and has no results of this command; name another file, or remove it"
-        )
+        raise ConfigError(f"--output={out} exists {FOREIGN}")
     return content
 
 

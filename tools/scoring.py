@@ -56,7 +56,7 @@ def run(given) -> dict:
             "params": params_digest(loaded.params) if given.output else "",
             "tokenizer": loaded.tokenizer.fingerprint, "scoring": repr_of(scorer),
             "options": {k: v for k, v in options.items() if k != "scoring"} | {"limit": given.limit},
-            "data": {label: digest_of(path) for path, label in files.items()},
+            "data": {label: digest_of(path, label, items) for path, label in files.items()},
         }  # fmt: skip
         results = score_items(suite, scorer, items, Results(given.output, identity, len(items)))
     summary = suite.summarize(results)
@@ -164,9 +164,15 @@ def read_items(suite, files, options, limit) -> list[Item]:
     return items
 
 
-def digest_of(path) -> str:
-    """The content of a file; '' of a source, which names its data."""
-    return content_hash(path) if os.path.isfile(path) else ""
+def digest_of(path, label, items) -> str:
+    """The digest of a file's content, or of the texts that a source has."""
+    if os.path.isfile(path):
+        return content_hash(path)
+    found = hashlib.blake2b(digest_size=20)
+    for item in items:
+        if item.record["file"] == label:
+            found.update(json.dumps(item.requests).encode())
+    return found.hexdigest()
 
 
 def params_digest(params) -> str:

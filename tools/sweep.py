@@ -69,4 +69,4 @@ if __name__ == "__main__":
     prints = {"--dry_run", "--executor=print", "print"} & set(
         sys.argv
     )  # other programs read its output
-    cli.main(main, console=sys.stderr if prints else None)
+    cli.main(main, console=sys.stderr if prints else None, resumes=True)

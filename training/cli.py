@@ -34,10 +34,11 @@ ENTRY_FLAGS = (
 )
 
 
-def main(program, argv=None, console=None):
+def main(program, argv=None, console=None, resumes=False):
     """Runs `program(argv)` and exits with the status of what it raises.
 
     console: stream of the log; standard error for programs whose output other programs read.
+    resumes: whether the same command continues after Ctrl-C.
     """
     if getattr(program, "func", program).__module__ == "__main__":
         huge_pages.use()
@@ -55,11 +56,8 @@ def main(program, argv=None, console=None):
             traceback.print_exc()
         if isinstance(error, KeyboardInterrupt) or interrupted.is_set():
             message = str(error) * isinstance(error, KeyboardInterrupt)
-            message = (
-                message
-                or "interrupted; run the same command again to resume from the last checkpoint"
-            )
-            _print_error(_leave(message))
+            remedy = "; run the same command again to resume" if resumes else ""
+            _print_error(_leave(message or f"interrupted{remedy}"))
             _exit(130)
         _print_error(_leave(explain(error), not isinstance(error, RuntimeError)))
         _exit(1)

@@ -1,5 +1,7 @@
 """Scores of each way are those of rows written by hand, read one at a time; windows; tokens."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scored import CASES, WIDTH, by_hand, log_probs, name_of, scorer_of, tiny, tokenizer
@@ -44,6 +46,19 @@ def test_without_a_start_token_the_first_token_has_no_score_and_is_counted():
     assert found.total == np.nansum(found.log_probs) and scorer.num_unpredicted == 1
     first = tokenizer().decode(tokenizer().encode("stone light")[:1])
     assert "stone light"[found.start :] == "stone light".removeprefix(first)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "objective"),
+    [("decoder", "causal_lm"), ("encoder", "masked_lm"), ("encoder_decoder", "prefix_lm")],
+)
+def test_a_model_whose_outputs_are_nan_is_an_error(architecture, objective):
+    scorer = scorer_of(architecture, objective=objective)
+    scorer.params = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), scorer.params)
+    with pytest.raises(
+        FloatingPointError, match="of a token of 'a stone light' is NaN: score another"
+    ):
+        scorer.score([("a ", "stone light")])
 
 
 def test_greedy_tokens_are_the_most_probable_ones():

@@ -10,7 +10,7 @@ import pytest
 from evaluation import SUITES
 from evaluation.items import standard_error
 from evaluation.scorer import TokenScores
-from tools import evaluate
+from tools import evaluate, score_chart
 
 OPTIONS = {"fields": {}, "delimiter": " ", "can_be_greedy": True, "scoring": "auto",
            "separator": "blank_line", "text_field": "text"}  # fmt: skip
@@ -174,6 +174,19 @@ def test_a_document_without_a_scored_token_counts_nothing(tmp_path):
     assert result("perplexity", item, [np.nan], start=1) == {
         "row": 1, "nats": 0.0, "tokens": 0, "words": 0, "bytes": 0,
     }  # fmt: skip
+    nothing = {
+        "file": "x",
+        "nats": 0.0,
+        "log_prob": 0.0,
+        "greedy": 0.0,
+        "tokens": 0,
+        "words": 0,
+        "bytes": 0,
+    }
+    for suite in ("perplexity", "multiple_choice"):
+        summary = SUITES[suite].summarize([nothing])
+        assert summary.metrics["x"].keys().isdisjoint(("perplexity", "bits_per_byte"))
+        score_chart.write(str(tmp_path / "x.svg"), summary, "x")
 
 
 @pytest.mark.parametrize(

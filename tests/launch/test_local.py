@@ -75,12 +75,17 @@ def test_two_processes_are_one_run_and_a_stopped_launch_resumes(tmp_path):
     assert bool(run["uncommitted"]) == bool(record["diff"])
 
 
+# Process 1 dies when the others are ready for SIGTERM.
 DIES = """\
-import os, signal, sys, time
-if os.environ["JAX_PROCESS_ID"] == "1":
+import os, pathlib, signal, sys, time
+folder, index = pathlib.Path(sys.argv[1]), os.environ.get("JAX_PROCESS_ID", "0")
+if index == "1":
+    while not all((folder / f"ready{n}").exists() for n in (0, 2)):
+        time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)
 signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(143)))
-time.sleep(100)
+(folder / f"ready{index}").touch()
+time.sleep(600)
 """
 
 
@@ -88,15 +93,14 @@ def test_one_process_that_dies_ends_the_others(tmp_path):
     from launch import local
 
     program = tmp_path / "program.sh"
-    program.write_text(f"exec {sys.executable} -c '{DIES}'\n")
+    program.write_text(f"exec {sys.executable} -c '{DIES}' {tmp_path}\n")
     settings = {"processes": 3, "gpus_per_process": 1, "prepare": False}
     (tmp_path / "local.json").write_text(json.dumps(settings))
     program.rename(tmp_path / "task.sh")
-    began = time.monotonic()
-    code = f"from launch import local; local.REPORT_SECONDS = 0.5; local.cli.main(local.main, ['{tmp_path}'])"
+    code = f"from launch import local; local.REPORT_SECONDS = 2; local.cli.main(local.main, ['{tmp_path}'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
-                          text=True, timeout=60)  # fmt: skip
-    assert done.returncode == 1 and time.monotonic() - began < 30
+                          text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 1
     assert f"process 1 ended with status 137: {tmp_path}/logs/process1.log" in done.stderr
     assert "saved" in done.stdout and "saved" in (tmp_path / "logs/process2.log").read_text()
     state = local.read_state(tmp_path)
@@ -106,18 +110,16 @@ def test_one_process_that_dies_ends_the_others(tmp_path):
 def test_the_processes_of_a_killed_launch_get_sigterm(tmp_path):
     if not shutil.which("setpriv"):
         pytest.skip("setpriv of util-linux is not installed")
-    (tmp_path / "task.sh").write_text(
-        f"exec {sys.executable} -c '{DIES}'\n".replace("JAX_PROCESS_ID", "HOME")
-    )
+    (tmp_path / "task.sh").write_text(f"exec {sys.executable} -c '{DIES}' {tmp_path}\n")
     settings = {"processes": 1, "gpus_per_process": 0, "prepare": False}
     (tmp_path / "local.json").write_text(json.dumps(settings))
     with subprocess.Popen([sys.executable, "-m", "launch.local", str(tmp_path)], cwd=ROOT,
                           env=ENVIRONMENT) as process:  # fmt: skip
         wait_for(tmp_path / "state.json", "running", process)
-        time.sleep(1.0)
+        wait_for(tmp_path / "ready0", "", process)
         process.kill()
     state = json.loads((tmp_path / "state.json").read_text())
-    until = time.monotonic() + 20
+    until = time.monotonic() + 200
     while (
         pathlib.Path(f"/proc/{state['running']['0']}/cmdline").exists() and time.monotonic() < until
     ):

@@ -124,7 +124,7 @@ def test_a_signal_of_slurm_stops_the_command_once(tmp_path):
         "sys.exit(executors.run_command([sys.executable, '-c', sys.argv[1]], sys.argv[2]))\n"
     )
     words = [sys.executable, "-c", outer, code, str(tmp_path / "log")]
-    done = sweeping.subprocess.run(words, cwd=sweeping.ROOT, timeout=60)
+    done = sweeping.subprocess.run(words, cwd=sweeping.ROOT, timeout=300)
     assert done.returncode == 141
 
 
@@ -147,13 +147,20 @@ def test_slots_have_their_own_cores_or_device(monkeypatch):
 def test_a_process_runs_on_the_cores_of_its_slot(tmp_path):
     local = executors.Local(1, "cores")
     local._cores = [sorted(os.sched_getaffinity(0))[:1]]
-    code = "import os, time; time.sleep(0.3); print(sorted(os.sched_getaffinity(0)))"
-    [started] = local.start([[sys.executable, "-c", code]], [tmp_path / "log"], [0])
-    local._processes[started["pid"]].wait(30)
+    code = (
+        "import os, sys, time\n"
+        "end = time.monotonic() + 60\n"  # its parent sets the cores when it has started
+        "while str(sorted(os.sched_getaffinity(0))) != sys.argv[1] and time.monotonic() < end:\n"
+        "    time.sleep(0.01)\n"
+        "print(sorted(os.sched_getaffinity(0)))"
+    )
+    command = [sys.executable, "-c", code, str(local._cores[0])]
+    [started] = local.start([command], [tmp_path / "log"], [0])
+    local._processes[started["pid"]].wait(300)
     assert (tmp_path / "log").read_text().strip() == str(local._cores[0])
 
 
-def test_the_live_table_shows_step_metrics_and_the_time_left(tmp_path):
+def test_the_live_table_shows_step_metrics_and_the_time_left(tmp_path, monkeypatch):
     file = sweeping.write(tmp_path, sweeping.PRETRAIN)
     runs = plan.make_runs(configs.load_config_file(file, "get_sweep"))
     book = manifest.Manifest(tmp_path)
@@ -167,6 +174,7 @@ def test_the_live_table_shows_step_metrics_and_the_time_left(tmp_path):
     for run, state in zip(runs, ("running", "waiting", "waiting", "failed"), strict=True):
         book.records[run.folder]["state"] = state
     console = rich.console.Console(file=io.StringIO(), width=120)
+    monkeypatch.setattr(time, "monotonic", lambda: since + 100)
     console.print(display.Display(runs, book, jobs=2, live=False).table([active], []))
     text = " ".join(console.file.getvalue().split())
     assert "pretrain/lr=0.001,seed=0 1,200/2,400 loss 3.1 9,000 tok/s eta 0:01:40 0:01:40" in text

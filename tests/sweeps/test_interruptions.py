@@ -21,18 +21,30 @@ from training import cli
 from training.config import ConfigError
 
 ALL = list(range(1, 11))
-SLOW = {**os.environ, "FAULTS": json.dumps({"pretrain": "slow"})}
+SECOND = "lr=0.001,seed=1"  # the second run
 
 
-def wait_for(condition, seconds=60):
+def waiting(tmp_path, part="pretrain"):
+    """Variables with which each run whose name has `part` waits after 4 updates, for a file or a signal."""
+    return {**os.environ, "FAULTS": json.dumps({part: "wait"}), "GO": f"{tmp_path}/go"}
+
+
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "timeout"
         time.sleep(0.05)
 
 
-def some_updates(workdir, count):
-    return sum(map(len, sweeping.updates(workdir).values())) >= count
+def wait_for_updates(workdir, count, running):
+    """Until there are `count` updates, and the manifest has as many running runs: those that wait."""
+
+    def is_there():
+        if sum(map(len, sweeping.updates(workdir).values())) < count:
+            return False
+        return list(sweeping.states(workdir).values()).count("running") == running
+
+    wait_for(is_there)
 
 
 def assert_each_update_ran_once(workdir, runs=4):
@@ -42,10 +54,11 @@ def assert_each_update_ran_once(workdir, runs=4):
 
 def test_a_signal_stops_the_runs_with_a_checkpoint_and_the_same_command_continues(tmp_path, caplog):
     file, workdir = sweeping.write(tmp_path, sweeping.PRETRAIN), tmp_path / "runs"
-    with sweeping.start(file, workdir, "--jobs=2", "--pin=none", env=SLOW) as process:
-        wait_for(lambda: some_updates(workdir, 6))
+    flags = ("--jobs=2", "--pin=none")
+    with sweeping.start(file, workdir, *flags, env=waiting(tmp_path)) as process:
+        wait_for_updates(workdir, 8, running=2)
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 143, output
     assert "stopped; the same command continues with the 4 runs that are left" in output
     assert "backends in use: 0" in output  # a TPU belongs to the runs
@@ -59,26 +72,28 @@ def test_a_signal_stops_the_runs_with_a_checkpoint_and_the_same_command_continue
 def test_ctrl_c_reaches_the_sweep_alone_which_stops_each_command_once(tmp_path):
     """A terminal sends it to the group of the sweep; each command has a session of its own."""
     file, workdir = sweeping.write(tmp_path, sweeping.PRETRAIN), tmp_path / "runs"
-    with sweeping.start(file, workdir, env=SLOW, start_new_session=True) as process:
-        wait_for(lambda: some_updates(workdir, 3))
+    with sweeping.start(file, workdir, env=waiting(tmp_path), start_new_session=True) as process:
+        wait_for_updates(workdir, 4, running=1)
         os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 130 and "waiting for the running commands (1) to save" in output
     assert "stopped" in sweeping.states(workdir).values()
 
 
 def test_after_kill_9_of_the_sweep_its_run_is_waited_for_and_nothing_runs_twice(tmp_path, caplog):
     file, workdir = sweeping.write(tmp_path, sweeping.PRETRAIN), tmp_path / "runs"
-    environment = {
-        **os.environ,
-        "FAULTS": json.dumps({"lr=0.001,seed=1": "wait"}),
-        "GO": f"{tmp_path}/go",
-    }
-    with sweeping.start(file, workdir, env=environment) as process:
-        wait_for(lambda: some_updates(workdir, 14))  # the second run waits
+    with sweeping.start(file, workdir, env=waiting(tmp_path, SECOND)) as process:
+        wait_for_updates(workdir, 14, running=1)
         process.kill()
     assert not (workdir / "report.html").exists()
-    threading.Timer(2.0, (tmp_path / "go").touch).start()
+
+    def go():
+        try:
+            wait_for(lambda: "still runs" in caplog.text)
+        finally:
+            (tmp_path / "go").touch()
+
+    threading.Thread(target=go).start()
     sweeping.run(file, workdir)
     assert "pretrain/lr=0.001,seed=1 still runs: an earlier sweep started it" in caplog.text
     assert_each_update_ran_once(workdir)
@@ -88,8 +103,8 @@ def test_after_kill_9_of_the_sweep_its_run_is_waited_for_and_nothing_runs_twice(
 
 def test_after_kill_9_of_the_sweep_and_its_run_it_resumes_from_its_checkpoint(tmp_path, caplog):
     file, workdir = sweeping.write(tmp_path, sweeping.PRETRAIN), tmp_path / "runs"
-    with sweeping.start(file, workdir, env=SLOW) as process:
-        wait_for(lambda: some_updates(workdir, 13))
+    with sweeping.start(file, workdir, env=waiting(tmp_path, SECOND)) as process:
+        wait_for_updates(workdir, 14, running=1)
         process.kill()
     record = json.loads((workdir / "sweep.json").read_text())
     [started] = [r["attempts"][-1] for r in record["runs"] if r["state"] == "running"]

@@ -160,13 +160,18 @@ def test_pairs_are_joined_by_sep_and_the_longer_text_is_truncated_first(folder):
     np.testing.assert_array_equal(batch.inputs.tokens[1], [c, SEP, b[0], EOS, 0, 0, 0, 0])
 
 
-def test_the_second_text_starts_after_a_separator_of_several_tokens():
-    template = SpecialTokenTemplate((CLS,), (SEP,), (SEP, SEP))
-    split = Examples({"text": ["w1 w2"], "text_pair": ["w3"]})
+@pytest.mark.parametrize("separator", [(), (SEP,), (SEP, SEP)])
+def test_the_second_text_starts_after_a_separator_of_any_length(separator):
+    template = SpecialTokenTemplate((CLS,), (SEP,), separator)
+    split = Examples({"text": ["w1 w2", ""], "text_pair": ["w3", "w3"]})
     data = encode(split, tokenizers.of_words(WORDS), template, LENGTH, (), PAD)
-    expected = [CLS, *ids("w1 w2"), SEP, SEP, *ids("w3"), SEP]
-    assert data.tokens[0, : data.lengths[0]].tolist() == expected
-    assert data.token_type_ids[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 0]
+    for row, first in enumerate((ids("w1 w2"), [])):
+        expected = [CLS, *first, *separator, *ids("w3"), SEP]
+        assert data.tokens[row, : data.lengths[row]].tolist() == expected
+        start = len(expected) - 2
+        assert data.token_type_ids[row].tolist() == [0] * start + [1, 1] + [0] * (
+            LENGTH - start - 2
+        )
     assert data.num_truncated == 0 and (data.labels == -1).all()
 
 

@@ -133,6 +133,18 @@ def test_the_oldest_turns_are_dropped_once_said_and_the_last_must_fit(folder, ca
         Dialogue(one.generator, max_new_tokens=64)
 
 
+def test_a_source_of_an_encoder_decoder_may_fill_its_context(tmp_path):
+    run = str(tiny_configs.untrained(tmp_path / "run", "encoder_decoder"))
+    one = Dialogue(generator.Generator(run), max_new_tokens=34)
+    one.add("user", " ".join(["the"] * 60))  # and the end token
+    assert len(one.request().prompt.tokens) == 61
+    one.reset()
+    one.add("user", " ".join(["the"] * 64))
+    with pytest.raises(ValueError, match="this text has 65 tokens, but 64 fit; shorten it"):
+        one.request()
+    Dialogue(one.generator, max_new_tokens=64)
+
+
 def test_ctrl_c_stops_an_answer_and_two_at_the_prompt_end(folder, terminal, monkeypatch, capsys):
     complete, calls = generator.Generator.complete, []
 

@@ -112,6 +112,18 @@ def test_spans_take_the_place_of_their_sentinels(runs):
         assert best["text"] == " ".join(filter(None, ["the", first, "river", second]))
 
 
+@pytest.mark.parametrize("more", [[], ["--batch_size=1", "--temperature=1"]])
+def test_more_texts_than_a_batch_has_rows_are_generated(runs, capsys, more):
+    flags = [
+        f"--run={runs / 'spans'}",
+        "--text=the [MASK] river",
+        "--n_best=40",
+        "--max_new_tokens=2",
+    ]
+    fill_mask.main([*flags, *more])
+    assert len(json.loads(capsys.readouterr().out)["fills"]) == 40
+
+
 def test_the_spans_of_a_generated_text_are_those_between_its_sentinels(runs, monkeypatch):
     """Tokens before the first sentinel belong to it, a span that is not generated is empty."""
     from generation import Generated

@@ -223,7 +223,20 @@ def test_a_file_is_continued_after_whole_prompts_and_is_not_overwritten(folder, 
     flags[-1] = "--prompt=other"
     with pytest.raises(ValueError, match=r"out.jsonl at line 9 is of another prompt"):
         program.main([*flags, "--resume"])
-    assert path.read_text() == whole
+    flags[-1] = f"--prompt={PROMPTS[-1]}"
+    for content, message in (
+        (lines[0], r"line 1 is of another run or of other options"),  # fewer rows than a prompt has
+        (lines[0].rstrip(), r"line 1 is of another run or of other options"),
+        (lines[0] + lines[2], r"line 2 is of another prompt"),
+        (lines[0] + "notes", r"line 2 is no row of this program; name another file"),
+        ("notes", r"out.jsonl at line 1 is no row of this program; name another file"),
+        ("[1, 2]\n", r"out.jsonl at line 1 is no row of this program; name another file"),
+    ):
+        path.write_text(content)
+        more = ["--num_return_sequences=4"] if "other options" in message else []
+        with pytest.raises(ValueError, match=message):
+            program.main([*flags, *more, "--resume"])
+        assert path.read_text() == content
 
 
 def test_messages_and_chat_prompts_use_the_template(folder, tmp_path, capsys):
@@ -371,12 +384,12 @@ def test_ctrl_c_leaves_whole_rows_that_are_continued(folder, tmp_path):
     with subprocess.Popen(
         command, cwd=root, stderr=subprocess.PIPE, text=True, env=os.environ
     ) as process:
-        for _ in range(600):
-            time.sleep(0.1)
-            if path.exists() and path.stat().st_size > 20_000:
-                break
+        deadline = time.monotonic() + 600
+        while not path.exists() or path.stat().st_size < 20_000:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=300)[1]
     assert process.returncode == 130, error
     rows = records(path.read_text())
     assert f"interrupted; {len(rows):,} of 4,000 prompts are written; --resume" in error

@@ -223,7 +223,7 @@ def test_ctrl_c_of_a_program_leaves_whole_lines(folder, tmp_path):
         assert process.poll() is None and time.monotonic() - started < 300
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     lines = output.read_text().splitlines(keepends=True)
     assert process.returncode == 130 and "Traceback" not in err
     assert err.splitlines()[-1] == f"error: interrupted; {len(lines) - 1:,} predictions are written"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import resource
 
 import jax
 import numpy as np
@@ -155,6 +156,24 @@ def test_results_of_another_model_or_file_are_not_mixed(changed, runs, data, tmp
 
 
 @pytest.mark.parametrize(
+    ("source", "rows"),
+    [("text:{}/*.txt", ("the river\n", "a stone\n")),
+     ("jsonl:{}/*.jsonl", ('{"text": "the river"}\n', '{"text": "a stone"}\n'))],
+)  # fmt: skip
+def test_results_of_a_source_whose_files_changed_are_an_error(source, rows, runs, tmp_path):
+    file, out = tmp_path / f"a.{source.rpartition('.')[2]}", tmp_path / "out.json"
+    words = [f"--data={source.format(tmp_path)}", f"--output={out}"]
+    file.write_text(rows[0])
+    run(runs["decoder"], "perplexity", *words)
+    before = out.read_bytes()
+    run(runs["decoder"], "perplexity", *words)  # the same command
+    file.write_text(rows[1])  # as many documents
+    with pytest.raises(ConfigError, match="has results with another data.*: remove it, or name"):
+        run(runs["decoder"], "perplexity", *words)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
     ("run_name", "suite", "flags", "changed"),
     [
         ("encoder", "minimal_pairs", [], r"run \(.*/decoder at step 0.*, now .*/encoder at step 0"),
@@ -186,6 +205,34 @@ def test_a_file_of_something_else_is_not_replaced(runs, data, tmp_path):
     ):
         run(runs["decoder"], "minimal_pairs", f"--data={data['minimal_pairs']}", f"--output={out}")
     assert out.read_text() == '{"mine": 1}'
+
+
+def test_a_full_disk_and_a_foreign_partial_file_lose_nothing(tmp_path):
+    out, partial = str(tmp_path / "x.json"), tmp_path / "x.json.partial"
+    store = scoring.Results(out, {"run": "a"}, 9)
+    store.add({0: {"good": 1.0}})
+    store.close()
+    before, limits = partial.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    again = None
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write .*x.json.partial"):
+            again = scoring.Results(out, {"run": "a"}, 9)
+            again.add({1: {"good": 2.0}})
+        with pytest.raises(OSError, match="cannot write .*x.json.partial"):
+            again.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert partial.read_bytes() == before
+    again = scoring.Results(out, {"run": "a"}, 9)
+    again.add({1: {"good": 2.0}})
+    again.close()
+    assert scoring.Results(out, {"run": "a"}, 2).known == {0: {"good": 1.0}, 1: {"good": 2.0}}
+    for content in ("notes", "notes\n", "[1]\n", '{"run": "b"}\n'):
+        partial.write_text(content)
+        with pytest.raises(ConfigError, match="x.json.partial .*remove it"):
+            scoring.Results(out, {"run": "a"}, 9)
+        assert partial.read_text() == content
 
 
 def test_a_limit_takes_evenly_spaced_items_of_each_file(runs, data, tmp_path):

@@ -305,14 +305,17 @@ def test_help_and_a_wrong_flag_are_answered_without_jax(words, status, message):
     assert status == 0 or done.stderr.count("\n") == 1
 
 
-def test_an_interrupt_is_one_line_and_status_130(capsys):
+@pytest.mark.parametrize(
+    ("resumes", "line"), [(False, ""), (True, "; run the same command again to resume")]
+)
+def test_an_interrupt_is_one_line_and_status_130(resumes, line, capsys):
     def interrupted(argv):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stop:
-        cli.main(interrupted, [])
+        cli.main(interrupted, [], resumes=resumes)
     assert stop.value.code == 130
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err == f"error: interrupted{line}\n"
 
 
 DROPPED = """
