@@ -22,9 +22,11 @@ from sweeps import Space, Sweep, finetune, fixed, grid, train
 
 PRESETS = {
     "quickstart": {"layers": "", "pretraining": "400_steps", "finetuning": "80_steps",
-                   "labels": "100+1000", "seeds": "2", "lr": ""},
+                   "labels": "100+1000", "seeds": "2", "lr": "", "pooling": "auto",
+                   "max_seq_len": "64"},
     "study": {"layers": "", "pretraining": "1e7_tokens", "finetuning": "300_steps+700_steps",
-              "labels": "200+2000", "seeds": "3", "lr": "3e-4+1e-3"},
+              "labels": "200+2000", "seeds": "3", "lr": "5e-4+1.5e-3", "pooling": "mean",
+              "max_seq_len": "128"},
 }  # fmt: skip
 INITS = ["random", "embeddings", "pretrained"]
 GRID = [1e-4, 3e-4, 1e-3, 3e-3]
@@ -47,14 +49,13 @@ def get_sweep(arg=""):
         seeds: number of seeds.
         lr: learning rates of finetuning, of which each row has the best on validation; '': that of
           LEARNING_RATES in configs/base.py.
-        pooling: what the head reads: auto (default), or mean; see docs/tasks.md.
-        max_seq_len: tokens of a labeled text that are read, 64 by default.
+        pooling: what the head reads: auto or mean; see docs/tasks.md.
+        max_seq_len: tokens of a labeled text that are read.
         tune: number of seeds to tune learning rates with; 0 (default): the study itself.
     """
     given = base.parse_preset(
-        arg, PRESETS, architectures="encoder+decoder+encoder_decoder", size="tiny", tune="0",
-        pooling="auto", max_seq_len="64",
-    )  # fmt: skip
+        arg, PRESETS, architectures="encoder+decoder+encoder_decoder", size="tiny", tune="0"
+    )
     names = given["architectures"].split("+")
     files = {f"configs/{name}.py:size={given['size']}": name for name in names}
     labels, tune = [int(number) for number in given["labels"].split("+")], int(given["tune"])
