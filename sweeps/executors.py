@@ -15,6 +15,7 @@ import subprocess
 from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+SLURM_FOLDER = "slurm"  # below the workdir of a sweep
 PINS = ("auto", "none", "cores", "gpu", "tpu")
 
 
@@ -90,7 +91,8 @@ class Local:
             return process.poll()
         return None if self.runs(started) else "unknown"
 
-    def runs(self, started):
+    @staticmethod
+    def runs(started):
         """Whether the process of an earlier sweep still runs."""
         try:
             os.kill(started["pid"], 0)
@@ -178,20 +180,38 @@ class Slurm:
         except Exception:  # noqa: BLE001  submitit raises what the task raised, or that it is lost
             return -int(signal.SIGTERM)
 
-    def runs(self, started):
-        """Whether the task of an earlier sweep is queued or runs."""
-        return started.get("cluster") == self.cluster and not self._job(started).done(
-            force_check=True
-        )
-
     def describe(self):
         return f"arrays of Slurm, {self.slots} at a time"
 
     def _job(self, started):
-        job = self._jobs.get(started["job"])
-        if job is None:
-            job = self._executor.job_class(folder=self.folder / "%j", job_id=started["job"])
-        return job
+        return self._jobs.get(started["job"]) or _slurm_job(started, self.folder)
+
+
+def still_runs(attempt, workdir):
+    """Whether the command of an attempt in the manifest of `workdir` runs, or waits in a queue."""
+    if "end" in attempt:
+        return False
+    if attempt["executor"] == Local.name:
+        return Local.runs(attempt)
+    return not _slurm_job(attempt, workdir / SLURM_FOLDER).done(force_check=True)
+
+
+def stop_command(attempts):
+    """The shell command that stops the commands of some attempts; of many, the first of them."""
+    words = {}
+    for each in attempts:
+        name = "kill" if each["executor"] == Local.name else "scancel"
+        words.setdefault(name, {})[str(each.get("pid") or each["job"])] = True
+    lines = [
+        [name, *list(found)[:10], *["..."][: len(found) > 10]] for name, found in words.items()
+    ]
+    return "; ".join(map(" ".join, lines))
+
+
+def _slurm_job(started, folder):
+    """The job of submitit that an earlier sweep submitted."""
+    executor = _import_submitit().core.plugins.get_executors()[started["cluster"]]
+    return executor.job_class(folder=folder / "%j", job_id=started["job"])
 
 
 def run_command(command, log_file):

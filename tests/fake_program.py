@@ -4,7 +4,8 @@
 
 Each update is a line of `updates.txt`, which nothing truncates, so that a test counts how often it ran. A
 checkpoint follows each update. FAULTS in the environment is {part of the workdir: fault}: 'fail', 'full',
-'kill', 'slow', 'wait' (for a file GO); a fault but 'slow' happens at the first start alone, half way.
+'kill', 'slow', 'wait' (for a file GO), 'tokenize' (a minute before the first update); a fault but 'slow'
+happens at the first start alone, half way.
 """
 
 import ast
@@ -88,6 +89,8 @@ def run(folder, keys):
             return 143
         if "slow" in mine:
             time.sleep(0.2)
+        if first and step == 1 and "tokenize" in mine:
+            time.sleep(60)
         if first and step == STEPS // 2:
             while "wait" in mine and not pathlib.Path(os.environ["GO"]).exists():
                 time.sleep(0.02)

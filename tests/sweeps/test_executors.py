@@ -82,6 +82,25 @@ def test_a_task_that_fails_in_an_array_is_reported(tmp_path, slurm, monkeypatch)
     assert sweeping.run(file, tmp_path / "array", executor="slurm")["num_finished"] == 4
 
 
+def test_queued_tasks_of_an_old_config_are_neither_adopted_nor_moved(tmp_path, slurm):
+    (slurm / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 700\n")  # and starts none
+    stage, workdir = 'train("configs/decoder.py", fixed(duration="{} steps"))', tmp_path / "runs"
+    file = sweeping.write(tmp_path, stage.format(9))
+    with sweeping.start(file, workdir, "--executor=slurm") as process:
+        while not (workdir / "sweep.json").exists() or sweeping.states(workdir) != {
+            "pretrain/decoder": "running"
+        }:
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+        process.kill()
+    with pytest.raises(ConfigError, match=r"a sweep with --executor=slurm .*\(scancel 700\)"):
+        sweeping.run(file, workdir)
+    changed = sweeping.write(tmp_path, stage.format(8))
+    for flags, message in (({}, "stale"), ({"stale": "redo"}, r"still runs .*scancel 700\)")):
+        with pytest.raises(ConfigError, match=message):
+            sweeping.run(changed, workdir, executor="slurm", **flags)
+
+
 def test_without_slurm_or_submitit_the_error_says_what_is_missing(tmp_path, monkeypatch):
     file = sweeping.write(tmp_path, sweeping.PRETRAIN)
     with monkeypatch.context() as patch:

@@ -264,6 +264,21 @@ def test_children_of_a_stale_run_are_stale(tmp_path):
     assert sweeping.run(changed, workdir, stale="redo")["num_finished"] == 3
 
 
+def test_a_run_that_has_not_started_does_not_start_from_a_stale_one(tmp_path):
+    parents = 'train("configs/decoder.py", fixed(duration="{} steps") * grid(lr=[1e-3, 2e-3]))'
+    workdir = tmp_path / "runs"
+    sweeping.run(sweeping.write(tmp_path, parents.format(9)), workdir)
+    finetuning = f'finetune("configs/finetune/classification.py", init_from={parents.format(8)})'
+    changed = sweeping.write(tmp_path, finetuning)
+    with pytest.raises(ConfigError, match="--stale=keep leaves out all 2 runs that are compared"):
+        sweeping.run(changed, workdir, stale="keep")
+    shutil.rmtree(workdir / "pretrain" / "lr=0.002")
+    kept = sweeping.run(changed, workdir, stale="keep")
+    folders = [entry["folder"] for entry in kept["runs"]]
+    assert folders == ["pretrain/lr=0.002", "finetune/lr=0.002"]
+    assert sweeping.run(changed, workdir, stale="redo")["num_finished"] == 4
+
+
 def test_a_field_that_changes_no_number_makes_no_run_stale(tmp_path):
     workdir, base = tmp_path / "runs", 'train("configs/decoder.py", fixed({}) * grid(lr=[1e-3]))'
     sweeping.run(sweeping.write(tmp_path, base.format("logging__every='5 steps'")), workdir)
