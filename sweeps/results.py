@@ -77,6 +77,11 @@ def check_sweep(sweep, runs, metric=""):
             )
 
 
+def on_validation(metric):
+    """The metric by which points are chosen: that of the validation split, as nothing is chosen on test."""
+    return re.sub(r"^test/", "validation/", metric)
+
+
 def config_names(values):
     """{'configs/encoder.py:size=tiny,objective=a': 'encoder:objective=a'} of config files: without their
     folder, and without the arguments that all of them have."""
@@ -112,7 +117,7 @@ def collect(sweep, runs, records, workdir, metric=""):
         if key.rpartition(".")[2] == "config":
             names |= config_names({run.coordinates[key]: 0 for run in compared})
     rows = [_row(group, keys, names, entries, metric) for group in candidates(compared).values()]
-    chosen_by = re.sub(r"^test/", "validation/", metric)  # nothing is chosen on the test split
+    chosen_by = on_validation(metric)
     if not all(chosen_by in row["metrics"] for row in rows if row["score"]):
         chosen_by = metric
     baseline = {key: as_text(value) for key, value in sweep.baseline.items()}

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import sweeping
 
-from sweeps import halving, plan, results
+from sweeps import plan, results
 from training import cli, preemption
 from training import config as configs
 from training.config import ConfigError
@@ -303,35 +303,6 @@ def test_a_lost_manifest_loses_no_run(whole, tmp_path):
 
 def _runs(file):
     return plan.make_runs(configs.load_config_file(file, "get_sweep"))
-
-
-def test_halving_stops_the_worst_candidates_and_continues_the_best_from_their_checkpoints(tmp_path):
-    stage = (
-        'finetune("configs/finetune/classification.py", fixed(init_from="x", evaluation__every="10 %") * '
-        "grid(lr=[1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3, 9e-3], seed=range(2)))"
-    )
-    file, workdir = sweeping.write(tmp_path, stage), tmp_path / "runs"
-    (tmp_path / "x").mkdir()
-    stage_file = pathlib.Path(file).read_text().replace('"x"', repr(str(tmp_path / "x")))
-    pathlib.Path(file).write_text(stage_file)
-    (tmp_path / "x" / "config.json").write_text("{}")
-    found = sweeping.run(file, workdir, halving=3)
-    lengths = {folder: len(steps) for folder, steps in sweeping.updates(workdir).items()}
-    rates = (1e-3, 2e-3, 3e-3, 4e-3)
-    expected = [lengths[f"finetune/learning_rate={rate:g},seed=1"] for rate in rates]
-    assert expected == [10, 3, 3, 1] and found["num_finished"] == 2
-    assert list(sweeping.states(workdir).values()).count("dropped") == 16
-    assert "learning_rate=0.001" in (workdir / "best.txt").read_text()
-    again = sweeping.run(file, workdir, halving=3)
-    assert again["rows"] == found["rows"]
-    assert {f: len(s) for f, s in sweeping.updates(workdir).items()} == lengths
-
-
-def test_the_rungs_of_halving():
-    assert halving.shares(9, 3) == (11.11, 33.33)
-    assert halving.shares(8, 2) == (12.5, 25.0, 50.0)
-    with pytest.raises(ConfigError, match="as many candidates"):
-        halving.shares(2, 3)
 
 
 def test_a_metric_that_no_run_has_names_the_nearest_after_a_report_with_another(whole):
