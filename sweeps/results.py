@@ -68,6 +68,10 @@ def check_sweep(sweep, runs, metric=""):
             raise ConfigError(
                 f"baseline: no run has {short(key)}={value}; {nearest(as_text(value), values)}"
             )
+    wanted = {key: as_text(value) for key, value in sweep.baseline.items()}
+    if not any(all(text(run.coordinates, k) == v for k, v in wanted.items()) for run in runs):
+        values = " and ".join(f"{short(key)}={value}" for key, value in wanted.items())
+        raise ConfigError(f"baseline: no run has {values} together; name the values of one row")
     known = dict.fromkeys(key for run in runs for key in run.coordinates if not is_seed(key))
     for key in sweep.tuned:
         if key not in known:
@@ -252,10 +256,11 @@ def is_number(value):
 
 
 def _compare(row, rows, keys, baseline):
-    """Adds 'paired', the difference from the row of the baseline that is otherwise the nearest, by `keys`."""
-    if not baseline or _has(row, baseline):
-        return
+    """Adds 'paired', the difference from the row of the baseline that is otherwise the nearest, by `keys`, if
+    there is one."""
     matching = [each for each in rows if _has(each, baseline)]
+    if not baseline or not matching or _has(row, baseline):
+        return
 
     def shared(other):
         return sum(row["coordinates"][key] == other["coordinates"][key] for key in keys)
@@ -271,4 +276,5 @@ def _compare(row, rows, keys, baseline):
 
 
 def _has(row, baseline):
-    return all(row["coordinates"][key] == value for key, value in baseline.items())
+    """Whether a row has the values of the baseline; rows that --stale=keep left out may have been all."""
+    return all(row["coordinates"].get(key) == value for key, value in baseline.items())

@@ -264,6 +264,21 @@ def test_children_of_a_stale_run_are_stale(tmp_path):
     assert sweeping.run(changed, workdir, stale="redo")["num_finished"] == 3
 
 
+@pytest.mark.parametrize(
+    "decays", [(1e-3, 2e-3, 3e-3), (1e-3, 2e-3)]
+)  # with one left, wd is no column
+def test_a_sweep_whose_baseline_is_left_out_is_reported_without_differences(tmp_path, decays):
+    stage = 'train("configs/decoder.py", fixed(duration="{} steps") * grid(wd={}))'
+    workdir = tmp_path / "runs"
+    sweeping.run(sweeping.write(tmp_path, stage.format(9, decays)), workdir)
+    for decay in decays[1:]:
+        shutil.rmtree(workdir / "pretrain" / f"wd={decay}")
+    changed = sweeping.write(tmp_path, stage.format(8, decays), baseline={"wd": 1e-3})
+    found = sweeping.run(changed, workdir, stale="keep")
+    assert len(found["rows"]) == len(decays) - 1 == found["num_finished"]
+    assert not any("paired" in row for row in found["rows"])
+
+
 def test_a_run_that_has_not_started_does_not_start_from_a_stale_one(tmp_path):
     parents = 'train("configs/decoder.py", fixed(duration="{} steps") * grid(lr=[1e-3, 2e-3]))'
     workdir = tmp_path / "runs"
