@@ -200,7 +200,10 @@ class Engine:
         if not active:
             return
         if self.executor.outlives:
-            log.info(f"{len(active)} tasks stay in the queue; the same command waits for them")
+            log.info(
+                f"{len(active)} tasks stay in the queue; the same command waits for them and submits "
+                "the runs that are left"
+            )
             return
         for each in active:
             self.executor.stop(each.started)

@@ -15,6 +15,7 @@ import subprocess
 from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+LARGEST_ARRAY = 1000  # Slurm's default
 SLURM_FOLDER = "slurm"  # below the workdir of a sweep
 PINS = ("auto", "none", "cores", "gpu", "tpu")
 
@@ -118,7 +119,7 @@ class Slurm:
 
     Args:
       folder: where submitit keeps its files.
-      jobs: array tasks that run at a time.
+      jobs: tasks that are queued or run at a time, in all arrays together.
       options: {'partition': ..., 'time': minutes, ...} of submitit, slurm_ in front of its own.
       cluster: 'slurm', or 'local' and 'debug', with which submitit runs the jobs itself.
     """
@@ -126,11 +127,12 @@ class Slurm:
     name = "slurm"
     wait_seconds = 5.0
     outlives = True
-    capacity = 1000  # tasks of an array
 
     def __init__(self, folder, jobs=32, options=None, cluster="slurm"):
         self._submitit = _import_submitit()
         self.slots, self.folder, self.cluster = jobs, pathlib.Path(folder), cluster
+        # Slurm limits the tasks of one array, and the runs that can start together are an array.
+        self.capacity = min(jobs, LARGEST_ARRAY)
         if cluster == "slurm" and self._submitit.AutoExecutor.which() != "slurm":
             raise ConfigError(
                 "--executor=slurm: there is no srun here; run it on a login node of the cluster"
@@ -181,7 +183,7 @@ class Slurm:
             return -int(signal.SIGTERM)
 
     def describe(self):
-        return f"arrays of Slurm, {self.slots} at a time"
+        return f"arrays of Slurm, {self.capacity} tasks at a time"
 
     def _job(self, started):
         return self._jobs.get(started["job"]) or _slurm_job(started, self.folder)
