@@ -83,6 +83,7 @@ def load(workdir):
         "num_planned": len(cells),
         "plan": plan,
         "fingerprints": sorted({record["fingerprint"] for record in pretraining.values()}),
+        "label_fingerprints": sorted({cell.pop("data") for cell in done}),
         "environment": first["environment"],
         "pretraining": pretraining,
         "summary": summarize(plan, pretraining, done),
@@ -143,6 +144,7 @@ def _scores(folder):
                 f"there)"
             )
     return {
+        "data": paths.read_object(folder / "manifest.json").get("data", ""),
         "validation": scores["validation/accuracy"],
         "test": scores["test/accuracy"],
         "curves": {

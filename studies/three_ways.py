@@ -61,7 +61,7 @@ def write(workdir, load_labels=baseline.load, sample=samples.of_run):
     found, config = results.load(pathlib.Path(workdir))
     folder = pathlib.Path(workdir) / FOLDER
     folder.mkdir(exist_ok=True)
-    found["baseline"] = run_baseline(found["plan"], config, folder, load_labels)
+    found["baseline"] = run_baseline(found, config, folder, load_labels)
     found["samples"] = run_samples(pathlib.Path(workdir), found["pretraining"], folder, sample)
     manifest.write_json(folder / "results.json", found)
     panels = figures.panels(found)
@@ -75,12 +75,14 @@ def write(workdir, load_labels=baseline.load, sample=samples.of_run):
     return found
 
 
-def run_baseline(plan, config, folder, load_labels):
-    """The scores of the classic baseline. config: resolved config of a finetuning run."""
+def run_baseline(found, config, folder, load_labels):
+    """The scores of the classic baseline, computed again if the finetuning runs have other labels.
+
+    found: content of results.json without it; config: resolved config of a finetuning run."""
     task = configs.resolve(FinetuneConfig, config).task
     options = dataclasses.asdict(dataclasses.replace(task, num_train_examples=0))
-    budgets, seeds = plan["label_budgets"], plan["seeds"]
-    about = {**options, "budgets": budgets, "seeds": seeds}
+    budgets, seeds = found["plan"]["label_budgets"], found["plan"]["seeds"]
+    about = {**options, "budgets": budgets, "seeds": seeds, "data": found["label_fingerprints"]}
     return stored(
         folder / "baseline.json", about, lambda: baseline.run(load_labels(task), budgets, seeds)
     )

@@ -8,10 +8,11 @@ import logging
 import pathlib
 import time
 
-from sweeps import run_files
+from sweeps import executors, run_files
 from sweeps.manifest import now
 from sweeps.plan import Job, make_jobs
 from training import preemption
+from training.config import ConfigError
 
 log = logging.getLogger("triptych.sweeps")
 
@@ -116,12 +117,17 @@ class Engine:
         for run in runs:
             attempts = self.manifest.records[run.folder]["attempts"]
             last = attempts[-1] if attempts else {"end": ""}
-            if "end" in last or last["executor"] != self.executor.name:
+            if "end" in last:
                 continue
-            if self.executor.runs(last):
-                found.setdefault(last["folder"], []).append((run, last))
-            else:
+            if not executors.still_runs(last, self.workdir):
                 last["end"] = ""  # the sweep ended before it
+            elif last["executor"] != self.executor.name:
+                raise ConfigError(
+                    f"{run.folder} still runs: a sweep with --executor={last['executor']} started it; "
+                    f"continue with that, or stop it ({executors.stop_command([last])})"
+                )
+            else:
+                found.setdefault(last["folder"], []).append((run, last))
         active = []
         for pairs in found.values():
             job = Job(tuple(run for run, _ in pairs), stop_after)
@@ -194,7 +200,10 @@ class Engine:
         if not active:
             return
         if self.executor.outlives:
-            log.info(f"{len(active)} tasks stay in the queue; the same command waits for them")
+            log.info(
+                f"{len(active)} tasks stay in the queue; the same command waits for them and submits "
+                "the runs that are left"
+            )
             return
         for each in active:
             self.executor.stop(each.started)

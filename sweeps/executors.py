@@ -15,6 +15,8 @@ import subprocess
 from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+LARGEST_ARRAY = 1000  # Slurm's default
+SLURM_FOLDER = "slurm"  # below the workdir of a sweep
 PINS = ("auto", "none", "cores", "gpu", "tpu")
 
 
@@ -90,7 +92,8 @@ class Local:
             return process.poll()
         return None if self.runs(started) else "unknown"
 
-    def runs(self, started):
+    @staticmethod
+    def runs(started):
         """Whether the process of an earlier sweep still runs."""
         try:
             os.kill(started["pid"], 0)
@@ -116,7 +119,7 @@ class Slurm:
 
     Args:
       folder: where submitit keeps its files.
-      jobs: array tasks that run at a time.
+      jobs: tasks that are queued or run at a time, in all arrays together.
       options: {'partition': ..., 'time': minutes, ...} of submitit, slurm_ in front of its own.
       cluster: 'slurm', or 'local' and 'debug', with which submitit runs the jobs itself.
     """
@@ -124,11 +127,12 @@ class Slurm:
     name = "slurm"
     wait_seconds = 5.0
     outlives = True
-    capacity = 1000  # tasks of an array
 
     def __init__(self, folder, jobs=32, options=None, cluster="slurm"):
         self._submitit = _import_submitit()
         self.slots, self.folder, self.cluster = jobs, pathlib.Path(folder), cluster
+        # Slurm limits the tasks of one array, and the runs that can start together are an array.
+        self.capacity = min(jobs, LARGEST_ARRAY)
         if cluster == "slurm" and self._submitit.AutoExecutor.which() != "slurm":
             raise ConfigError(
                 "--executor=slurm: there is no srun here; run it on a login node of the cluster"
@@ -178,20 +182,38 @@ class Slurm:
         except Exception:  # noqa: BLE001  submitit raises what the task raised, or that it is lost
             return -int(signal.SIGTERM)
 
-    def runs(self, started):
-        """Whether the task of an earlier sweep is queued or runs."""
-        return started.get("cluster") == self.cluster and not self._job(started).done(
-            force_check=True
-        )
-
     def describe(self):
-        return f"arrays of Slurm, {self.slots} at a time"
+        return f"arrays of Slurm, {self.capacity} tasks at a time"
 
     def _job(self, started):
-        job = self._jobs.get(started["job"])
-        if job is None:
-            job = self._executor.job_class(folder=self.folder / "%j", job_id=started["job"])
-        return job
+        return self._jobs.get(started["job"]) or _slurm_job(started, self.folder)
+
+
+def still_runs(attempt, workdir):
+    """Whether the command of an attempt in the manifest of `workdir` runs, or waits in a queue."""
+    if "end" in attempt:
+        return False
+    if attempt["executor"] == Local.name:
+        return Local.runs(attempt)
+    return not _slurm_job(attempt, workdir / SLURM_FOLDER).done(force_check=True)
+
+
+def stop_command(attempts):
+    """The shell command that stops the commands of some attempts; of many, the first of them."""
+    words = {}
+    for each in attempts:
+        name = "kill" if each["executor"] == Local.name else "scancel"
+        words.setdefault(name, {})[str(each.get("pid") or each["job"])] = True
+    lines = [
+        [name, *list(found)[:10], *["..."][: len(found) > 10]] for name, found in words.items()
+    ]
+    return "; ".join(map(" ".join, lines))
+
+
+def _slurm_job(started, folder):
+    """The job of submitit that an earlier sweep submitted."""
+    executor = _import_submitit().core.plugins.get_executors()[started["cluster"]]
+    return executor.job_class(folder=folder / "%j", job_id=started["job"])
 
 
 def run_command(command, log_file):

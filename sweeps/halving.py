@@ -9,6 +9,7 @@ import logging
 import math
 
 from sweeps import results, run_files
+from training import preemption
 from training.config import ConfigError
 
 log = logging.getLogger("triptych.sweeps")
@@ -51,10 +52,13 @@ def run(engine, runs, factor, metric):
       engine: engine.Engine.
       runs: all runs of the sweep.
       factor: of the candidates, 1 in `factor` continues at each rung.
-      metric: 'validation/NAME', '+' or '-' in front; '': that of the task.
+      metric: 'validation/NAME', or 'test/NAME' for the same, '+' or '-' in front; another, or '': that of
+        the task.
+
+    Raises preemption.Preempted if a run was stopped before it could be compared.
     """
     last = [each for each in runs if each.stage is runs[-1].stage]
-    engine.run([each for each in runs if each.stage is not runs[-1].stage])
+    _run(engine, [each for each in runs if each.stage is not runs[-1].stage])
     groups = results.candidates(last)
     for share in shares(len(groups), factor):
         alive = [each for group in groups.values() for each in group]
@@ -62,7 +66,7 @@ def run(engine, runs, factor, metric):
         def is_done(each, share=share):
             return _reached(engine, each, share)
 
-        engine.run(alive, stop_after=f"{share} %", is_done=is_done)
+        _run(engine, alive, stop_after=f"{share} %", is_done=is_done)
         scores = {key: _score(engine, group, metric, share) for key, group in groups.items()}
         order = sorted(groups, key=lambda key: scores[key], reverse=True)
         kept = [key for key in order if scores[key] > -math.inf][: max(1, len(groups) // factor)]
@@ -74,6 +78,13 @@ def run(engine, runs, factor, metric):
                         engine.manifest.records[each.folder]["state"] = "dropped"
         groups = {key: groups[key] for key in groups if key in kept}
     engine.run([each for group in groups.values() for each in group])
+
+
+def _run(engine, runs, **arguments):
+    """engine.run; raises Preempted if one of the runs has to be continued by another command."""
+    engine.run(runs, **arguments)
+    if any(engine.manifest.records[each.folder]["state"] == "stopped" for each in runs):
+        raise preemption.Preempted
 
 
 def _step(folder, share):
@@ -92,21 +103,23 @@ def _reached(engine, each, share):
 
 
 def _score(engine, group, metric, share):
-    """The mean over seeds of the newest evaluation before a rung, higher is better; -inf without one."""
+    """The mean over seeds of the newest evaluation before a rung, higher is better; -inf if one of the runs
+    did not reach it."""
+    if not all(_reached(engine, each, share) for each in group):
+        return -math.inf
     values = []
     for each in group:
         folder = engine.workdir / each.folder
         best = run_files.best_metric(folder, each.program)
-        name = metric.lstrip("+-")
-        name = name if name.startswith("validation/") else f"validation/{best[1:]}"
-        found = run_files.score_at(folder, name, _step(folder, share)) if best else None
+        name, prefix = results.on_validation(metric.lstrip("+-")), metric[:1]
+        if not name.startswith("validation/"):
+            name, prefix = f"validation/{best[1:]}", ""
+        found = run_files.score_at(folder, name, _step(folder, share))
         if found is None:
-            if engine.manifest.records[each.folder]["state"] in ("paused", "finished"):
-                raise ConfigError(
-                    f"{folder} has no {name} before {share:g} % of its steps: lower evaluation.every, or run "
-                    f"without --halving"
-                )
-            return -math.inf
-        sign = {"+": 1.0, "-": -1.0}.get(metric[:1]) or run_files.sign_of(name, best)
+            raise ConfigError(
+                f"{folder} has no {name} before {share:g} % of its steps: lower evaluation.every, choose "
+                f"another --metric, or run without --halving"
+            )
+        sign = {"+": 1.0, "-": -1.0}.get(prefix) or run_files.sign_of(name, best)
         values.append(sign * found[1])
     return sum(values) / len(values)

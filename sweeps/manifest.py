@@ -10,7 +10,7 @@ import logging
 import pathlib
 import sys
 
-from sweeps import run_files
+from sweeps import executors, run_files
 from sweeps.plan import SAME_RUN, SCHEMAS, swept_keys
 from training import config as configs
 from training import metric_writer, paths, run_directory
@@ -64,17 +64,16 @@ class Manifest:
         for run in runs:
             there = run_files.is_started(self.workdir / run.folder)
             record = known.get(run.folder) or self._own_config(run)
-            if there and run.parent is not None and run.parent.folder in stale:
+            changed = [
+                f"{key} was {was!r}, is {now!r}"
+                for key, was, now in configs.difference(record["config"], run.config)
+                if key in swept[run.stage] or not key.startswith(SAME_RUN)
+            ]
+            if run.parent is not None and run.parent.folder in stale:
                 stale[run.folder] = f"{run.parent.folder} is stale"
-            elif there:
-                changed = [
-                    f"{key} was {was!r}, is {now!r}"
-                    for key, was, now in configs.difference(record["config"], run.config)
-                    if key in swept[run.stage] or not key.startswith(SAME_RUN)
-                ]
-                if changed:
-                    stale[run.folder] = "; ".join(changed[:2])
-            else:
+            elif changed and (there or self._running(run.folder)):
+                stale[run.folder] = "; ".join(changed[:2])
+            elif not there:
                 new.append(run.folder)
         planned = {run.folder for run in runs}
         gone = [
@@ -83,6 +82,11 @@ class Manifest:
             if folder not in planned and (self.workdir / folder).exists()
         ]
         return Changes(new, stale, gone)
+
+    def _running(self, folder):
+        """[the attempt whose command still runs or is queued], [] if there is none."""
+        last = self.records.get(folder, {}).get("attempts", [])[-1:]
+        return [each for each in last if executors.still_runs(each, self.workdir)]
 
     def _own_config(self, run):
         """The record of a run that the manifest does not know: its config as the run stored it, with the
@@ -117,14 +121,25 @@ class Manifest:
         write_json(self.workdir / MANIFEST, {**self.head, "runs": list(self.records.values())})
 
     def set_aside(self, folders):
-        """Moves directories of stale runs to set_aside/N/, those that started from another one first."""
+        """Moves directories of stale runs to set_aside/N/, those that started from another one first.
+
+        Raises ConfigError if a command still writes to one of them."""
+        running = {folder: found for folder in folders if (found := self._running(folder))}
+        if running:
+            command = executors.stop_command(each for found in running.values() for each in found)
+            raise ConfigError(
+                f"--stale=redo: {first_and_count([*running])} still runs with its old config; stop it "
+                f"({command}), then use the same command again"
+            )
+        for folder in folders:
+            self.records.pop(folder, None)
+        folders = [folder for folder in folders if (self.workdir / folder).exists()]
         target = self.workdir / SET_ASIDE
         number = 1 + max((int(p.name) for p in target.glob("*") if p.name.isdigit()), default=0)
         for folder in reversed(folders):
             place = target / str(number) / folder
             place.parent.mkdir(parents=True, exist_ok=True)
             (self.workdir / folder).rename(place)
-            self.records.pop(folder, None)
         log.info(f"moved {len(folders)} stale runs to {target / str(number)}")
 
 
@@ -134,7 +149,8 @@ class Changes:
 
     Attributes:
       new: folders of planned runs that have not started.
-      stale: {folder: what changed} of started runs whose config is not that of the plan.
+      stale: {folder: what changed} of runs that have started, or whose command still runs, with another
+        config than that of the plan; and of all runs that start from one of these.
       gone: folders of runs that are no longer planned.
     """
 

@@ -68,6 +68,10 @@ def check_sweep(sweep, runs, metric=""):
             raise ConfigError(
                 f"baseline: no run has {short(key)}={value}; {nearest(as_text(value), values)}"
             )
+    wanted = {key: as_text(value) for key, value in sweep.baseline.items()}
+    if not any(all(text(run.coordinates, k) == v for k, v in wanted.items()) for run in runs):
+        values = " and ".join(f"{short(key)}={value}" for key, value in wanted.items())
+        raise ConfigError(f"baseline: no run has {values} together; name the values of one row")
     known = dict.fromkeys(key for run in runs for key in run.coordinates if not is_seed(key))
     for key in sweep.tuned:
         if key not in known:
@@ -75,6 +79,11 @@ def check_sweep(sweep, runs, metric=""):
             raise ConfigError(
                 f"tuned: {short(key)!r} is not a key of the runs; {nearest(key, names)}"
             )
+
+
+def on_validation(metric):
+    """The metric by which points are chosen: that of the validation split, as nothing is chosen on test."""
+    return re.sub(r"^test/", "validation/", metric)
 
 
 def config_names(values):
@@ -112,7 +121,7 @@ def collect(sweep, runs, records, workdir, metric=""):
         if key.rpartition(".")[2] == "config":
             names |= config_names({run.coordinates[key]: 0 for run in compared})
     rows = [_row(group, keys, names, entries, metric) for group in candidates(compared).values()]
-    chosen_by = re.sub(r"^test/", "validation/", metric)  # nothing is chosen on the test split
+    chosen_by = on_validation(metric)
     if not all(chosen_by in row["metrics"] for row in rows if row["score"]):
         chosen_by = metric
     baseline = {key: as_text(value) for key, value in sweep.baseline.items()}
@@ -247,10 +256,11 @@ def is_number(value):
 
 
 def _compare(row, rows, keys, baseline):
-    """Adds 'paired', the difference from the row of the baseline that is otherwise the nearest, by `keys`."""
-    if not baseline or _has(row, baseline):
-        return
+    """Adds 'paired', the difference from the row of the baseline that is otherwise the nearest, by `keys`, if
+    there is one."""
     matching = [each for each in rows if _has(each, baseline)]
+    if not baseline or not matching or _has(row, baseline):
+        return
 
     def shared(other):
         return sum(row["coordinates"][key] == other["coordinates"][key] for key in keys)
@@ -266,4 +276,5 @@ def _compare(row, rows, keys, baseline):
 
 
 def _has(row, baseline):
-    return all(row["coordinates"][key] == value for key, value in baseline.items())
+    """Whether a row has the values of the baseline; rows that --stale=keep left out may have been all."""
+    return all(row["coordinates"].get(key) == value for key, value in baseline.items())

@@ -49,6 +49,11 @@ def run(given, programs=None, cluster="slurm"):
         return None
     if given.stale == "keep":
         runs = [each for each in runs if each.folder not in changes.stale]
+        if not any(each.stage is sweep.stage for each in runs):
+            raise ConfigError(
+                f"--stale=keep leaves out all {len(last)} runs that are compared; --stale=redo runs them "
+                f"again, or choose another --workdir"
+            )
     if given.stale == "refuse":
         changes.check(workdir)
     executor = None if given.report else _executor(given, workdir, cluster)
@@ -136,7 +141,7 @@ def _executor(given, workdir, cluster):
         return executors.Local(given.jobs or 1, given.pin)
     if given.executor == "slurm":
         options = executors.parse_options(given.slurm)
-        return executors.Slurm(workdir / "slurm", given.jobs or 32, options, cluster)
+        return executors.Slurm(workdir / executors.SLURM_FOLDER, given.jobs or 32, options, cluster)
     return None
 
 

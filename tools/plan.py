@@ -13,7 +13,7 @@ from training.config import ConfigError
 FLAGS = (
     ("--topology", {"metavar": "NAME", "help": "v5e:16x16, v5p:8x8x16, h100:8, cpu:4, ..."}),
     ("--price", {"type": float, "default": 0.0, "help": "price of a chip per hour"}),
-    ("--output", {"metavar": "FILE", "help": "also write the report as JSON"}),
+    ("--output", {"default": "", "metavar": "FILE", "help": "also write the report as JSON"}),
     ("--search", {"action": "store_true", "help": "choose the fastest mesh, microbatches, ... that fit"}),
     ("--compile_at_most", {"type": int, "default": 24, "metavar": "N", "help": "candidates of --search"}),
     ("--run", {"metavar": "DIR", "help": "compare a run of train.py with its plan on this machine"}),
@@ -83,7 +83,7 @@ import statistics
 
 import jax
 
-from tools import chips, plan_report, plan_search, plan_step
+from tools import chips, output, plan_report, plan_search, plan_step
 from training import config as configs
 from training import logs, paths, run_directory
 from training.schema import PretrainConfig
@@ -91,6 +91,7 @@ from training.schema import PretrainConfig
 
 def show(given, config):
     """Prints what the flags ask for."""
+    output.check_path("--output", given.output)
     if config is None:
         found, measured = compare(paths.of(given.run))
         print(
@@ -190,7 +191,7 @@ def lines_beside(found, measured) -> list[str]:
     return lines
 
 
-def write(output, record):
-    """Writes a record as JSON to the path `output`, if there is one."""
-    if output:
-        paths.write_text(paths.of(output), json.dumps(record, indent=1) + "\n")
+def write(path, record):
+    """Writes a record as JSON to a file, if there is one."""
+    if path:
+        paths.write_text(paths.of(path), json.dumps(record, indent=1) + "\n")

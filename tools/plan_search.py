@@ -23,6 +23,7 @@ from tools import chips, plan_report, plan_step
 from tools.hlo import Collective
 from tools.plan_analytic import analytic_report
 from training import config as configs
+from training import paths
 from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -192,20 +193,19 @@ def planned(step, topology, chip):
     keys = (
         [] if config.tokenizer.path or config.init_from else [json.dumps(configs.to_dict(config))]
     )
-    if not any(_file(topology, key).exists() for key in keys):
-        keys.append(_interruptible(lambda: step.lowered).as_text())
     files = [_file(topology, key) for key in keys]
-    if found := next((file for file in files if file.exists()), None):
-        record = json.loads(found.read_text(encoding="utf-8"))
-    else:
+    if not any(map(paths.read_object, files)):
+        files.append(_file(topology, _interruptible(lambda: step.lowered).as_text()))
+    record = next(filter(None, map(paths.read_object, files)), None)
+    if record is None:
         try:
             compiled, seconds = _interruptible(step.compile)
             record = plan_report.report_of(topology, chip, step, compiled, seconds).record()
         except plan_step.DoesNotFit as error:
             record = {"message": str(error), "needed": error.needed}
     for file in files:
-        if not file.exists():
-            file.write_text(json.dumps(record), encoding="utf-8")
+        if not paths.read_object(file):
+            paths.write_text(file, json.dumps(record))
     if "needed" in record:
         raise plan_step.DoesNotFit(record["message"], record["needed"])
     return report_from(record)

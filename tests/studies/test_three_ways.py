@@ -131,6 +131,11 @@ def test_an_unfinished_sweep_has_a_report_and_the_baseline_is_computed_once(
     # Runs that are no longer planned are left out; other seeds need other label subsets.
     found = three_ways.write(sweep_directory(folder, f"{arg[:-1]}1"), load_labels)
     assert found["num_finished"] == 6 and len(loads) == 2
+    # So do runs of corrected labels.
+    for file in (folder / "finetune").rglob("manifest.json"):
+        file.write_text(file.read_text().replace("fingerprint-of-data", "other labels"))
+    assert three_ways.write(folder, load_labels)["label_fingerprints"] == ["other labels"]
+    assert len(loads) == 3
 
 
 def test_a_directory_that_cannot_be_analyzed_is_one_line(tmp_path, sweep_directory, labeled):

@@ -15,21 +15,27 @@ from training import config as configs
 from training.config import ConfigError
 
 SBATCH = r"""#!/bin/sh
-# Runs the tasks of an array, or the one job, at once in the background.
-cp "$1" "$(dirname "$0")/submitted.sh"
+# Runs the tasks of an array, or the one job, at once in the background. A line of submitted.txt: how many
+# tasks there are now, and how many have ended.
+here=$(dirname "$0")
+cp -n "$1" "$here/submitted.sh"
+number=$(wc -l < "$here/submitted.txt")
+ended=$(ls "$here"/../*/slurm/*/*_result.pkl 2> "$here/ls.txt" | wc -l)
 export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 SLURM_NNODES=1 SLURM_NODEID=0
 export SLURM_JOB_NODELIST=localhost
 last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\)%.*/\1/p' "$1")
+echo "$((${last:-0} + 1)) $ended" >> "$here/submitted.txt"
+job=$((700 + 100 * number))
 if [ -z "$last" ]; then
-  SLURM_JOB_ID=600 bash "$1" > "$(dirname "$0")/600.out" 2>&1 &
-  echo Submitted batch job 600
+  SLURM_JOB_ID=$job bash "$1" > "$here/$job.out" 2>&1 &
+  echo Submitted batch job $job
   exit
 fi
 for task in $(seq 0 "$last"); do
-  SLURM_JOB_ID=$((700 + task)) SLURM_ARRAY_JOB_ID=700 SLURM_ARRAY_TASK_ID=$task \
-    bash "$1" > "$(dirname "$0")/$task.out" 2>&1 &
+  SLURM_JOB_ID=$((job + task)) SLURM_ARRAY_JOB_ID=$job SLURM_ARRAY_TASK_ID=$task \
+    bash "$1" > "$here/$job.$task.out" 2>&1 &
 done
-echo Submitted batch job 700
+echo Submitted batch job $job
 """
 SRUN = """#!/bin/sh
 while [ "${1#--}" != "$1" ]; do case "$1" in --output|--error) shift;; esac; shift; done
@@ -47,6 +53,7 @@ def slurm(tmp_path, monkeypatch):
     for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
+    (folder / "submitted.txt").touch()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
 
@@ -55,12 +62,12 @@ def test_an_array_of_slurm_gives_the_table_of_this_machine(tmp_path, slurm, monk
     monkeypatch.setattr(executors.Slurm, "wait_seconds", 0.2)
     file = sweeping.write(tmp_path, sweeping.PRETRAIN)
     options = "partition=gpu,gpus_per_node=1,timeout_min=90"
-    found = sweeping.run(file, tmp_path / "array", executor="slurm", slurm=options, jobs=3)
+    found = sweeping.run(file, tmp_path / "array", executor="slurm", slurm=options, jobs=4)
     here = sweeping.run(file, tmp_path / "here")
     assert found["rows"] == here["rows"] and found["num_finished"] == 4
     submitted = (slurm / "submitted.sh").read_text().splitlines()
     for line in (
-        "--array=0-3%3",
+        "--array=0-3%4",
         "--partition=gpu",
         "--gpus-per-node=1",
         "--time=90",
@@ -73,6 +80,23 @@ def test_an_array_of_slurm_gives_the_table_of_this_machine(tmp_path, slurm, monk
     assert jobs == {"700_0", "700_1", "700_2", "700_3"}
 
 
+def test_no_more_tasks_than_jobs_are_in_all_arrays_together(tmp_path, slurm, monkeypatch):
+    monkeypatch.setattr(executors.Slurm, "wait_seconds", 0.2)
+    stage = (
+        'finetune("configs/finetune/classification.py", grid(seed=range(2)), '
+        'init_from=train("configs/decoder.py", grid(seed=range(3))))'
+    )
+    file = sweeping.write(tmp_path, stage)
+    found = sweeping.run(file, tmp_path / "array", executor="slurm", jobs=2, replicas=1)
+    assert found["num_finished"] == 9
+    submitted = 0
+    for line in (slurm / "submitted.txt").read_text().splitlines():
+        tasks, ended = map(int, line.split())
+        submitted += tasks
+        assert submitted - ended <= 2
+    assert submitted == 9
+
+
 def test_a_task_that_fails_in_an_array_is_reported(tmp_path, slurm, monkeypatch):
     monkeypatch.setattr(executors.Slurm, "wait_seconds", 0.2)
     monkeypatch.setenv("FAULTS", json.dumps({"lr=0.002,seed=0": "fail"}))
@@ -80,6 +104,25 @@ def test_a_task_that_fails_in_an_array_is_reported(tmp_path, slurm, monkeypatch)
     with pytest.raises(ConfigError, match="1 of 4 runs failed"):
         sweeping.run(file, tmp_path / "array", executor="slurm")
     assert sweeping.run(file, tmp_path / "array", executor="slurm")["num_finished"] == 4
+
+
+def test_queued_tasks_of_an_old_config_are_neither_adopted_nor_moved(tmp_path, slurm):
+    (slurm / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 700\n")  # and starts none
+    stage, workdir = 'train("configs/decoder.py", fixed(duration="{} steps"))', tmp_path / "runs"
+    file = sweeping.write(tmp_path, stage.format(9))
+    with sweeping.start(file, workdir, "--executor=slurm") as process:
+        while not (workdir / "sweep.json").exists() or sweeping.states(workdir) != {
+            "pretrain/decoder": "running"
+        }:
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+        process.kill()
+    with pytest.raises(ConfigError, match=r"a sweep with --executor=slurm .*\(scancel 700\)"):
+        sweeping.run(file, workdir)
+    changed = sweeping.write(tmp_path, stage.format(8))
+    for flags, message in (({}, "stale"), ({"stale": "redo"}, r"still runs .*scancel 700\)")):
+        with pytest.raises(ConfigError, match=message):
+            sweeping.run(changed, workdir, executor="slurm", **flags)
 
 
 def test_without_slurm_or_submitit_the_error_says_what_is_missing(tmp_path, monkeypatch):

@@ -115,6 +115,29 @@ def test_after_kill_9_of_the_sweep_and_its_run_it_resumes_from_its_checkpoint(tm
     assert_each_update_ran_once(workdir)
 
 
+def test_a_command_before_its_first_update_is_stale_in_a_changed_sweep(tmp_path):
+    """It would end as the run of the new config, with the old one."""
+    stage = 'train("configs/decoder.py", fixed(duration="{} steps") * grid(lr=[1e-3, 2e-3]))'
+    file, workdir = sweeping.write(tmp_path, stage.format(9)), tmp_path / "runs"
+    faults = json.dumps({"pretrain": "tokenize"})
+    with sweeping.start(file, workdir, env={**os.environ, "FAULTS": faults}) as process:
+        wait_for(lambda: list(workdir.rglob("starts.txt")))
+        process.kill()
+    started = json.loads((workdir / "sweep.json").read_text())["runs"][0]["attempts"][0]
+    changed = sweeping.write(tmp_path, stage.format(8))
+    with pytest.raises(
+        ConfigError, match="1 runs .* are stale.*duration was '9 steps', is '8 steps'"
+    ):
+        sweeping.run(changed, workdir)
+    with pytest.raises(ConfigError, match=f"lr=0.001 still runs .*kill {started['pid']}"):
+        sweeping.run(changed, workdir, stale="redo")
+    kept = sweeping.run(changed, workdir, stale="keep")
+    assert [entry["folder"] for entry in kept["runs"]] == ["pretrain/lr=0.002"]
+    os.kill(started["pid"], signal.SIGKILL)
+    wait_for(lambda: not os.path.exists(f"/proc/{started['pid']}"))
+    assert sweeping.run(changed, workdir)["num_finished"] == 2  # it had nothing to lose
+
+
 @contextlib.contextmanager
 def full_disk(size):
     """No file, of this process or its children, can grow beyond a size."""

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import sweeping
 
-from sweeps import halving, plan, results
+from sweeps import plan, results
 from training import cli, preemption
 from training import config as configs
 from training.config import ConfigError
@@ -264,6 +264,36 @@ def test_children_of_a_stale_run_are_stale(tmp_path):
     assert sweeping.run(changed, workdir, stale="redo")["num_finished"] == 3
 
 
+@pytest.mark.parametrize(
+    "decays", [(1e-3, 2e-3, 3e-3), (1e-3, 2e-3)]
+)  # with one left, wd is no column
+def test_a_sweep_whose_baseline_is_left_out_is_reported_without_differences(tmp_path, decays):
+    stage = 'train("configs/decoder.py", fixed(duration="{} steps") * grid(wd={}))'
+    workdir = tmp_path / "runs"
+    sweeping.run(sweeping.write(tmp_path, stage.format(9, decays)), workdir)
+    for decay in decays[1:]:
+        shutil.rmtree(workdir / "pretrain" / f"wd={decay}")
+    changed = sweeping.write(tmp_path, stage.format(8, decays), baseline={"wd": 1e-3})
+    found = sweeping.run(changed, workdir, stale="keep")
+    assert len(found["rows"]) == len(decays) - 1 == found["num_finished"]
+    assert not any("paired" in row for row in found["rows"])
+
+
+def test_a_run_that_has_not_started_does_not_start_from_a_stale_one(tmp_path):
+    parents = 'train("configs/decoder.py", fixed(duration="{} steps") * grid(lr=[1e-3, 2e-3]))'
+    workdir = tmp_path / "runs"
+    sweeping.run(sweeping.write(tmp_path, parents.format(9)), workdir)
+    finetuning = f'finetune("configs/finetune/classification.py", init_from={parents.format(8)})'
+    changed = sweeping.write(tmp_path, finetuning)
+    with pytest.raises(ConfigError, match="--stale=keep leaves out all 2 runs that are compared"):
+        sweeping.run(changed, workdir, stale="keep")
+    shutil.rmtree(workdir / "pretrain" / "lr=0.002")
+    kept = sweeping.run(changed, workdir, stale="keep")
+    folders = [entry["folder"] for entry in kept["runs"]]
+    assert folders == ["pretrain/lr=0.002", "finetune/lr=0.002"]
+    assert sweeping.run(changed, workdir, stale="redo")["num_finished"] == 4
+
+
 def test_a_field_that_changes_no_number_makes_no_run_stale(tmp_path):
     workdir, base = tmp_path / "runs", 'train("configs/decoder.py", fixed({}) * grid(lr=[1e-3]))'
     sweeping.run(sweeping.write(tmp_path, base.format("logging__every='5 steps'")), workdir)
@@ -288,35 +318,6 @@ def test_a_lost_manifest_loses_no_run(whole, tmp_path):
 
 def _runs(file):
     return plan.make_runs(configs.load_config_file(file, "get_sweep"))
-
-
-def test_halving_stops_the_worst_candidates_and_continues_the_best_from_their_checkpoints(tmp_path):
-    stage = (
-        'finetune("configs/finetune/classification.py", fixed(init_from="x", evaluation__every="10 %") * '
-        "grid(lr=[1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3, 9e-3], seed=range(2)))"
-    )
-    file, workdir = sweeping.write(tmp_path, stage), tmp_path / "runs"
-    (tmp_path / "x").mkdir()
-    stage_file = pathlib.Path(file).read_text().replace('"x"', repr(str(tmp_path / "x")))
-    pathlib.Path(file).write_text(stage_file)
-    (tmp_path / "x" / "config.json").write_text("{}")
-    found = sweeping.run(file, workdir, halving=3)
-    lengths = {folder: len(steps) for folder, steps in sweeping.updates(workdir).items()}
-    rates = (1e-3, 2e-3, 3e-3, 4e-3)
-    expected = [lengths[f"finetune/learning_rate={rate:g},seed=1"] for rate in rates]
-    assert expected == [10, 3, 3, 1] and found["num_finished"] == 2
-    assert list(sweeping.states(workdir).values()).count("dropped") == 16
-    assert "learning_rate=0.001" in (workdir / "best.txt").read_text()
-    again = sweeping.run(file, workdir, halving=3)
-    assert again["rows"] == found["rows"]
-    assert {f: len(s) for f, s in sweeping.updates(workdir).items()} == lengths
-
-
-def test_the_rungs_of_halving():
-    assert halving.shares(9, 3) == (11.11, 33.33)
-    assert halving.shares(8, 2) == (12.5, 25.0, 50.0)
-    with pytest.raises(ConfigError, match="as many candidates"):
-        halving.shares(2, 3)
 
 
 def test_a_metric_that_no_run_has_names_the_nearest_after_a_report_with_another(whole):

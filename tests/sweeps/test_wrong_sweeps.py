@@ -43,6 +43,11 @@ WRONG = {
         'train("configs/decoder.py"), metric="test/loss"',
         "metric 'test/loss': not all runs are scored on the test split",
     ),
+    "a baseline of no row": (
+        'train("configs/decoder.py", zip_(lr=[1e-3, 2e-3], wd=[0.1, 0.2])), '
+        'baseline={"lr": 1e-3, "wd": 0.2}',
+        "baseline: no run has lr=0.001 and wd=0.2 together",
+    ),
     "a metric without its split": (
         'train("configs/decoder.py"), metric="loss"',
         "expected SPLIT/NAME, such as validation/loss",

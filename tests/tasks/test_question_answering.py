@@ -128,7 +128,8 @@ def test_a_question_is_truncated_and_an_answer_longer_than_a_window_is_counted(f
 
 def test_a_window_without_place_for_the_context_is_an_error_of_one_line(folder):
     with pytest.raises(
-        ValueError, match="max_seq_len=6 leaves 0 tokens of the context.*stride=4: raise task.max_seq_len"
+        ValueError,
+        match="max_seq_len=6 leaves 0 tokens of the context.*stride=4: raise task.max_seq_len",
     ) as error:
         load(folder, "encoder", {"train": ROWS, "validation": ROWS}, max_seq_len=6, no_answer=True)
     assert "\n" not in str(error.value)

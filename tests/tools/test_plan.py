@@ -146,6 +146,7 @@ WRONG = [
     ),
     (["--topology=cpu:4", "--config.freeze=('nothing',)"], "matches no parameter"),
     (["--topology=cpu:4", "--config.tokenizer.path=missing.json"], "missing.json"),
+    (["--topology=cpu:4", "--output=missing/x.json"], "'missing' is not a directory; create it"),
     (["--topology=cpu:4", "--toplogy=x"], "did you mean --topology"),
 ]
 
@@ -265,12 +266,20 @@ def test_a_search_in_which_nothing_fits_says_by_how_much():
 
 def test_a_second_plan_compiles_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path))
-    config = resolved()
+    config, compile_step = resolved(), plan_step.PlannedStep.compile
     first = plan.plan(config, "cpu:1")
     monkeypatch.setattr(plan_step.PlannedStep, "compile", None)
     assert plan.plan(config, "cpu:1") == first  # known by its config
     changed = resolved(training__duration="7 steps")  # known by its program
     assert plan.plan(changed, "cpu:1") == first
+    for file in (tmp_path / "plan").iterdir():  # of a full disk
+        file.write_text(file.read_text()[:100])
+    with pytest.raises(TypeError):
+        plan.plan(config, "cpu:1")
+    monkeypatch.setattr(plan_step.PlannedStep, "compile", compile_step)
+    again = plan.plan(config, "cpu:1")
+    monkeypatch.setattr(plan_step.PlannedStep, "compile", None)
+    assert plan.plan(config, "cpu:1") == again
     with pytest.raises(TypeError):  # another program
         plan.plan(resolved(model__emb_dim="64"), "cpu:1")
 

@@ -1,5 +1,6 @@
 """tools.reproduce: comparing metrics, what differs from a manifest, and a run that is trained again."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -64,6 +65,30 @@ def test_what_differs_from_the_manifest_is_listed(run, capsys):
     (other / "manifest.json").unlink()
     with pytest.raises(ConfigError, match="has no manifest"):
         reproduce.main([str(other)])
+
+
+PROGRAM = """
+import json, pathlib, runpy, sys
+file, workdir = (flag.partition("=")[2] for flag in sys.argv[1:])
+config = runpy.run_path(file)["get_config"]()
+pathlib.Path(workdir).mkdir()
+pathlib.Path(workdir, "training.json").write_text(json.dumps(config.training.to_dict()))
+sys.exit(143)
+"""
+
+
+def test_a_run_with_stop_after_ends_as_it_did_and_max_hours_is_left_out(run, tmp_path):
+    (tmp_path / "train.py").write_text(PROGRAM)
+    record = run_records.read(run)
+    limits = {"stop_after": "50 %", "max_hours": 0.5}
+    stopped = dataclasses.replace(
+        record, config=record.config | {"training": record.config["training"] | limits}
+    )
+    reproduce.train(stopped, tmp_path / "again", tmp_path)
+    trained = json.loads((tmp_path / "again" / "training.json").read_text())
+    assert trained == stopped.config["training"] | {"max_hours": 0.0}
+    with pytest.raises(ConfigError, match="ended with status 143"):  # of a signal
+        reproduce.train(record, tmp_path / "other", tmp_path)
 
 
 @pytest.mark.slow
