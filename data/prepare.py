@@ -186,10 +186,10 @@ def _training_texts(source, file: int, split: str, limit: int, fraction: float) 
             if keep is None:
                 keep = bool(split) or not sources.in_validation(chunk.text.strip("\r\n"), fraction)
             if keep and chunk.text:
-                text = chunk.text if len(chunk.text) <= left else chunk.text[:left]
-                left -= (size := len(text.encode()))
-                limit -= size
-                yield text
+                text = chunk.text.encode()[:left]
+                left -= len(text)
+                limit -= len(text)
+                yield text.decode(errors="ignore")  # the last character may be cut
             keep = None if chunk.is_last else keep
 
 

@@ -193,6 +193,18 @@ def test_a_very_long_document_is_one_document(tmp_path, monkeypatch):
     assert store.index("bytes").tolist() == [11, len(long.encode()), 10]
 
 
+def test_training_bytes_is_a_limit_on_bytes_for_every_file(tmp_path):
+    """The first half of each file is in its half of the limit; a character has three bytes."""
+    for name, characters in (("a", "一二"), ("b", "三四")):
+        write(tmp_path / f"{name}.txt", ["".join(character * 200 for character in characters)])
+    tokenizer = TokenizerConfig(type="wordpiece", vocab_size=400, training_bytes=1200)
+    made = prepared(
+        tmp_path, f"text:{tmp_path}/*.txt", tokenizer=tokenizer, validation_fraction=0.0
+    )
+    known = {made.tokenizer.token(i) for i in range(made.tokenizer.size)}
+    assert known & set("一二三四") == set("一三")
+
+
 def test_python_docs_and_a_mixture_with_it_are_prepared(tmp_path):
     library = tmp_path / "library" / "asyncio"
     library.mkdir(parents=True)
