@@ -70,6 +70,22 @@ def test_other_contents_settings_or_tokenizer_make_another_store(tmp_path, corpu
     assert len(seen) == 6
 
 
+@pytest.mark.parametrize("file", ["train/offsets.bin", "train/store.json", "validation/bytes.bin"])
+def test_a_damaged_store_is_made_again_by_the_command_that_its_error_names(tmp_path, corpus, file):
+    settings = {"validation_fraction": 0.1}
+    made = prepared(tmp_path, corpus, **settings)
+    whole = [contents(store) for store in (*made.train, *made.validation)]
+    damaged = made.train[0].path.parent / file
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    with pytest.raises(ValueError, match="build it again with `python -m tools.prepare"):
+        prepared(tmp_path, corpus, build=False, **settings)
+    lines = []
+    again = prepared(tmp_path, corpus, lines.append, **settings)  # as tools.prepare does
+    assert any(str(damaged) in line and "is made again" in line for line in lines)
+    assert [contents(store) for store in (*again.train, *again.validation)] == whole
+    assert prepared(tmp_path, corpus, build=False, **settings).fingerprint == made.fingerprint
+
+
 def test_one_process_of_several_is_refused_with_the_command(tmp_path, corpus):
     with pytest.raises(
         ValueError, match="tokenizer .* does not exist yet: run `python -m tools.prepare"
