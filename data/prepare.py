@@ -73,8 +73,7 @@ def prepare(
         check(opened)
     train, validation = [], []
     for source, identity in zip(found, identities, strict=True):
-        directory = _store(source, identity, opened, data, cache, log, build)
-        stores = {split: TokenStore.open(directory / split, opened.fingerprint) for split in SPLITS}
+        stores = _stores(source, identity, opened, data, cache, log, build)
         if not stores["train"].num_documents:
             raise ValueError(
                 f"{source.name} holds no document to train on: it is empty or blank, or all documents "
@@ -186,10 +185,10 @@ def _training_texts(source, file: int, split: str, limit: int, fraction: float) 
             if keep is None:
                 keep = bool(split) or not sources.in_validation(chunk.text.strip("\r\n"), fraction)
             if keep and chunk.text:
-                text = chunk.text if len(chunk.text) <= left else chunk.text[:left]
-                left -= (size := len(text.encode()))
-                limit -= size
-                yield text
+                text = chunk.text.encode()[:left]
+                left -= len(text)
+                limit -= len(text)
+                yield text.decode(errors="ignore")  # the last character may be cut
             keep = None if chunk.is_last else keep
 
 
@@ -218,27 +217,40 @@ def _plan(source) -> tuple[list[WorkItem], int]:
     return items, total
 
 
-def _store(source, identity, tokenizer, data, cache, log, build) -> Path:
-    """The directory with the source's stores, which are made if they are missing."""
+def _stores(source, identity, tokenizer, data, cache, log, build) -> dict[str, TokenStore]:
+    """The source's store of each split; they are made if they are missing or damaged."""
     fraction = data.validation_fraction if "" in source.splits() else 0.0
     fingerprint = digest(identity, tokenizer.fingerprint, fraction, writer.FORMAT)
     plain = "".join(c if c.isalnum() else "_" for c in source.name)[:40].strip("_")
     directory = cache / "stores" / f"{plain}-{fingerprint[:16]}"
     finished = directory / SPLITS[0] / METADATA
-    if finished.is_file():
-        return directory
+
+    def read():
+        return {
+            split: TokenStore.open(directory / split, tokenizer.fingerprint) for split in SPLITS
+        }
+
+    try:
+        return read()
+    except ValueError:
+        if not build and finished.is_file():
+            raise
     if not build:
         raise _missing(f"the token store {directory}")
     directory.parent.mkdir(exist_ok=True)
     with locked(directory.with_name(directory.name + ".lock"), log):
-        if not finished.is_file():
-            settings = {
-                "fingerprint": fingerprint,
-                "tokenizer": tokenizer.fingerprint,
-                "source": source.name,
-            }
-            _build(source, tokenizer, fraction, directory, settings, data.workers, log)
-    return directory
+        try:
+            return read()  # another process has made them
+        except ValueError as error:
+            if finished.is_file():
+                log(f"{source.name}: a token store is damaged and is made again ({error})")
+        settings = {
+            "fingerprint": fingerprint,
+            "tokenizer": tokenizer.fingerprint,
+            "source": source.name,
+        }
+        _build(source, tokenizer, fraction, directory, settings, data.workers, log)
+        return read()
 
 
 def _build(source, tokenizer, fraction, directory: Path, settings, workers: int, log) -> None:
@@ -264,7 +276,7 @@ def _build(source, tokenizer, fraction, directory: Path, settings, workers: int,
     finally:
         progress.close()
     writer.finish(partial, items, list(source.files), settings, tokenizer)
-    if directory.exists():  # a leftover without metadata cannot be used
+    if directory.exists():  # damaged, or without metadata
         shutil.rmtree(directory)
     os.replace(partial, directory)
     writer.tidy(directory)

@@ -4,6 +4,7 @@ Between files (or TFDS) and tokenization. It holds neither a corpus nor a long d
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import os
@@ -175,13 +176,12 @@ def parse(spec) -> list[tuple[float, str]]:
         if not spec.lstrip().startswith(("(", "[")):
             _check_name(spec)
             return [(1.0, spec)]
-        try:
+        with contextlib.suppress(ValueError, SyntaxError, TypeError):
             mixture = ast.literal_eval(spec)
-        except (ValueError, SyntaxError) as error:
-            raise ValueError(
-                f"data.source {spec!r} is not a mixture: write it as "
-                "((0.7, 'text:a/*'), (0.3, 'tfds:b'))"
-            ) from error
+    if not isinstance(mixture, list | tuple):
+        raise ValueError(
+            f"data.source {spec!r} is not a mixture: write it as ((0.7, 'text:a/*'), (0.3, 'tfds:b'))"
+        )
     if len(mixture) == 2 and isinstance(mixture[1], str):  # Python reads ((0.7, 'x')) as (0.7, 'x')
         mixture = (mixture,)
     pairs = []

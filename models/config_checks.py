@@ -160,13 +160,21 @@ def _check_rope(config):
             raise _error(
                 config,
                 "rope_low_freq_factor rope_high_freq_factor",
-                "expected 0 < rope_beta_slow <= rope_beta_fast; change one of them",
+                "expected 0 < rope_low_freq_factor < rope_high_freq_factor; change one of them",
             )
     if config.rope_scaling == "yarn" and not 0 < config.rope_beta_slow <= config.rope_beta_fast:
         raise _error(
             config,
             "rope_beta_slow rope_beta_fast",
-            "expected two numbers above 0, the second larger; change one of them",
+            "expected 0 < rope_beta_slow <= rope_beta_fast; change one of them",
+        )
+    if config.rope_scaling == "yarn" and config.rope_theta == 1:
+        raise _error(config, "rope_theta rope_scaling", "yarn needs a rope_theta above 1; raise it")
+    if config.rope_scaling == "dynamic" and config.rotary_dim == 2:
+        raise _error(
+            config,
+            "rope_scaling resolved_head_dim partial_rotary_factor",
+            "dynamic scaling needs at least 4 rotated entries of a head; choose another, or raise one",
         )
     for name in ("rope_short_factors", "rope_long_factors"):
         factors, count = getattr(config, name), config.rotary_dim // 2

@@ -98,10 +98,16 @@ def _convert(label, given, field):
     """The value, converted to the type of the field's default. Raises ValueError if that is impossible
     or the value is out of range."""
     kind, rules, value = type(field.default), field.metadata, given
-    if isinstance(value, str) and kind is not str:
+    if isinstance(value, str) and kind is bool:
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    elif isinstance(value, str) and kind is not str:
         with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
-    value = float(value) if kind is float and type(value) is int else value
+    if type(value) in (int, float) and kind in (int, float):
+        with contextlib.suppress(OverflowError):
+            value = (
+                kind(value) if kind(value) == value else value
+            )  # '1e6' is an integer, '1.5' is not
     if type(value) is not kind or value in (math.inf, -math.inf):
         raise ValueError(f"{label}={given}: expected {kind.__name__}")
     low, high = rules.get("min", value), rules.get("max", value)

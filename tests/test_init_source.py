@@ -22,8 +22,9 @@ from huggingface import as_run
 from huggingface.tokenizers import read_tokenizer
 from tasks import TASKS
 from tasks.pretraining import example_ids
+from tools import prepare
 from training import config as configs
-from training import paths, run_directory
+from training import init_from, paths, run_directory
 from training.config import ConfigError
 from training.schema import PretrainConfig
 
@@ -42,6 +43,21 @@ def models_of(run):
     """(model of the stored config, model that was built) of a run directory."""
     record = run_directory.read_config(run)
     return record["config"]["model"], record["model"]
+
+
+def test_tools_prepare_makes_the_stores_of_a_run_with_the_tokenizer_of_its_source(tmp_path):
+    """They are found by a run of several processes, which makes none."""
+    source, corpus = bert(tmp_path / "bert"), tiny_configs.corpus(tmp_path)
+    flags = {"init_from": str(source), "data.source": corpus, "training.seq_len": 32}
+    prepare.main(["--config=configs/encoder.py", *(f"--config.{k}={v}" for k, v in flags.items())])
+    config = configs.load_config_file("configs/encoder.py")
+    config.update_from_flattened_dict(flags)
+    config = configs.resolve(PretrainConfig, config)
+    found = init_from.pretrain_source(config, tmp_path / "run", as_run)
+    loaded = TASKS["pretraining"]().load(
+        found.config, found.config.model, found.tokenizer_file, print, process_count=2
+    )
+    assert loaded.tokenizer.fingerprint == read_tokenizer(str(source)).fingerprint
 
 
 def test_a_continued_run_stores_the_model_of_its_source_and_resumes_without_it(tmp_path):

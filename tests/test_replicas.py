@@ -114,6 +114,8 @@ def test_invariant_13_replicas_cut_off_in_a_save_end_with_the_same_bits(folder, 
     config = config_of(folder, seeds="(3, 5)", optimizer__learning_rate="(1e-3, 3e-3)")
     finetune.run(config, str(copy))
     for name in names:
+        aside = copy / name / "set_aside" / "1" / "checkpoints"
+        assert [path.name for path in aside.glob("*")] == [str(STEPS)] * (name not in names[:2])
         assert tiny_configs.metrics(copy / name) == tiny_configs.metrics(folder / "together" / name)
         ours, theirs = (
             tiny_configs.read_params(parent / name, STEPS) for parent in (copy, folder / "together")
@@ -124,6 +126,25 @@ def test_invariant_13_replicas_cut_off_in_a_save_end_with_the_same_bits(folder, 
             (parent / name / "scores.json").read_text() for parent in (copy, folder / "together")
         )
         assert ours == theirs
+
+
+@pytest.mark.parametrize("damaged", [(5, STEPS), (0, 5, STEPS)], ids=["the newest", "all"])
+def test_checkpoints_of_healthy_replicas_outlive_the_damaged_ones_of_another(
+    folder, together, tmp_path, damaged
+):
+    copy = tmp_path / "run"
+    shutil.copytree(folder / "together", copy)
+    hurt, *healthy = sorted(path.parent for path in copy.glob("*/checkpoints"))
+    for step in damaged:
+        for file in (hurt / "checkpoints" / str(step) / "params").rglob("*"):
+            file.write_bytes(b"") if file.is_file() else None
+    config = config_of(folder, seeds="(3, 5)", optimizer__learning_rate="(1e-3, 3e-3)")
+    for _ in range(2):  # the same command again, as by a requeue
+        with pytest.raises(ConfigError, match="restore"):
+            finetune.run(config, str(copy))
+        left = {run: {path.name for path in (run / "checkpoints").iterdir()} for run in healthy}
+        assert left == dict.fromkeys(healthy, {"0", "5", str(STEPS)})
+        assert all((hurt / "checkpoints" / f"{step}.broken").is_dir() for step in damaged)
 
 
 def test_a_seed_that_is_added_is_trained_and_the_others_keep_their_scores(folder, together):

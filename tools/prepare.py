@@ -4,6 +4,7 @@ Needed before a run of several processes; a single process makes them itself.
 """
 
 import logging
+import os
 
 from training import cli
 from training import config as configs
@@ -12,16 +13,23 @@ log = logging.getLogger("triptych")
 
 
 def main(argv: list[str]) -> None:
-    """Makes or opens the data of a pretraining config and prints a summary."""
+    """Makes or opens the data of a pretraining config and prints a summary. Raises ConfigError or ValueError
+    if its `init_from` has another tokenizer than the data."""
     given, config = cli.parse_args(argv, __doc__)
+    import huggingface
     from data.prepare import prepare
+    from training import init_from, paths
     from training.schema import PretrainConfig
 
     resolved = configs.resolve(PretrainConfig, config)
     if given.print_config:
         print("\n".join(configs.describe(resolved, config)))
         return
-    corpus = prepare(resolved.data, resolved.tokenizer, log=log.info)
+    # A Hugging Face model brings its tokenizer. The run does not exist yet.
+    source = init_from.pretrain_source(resolved, paths.of(os.devnull), huggingface.as_run)
+    corpus = prepare(
+        resolved.data, source.config.tokenizer, log=log.info, check=source.check_tokenizer
+    )
     for store, weight in zip(corpus.train, corpus.weights, strict=True):
         print(
             f"train       {store.source}: weight {weight:.3f}, {store.num_documents:,} documents, "

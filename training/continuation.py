@@ -101,7 +101,7 @@ class Continuation:
             opt_state = jax.tree.unflatten(structure, leaves)
             state = state.replace(opt_state=opt_state, optimizer=optimizer)
         if self.step >= 0 or self.changes:
-            _set_aside(self.folder, int(state.step), checkpoints)
+            set_aside(self.folder, int(state.step), checkpoints)
         return state, frozen
 
     def record(self, step):
@@ -273,7 +273,7 @@ def _remove_leftovers(folder, checkpoints):
     checkpoints.move_after(-1, None)
 
 
-def _set_aside(folder, step, checkpoints):
+def set_aside(folder, step, checkpoints):
     """Moves the checkpoints after `step` and the results to set_aside/N, and copies metrics and config.
 
     The lines after `step` leave metrics.jsonl when it is opened. The copies come first: a crash in the

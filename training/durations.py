@@ -6,7 +6,7 @@ Every length and interval of a config is one; a run converts them to steps here.
 import dataclasses
 import math
 
-from training.config import ConfigError
+from training.config import LARGEST, ConfigError
 
 UNITS = ("steps", "examples", "tokens", "epochs", "FLOPs", "%")
 
@@ -54,7 +54,7 @@ class StepConverter:
     def steps(self, duration, name):
         """Steps in `duration`, the value of `config.name`: at least 1 if positive, 0 for 'never'.
 
-        Raises ConfigError if the text is not a duration or its unit does not apply.
+        Raises ConfigError if the text is not a duration, its unit does not apply, or it is too long.
         """
         words = duration.replace("%", " %").split()
         if words == ["never"] or not words:
@@ -76,7 +76,12 @@ class StepConverter:
                 f"config.{name}={duration!r}: unit {words[1]!r} cannot be used here; "
                 f"expected one of {', '.join(UNITS)}"
             )
-        return max(1, round(number * steps_in[unit])) if number else 0
+        steps = number * steps_in[unit]
+        if steps > LARGEST:
+            raise ConfigError(
+                f"config.{name}={duration!r} is {steps:.3g} steps; expected at most {LARGEST:,}, or 'never'"
+            )
+        return max(1, round(steps)) if number else 0
 
     def step_range(self, text, name):
         """(100, 110) of '100:110', the value of `config.name`: the updates from step 100 to step 110; (0, 0)

@@ -19,6 +19,8 @@ from training.sharding import any_across_processes
 
 log = logging.getLogger("triptych")
 
+MAX_PENDING = 1000  # updates whose sums wait on the device
+
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
@@ -77,10 +79,13 @@ def train_loop(
     Raises:
       preemption.Preempted: after a save, when a signal asked to stop, at `intervals.stop`, or when the
         deadline has passed.
-      FloatingPointError: an update was not finite (found at the next log line or save); of replicas, an
-        update of each of them: if others remain, those with one are left out.
+      FloatingPointError: an update was not finite (found at the next log line or save, at most MAX_PENDING
+        updates later); of replicas, an update of each of them: if others remain, those with one are left out.
     """
-    pending, unlogged = collections.deque(), []
+    pending, unlogged = (
+        collections.deque(),
+        {},
+    )  # the sums of updates; those since the last log line
     saved = start if resumed else -1  # the newest checkpoint
     trace, times = profiling.Trace(intervals.profile, start), profiling.StepTimes()
 
@@ -98,7 +103,7 @@ def train_loop(
                 "train",
                 weighted_mean(values, loss_coefficients) | {"learning_rate": learning_rate},
             )
-        unlogged.extend(sums)
+        unlogged.update(add_sums((unlogged, *sums)))
         failed = np.flatnonzero(nonfinite >= 0)
         if 0 < failed.size < nonfinite.size:
             for number in failed.tolist():
@@ -124,7 +129,7 @@ def train_loop(
         if values:
             values |= times.report() | {"peak_memory_mib": profiling.peak_memory()[0]}
             metrics.write(step, "throughput", values)
-        mean = weighted_mean(add_sums(unlogged), loss_coefficients)
+        mean = weighted_mean(unlogged, loss_coefficients)
         log.info(
             f"step {step:>7,}/{intervals.total:,}  {format_metrics(mean, loss_coefficients)}  {text}"
         )
@@ -152,13 +157,15 @@ def train_loop(
                 saved = step
             if stopping:
                 then = "resumes from here" if save else "starts again: no checkpoints are kept"
-                if stop:
-                    why = "a signal"
-                elif late:
+                why, command = (
+                    "a signal",
+                    "the same command",
+                )  # another process may have got the signal
+                if not stop and late:
                     why = "training.max_hours"
-                else:  # the step of stop_after, or a signal that another process got
-                    why = "training.stop_after" if _is_last(step, intervals) else "a signal"
-                log.info(f"stopped by {why} at step {step}; the same command {then}")
+                elif not stop and _is_last(step, intervals):
+                    why, command = "training.stop_after", "a later training.stop_after, or none,"
+                log.info(f"stopped by {why} at step {step}; {command} {then}")
                 raise preemption.Preempted(stop.signal)
             if step == intervals.total:
                 break
@@ -170,6 +177,8 @@ def train_loop(
                 compiling = logs.seconds_compiling - compiling
                 times.add(waiting, began, compiling, jax.tree.leaves(sums)[0])
             pending.append((step + 1, learning_rates[step].tolist(), sums))
+            if len(pending) >= MAX_PENDING:
+                fetch()
             if step == start:  # the first update, which is compiled, is left out of the rate
                 jax.block_until_ready(sums)
                 throughput.start(step + 1)

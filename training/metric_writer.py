@@ -196,7 +196,7 @@ class FileLock:
     """A POSIX lock on `.lock`. Raises ConfigError if another program holds it."""
 
     def __init__(self, folder):
-        self._file = (folder / ".lock").open("w")
+        self._file = (folder / ".lock").open("a+")  # a program that is refused leaves the content
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -204,6 +204,7 @@ class FileLock:
             raise ConfigError(
                 f"another program is using {str(folder)!r}; wait for it to end, or choose another --workdir"
             ) from None
+        self._file.truncate(0)
         self._file.write(f"{platform.node()}\n")  # tools.watch looks for the lock on this host
         self._file.flush()
 

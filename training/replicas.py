@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from training import config as configs
-from training import generated, hosts, run_directory, sharding
+from training import continuation, generated, hosts, run_directory, sharding
 from training.checkpoint import Checkpoints
 from training.config import ConfigError
 from training.metric_writer import MetricWriter
@@ -166,6 +166,7 @@ class ReplicaWriters:
 
     def save(self, axis, state, values):
         """Saves a checkpoint of each replica; values: [{metric: value}] of its evaluation, or None."""
+        self.wait()  # so that after a kill no replica is more than one checkpoint ahead
         for number, checkpoints in enumerate(self._checkpoints):
             if number not in self.failed:
                 checkpoints.save(axis.take_replica(state, number), values and values[number])
@@ -201,7 +202,7 @@ class ReplicaWriters:
         """(whether the replicas were restored, their step, *replica_axis.stack_replicas(...)).
 
         All have the same step. A program that is killed while it saves leaves some replicas a checkpoint
-        ahead: it is removed, and its updates are made again.
+        ahead: it is set aside, and its updates are made again. Raises ConfigError if more would be lost.
 
         Args:
           restore, init: functions of (number, Checkpoints) that return (TrainState, frozen); the
@@ -209,17 +210,8 @@ class ReplicaWriters:
         """
         numbered = list(enumerate(self._checkpoints))
         while True:
-            common = max(
-                set.intersection(*(each.steps() for each in self._checkpoints)), default=-1
-            )
-            for each in self._checkpoints if len(numbered) > 1 else ():
-                ahead = sorted(step for step in each.steps() if step > max(common, 0))
-                if len(ahead) > 2:
-                    raise ConfigError(
-                        f"{each.directory.parent} has checkpoints {ahead} that other replicas lack: continue "
-                        f"it alone, with --workdir={each.directory.parent}, or move it away"
-                    )
-                each.move_after(common, None)
+            if len(numbered) > 1:
+                self._align()
             found = list(share_frozen(restore(*pair) for pair in numbered))
             steps = {-1 if state is None else int(state.step) for state, _ in found}
             if len(steps) == 1:
@@ -228,6 +220,36 @@ class ReplicaWriters:
         if not resumed:
             found = list(share_frozen(init(*pair) for pair in numbered))
         return resumed, start, *stack_replicas(found, size, mesh)
+
+    def _align(self):
+        """Sets aside the checkpoints that some replicas lack, so that all have the same newest step.
+
+        Raises ConfigError if a kill during a save or one damaged checkpoint is not the reason."""
+        kept = [each.steps() for each in self._checkpoints]
+        common, newest = (
+            max(set.intersection(*kept), default=-1),
+            [max(n, default=-1) for n in kept],
+        )
+        later = [path.name for each in self._checkpoints for path in each.after(common)]
+        broken = any(name.endswith(".broken") for name in later)
+        # Without a damaged checkpoint, a lone step 0 is that of a run that stopped before its first update.
+        ahead = [
+            sorted(n for n in each if n > (common if broken else max(common, 0))) for each in kept
+        ]
+        lost = max(map(len, ahead)) > 2 or common < max(min(newest), int(broken))
+        if any(ahead) and lost:
+            first, last = (newest.index(pick(newest)) for pick in (max, min))
+            front, back = (self._checkpoints[n].directory.parent for n in (first, last))
+            raise ConfigError(
+                f"{front} has checkpoints {ahead[first]} that {back} lacks, and replicas continue from the "
+                f"same one: restore those that are renamed *.broken, move {back} away to train it again "
+                f"from its start, or continue {front} alone, with --workdir={front}"
+            )
+        for replica, each, steps in zip(self.group, self._checkpoints, ahead, strict=True):
+            if steps:
+                continuation.set_aside(replica.folder, common, each)
+            elif not broken:  # unfinished saves in a bucket
+                each.move_after(common, None)
 
 
 def tasks_of(group, task) -> list:

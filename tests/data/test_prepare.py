@@ -70,6 +70,22 @@ def test_other_contents_settings_or_tokenizer_make_another_store(tmp_path, corpu
     assert len(seen) == 6
 
 
+@pytest.mark.parametrize("file", ["train/offsets.bin", "train/store.json", "validation/bytes.bin"])
+def test_a_damaged_store_is_made_again_by_the_command_that_its_error_names(tmp_path, corpus, file):
+    settings = {"validation_fraction": 0.1}
+    made = prepared(tmp_path, corpus, **settings)
+    whole = [contents(store) for store in (*made.train, *made.validation)]
+    damaged = made.train[0].path.parent / file
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    with pytest.raises(ValueError, match="build it again with `python -m tools.prepare"):
+        prepared(tmp_path, corpus, build=False, **settings)
+    lines = []
+    again = prepared(tmp_path, corpus, lines.append, **settings)  # as tools.prepare does
+    assert any(str(damaged) in line and "is made again" in line for line in lines)
+    assert [contents(store) for store in (*again.train, *again.validation)] == whole
+    assert prepared(tmp_path, corpus, build=False, **settings).fingerprint == made.fingerprint
+
+
 def test_one_process_of_several_is_refused_with_the_command(tmp_path, corpus):
     with pytest.raises(
         ValueError, match="tokenizer .* does not exist yet: run `python -m tools.prepare"
@@ -191,6 +207,18 @@ def test_a_very_long_document_is_one_document(tmp_path, monkeypatch):
     assert store.num_documents == 3 and len(store._metadata["shards"]) > 5
     assert made.tokenizer.decode(store.document(1)) == long
     assert store.index("bytes").tolist() == [11, len(long.encode()), 10]
+
+
+def test_training_bytes_is_a_limit_on_bytes_for_every_file(tmp_path):
+    """The first half of each file is in its half of the limit; a character has three bytes."""
+    for name, characters in (("a", "一二"), ("b", "三四")):
+        write(tmp_path / f"{name}.txt", ["".join(character * 200 for character in characters)])
+    tokenizer = TokenizerConfig(type="wordpiece", vocab_size=400, training_bytes=1200)
+    made = prepared(
+        tmp_path, f"text:{tmp_path}/*.txt", tokenizer=tokenizer, validation_fraction=0.0
+    )
+    known = {made.tokenizer.token(i) for i in range(made.tokenizer.size)}
+    assert known & set("一二三四") == set("一三")
 
 
 def test_python_docs_and_a_mixture_with_it_are_prepared(tmp_path):

@@ -60,6 +60,8 @@ def test_a_spec_is_a_source_or_a_weighted_mixture():
         ),
         ("text:", "is not a corpus"),
         ("((0.7, text:a))", "is not a mixture: write it as"),
+        ("(1.0)", "is not a mixture: write it as"),
+        ("({[]: 1}, 'text:a')", "is not a mixture: write it as"),
         ('((0.7, "text:a"), "tfds:b")', r"needs \(weight, source\)"),
         ('(("text:a", 0.7), )', r"needs \(weight, source\)"),
         (((-1, "text:a"),), "weight of 'text:a' is -1: make it positive"),

@@ -122,8 +122,19 @@ def test_layers_with_a_window_are_not_stretched_where_others_have_none():
             "partial_rotary_factor=0.5.*no effect",
         ),
         ({"rope_factor": 2.0}, "rope_factor=2.0.*does not use it"),
-        ({"rope_scaling": "llama3", "rope_low_freq_factor": 9.0}, "rope_low_freq_factor=9.0"),
-        ({"rope_scaling": "yarn", "rope_beta_slow": 99.0}, "rope_beta_slow=99.0"),
+        (
+            {"rope_scaling": "llama3", "rope_low_freq_factor": 9.0},
+            "rope_low_freq_factor=9.0.*< rope_high_freq_factor",
+        ),
+        (
+            {"rope_scaling": "yarn", "rope_beta_slow": 99.0},
+            "rope_beta_slow=99.0.*<= rope_beta_fast",
+        ),
+        ({"rope_scaling": "yarn", "rope_theta": 1.0}, "rope_theta=1.0.*above 1"),
+        (
+            {"rope_scaling": "dynamic", "partial_rotary_factor": 0.25},
+            "partial_rotary_factor=0.25.*at least 4",
+        ),
         ({"rope_scaling": "longrope", "rope_short_factors": (1.0,)}, "expected 4 numbers"),
         ({"partial_rotary_factor": 0.1}, "an even share"),
     ],

@@ -12,6 +12,8 @@ from objectives import grammar
 from objectives.base import ARCHITECTURES, ObjectiveSpec
 from objectives.denoising import Denoising
 from objectives.named import TABLE
+from training import config as configs
+from training.schema import PretrainConfig
 
 
 def values(objective):
@@ -68,6 +70,19 @@ def test_every_combination_of_words_works_or_is_an_error_with_the_remedy():
 
 
 @pytest.mark.parametrize(
+    ("pair", "value"),
+    [("whole_word=true", True), ("whole_word=FALSE", False), ("max_span_length=1e1", 10),
+     ("keep_token_prob=0", 0.0)],
+)  # fmt: skip
+def test_a_value_is_written_as_on_the_command_line(pair, value):
+    key, _, text = pair.partition("=")
+    config = {"objective": {"name": "masked_lm", "pattern": "geometric", key: text}}
+    expected = configs.resolve(PretrainConfig, config).objective
+    found = objectives.parse(f"masked_lm:pattern=geometric,{pair}")
+    assert found == expected and repr(getattr(found, key)) == repr(value)
+
+
+@pytest.mark.parametrize(
     "text, message",
     [
         ("span_0.5_sentinal_spans", "expected <pattern>_<density>_<inputs>_<targets>"),
@@ -75,6 +90,9 @@ def test_every_combination_of_words_works_or_is_an_error_with_the_remedy():
         ("masked_lm:noise_density=2", "is out of range: expected min 0.001, max 1.0"),
         ("masked_lm:pattern=letter", "choices"),
         ("masked_lm:whole_word=letter", "expected bool"),
+        ("masked_lm:whole_word=1", "expected bool"),
+        ("masked_lm:max_span_length=1.5", "expected int"),
+        ("masked_lm:max_span_length=1e999", "expected int"),
         ("masked_lm:keep_token_prob=much", "expected float"),
         ("iid_0.15_mask_full:mean_noise_span_length=3", "no effect: pattern=iid"),
         ("span_0.15_mask_full:keep_token_prob=0.5", "no effect: only inputs=bert"),

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import time
 
 import pytest
 
@@ -79,6 +81,19 @@ def test_a_killed_run_is_killed_and_one_without_a_manifest_starts(tmp_path):
     assert run_records.read(run).state == "killed"
     (run / "manifest.json").unlink()
     assert run_records.read(run).state == "starting"
+
+
+def test_a_program_that_is_refused_leaves_the_state_of_a_run_that_runs(tmp_path):
+    run, now = make_run(tmp_path / "a"), time.time()
+    with MetricWriter(run, tensorboard=False) as metrics:
+        metrics.open(-1)
+        write(metrics, range(1, 3))
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="another program is using"):
+                MetricWriter(run, tensorboard=False)
+        for file in run.iterdir():  # without a line for an hour, as while it compiles
+            os.utime(file, (now - 3600, now - 3600))
+        assert run_records.read(run).state == "running"
 
 
 def test_directories_of_runs_are_found_and_samples_are_shown(tmp_path, capsys):

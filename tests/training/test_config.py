@@ -252,8 +252,10 @@ def test_a_duration_is_a_number_of_steps(text, steps):
 
 
 @pytest.mark.parametrize(
-    "text", ["2000", "steps", "-3 steps", "2 weeks", "two steps", "1 2 steps", "3e9 GFLOPs"]
-)
+    "text",
+    ["2000", "steps", "-3 steps", "2 weeks", "two steps", "1 2 steps", "3e9 GFLOPs", "1e308 epochs",
+     "3e9 steps"],
+)  # fmt: skip
 def test_an_invalid_duration_is_an_error(text):
     with pytest.raises(ConfigError, match="config.training.duration"):
         CONVERTER.steps(text, "training.duration")
