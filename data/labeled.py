@@ -139,9 +139,8 @@ def _split_validation(splits: dict[str, Examples], fraction: float) -> None:
     """
     train = splits["train"]
     classes = train.label or [""] * len(train)
-    if not all(
-        isinstance(label, str) for label in classes
-    ):  # values, or several labels: one stratum
+    # values, or several labels: one stratum
+    if not all(isinstance(label, str) for label in classes):
         classes = [""] * len(train)
     groups = defaultdict(list)
     for row, text in enumerate(_texts(train)):

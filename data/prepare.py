@@ -115,10 +115,11 @@ def _tokenizer(found, identities, weights, data, config, cache, log, build) -> t
         data.validation_fraction,
         tokenizer_.tokenizers.__version__,
     ]
+    # for the others, every character is a token or none
     if config.type in (
         "wordpiece",
         "unigram",
-    ):  # for the others, every character is a token or none
+    ):
         settings.append(config.character_coverage)
     key = digest(identities, weights, settings, tokenizer_.SPECIALS)[:24]
     file = cache / "tokenizers" / f"{config.type}-{config.vocab_size}-{key}.json"

@@ -168,9 +168,8 @@ class Rows:
         self.store, self.length, self.overlap, self.template = store, length, overlap, template
         self.pad = store.pad
         self.stride = length - overlap
-        self.num_tokens = (
-            store.num_tokens + store.num_documents * template.num_tokens
-        )  # in the stream
+        # in the stream
+        self.num_tokens = store.num_tokens + store.num_documents * template.num_tokens
         used = min(self.num_tokens, num_tokens or self.num_tokens)
         self._num_rows = max(1, -(-(used - overlap) // self.stride))
         self._offsets = store.index("offsets")

@@ -184,9 +184,8 @@ def _without(description: dict, special: set[str]) -> tuple[dict, dict[str, str]
     names = {token: f"\ufdd0{secret}{number}" for number, token in enumerate(sorted(special))}
     model = description["model"]
     if model["type"] == "Unigram":
-        if model[
-            "byte_fallback"
-        ]:  # the library's lattice finds the tokens of bytes in the text, too
+        # the library's lattice finds the tokens of bytes in the text, too
+        if model["byte_fallback"]:
             split = {"type": "Split", "behavior": "Isolated", "invert": False,
                      "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"}}  # fmt: skip
             steps = [step for step in (description["pre_tokenizer"], split) if step]

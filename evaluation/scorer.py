@@ -201,10 +201,11 @@ class Scorer:
             for e in encoded
         ]
         cut = [0] * len(encoded)
+        # places: [(request, index in the continuation)] of the targets of a row
         rows, places = (
             [],
             [],
-        )  # places: [(request, index in the continuation)] of the targets of a row
+        )
         known = {}
         for request, each in enumerate(encoded):
             for number, (start, first, end) in enumerate(self.windows(each)):

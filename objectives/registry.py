@@ -105,9 +105,8 @@ def _convert(label, given, field):
             value = ast.literal_eval(value)
     if type(value) in (int, float) and kind in (int, float):
         with contextlib.suppress(OverflowError):
-            value = (
-                kind(value) if kind(value) == value else value
-            )  # '1e6' is an integer, '1.5' is not
+            # '1e6' is an integer, '1.5' is not
+            value = kind(value) if kind(value) == value else value
     if type(value) is not kind or value in (math.inf, -math.inf):
         raise ValueError(f"{label}={given}: expected {kind.__name__}")
     low, high = rules.get("min", value), rules.get("max", value)

@@ -99,9 +99,8 @@ def finetune(config="", space=None, /, *, init_from=None):
 
 
 def _stage(program, config, space, parent):
-    if space is None and (
-        isinstance(config, Space) or callable(config)
-    ):  # train(grid(config=[...]))
+    # train(grid(config=[...]))
+    if space is None and (isinstance(config, Space) or callable(config)):
         config, space = "", config
     if not isinstance(config, str):
         raise ValueError(

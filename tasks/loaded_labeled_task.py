@@ -53,9 +53,8 @@ class LoadedLabeledTask(LabeledBatches):
     batch_divisor: int = host_field()  # device shards of a batch: rows are a multiple of it
     process_index: int = host_field()
     process_count: int = host_field()
-    fixed_shapes: tuple = host_field(
-        default=()
-    )  # of batches; (): chosen by the lengths of the examples
+    # of batches; (): chosen by the lengths of the examples
+    fixed_shapes: tuple = host_field(default=())
 
     @property
     def best_metric(self) -> str:

@@ -105,9 +105,8 @@ def test_rows_split_over_devices_gather_keys_and_values_once_and_no_other_states
     assert all(op == "all-gather" and shape[-2:] == (4, WIDTH // 4) for _, op, shape, _ in states)
     if architecture == "encoder":  # the states that predict: N of them
         return
-    assert all(
-        shape[0] == 8 for _, _, shape, _ in moved
-    )  # segment ids of the device's rows, for masks
+    # segment ids of the device's rows, for masks
+    assert all(shape[0] == 8 for _, _, shape, _ in moved)
 
 
 @slow

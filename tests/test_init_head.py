@@ -78,9 +78,8 @@ def test_allow_missing_gives_a_new_head_and_so_do_other_parameters(tmp_path):
     plan = plan_head(run, head, PARAMS, PARAMS, ("heads/classification/.*",))
     assert plan.line == "head new: config.restore.allow_missing names it" and not plan.is_kept
     assert plan_head(run, head, PARAMS, PARAMS, ("encoder/.*",)).is_kept
-    assert (
-        plan_head(run, head, {"heads/lm/bias": np.zeros(4)}, PARAMS).line == ""
-    )  # no head of its own
+    # no head of its own
+    assert plan_head(run, head, {"heads/lm/bias": np.zeros(4)}, PARAMS).line == ""
     for other in ({HEAD: np.zeros((5, 2))}, {**PARAMS, "heads/classification/x": np.zeros(1)}):
         plan = plan_head(run, head, PARAMS, other)
         assert plan.line.startswith("head new: its parameters differ (heads/classification/")

@@ -200,9 +200,8 @@ def kill(running, draw) -> int:
     chosen = running if draw.random() < 0.3 else [draw.choice(running)]
     for process in chosen:
         process.kill()
-    until = (
-        time.monotonic() + 60
-    )  # the others end by themselves: JAX notices, or the connection fails
+    # the others end by themselves: JAX notices, or the connection fails
+    until = time.monotonic() + 60
     for process in running:
         with process:
             try:

@@ -125,9 +125,8 @@ def test_events_are_those_that_tensorboard_reads(tmp_path):
         events.append(Event.FromString(data[12 : 12 + size]))
         data = data[16 + size :]
     assert events[0].file_version == events[1].file_version == "brain.Event:2"
-    assert (
-        events[2].step == 5 and events[2].session_log.status == 1
-    )  # START: hides events from step 5 on
+    # START: hides events from step 5 on
+    assert events[2].step == 5 and events[2].session_log.status == 1
     assert [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value] == [
         (5, "train/loss", 2.5)
     ]

@@ -37,9 +37,8 @@ def infill(
     otherwise the sequences of a beam search with as many beams, by their probability. `batch_size`
     sequences are generated together, or all of one text."""
     groups, records = {}, [{}] * len(texts)
-    for index, text in enumerate(
-        texts
-    ):  # which sentinel ends a text depends on the number of masks
+    # which sentinel ends a text depends on the number of masks
+    for index, text in enumerate(texts):
         groups.setdefault(len(text.markers), []).append(index)
     for indices in groups.values():
         part = [texts[i] for i in indices]

@@ -29,9 +29,8 @@ def analytic_report(topology: str, chip: Chip, step) -> Report:
     memory = dict(step.state_bytes)
     trained = memory["parameters"]
     stacks = _stacks(model, task.abstract_batch)
-    hidden = [
-        rows * length * model.emb_dim / sequence for _, length in stacks
-    ]  # numbers in [B,T,D] of each stack
+    # numbers in [B,T,D] of each stack
+    hidden = [rows * length * model.emb_dim / sequence for _, length in stacks]
     kept, every = (
         sum(
             layers * size * bytes_kept(model, length, tensor, option) * width / 2

@@ -202,9 +202,8 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
     if like is not None:
         task, params = like.task, like.params
     else:
-        if not (
-            source.tokenizer_file or config.tokenizer.path
-        ):  # trained later: suppose it is full
+        # trained later: suppose it is full
+        if not (source.tokenizer_file or config.tokenizer.path):
             size = model_config.vocab_size or config.tokenizer.vocab_size
             model_config = dataclasses.replace(model_config, vocab_size=size)
         task = TASKS["pretraining"]().load_without_data(config, model_config, source.tokenizer_file)

@@ -12,9 +12,8 @@ def write(path: str, summary, title: str) -> None:
 
     groups = list(summary.bars)
     series = list(dict.fromkeys(name for bars in summary.bars.values() for name in bars))
-    sizes = [
-        0.4 + len(summary.bars[group]) for group in groups
-    ]  # in bars, with the gap to the next
+    # in bars, with the gap to the next
+    sizes = [0.4 + len(summary.bars[group]) for group in groups]
     starts = [sum(sizes[:n]) for n in range(len(groups))]
     figure = Figure(figsize=(7, 1.2 + 0.24 * sum(sizes)), layout="constrained")
     axes = figure.add_subplot()

@@ -66,7 +66,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    prints = {"--dry_run", "--executor=print", "print"} & set(
-        sys.argv
-    )  # other programs read its output
+    # other programs read its output
+    prints = {"--dry_run", "--executor=print", "print"} & set(sys.argv)
     cli.main(main, console=sys.stderr if prints else None, resumes=True)

@@ -116,10 +116,11 @@ class Board:
     def beat(self) -> None:
         """Sends a heartbeat every few seconds, and listens to the other processes, until `rest`."""
         if self._over is None:
+            # process: (its last sign, when it came)
             self._started, self._heard = (
                 time.monotonic(),
                 {},
-            )  # process: (its last sign, when it came)
+            )
             self._over = threading.Event()
             self._thread = threading.Thread(target=self._beat, args=(self._over,), daemon=True)
             self._thread.start()

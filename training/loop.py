@@ -82,10 +82,8 @@ def train_loop(
       FloatingPointError: an update was not finite (found at the next log line or save, at most MAX_PENDING
         updates later); of replicas, an update of each of them: if others remain, those with one are left out.
     """
-    pending, unlogged = (
-        collections.deque(),
-        {},
-    )  # the sums of updates; those since the last log line
+    pending = collections.deque()  # updates whose sums are not read yet
+    unlogged = {}  # the sums since the last log line
     saved = start if resumed else -1  # the newest checkpoint
     trace, times = profiling.Trace(intervals.profile, start), profiling.StepTimes()
 
@@ -157,10 +155,8 @@ def train_loop(
                 saved = step
             if stopping:
                 then = "resumes from here" if save else "starts again: no checkpoints are kept"
-                why, command = (
-                    "a signal",
-                    "the same command",
-                )  # another process may have got the signal
+                # Without `stop`, another process may have got the signal.
+                why, command = "a signal", "the same command"
                 if not stop and late:
                     why = "training.max_hours"
                 elif not stop and _is_last(step, intervals):

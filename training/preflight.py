@@ -63,9 +63,8 @@ def check_without_data(task, source, run_dir, mesh):
     sharding.describe_unsharded(mesh, params)
     frozen = frozen_paths(config.freeze, flatten_params(params))
     describe_param_rules(config.optimizer, params, frozen)
-    if (
-        "FLOP" in config.training.duration
-    ):  # the vocabulary, and so a step, may be larger in the run
+    # the vocabulary, and so a step, may be larger in the run
+    if "FLOP" in config.training.duration:
         step_flops = flops.flops_per_step(loaded, params, frozen)
         check_durations(config, loaded.tokens_per_step, step_flops)
 

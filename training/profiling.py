@@ -187,9 +187,8 @@ class StepTimes:
             f"time of the updates: {shares['compute']:.0%} computes, {shares['input']:.0%} waits for data; "
             f"evaluation, checkpoints and the log add {shares['other']:.0%}"
         )
-        if (
-            shares["input"] > INPUT_BOUND and self._totals["input"] >= 1.0
-        ):  # not of a run of seconds
+        # not of a run of seconds
+        if shares["input"] > INPUT_BOUND and self._totals["input"] >= 1.0:
             log.warning(
                 f"input-bound: {100 * shares['input']:.0f} % of the time waits for data; {remedy}"
             )

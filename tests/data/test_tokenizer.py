@@ -95,10 +95,11 @@ def test_wordpiece_spells_words_with_its_longest_tokens():
     tokenizer = train(["model models modelling"] * 9 + ["un"], type="wordpiece", vocab_size=200)
     spelled = [tokenizer.token(i) for i in tokenizer.encode("models, model")]
     assert spelled[0].startswith("model") and spelled[-1] == "model"
+    # any order of characters
     assert [tokenizer.token(i) for i in tokenizer.encode("nu")] == [
         "n",
         "##u",
-    ]  # any order of characters
+    ]
     assert tokenizer.decode(tokenizer.encode("un models")) == "un models"
 
 

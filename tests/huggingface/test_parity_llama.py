@@ -75,7 +75,6 @@ def test_causal_lm(name, tmp_path):
     peer_class = getattr(transformers, f"{prefix}ForCausalLM")
     config = peer_class.config_class(**{**shape, **MODELS[name]})
     config._attn_implementation = "eager"
-    scale = (
-        0.1 if prefix.startswith("Gemma") else 0.3
-    )  # scaled embeddings would make rounding visible
+    # scaled embeddings would make rounding visible
+    scale = 0.1 if prefix.startswith("Gemma") else 0.3
     parity.check_round_trip(parity.randomize(peer_class(config), scale), tmp_path, generate=True)

@@ -88,9 +88,8 @@ def test_an_adapter_is_no_model(tmp_path):
 
 
 def test_the_output_of_a_head_that_the_class_lacks_is_left_out(tmp_path):
-    source = altered(
-        tmp_path / "published", "llama", drop=["architectures"]
-    )  # untied, without a class
+    # untied, without a class
+    source = altered(tmp_path / "published", "llama", drop=["architectures"])
     line, origin, _, _ = there_and_back(tmp_path, source)
     assert origin["class"] == "LlamaModel" and "other heads: lm_head.weight" in line
 

@@ -214,9 +214,8 @@ def test_batches_have_the_static_lengths_of_the_objective(architecture, name):
 def many_rows(architecture, name):
     """(rows of one long document each, their Batch), as NumPy."""
     objective, spec, raw, corrupt = compiled(architecture, name)
-    if (
-        getattr(objective, "sample_per", "row") == "batch"
-    ):  # the rows of a batch are of one component
+    # the rows of a batch are of one component
+    if getattr(objective, "sample_per", "row") == "batch":
         corrupt = jax.jit(jax.vmap(functools.partial(objective.corrupt, spec)))
     rows = np.random.default_rng(1).choice(REGULAR_TOKENS, (MANY, raw)).astype(np.int32)
     if architecture == "encoder":

@@ -44,9 +44,8 @@ def test_an_accuracy_outside_of_the_curve_gives_a_bound():
     assert label_value.describe(found) == expected
     found = label_value.compare({0: 0.1, 1: 0.5, 2: 0.5}, references)
     assert label_value.describe(found) == "447 in the median (100 or fewer in 1 of 3 seeds)"
-    found = label_value.compare(
-        {0: 0.1, 1: 0.5}, references
-    )  # the median is between a bound and 447
+    # the median is between a bound and 447
+    found = label_value.compare({0: 0.1, 1: 0.5}, references)
     assert found["median"] is None
     assert label_value.describe(found) == "100 or fewer in 1 of 2 seeds"
 

@@ -193,9 +193,8 @@ def test_invariant_08_a_later_token_of_the_target_never_changes_an_earlier_loss(
     row = int(encoded.target_lengths.argmax())
     count, start = int(encoded.target_lengths[row]), int(encoded.lengths[row])
     side = "decoder_inputs" if kind == "encoder_decoder" else "inputs"
-    last = (
-        count - 1 if kind == "encoder_decoder" else start + count - 2
-    )  # the last one that is read
+    # the last one that is read
+    last = count - 1 if kind == "encoder_decoder" else start + count - 2
 
     def moved(side, place):
         read = getattr(batch, side)

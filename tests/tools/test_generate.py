@@ -313,9 +313,8 @@ def test_an_encoder_fills_masks_from_left_to_right(folder, capsys):
     for row, text in zip(records(out), ("the river", "a"), strict=True):
         words = loaded.tokenizer.encode(text).tolist()
         tokens = np.array([ids.cls, *words, *[ids.mask] * 7, ids.sep], np.int32)
-        for place in range(
-            1 + len(words), len(tokens) - 1
-        ):  # the likeliest regular token of each mask
+        # the likeliest regular token of each mask
+        for place in range(1 + len(words), len(tokens) - 1):
             inputs = models.make_inputs(
                 tokens[None], np.ones((1, len(tokens)), np.int32), "bidirectional"
             )

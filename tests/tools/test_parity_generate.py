@@ -95,9 +95,8 @@ def test_texts_are_those_of_transformers(pair, tmp_path_factory, monkeypatch, gi
         is_stopped = found.tokens[-1] in generator.reader.eos_ids
         assert found.finish_reason == ("stop" if is_stopped else "length")
         assert found.tokens == tokens[start:][: len(found.tokens)]
-        assert (
-            is_stopped or len(found.tokens) == len(tokens) - start
-        )  # transformers pads to the longest
+        # transformers pads to the longest
+        assert is_stopped or len(found.tokens) == len(tokens) - start
         if generator.reader.continues and not peer.config.is_encoder_decoder:
             whole, first = (
                 tokenizer.decode(each, skip_special_tokens=True, clean_up_tokenization_spaces=False)
