@@ -109,20 +109,20 @@ def train(group):
     check_steps(config.training, mesh)
     log.info(sharding.describe(mesh))
 
-    # ---- Init source -----------------------------------------------------------------------------
-    logs.banner("Init source")
-    source = init_from.finetune_source(config, run_dir, huggingface.as_run)
-    group = [replica.resolve(source.config) for replica in group]
+    # ---- Initialization --------------------------------------------------------------------------
+    logs.banner("Initialization")
+    pretrained = init_from.resolve_for_finetuning(config, run_dir, huggingface.as_run)
+    group = [replica.resolve(pretrained.config) for replica in group]
     config = group[0].config
     for replica in group:
         continuation.check_config(replica.folder, replica.config)
-    check_without_data(config.task, source, run_dir, mesh)
-    log.info(f"{source.name}, {config.model.architecture}")
+    check_without_data(config.task, pretrained, run_dir, mesh)
+    log.info(f"{pretrained.name}, {config.model.architecture}")
 
     # ---- Task ------------------------------------------------------------------------------------
     logs.banner("Task")
     task = config.task.load(
-        config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh)
+        config, config.model, pretrained.tokenizer_file, log.info, **sharding.process_args(mesh)
     )
     tasks = replicas.tasks_of(group, task)
     replicas.check_data(group, task)
@@ -166,9 +166,9 @@ def train(group):
             shardings = sharding.param_shardings(mesh, abstract_params)
             params = jax.device_put(init_params(task, model, rngs[number]), shardings)
             params, lines, reference = init_from.load_for_finetuning(
-                source, task, params, shardings, huggingface.as_run
+                pretrained, task, params, shardings, huggingface.as_run
             )
-            if source.adapter != config.adapter:
+            if pretrained.adapter != config.adapter:
                 params |= init_adapter(model, rngs[number], params)
             params, frozen = split_params(params, untrained)
             state = TrainState.create(params, optimizer)
@@ -180,8 +180,8 @@ def train(group):
         if resumed:
             log.info(f"resumed from checkpoint {start} of this run")
         manifest = {
-            **task.manifest(), "best_metric": task.best_metric, "init_from": source.name,
-            **init_from.published(source), "param_rules": param_rules, "flops_per_step": step_flops,
+            **task.manifest(), "best_metric": task.best_metric, "init_from": pretrained.name,
+            **init_from.published(pretrained), "param_rules": param_rules, "flops_per_step": step_flops,
             "parameters": flops.count_params(abstract_params), "total_steps": converter.total_steps,
         }  # fmt: skip
         for replica, plan in zip(group, plans, strict=True):

@@ -89,20 +89,20 @@ def run(config, workdir):
     check_steps(config.training, mesh)
     log.info(sharding.describe(mesh))
 
-    # ---- Init source -----------------------------------------------------------------------------
-    logs.banner("Init source")
-    source = init_from.pretrain_source(config, run_dir, huggingface.as_run)
-    config = source.config
+    # ---- Initialization --------------------------------------------------------------------------
+    logs.banner("Initialization")
+    pretrained = init_from.resolve_for_pretraining(config, run_dir, huggingface.as_run)
+    config = pretrained.config
     resolved = configs.to_dict(config)
     continuation.check_config(run_dir, config)
-    check_without_data(TASKS["pretraining"](), source, run_dir, mesh)
-    log.info(source.name or "no init_from: the parameters of a new run are random")
+    check_without_data(TASKS["pretraining"](), pretrained, run_dir, mesh)
+    log.info(pretrained.name or "no init_from: the parameters of a new run are random")
 
     # ---- Task ------------------------------------------------------------------------------------
     logs.banner("Task")
     task = TASKS["pretraining"]().load(
-        config, config.model, source.tokenizer_file, log.info, **sharding.process_args(mesh),
-        check_tokenizer=source.check_tokenizer,
+        config, config.model, pretrained.tokenizer_file, log.info, **sharding.process_args(mesh),
+        check_tokenizer=pretrained.check_tokenizer,
     )  # fmt: skip
     hosts.check_data(config, task, [run_dir])
     run_directory.check_unchanged(run_dir, **task.identities)
@@ -150,9 +150,9 @@ def run(config, workdir):
         else:
             shardings = sharding.param_shardings(mesh, abstract_params)
             params, reference = jax.device_put(init_params(task, model, rngs), shardings), None
-            if source.run is not None:
+            if pretrained.run is not None:
                 params, lines, reference = init_from.load_for_pretraining(
-                    source, task, params, shardings
+                    pretrained, task, params, shardings
                 )
                 for line in lines:
                     log.info(line)
@@ -167,7 +167,7 @@ def run(config, workdir):
             log.info(f"unigram entropy of the targets ({num_batches:,} batches): "
                      f"{format_metrics(entropy, coefficients)} nats; a model with this loss has "
                      f"learned only their frequencies")  # fmt: skip
-            if source.run is None and config.model.lm_head_bias_init == "unigram":
+            if pretrained.run is None and config.model.lm_head_bias_init == "unigram":
                 params = init_output_bias(params, counts)
             params, frozen = split_params(params, untrained)
             state = TrainState.create(params, optimizer)
@@ -176,8 +176,8 @@ def run(config, workdir):
                 log.info(line)
         start = int(state.step)
         run_directory.write_run(run_dir, resolved, "pretrain", task, plan.record(start), {
-            **task.manifest(), "init_from": source.name, **init_from.published(source),
-            "uses_source_tokenizer": bool(source.tokenizer_file),
+            **task.manifest(), "init_from": pretrained.name, **init_from.published(pretrained),
+            "uses_source_tokenizer": bool(pretrained.tokenizer_file),
             "parameters": flops.count_params(abstract_params), "param_rules": param_rules,
             "target_entropy": entropy,
             "tokens_per_step": task.tokens_per_step, "total_steps": converter.total_steps,

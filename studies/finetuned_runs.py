@@ -118,7 +118,7 @@ def _open(text, name):
     model_config, steps = run_directory.read_model_config(folder), checkpoint.steps_of(folder)
     run = FinetunedRun(name, folder, step, config, model_config, manifest, steps)
     if 0 not in steps:
-        _init_source(run)
+        _pretrained_model(run)
     return run
 
 
@@ -212,27 +212,29 @@ def load_start(run: FinetunedRun, task, mesh):
     ConfigError if the source is gone or does not fit any more."""
     if 0 in run.steps:
         return load_params(run, 0, mesh)
-    source, config = _init_source(run), run.config
+    pretrained, config = _pretrained_model(run), run.config
     model, rngs = models.build(run.model_config, config.adapter), rng_streams(config.seed)
     with sharding.use_mesh(mesh):
         params = init_params(task, model, rngs)
         shardings = sharding.param_shardings(mesh, params)
         params = jax.device_put(params, shardings)
-        params, lines, _ = init_from.load_for_finetuning(source, task, params, shardings, as_run)
-        if source.adapter != config.adapter:
+        params, lines, _ = init_from.load_for_finetuning(
+            pretrained, task, params, shardings, as_run
+        )
+        if pretrained.adapter != config.adapter:
             params |= init_adapter(model, rngs, params)
     for line in lines:
         log.debug(line)
     return jax.device_get(params)
 
 
-def _init_source(run):
-    """The InitSource of a run, as at its first start."""
+def _pretrained_model(run):
+    """The PretrainedModel of a run, as at its first start."""
     config = dataclasses.replace(run.config, init_from=run.source)
     folder, _ = checkpoint.resolve_checkpoint(as_run(run.source))
     if run_directory.read_model_config(folder).architecture != "embeddings":
         config = dataclasses.replace(config, model=ModelConfig())  # the source brings its own
-    return init_from.finetune_source(config, run.folder / "no_run", as_run)
+    return init_from.resolve_for_finetuning(config, run.folder / "no_run", as_run)
 
 
 def trained_paths(run: FinetunedRun, params) -> frozenset[str]:

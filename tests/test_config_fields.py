@@ -145,7 +145,7 @@ def trace_step(folder, file, **overrides):
 def load_task(folder, file):
     """Loads the task of a finetuning config, and scores an untrained model with a batch of it."""
     config = tiny_configs.finetuning(folder, folder / "source", file)
-    source = init_from.finetune_source(
+    source = init_from.resolve_for_finetuning(
         configs.resolve(FinetuneConfig, config), folder / "none", lambda path: path
     )
     config = source.config
@@ -188,7 +188,7 @@ def trace_adapter(folder, name, **overrides):
     overrides = {f"adapter__{key}": value for key, value in {"name": name, **overrides}.items()}
     config = tiny_configs.finetuning(folder, folder / "source", **overrides)
     config = configs.resolve(FinetuneConfig, config)
-    source = init_from.finetune_source(config, folder / "new", lambda path: path)
+    source = init_from.resolve_for_finetuning(config, folder / "new", lambda path: path)
     task = config.task.load(config, source.config.model, source.tokenizer_file, lambda line: None)
     model, rngs = models.build(task.model_config, config.adapter), rng_streams(config.seed)
     params = jax.eval_shape(functools.partial(init_params, task, model), rngs)

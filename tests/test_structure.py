@@ -46,7 +46,7 @@ FOREIGN = {"data": ("jax", "flax", "optax", "orbax", "torch", "tensorflow", "tra
 NEVER = ("torch", "tensorflow", "transformers")
 COMPARES = ("benchmarks", "tests")  # where PyTorch may be imported
 EXPERIMENTAL = ("topologies", "multihost_utils", "pallas")
-BANNERS = ["Config", "Mesh", "Init source", "Task", "Model and optimizer", "Train state", "Train step",
+BANNERS = ["Config", "Mesh", "Initialization", "Task", "Model and optimizer", "Train state", "Train step",
            "Train loop", "Final scores"]  # fmt: skip
 # The task is looked up by name in these alone.
 NAMES_TASKS = ("tasks/", "huggingface/families/", "configs/", "studies/", "tests/", "benchmarks/")

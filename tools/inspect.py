@@ -84,9 +84,9 @@ def load(config, step, run_dir=None) -> BatchView:
 
     Raises ConfigError if the run has no such step, or its data changed since it started."""
     pretraining = isinstance(config, PretrainConfig)
-    find = init_from.pretrain_source if pretraining else init_from.finetune_source
-    source = find(config, run_dir or paths.of(os.devnull), as_run)
-    config, tokenizer_file = source.config, source.tokenizer_file
+    find = init_from.resolve_for_pretraining if pretraining else init_from.resolve_for_finetuning
+    pretrained = find(config, run_dir or paths.of(os.devnull), as_run)
+    config, tokenizer_file = pretrained.config, pretrained.tokenizer_file
     if run_dir is not None:
         tokenizer_file = str(run_dir / "tokenizer.json")
     options = TASKS["pretraining"]() if pretraining else config.task

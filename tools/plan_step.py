@@ -195,18 +195,20 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
     like: a step of a config that differs in mesh, microbatches and the loop over layers alone; the parts that
       both have in common are not made again.
     """
-    source = init_from.pretrain_source(config, paths.of(os.devnull), as_run)
-    config, model_config = source.config, source.config.model
+    pretrained = init_from.resolve_for_pretraining(config, paths.of(os.devnull), as_run)
+    config, model_config = pretrained.config, pretrained.config.model
     mesh = sharding.make_mesh(config.mesh, devices)
     check_steps(config.training, mesh)
     if like is not None:
         task, params = like.task, like.params
     else:
         # trained later: suppose it is full
-        if not (source.tokenizer_file or config.tokenizer.path):
+        if not (pretrained.tokenizer_file or config.tokenizer.path):
             size = model_config.vocab_size or config.tokenizer.vocab_size
             model_config = dataclasses.replace(model_config, vocab_size=size)
-        task = TASKS["pretraining"]().load_without_data(config, model_config, source.tokenizer_file)
+        task = TASKS["pretraining"]().load_without_data(
+            config, model_config, pretrained.tokenizer_file
+        )
     model = models.build(task.model_config, loop=config.training.loop)
     rngs = jax.eval_shape(lambda: rng_streams(config.seed))
     if like is None:

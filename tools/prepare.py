@@ -26,9 +26,11 @@ def main(argv: list[str]) -> None:
         print("\n".join(configs.describe(resolved, config)))
         return
     # A Hugging Face model brings its tokenizer. The run does not exist yet.
-    source = init_from.pretrain_source(resolved, paths.of(os.devnull), huggingface.as_run)
+    pretrained = init_from.resolve_for_pretraining(
+        resolved, paths.of(os.devnull), huggingface.as_run
+    )
     corpus = prepare(
-        resolved.data, source.config.tokenizer, log=log.info, check=source.check_tokenizer
+        resolved.data, pretrained.config.tokenizer, log=log.info, check=pretrained.check_tokenizer
     )
     for store, weight in zip(corpus.train, corpus.weights, strict=True):
         print(

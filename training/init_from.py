@@ -26,14 +26,14 @@ VOCABULARY_AXES = {TOKEN_EMBEDDING: 0, "heads/lm/bias": 0, "heads/lm/kernel": 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class InitSource:
-    """The source of a run's initial parameters, and the config that results from it.
+class PretrainedModel:
+    """The pretrained model that a run starts from, and the config that results from it.
 
     Attributes:
-      config: the one resolved config, with the model and tokenizer that the source brings: it is
+      config: the one resolved config, with the model and tokenizer of the pretrained model: it is
         printed, stored and used.
       name: RUN@STEP of the parameters, '' for none.
-      tokenizer_file: tokenizer.json of the source; '': the data decides.
+      tokenizer_file: tokenizer.json of the pretrained model; '': the data decides.
       run, step: the run directory and checkpoint to read, None in a resumed run.
       adapter: the adapter of its parameters.
       imported: `run` is in the cache, made of a Hugging Face directory: it may be removed at any time.
@@ -53,8 +53,8 @@ class InitSource:
             check_tokenizer(self.run, tokenizer, "init_from", self.config.init_from)
 
 
-def pretrain_source(config, run_dir, as_run) -> InitSource:
-    """The InitSource of a PretrainConfig. A Hugging Face model brings its tokenizer and, unless
+def resolve_for_pretraining(config, run_dir, as_run) -> PretrainedModel:
+    """The PretrainedModel of a PretrainConfig. A Hugging Face model brings its tokenizer and, unless
     init_stacks says otherwise, its model, in which ModelOverrides' fields may differ.
 
     Args:
@@ -64,27 +64,27 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
     Raises ConfigError for another architecture.
     """
     if not config.init_from:
-        return InitSource(config)
+        return PretrainedModel(config)
     overrides = ModelOverrides(
         config.model.dropout_rate, config.model.attention_dropout_rate, config.model.dtype
     )
     started = run_directory.resumes(run_dir) and run_directory.read_manifest(run_dir)
     if started:
         if not started["uses_source_tokenizer"]:
-            return InitSource(config, started["init_from"])
+            return PretrainedModel(config, started["init_from"])
         stored = run_directory.read_config(run_dir)["config"]
         config = dataclasses.replace(
             config,
             model=overrides.apply(run_directory.model_config(stored["model"], run_dir)),
             tokenizer=dataclasses.replace(config.tokenizer, path=stored["tokenizer"]["path"]),
         )
-        return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
+        return PretrainedModel(config, started["init_from"], str(run_dir / "tokenizer.json"))
     path = as_run(config.init_from, config.data.cache_dir)
     run, step = checkpoint.resolve_checkpoint(path)
     _check_adapter(run, Adapter(), config)
-    source = InitSource(config, f"{run}@{step}", "", run, step, path != config.init_from)
+    pretrained = PretrainedModel(config, f"{run}@{step}", "", run, step, path != config.init_from)
     if "huggingface" not in run_directory.read_manifest(run):
-        return source
+        return pretrained
     tokenizer_file = str(run / "tokenizer.json")
     config = dataclasses.replace(
         config, tokenizer=dataclasses.replace(config.tokenizer, path=tokenizer_file)
@@ -97,12 +97,12 @@ def pretrain_source(config, run_dir, as_run) -> InitSource:
                 f"config {config.model.architecture!r}; start from configs/{pretrained.architecture}.py"
             )
         config = dataclasses.replace(config, model=overrides.apply(pretrained))
-    return dataclasses.replace(source, config=config, tokenizer_file=tokenizer_file)
+    return dataclasses.replace(pretrained, config=config, tokenizer_file=tokenizer_file)
 
 
-def finetune_source(config, run_dir, as_run) -> InitSource:
-    """The InitSource of a FinetuneConfig: the pretrained model and tokenizer, or a new model around the
-    token embedding of a run of word vectors. Arguments as in `pretrain_source`."""
+def resolve_for_finetuning(config, run_dir, as_run) -> PretrainedModel:
+    """The PretrainedModel of a FinetuneConfig: the pretrained model and tokenizer, or a new model around the
+    token embedding of a run of word vectors. Arguments as in `resolve_for_pretraining`."""
     started = run_directory.resumes(run_dir) and run_directory.read_manifest(run_dir)
     if started:
         stored = run_directory.read_config(run_dir)["config"]["model"]
@@ -110,7 +110,7 @@ def finetune_source(config, run_dir, as_run) -> InitSource:
         changed = {name: value for name, value in given.items() if value != default[name]}
         model = run_directory.model_config(stored | changed, run_dir)
         config = dataclasses.replace(config, model=model)
-        return InitSource(config, started["init_from"], str(run_dir / "tokenizer.json"))
+        return PretrainedModel(config, started["init_from"], str(run_dir / "tokenizer.json"))
     path = as_run(config.init_from)
     run, step = checkpoint.resolve_checkpoint(path)
     name, model = f"{run}@{step}", run_directory.read_model_config(run)
@@ -129,7 +129,9 @@ def finetune_source(config, run_dir, as_run) -> InitSource:
         _check_adapter(run, config.adapter, config) if config.init == "pretrained" else Adapter()
     )
     tokenizer_file = str(run / "tokenizer.json")
-    return InitSource(config, name, tokenizer_file, run, step, path != config.init_from, adapter)
+    return PretrainedModel(
+        config, name, tokenizer_file, run, step, path != config.init_from, adapter
+    )
 
 
 def _around_embedding(config, size, name):
@@ -179,33 +181,33 @@ def _check_adapter(run, adapter, config):
 # ---- Parameters ----------------------------------------------------------------------------------
 
 
-def load_for_pretraining(source: InitSource, task, params, shardings):
+def load_for_pretraining(pretrained: PretrainedModel, task, params, shardings):
     """(params with the source's, lines for the log, the frozen.Reference to parameters that are the
     same there or None), for continued pretraining.
 
     Raises ConfigError for another tokenizer, or a checkpoint that does not fit.
     """
-    config = source.config
-    source.check_tokenizer(task.tokenizer)
+    config = pretrained.config
+    pretrained.check_tokenizer(task.tokenizer)
     target = flatten_params(params)
-    mapping, plan = plan_pretraining(source, task.model_config, target)
+    mapping, plan = plan_pretraining(pretrained, task.model_config, target)
     lines = [*mapping.lines(target), *plan.lines(target)[1:2] * bool(plan.dropped)]
     loaded = {path: mapping.names[path] for path in plan.loaded if path in mapping.names}
-    read = _read(source, loaded, params, shardings, config.init_ema)
+    read = _read(pretrained, loaded, params, shardings, config.init_ema)
     params = init_stacks.set_zeros(mapping, read, shardings)
-    base = _reference(source, loaded, read, params)
-    return params, [*lines, _describe_source(source, config.init_ema)], base
+    base = _reference(pretrained, loaded, read, params)
+    return params, [*lines, _describe(pretrained, config.init_ema)], base
 
 
-def plan_pretraining(source: InitSource, model_config, target):
+def plan_pretraining(pretrained: PretrainedModel, model_config, target):
     """(StackMapping, RestorePlan) for the parameters `target`, {path: leaf with shape and dtype}, of a model.
 
     Raises ConfigError for a checkpoint that does not fit or cannot be read.
     """
-    config, found = source.config, checkpoint.params_metadata(source.run, source.step)
+    config, found = pretrained.config, checkpoint.params_metadata(pretrained.run, pretrained.step)
     mapping = init_stacks.map_stacks(
-        run_directory.read_model_config(source.run), model_config, found, target, config.init_stacks,
-        config.init_from, "huggingface" in run_directory.read_manifest(source.run),
+        run_directory.read_model_config(pretrained.run), model_config, found, target, config.init_stacks,
+        config.init_from, "huggingface" in run_directory.read_manifest(pretrained.run),
     )  # fmt: skip
     allow_missing = (*mapping.unread(), *config.restore.allow_missing)
     plan = plan_restore(
@@ -215,37 +217,37 @@ def plan_pretraining(source: InitSource, model_config, target):
     return mapping, plan
 
 
-def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
+def load_for_finetuning(pretrained: PretrainedModel, task, params, shardings, as_run):
     """(params with the source's, lines for the log, the frozen.Reference to parameters that are the
     same there or None), by config.init.
 
     The head of a finetuned or published model is kept if its labels and its form are those of the task.
     """
-    config, target = source.config, flatten_params(params)
+    config, target = pretrained.config, flatten_params(params)
     if config.embeddings_from:
         path = as_run(config.embeddings_from)
         run, step = checkpoint.resolve_checkpoint(path)
-        source = dataclasses.replace(
-            source,
+        pretrained = dataclasses.replace(
+            pretrained,
             name=f"{run}@{step}",
             run=run,
             step=step,
             imported=path != config.embeddings_from,
         )
         check_tokenizer(run, task.tokenizer, "embeddings_from", config.embeddings_from)
-    found = checkpoint.params_metadata(source.run, source.step)
+    found = checkpoint.params_metadata(pretrained.run, pretrained.step)
     allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
     head, notes = None, []
-    if source.adapter != config.adapter:
+    if pretrained.adapter != config.adapter:
         allow_missing = (rf"{KEY}/.*", *allow_missing)
     if config.init == "pretrained":
-        head = plan_head(source.run, task, target, found, config.restore.allow_missing)
+        head = plan_head(pretrained.run, task, target, found, config.restore.allow_missing)
         notes += [head.line] * bool(head.line)
         if head.is_kept:
             allow_missing = tuple(
                 p for p in allow_missing if not p.startswith(f"heads/{task.name}/")
             )
-    fresh, vocab_size = params, run_directory.read_model_config(source.run).vocab_size
+    fresh, vocab_size = params, run_directory.read_model_config(pretrained.run).vocab_size
     has_new_tokens = TOKEN_EMBEDDING in found and vocab_size < task.model_config.vocab_size
     if has_new_tokens:  # the checkpoint's rows are read as they are
         leaves = {
@@ -256,10 +258,10 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
         target = {**target, **leaves}
     plan = plan_restore(
         target, found, config.init, allow_missing,
-        (*PRETRAINING_HEADS, *config.restore.allow_unexpected), source.name,
+        (*PRETRAINING_HEADS, *config.restore.allow_unexpected), pretrained.name,
     )  # fmt: skip
     loaded = {path: path for path in plan.loaded}
-    params = read = _read(source, loaded, params, shardings, config.init_ema)
+    params = read = _read(pretrained, loaded, params, shardings, config.init_ema)
     if has_new_tokens:
         params = _with_new_rows(params, fresh, vocab_size, shardings, leaves, plan.loaded)
         notes.append(
@@ -271,8 +273,8 @@ def load_for_finetuning(source: InitSource, task, params, shardings, as_run):
     if is_new and (kept := [path for path in plan.loaded if path.startswith("heads/")]):
         notes.append(f"the pretrained head is kept: {shorten_paths(kept)}")
     lines = [*plan.lines(target), *notes]
-    lines += [_describe_source(source, config.init_ema)] * bool(plan.loaded)
-    return params, lines, _reference(source, loaded, read, params)
+    lines += [_describe(pretrained, config.init_ema)] * bool(plan.loaded)
+    return params, lines, _reference(pretrained, loaded, read, params)
 
 
 def _with_new_rows(params, fresh, vocab_size, shardings, resized, loaded):
@@ -288,10 +290,10 @@ def _with_new_rows(params, fresh, vocab_size, shardings, resized, loaded):
     return merge_params(unflatten_params(rows), params)
 
 
-def published(source: InitSource) -> dict:
+def published(pretrained: PretrainedModel) -> dict:
     """The entry of the manifest with what an export needs of the Hugging Face directory that the run
     starts from, directly or through other runs; {} without one."""
-    manifest = run_directory.read_manifest(source.run) if source.run else {}
+    manifest = run_directory.read_manifest(pretrained.run) if pretrained.run else {}
     origin = manifest.get("huggingface") or manifest.get("published") or {}
     labels = () if "head" in origin else ("head_keys",)  # of a head that the directory lacks
     names = ("model_type", "generation", "config", *labels)
@@ -319,7 +321,7 @@ def check_tokenizer(run, tokenizer, option, value):
         )
 
 
-def _read(source, names, params, shardings, use_ema):
+def _read(pretrained, names, params, shardings, use_ema):
     """`params` with the leaves {path here: path in the checkpoint} read from the source.
 
     A leaf of the checkpoint may serve two paths here: it is copied, since buffers are donated.
@@ -336,7 +338,7 @@ def _read(source, names, params, shardings, use_ema):
     }
     tree = unflatten_params(wanted)
     found = flatten_params(
-        checkpoint.read_params(f"{source.run}/checkpoints", source.step, tree, use_ema)
+        checkpoint.read_params(f"{pretrained.run}/checkpoints", pretrained.step, tree, use_ema)
     )
     filled = {}
     for here, there in names.items():
@@ -345,21 +347,21 @@ def _read(source, names, params, shardings, use_ema):
     return merge_params(unflatten_params(filled), params)
 
 
-def _reference(source, names, read, params):
+def _reference(pretrained, names, read, params):
     """The frozen.Reference to those of {path here: path there} whose arrays were `read` and are unchanged
     in `params`; None if the source is not a run that lasts."""
-    if source.imported:
+    if pretrained.imported:
         return None
     read, params = flatten_params(read), flatten_params(params)
     names = {here: there for here, there in names.items() if params[here] is read[here]}
-    places = (str(paths.absolute(source.run)),)
-    return frozen.Reference(places, source.step, source.config.init_ema, names)
+    places = (str(paths.absolute(pretrained.run)),)
+    return frozen.Reference(places, pretrained.step, pretrained.config.init_ema, names)
 
 
-def _describe_source(source, use_ema):
-    count = len(checkpoint.ema_paths(source.run, source.step))
+def _describe(pretrained, use_ema):
+    count = len(checkpoint.ema_paths(pretrained.run, pretrained.step))
     if not count:
-        return f"parameters of {source.name} (it has no averaged parameters)"
+        return f"parameters of {pretrained.name} (it has no averaged parameters)"
     if not use_ema:
-        return f"parameters of {source.name}, not averaged (init_ema=False)"
-    return f"averaged parameters of {source.name} ({count} tensors)"
+        return f"parameters of {pretrained.name}, not averaged (init_ema=False)"
+    return f"averaged parameters of {pretrained.name} ({count} tensors)"

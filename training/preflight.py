@@ -26,40 +26,40 @@ DURATIONS = ("training.duration", "evaluation.every", "checkpoint.every", "check
              "optimizer.gradual_unfreezing")  # fmt: skip
 
 
-def check_without_data(task, source, run_dir, mesh):
+def check_without_data(task, pretrained, run_dir, mesh):
     """Raises ConfigError or ValueError for a config that fails whatever the data is.
 
     Args:
       task: tasks.Task, the options of the task.
-      source: init_from.InitSource, with the config of the run.
+      pretrained: init_from.PretrainedModel, with the config of the run.
       run_dir: the run directory; parameters of a run in it are not checked again.
       mesh: jax.sharding.Mesh.
     """
-    config = source.config
+    config = pretrained.config
     if config.logging.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
             f"config.logging.wandb={config.logging.wandb!r} needs the package wandb, which is not installed: "
             f"pip install -e '.[wandb]'"
         )
-    if source.run is not None and getattr(config, "adapter", None) not in (None, Adapter()):
-        config.adapter.shapes(unflatten_params(params_metadata(source.run, source.step)))
-    loaded = task.load_without_data(config, config.model, source.tokenizer_file)
+    if pretrained.run is not None and getattr(config, "adapter", None) not in (None, Adapter()):
+        config.adapter.shapes(unflatten_params(params_metadata(pretrained.run, pretrained.step)))
+    loaded = task.load_without_data(config, config.model, pretrained.tokenizer_file)
     sharding.check_lengths(mesh, loaded.row_lengths if loaded else {task.max_seq_len})
     check_durations(config, loaded.tokens_per_step if loaded else 0)
     if loaded is None or run_directory.resumes(run_dir):
         return
-    if source.run is not None:
+    if pretrained.run is not None:
         # A tokenizer that is not trained yet will have the source's vocabulary, or not fit.
-        size = run_directory.read_model_config(source.run).vocab_size
+        size = run_directory.read_model_config(pretrained.run).vocab_size
         model_config = dataclasses.replace(loaded.model_config, vocab_size=size)
         loaded = dataclasses.replace(loaded, model_config=model_config)
     initialize = functools.partial(init_params, loaded, models.build(loaded.model_config))
     with sharding.use_mesh(mesh):
         params = jax.eval_shape(initialize, rng_streams(config.seed))
-    if source.run is not None:
-        if source.tokenizer_file or config.tokenizer.path:
-            source.check_tokenizer(loaded.tokenizer)
-        plan_pretraining(source, loaded.model_config, flatten_params(params))
+    if pretrained.run is not None:
+        if pretrained.tokenizer_file or config.tokenizer.path:
+            pretrained.check_tokenizer(loaded.tokenizer)
+        plan_pretraining(pretrained, loaded.model_config, flatten_params(params))
     sharding.describe_unsharded(mesh, params)
     frozen = frozen_paths(config.freeze, flatten_params(params))
     describe_param_rules(config.optimizer, params, frozen)

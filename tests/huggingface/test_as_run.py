@@ -77,10 +77,10 @@ def test_a_failed_import_is_an_error_and_leaves_no_run(published, tmp_path):
 
 
 def source_of(folder, config, **overrides):
-    """The InitSource of a new pretraining run."""
+    """The PretrainedModel of a new pretraining run."""
     config = tiny_configs.pretraining(folder, config, **overrides)
     config = configs.resolve(PretrainConfig, config)
-    return init_from.pretrain_source(config, folder / "run", as_run)
+    return init_from.resolve_for_pretraining(config, folder / "run", as_run)
 
 
 def test_pretraining_takes_over_the_model_and_the_tokenizer(published, tmp_path):

@@ -173,7 +173,7 @@ def test_a_run_that_starts_from_a_directory_keeps_what_its_export_needs(tmp_path
     files = {"generation_config.json": GENERATION}
     source = altered(tmp_path / "source", "llama", {"pretraining_tp": 2}, files=files)
     convert.from_hf(str(source), str(tmp_path / "run"))
-    entry = init_from.published(init_from.InitSource(None, run=tmp_path / "run"))["published"]
+    entry = init_from.published(init_from.PretrainedModel(None, run=tmp_path / "run"))["published"]
     assert entry["generation"] == GENERATION and entry["config"]["pretraining_tp"] == 2
     trained = tmp_path / "trained"
     shutil.copytree(tmp_path / "run", trained)
@@ -184,7 +184,7 @@ def test_a_run_that_starts_from_a_directory_keeps_what_its_export_needs(tmp_path
     back = json.loads((tmp_path / "back" / "config.json").read_text())
     generation = json.loads((tmp_path / "back" / "generation_config.json").read_text())
     assert back["pretraining_tp"] == 2 and generation == GENERATION
-    again = init_from.published(init_from.InitSource(None, run=trained))
+    again = init_from.published(init_from.PretrainedModel(None, run=trained))
     assert again == {"published": entry}
 
 

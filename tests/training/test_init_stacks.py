@@ -60,7 +60,7 @@ def transfer(source, target, stacks):
         run_directory.write_json(run / "manifest.json", {"tokenizer": TOKENIZER.fingerprint})
         checkpoint.write_params(run, 0, source_params)
         config = configs.resolve(PretrainConfig, {"init_from": folder, "init_stacks": stacks})
-        init_source = init_from.InitSource(config, f"{run}@0", "", run, 0)
+        init_source = init_from.PretrainedModel(config, f"{run}@0", "", run, 0)
         result, lines, _ = init_from.load_for_pretraining(
             init_source, task, jax.device_put(params, places), places
         )

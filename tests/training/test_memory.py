@@ -36,7 +36,7 @@ def compiled_step(program, folder, mesh, axes=None, **overrides):
     load = functools.partial(TASKS["pretraining"]().load, config, config.model)
     tokenizer_file = ""
     if program is finetune:
-        source = init_from.finetune_source(config, folder / "new", lambda path: path)
+        source = init_from.resolve_for_finetuning(config, folder / "new", lambda path: path)
         load = functools.partial(config.task.load, config, source.config.model)
         tokenizer_file = source.tokenizer_file
     task = load(tokenizer_file, lambda line: None, **sharding.process_args(mesh))

@@ -53,7 +53,7 @@ def test_tools_prepare_makes_the_stores_of_a_run_with_the_tokenizer_of_its_sourc
     config = configs.load_config_file("configs/encoder.py")
     config.update_from_flattened_dict(flags)
     config = configs.resolve(PretrainConfig, config)
-    found = init_from.pretrain_source(config, tmp_path / "run", as_run)
+    found = init_from.resolve_for_pretraining(config, tmp_path / "run", as_run)
     loaded = TASKS["pretraining"]().load(
         found.config, found.config.model, found.tokenizer_file, print, process_count=2
     )
