@@ -73,7 +73,7 @@ def train_step(task, model, axis, state, frozen, rngs, inputs, learning_rate):
 
 @announced_jit("the evaluation step", static_argnums=(0, 1, 2))
 def eval_step(task, model, axis, params, frozen, rngs, inputs):
-    """Predictions [B, ...] for an evaluation batch, which all replicas read; replicated to every process."""
+    """`task.outputs` of an evaluation batch: [B, ...], of replicas [R, B, ...]; every process has all."""
 
     def predict(params, frozen, rngs, inputs):
         batch = task.prepare(rngs["evaluation"], inputs)

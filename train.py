@@ -177,7 +177,7 @@ def run(config, workdir):
         start = int(state.step)
         run_directory.write_run(run_dir, resolved, "pretrain", task, plan.record(start), {
             **task.manifest(), "init_from": pretrained.name, **init_from.published(pretrained),
-            "uses_source_tokenizer": bool(pretrained.tokenizer_file),
+            "uses_pretrained_tokenizer": bool(pretrained.tokenizer_file),
             "parameters": flops.count_params(abstract_params), "param_rules": param_rules,
             "target_entropy": entropy,
             "tokens_per_step": task.tokens_per_step, "total_steps": converter.total_steps,

@@ -150,9 +150,10 @@ def attend(
 
 
 def split_axes(groups: int, length: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The mesh axes of the key heads and of the queries, in a kernel. Where the axes of both divide the key
-    heads, they split these, and each device has whole rows (DeepSpeed-Ulysses: Jacobs et al. 2023). Else
-    each device has a part of the queries, and all keys."""
+    """The mesh axes of the key heads and of the queries, in a kernel. If the number of key heads is a
+    multiple of the product of all these axes, all of them split the heads, and each device has whole rows
+    (DeepSpeed-Ulysses: Jacobs et al. 2023). Otherwise each device has a part of the queries and all keys of
+    its heads."""
     if not has_rules():
         return (), ()
     heads, queries = mesh_axes("H", groups), mesh_axes("T", length)

@@ -152,8 +152,9 @@ def _blocks(options, pair, q, k, v, mask, bias):
 
 
 def _toeplitz(by_distance):
-    """[G,R,2n-1] -> [G,R,n,n]: element n-1+s-t at (t, s). There is no gather, whose gradient would be a
-    scatter: repeated rows of 2n-1 that are read 2n-2 at a time move by one in each."""
+    """[G,R,2n-1] -> [G,R,n,n]: element n-1+s-t at (t, s). Without a gather, whose gradient would be a
+    scatter: the 2n-1 elements are repeated, from element n-1 on, and cut into rows of 2n-2, so that each row
+    starts one element earlier than the row before."""
     n = (by_distance.shape[-1] + 1) // 2
     rows = jnp.tile(by_distance, (1, 1, n))[..., n - 1 :]
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, n - 1)))[..., : n * (2 * n - 2)]

@@ -109,7 +109,8 @@ def lost_information(denoiser) -> str:
     """Why inputs and targets do not determine the text; '' where they do."""
     if denoiser.targets in (*NOISE_IN_PLACE, "full") or denoiser.inputs in ("mask", "sentinel"):
         return ""
-    return f"inputs={denoiser.inputs} with targets=spans does not record the positions of the noise"
+    what = "lengths of the spans" if denoiser.inputs == "mask_span" else "positions of the noise"
+    return f"inputs={denoiser.inputs} with targets=spans does not record the {what}"
 
 
 def _without_effect(d):

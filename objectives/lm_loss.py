@@ -21,8 +21,9 @@ class TrainingLoss(Protocol):
     """The losses of a Batch. All methods use the same names for the same losses."""
 
     def init(self, model, rng: jax.Array, batch: Batch) -> dict:
-        """Initial parameters; only the shapes of `batch` matter. An additional model is at
-        `NAME/...`, an additional head at `heads/NAME/...`; finetuning drops them."""
+        """Initial parameters; only the shapes of `batch` matter. An additional head is at
+        `heads/NAME/...`; finetuning drops it, unless its task has it. An additional model is at `NAME/...`;
+        PRETRAINING_HEADS in training/init_from.py lists the names that finetuning drops."""
 
     def losses(self, model, params, batch: Batch, dropout_rng: jax.Array | None) -> dict:
         """{name: (sum, weight)} of losses and metrics, float32[] each. dropout_rng=None: no dropout."""

@@ -114,7 +114,7 @@ class SampledObjective(Objective):
         return dict(zip(keys, self.parsed, strict=True))
 
     def _slot_shares(self, spec):
-        """((number of target slots, share of the batches that use no more), ...), ascending."""
+        """((number of target slots, share of the batches whose component has that many), ...), ascending."""
         shares = {}
         for component in self.parsed:
             slots = component.objective.lengths(spec).targets

@@ -49,10 +49,11 @@ def select_lowest(scores: jax.Array, count: jax.Array) -> jax.Array:
 
 def choose(rng: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
     """bool[L]: `count` int32[] of the eligible positions bool[L], or all if there are fewer; all
-    subsets have nearly equal probability (ties go to the earlier position).
+    subsets have nearly equal probability.
 
-    Each position draws a number, whose low bits are the position, so no two are equal. The threshold
-    is found by sorting the numbers, which on a CPU is five times as fast as argsort and scatter.
+    Each position draws a number, whose high bits are random and whose low bits are the position: no two
+    are equal, and of equal random bits the earlier position wins. The threshold is found by sorting the
+    numbers, which on a CPU is five times as fast as argsort and scatter.
     """
     length = eligible.shape[0]
     low = jnp.uint32(2 ** length.bit_length() - 1)

@@ -34,13 +34,13 @@ def word_ids(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax
 
 
 def without_first(
-    row: jax.Array, eligible: jax.Array, segment_ids: jax.Array, whole_words: Vocabulary | None
+    row: jax.Array, eligible: jax.Array, segment_ids: jax.Array, words_of: Vocabulary | None
 ) -> jax.Array:
     """bool[L]: the eligible tokens bool[L] but the first of each document of segment_ids int32[L], or its
-    first word if `whole_words` is given: no earlier position can predict them."""
+    first word if `words_of`, which defines the words, is given: no earlier position can predict them."""
     first = segment_ids != left_of(segment_ids, 0)
-    if whole_words is not None:
-        word = word_ids(row, eligible, whole_words)
+    if words_of is not None:
+        word = word_ids(row, eligible, words_of)
         first = jnp.zeros_like(first).at[word].max(first)[word]
     return eligible & ~first
 
@@ -118,8 +118,12 @@ def random_length_spans(
     mean = float(np.arange(len(length_probs)) @ length_probs)
     # The units in spans, if one unit follows each span and no other is outside.
     separable = (units.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
-    # The budget in units (words may have several tokens), rounded up.
-    needed = (budget * units + num_eligible - 1) // jnp.maximum(num_eligible, 1)
+    # The budget in units (words may have several tokens), rounded up. A product of integers would overflow
+    # in rows of 2**16 tokens.
+    needed = budget
+    if word is not None:
+        share = budget.astype(jnp.float32) / jnp.maximum(num_eligible, 1)
+        needed = jnp.ceil(units * share).astype(jnp.int32)
     wanted = jnp.minimum(jnp.maximum(needed, jnp.minimum(needed * 4 // 3 + 1, separable)), units)
 
     draws = 2 * max_num_spans + 8

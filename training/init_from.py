@@ -70,7 +70,7 @@ def resolve_for_pretraining(config, run_dir, as_run) -> PretrainedModel:
     )
     started = run_directory.resumes(run_dir) and run_directory.read_manifest(run_dir)
     if started:
-        if not started["uses_source_tokenizer"]:
+        if not started["uses_pretrained_tokenizer"]:
             return PretrainedModel(config, started["init_from"])
         stored = run_directory.read_config(run_dir)["config"]
         config = dataclasses.replace(

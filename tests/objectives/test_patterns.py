@@ -87,6 +87,18 @@ def test_invariant_10_span_lengths_have_the_published_distribution(
     assert abs(share - share.mean()).max() < 5 * (density / MANY) ** 0.5
 
 
+def test_invariant_10_a_row_of_100_000_tokens_has_its_noise():
+    """The product of the budget and the number of tokens does not fit into int32."""
+    length, budget = 100_000, 30_000
+    everywhere, words = jnp.ones(length, bool), jnp.arange(length, dtype=jnp.int32) // 2
+    probs = patterns.length_probs("poisson", 3.0, 0, allow_empty=True)
+    for word, least in ((None, budget), (words, budget - 1)):
+        noise = patterns.random_length_spans(
+            jax.random.key(0), everywhere, jnp.int32(budget), word, probs, 2 * budget
+        )
+        assert least <= noise.mask.sum() <= budget
+
+
 @functools.cache
 def corrupt_rows(name):
     """(words of each row, rows, inputs, is_noise) for rows of one long document."""
