@@ -110,16 +110,13 @@ def _tokenizer(found, identities, weights, data, config, cache, log, build) -> t
         config.type,
         config.vocab_size,
         config.lowercase,
-        config.training_bytes,
+        f"{config.training_bytes} bytes",  # once characters
         config.min_frequency,
         data.validation_fraction,
         tokenizer_.tokenizers.__version__,
     ]
     # for the others, every character is a token or none
-    if config.type in (
-        "wordpiece",
-        "unigram",
-    ):
+    if config.type in ("wordpiece", "unigram"):
         settings.append(config.character_coverage)
     key = digest(identities, weights, settings, tokenizer_.SPECIALS)[:24]
     file = cache / "tokenizers" / f"{config.type}-{config.vocab_size}-{key}.json"

@@ -78,15 +78,10 @@ class Task:
     name: ClassVar[str]  # also the name of its head in the parameter tree
     # The outputs of its head, where they are not the labels of the data.
     output_names: ClassVar[tuple[str, ...]] = ()
-    peft_task_type: ClassVar[str] = (
-        "-"  # PEFT's task_type for this head, if the base model has none
-    )
-    has_label_names: ClassVar[bool] = (
-        False  # in exported configs (sequence classifiers always have them)
-    )
-    has_final_metric: ClassVar[bool] = (
-        True  # the final scores have what chooses the best checkpoint
-    )
+    # PEFT's task_type for this head, if the base model has none.
+    peft_task_type: ClassVar[str] = "-"
+    # In exported configs; those of sequence classifiers always have them.
+    has_label_names: ClassVar[bool] = False
 
     special_tokens: tuple = option(
         (), "strings in the texts that become single tokens, such as ('[E1]', '[/E1]')"

@@ -40,10 +40,6 @@ class GenerationOptions(Task):
         1.0, "beams are ranked by log-probability / length ** this", min=-10.0, max=10.0
     )
 
-    @property
-    def has_final_metric(self):
-        return self.metric == "loss" or self.final_generation
-
     def check_generation(self) -> None:
         """Raises ValueError for options that do not fit each other, and for a package that is missing."""
         if self.num_generated or self.final_generation:

@@ -107,7 +107,7 @@ class LoadedPretraining(LoadedTask):
     batch_size: int
     model_config: ModelConfig
     tokenizer: Tokenizer = host_field()
-    # The rest is absent in an outline.
+    # The rest is absent in what `load_without_data` returns.
     corpus: prepare.TokenizedCorpus | None = host_field(default=None)
     train: list = host_field(default=())  # data.store.Rows of each source
     validation: list = host_field(default=())

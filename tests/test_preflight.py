@@ -145,8 +145,8 @@ def test_the_outline_of_every_objective_needs_no_data(no_data, architecture):
         if architecture in objective().architectures:
             given = {"model": {"architecture": architecture}, "objective": {"name": name}}
             config = configs.resolve(PretrainConfig, given)
-            outline = TASKS["pretraining"]().load_without_data(config, config.model, "")
-            assert outline.tokens_per_step > 0 and outline.abstract_batch.targets.ndim > 1
+            loaded = TASKS["pretraining"]().load_without_data(config, config.model, "")
+            assert loaded.tokens_per_step > 0 and loaded.abstract_batch.targets.ndim > 1
 
 
 @pytest.mark.parametrize(
@@ -157,6 +157,8 @@ def test_the_outline_of_every_objective_needs_no_data(no_data, architecture):
         ("1e9 tokens", "6 %"),
         ("1 epochs", "5 %"),
         ("1e9 FLOPs", "2e9 steps"),
+        ("1e15 FLOPs", "6 %"),
+        ("3e9 tokens", "6 %"),
     ],
 )
 def test_what_the_data_decides_is_left_to_the_data(duration, warmup):
@@ -164,9 +166,9 @@ def test_what_the_data_decides_is_left_to_the_data(duration, warmup):
     check_durations(configs.resolve(FinetuneConfig, given))
 
 
-def test_the_outline_computes_the_lengths_of_the_loaded_task(folder):
+def test_loading_without_data_computes_the_lengths_of_the_loaded_task(folder):
     config = configs.resolve(PretrainConfig, tiny_configs.pretraining(folder))
-    outline = TASKS["pretraining"]().load_without_data(config, config.model, "")
+    loaded = TASKS["pretraining"]().load_without_data(config, config.model, "")
     task = TASKS["pretraining"]().load(config, config.model, "", lambda line: None)
-    assert outline.tokens_per_step == task.tokens_per_step
-    assert outline.lengths == task.lengths and pathlib.Path(folder / "cache").exists()
+    assert loaded.tokens_per_step == task.tokens_per_step
+    assert loaded.lengths == task.lengths and pathlib.Path(folder / "cache").exists()

@@ -25,13 +25,13 @@ def main(argv: list[str]) -> None:
     if given.print_config:
         print("\n".join(configs.describe(resolved, config)))
         return
-    # A Hugging Face model brings its tokenizer. The run does not exist yet.
-    pretrained = init_from.resolve_for_pretraining(
-        resolved, paths.of(os.devnull), huggingface.as_run
-    )
-    corpus = prepare(
-        resolved.data, pretrained.config.tokenizer, log=log.info, check=pretrained.check_tokenizer
-    )
+    tokenizer, checks = resolved.tokenizer, {}
+    # A Hugging Face model brings its tokenizer, and a run has one to compare with, if it has come so far.
+    if resolved.init_from and paths.of(resolved.init_from).is_dir():
+        run_dir = paths.of(os.devnull)  # the run does not exist yet
+        pretrained = init_from.resolve_for_pretraining(resolved, run_dir, huggingface.as_run)
+        tokenizer, checks = pretrained.config.tokenizer, {"check": pretrained.check_tokenizer}
+    corpus = prepare(resolved.data, tokenizer, log=log.info, **checks)
     for store, weight in zip(corpus.train, corpus.weights, strict=True):
         print(
             f"train       {store.source}: weight {weight:.3f}, {store.num_documents:,} documents, "

@@ -90,13 +90,13 @@ def resolve_for_pretraining(config, run_dir, as_run) -> PretrainedModel:
         config, tokenizer=dataclasses.replace(config.tokenizer, path=tokenizer_file)
     )
     if config.init_stacks == "same":
-        pretrained = run_directory.read_model_config(run)
-        if pretrained.architecture != config.model.architecture:
+        model = run_directory.read_model_config(run)
+        if model.architecture != config.model.architecture:
             raise ConfigError(
-                f"config.init_from={config.init_from!r} has architecture {pretrained.architecture!r}, this "
-                f"config {config.model.architecture!r}; start from configs/{pretrained.architecture}.py"
+                f"config.init_from={config.init_from!r} has architecture {model.architecture!r}, this "
+                f"config {config.model.architecture!r}; start from configs/{model.architecture}.py"
             )
-        config = dataclasses.replace(config, model=overrides.apply(pretrained))
+        config = dataclasses.replace(config, model=overrides.apply(model))
     return dataclasses.replace(pretrained, config=config, tokenizer_file=tokenizer_file)
 
 
@@ -159,6 +159,7 @@ def read_adapter(run) -> Adapter:
     """The adapter in the parameters of a run directory."""
     given = dict(run_directory.read_config(run)["config"].get("adapter") or {"name": "none"})
     kind = ADAPTERS[given.pop("name")]
+    run_directory.check_fields(given, kind, run, "adapter")
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
 
 
@@ -349,8 +350,10 @@ def _read(pretrained, names, params, shardings, use_ema):
 
 def _reference(pretrained, names, read, params):
     """The frozen.Reference to those of {path here: path there} whose arrays were `read` and are unchanged
-    in `params`; None if the source is not a run that lasts."""
-    if pretrained.imported:
+    in `params`; None if that run does not last, or if the new run is to last without it: all that is
+    frozen there is what its task does not use."""
+    config = pretrained.config
+    if pretrained.imported or (not config.freeze and getattr(config, "adapter", None) == Adapter()):
         return None
     read, params = flatten_params(read), flatten_params(params)
     names = {here: there for here, there in names.items() if params[here] is read[here]}

@@ -99,11 +99,17 @@ def untrained_paths(config, names):
     saved = matching_paths(adapter.modules_to_save, names, "config.adapter.modules_to_save")
     own = {name for name in names if adapter.trains(name)}
     if not own - untrained:
-        reason = f"all of them are frozen by config.freeze={config.freeze!r}"
+        reason, remedy = "the model has none that it trains", ""
+        if own:
+            reason, remedy = (
+                f"config.freeze={config.freeze!r} has all of them",
+                ", or leave freeze out",
+            )
+        if own and not config.freeze:
+            reason, remedy = f"config.task.name={config.task.name!r} uses none of them", ""
         raise ConfigError(
-            f"config.adapter.name={adapter.name!r} trains no parameter: "
-            f"{reason if own else 'the model has none that it trains'}; choose another adapter"
-            f"{', or leave freeze out' if own else ''}"
+            f"config.adapter.name={adapter.name!r} trains no parameter: {reason}; choose another adapter"
+            f"{remedy}"
         )
     heads = {name for name in names if name.startswith(f"heads/{config.task.name}/")}
     return frozenset(names) - (own | heads | saved) | untrained

@@ -76,9 +76,9 @@ def check_durations(config, tokens_per_step=0, flops_per_step=0.0):
     for name in DURATIONS:
         section, field = name.split(".")
         values[name] = getattr(getattr(config, section), field)
-    # Any epoch will do here: one of a single step.
+    # Any epoch will do here, one of a single step, and any large number for what is not known.
     batch_size = config.training.batch_size
-    sizes = StepConverter(batch_size, tokens_per_step or 1, batch_size, flops_per_step or 1.0)
+    sizes = StepConverter(batch_size, tokens_per_step or 1e30, batch_size, flops_per_step or 1e30)
     run = sizes.of_length(config.training.duration)
     steps = {name: run.steps(value, name) for name, value in values.items() if name != DURATIONS[0]}
     known = {"epoch": 0, "token": tokens_per_step, "FLOP": flops_per_step}

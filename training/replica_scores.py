@@ -86,12 +86,13 @@ def _update(path):
 
 
 def summarize(finished: list[Finished]) -> dict:
-    """The summary of finished replicas. The task's best metric on validation chooses the learning rate.
+    """The summary of finished replicas. The task's best metric on validation chooses the learning rate; where
+    the final scores lack it (no text was generated), the loss does.
 
     Returns:
       {'replicas': {name: {'seed', 'learning_rate', 'step', metric: value}}, 'groups': [{'learning_rate',
       'replicas': number, metric: statistics, 'degenerate': {metric: number of replicas that are not better
-      than the constant prediction}}], 'best': index of the group}.
+      than the constant prediction}}], 'best': index of the group, 'chosen_by': metric}.
     """
     best_metric = finished[0].best_metric
     sign = -1.0 if best_metric[0] == "-" else 1.0
@@ -113,10 +114,13 @@ def summarize(finished: list[Finished]) -> dict:
         }
         found.append(entry)
     chosen_by = f"validation/{best_metric[1:]}"
-    best = max(
-        range(len(found)), key=lambda n: sign * found[n].get(chosen_by, {"mean": 0.0})["mean"]
-    )
-    return {"replicas": rows, "groups": found, "best": best}
+    if chosen_by not in finished[0].scores:
+        chosen_by, sign = "validation/loss", -1.0
+    values = [sign * group.get(chosen_by, {"mean": 0.0})["mean"] for group in found]
+    return {
+        "replicas": rows, "groups": found, "best": max(range(len(values)), key=values.__getitem__),
+        "chosen_by": chosen_by,
+    }  # fmt: skip
 
 
 def statistics(values) -> dict:
@@ -154,7 +158,7 @@ def describe(summary) -> list[str]:
                     "than that of the best constant prediction"
                 )
         if several and number == summary["best"]:
-            lines.append(f"{rate}the best one on validation")
+            lines.append(f"{rate}the best one by {summary['chosen_by']}")
     for name, update in summary.get("failed", {}).items():
         lines.append(f"{name} failed at update {update}, which was not finite")
     return lines

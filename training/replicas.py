@@ -67,17 +67,13 @@ def replica_name(axes) -> str:
 def expand(config, workdir) -> list[list[Replica]]:
     """The replicas of a resolved config, in groups that are trained together; [[the run]] without axes.
 
-    Replicas that have started are one group, and those that were added to the config later another.
+    Those that have scores are a group, those that have started another, and new ones a third: seeds may
+    be added to the config.
     """
     hosts.check_config(config)
     rates, axes = config.optimizer.learning_rate, {}
     if isinstance(rates, tuple):
         axes["learning_rate"] = rates
-        if not config.task.has_final_metric:
-            raise ConfigError(
-                f"config.task.metric={config.task.metric!r} chooses one of several learning rates by the "
-                "final scores, which do not have it: set config.task.final_generation=True"
-            )
     if config.seeds:
         axes["seed"] = config.seeds
     if not axes:
@@ -99,9 +95,11 @@ def expand(config, workdir) -> list[list[Replica]]:
         )
     if not replicas:
         raise ConfigError(f"every replica in {folder} has failed; lower the learning rate")
-    started = [replica for replica in replicas if run_directory.resumes(replica.folder)]
-    new = [replica for replica in replicas if replica not in started]
-    return [group for group in (started, new) if group]
+    groups = {"finished": [], "started": [], "new": []}
+    for replica in replicas:
+        state = "started" if run_directory.resumes(replica.folder) else "new"
+        groups["finished" if (replica.folder / "scores.json").exists() else state].append(replica)
+    return [group for group in groups.values() if group]
 
 
 class ReplicaWriters:
@@ -226,10 +224,8 @@ class ReplicaWriters:
 
         Raises ConfigError if a kill during a save or one damaged checkpoint is not the reason."""
         kept = [each.steps() for each in self._checkpoints]
-        common, newest = (
-            max(set.intersection(*kept), default=-1),
-            [max(n, default=-1) for n in kept],
-        )
+        common = max(set.intersection(*kept), default=-1)
+        newest = [max(steps, default=-1) for steps in kept]
         later = [path.name for each in self._checkpoints for path in each.after(common)]
         broken = any(name.endswith(".broken") for name in later)
         # Without a damaged checkpoint, a lone step 0 is that of a run that stopped before its first update.

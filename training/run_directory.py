@@ -162,13 +162,17 @@ def read_model_config(run) -> ModelConfig:
 
 def model_config(stored, run) -> ModelConfig:
     """The ModelConfig of the stored fields of a run; raises as `read_model_config`."""
-    fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    if unknown := sorted(stored.keys() - fields):
+    check_fields(stored, ModelConfig, run, "model")
+    return ModelConfig(**stored)
+
+
+def check_fields(stored, schema, run, section):
+    """Raises ConfigError if a section of a run's config has fields that the dataclass `schema` lacks."""
+    if unknown := sorted(stored.keys() - {field.name for field in dataclasses.fields(schema)}):
         raise ConfigError(
-            f"{str(run)!r} was made by another version of this project: its model has fields that this "
+            f"{str(run)!r} was made by another version of this project: its {section} has fields that this "
             f"version does not know ({', '.join(unknown[:3])}); use it with that version"
         )
-    return ModelConfig(**stored)
 
 
 def _read_object(path):

@@ -106,7 +106,9 @@ def test_a_task_that_fails_in_an_array_is_reported(tmp_path, slurm, monkeypatch)
     assert sweeping.run(file, tmp_path / "array", executor="slurm")["num_finished"] == 4
 
 
-def test_queued_tasks_of_an_old_config_are_neither_adopted_nor_moved(tmp_path, slurm):
+def test_queued_tasks_of_an_old_config_are_neither_adopted_nor_moved(
+    tmp_path, slurm, monkeypatch, caplog
+):
     (slurm / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 700\n")  # and starts none
     stage, workdir = 'train("configs/decoder.py", fixed(duration="{} steps"))', tmp_path / "runs"
     file = sweeping.write(tmp_path, stage.format(9))
@@ -123,6 +125,11 @@ def test_queued_tasks_of_an_old_config_are_neither_adopted_nor_moved(tmp_path, s
     for flags, message in (({}, "stale"), ({"stale": "redo"}, r"still runs .*scancel 700\)")):
         with pytest.raises(ConfigError, match=message):
             sweeping.run(changed, workdir, executor="slurm", **flags)
+    (slurm / "sbatch").unlink()
+    monkeypatch.setenv("PATH", str(slurm))
+    again = sweeping.write(tmp_path, stage.format(9))
+    assert sweeping.run(again, workdir)["num_finished"] == 1
+    assert "no Slurm here, so task 700 of an earlier sweep counts as ended" in caplog.text
 
 
 def test_without_slurm_or_submitit_the_error_says_what_is_missing(tmp_path, monkeypatch):

@@ -12,9 +12,6 @@ from pairs import MODELS, load, tokenizer_folder
 from generation import Generated
 from tasks import evaluate, generated_texts
 from tasks.generated_texts import Predictions
-from training import config as configs
-from training import replicas
-from training.schema import FinetuneConfig
 
 each_model = pytest.mark.parametrize("kind", MODELS)
 SOURCES = ["w1 w2", "w3", "w1 w2", "w4 w5 w6", "w3", "w7"]
@@ -41,15 +38,6 @@ def reversing(calls):
         return found
 
     return generate
-
-
-def test_learning_rates_are_not_compared_by_a_score_that_the_final_scores_lack(folder):
-    task = {"name": "seq2seq", "metric": "chrf", "num_generated": 2, "final_generation": False}
-    config = {"init_from": "run", "task": task, "optimizer": {"learning_rate": "(1e-3, 3e-3)"}}
-    config = configs.resolve(FinetuneConfig, config)
-    with pytest.raises(configs.ConfigError, match="chrf.*set config.task.final_generation=True"):
-        replicas.expand(config, str(folder / "rates"))
-    assert not (folder / "rates").exists()
 
 
 @each_model
