@@ -131,7 +131,7 @@ class Predictor:
                 report(task.eval_batch_size)
             return waiting[-1]
 
-        count = task.generates(SPLIT, is_final=True)
+        count = task.num_to_generate(SPLIT, is_final=True)
 
         def generate():
             return task.generate(SPLIT, model, self._params, self._mesh, True, count)
