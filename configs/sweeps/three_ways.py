@@ -7,8 +7,8 @@
 `python -m studies.three_ways --workdir=DIR` adds TF-IDF, figures and a page; `make quickstart` and
 `make study` run both. Measured on a 2-core CPU (docs/results.md), test accuracy, pretrained and random:
 quickstart (10.5 minutes, 1,000 labels, 80 steps, 2 seeds) encoder 0.475 and 0.264, decoder 0.520 and 0.294,
-encoder-decoder 0.346 and 0.247; study (an hour and a half, 2,000 labels, 700 steps, 3 seeds) 0.766 and 0.760,
-0.744 and 0.770, 0.777 and 0.720.
+encoder-decoder 0.346 and 0.247; study (200 labels, 300 steps, 3 seeds) 0.543 and 0.475, 0.548 and 0.442,
+0.566 and 0.438.
 
 In each row, the study has the better of two learning rates by its mean validation accuracy. The quickstart
 has the rates of LEARNING_RATES in configs/base.py. This tunes them, with other seeds, and prints the rows; in
