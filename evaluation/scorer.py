@@ -201,11 +201,8 @@ class Scorer:
             for e in encoded
         ]
         cut = [0] * len(encoded)
-        # places: [(request, index in the continuation)] of the targets of a row
-        rows, places = (
-            [],
-            [],
-        )
+        rows = []
+        places = []  # of each row: [(request, index in the continuation)] of its targets
         known = {}
         for request, each in enumerate(encoded):
             for number, (start, first, end) in enumerate(self.windows(each)):

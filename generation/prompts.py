@@ -138,10 +138,8 @@ def adapter_positions(model) -> dict[str, int]:
     """Positions that the adapter of a model takes before the text, in each stack. Those of prompt tuning
     are of the first stack, and take slots of a cache too."""
     adapter = getattr(model, "adapter", None)
-    count, both = (
-        getattr(adapter, "num_virtual_tokens", 0),
-        model.config.architecture == "encoder_decoder",
-    )
+    count = getattr(adapter, "num_virtual_tokens", 0)
+    both = model.config.architecture == "encoder_decoder"
     in_decoder = 0 if both and isinstance(adapter, PromptTuning) else count
     return {"encoder": count, "decoder": in_decoder}
 

@@ -82,7 +82,7 @@ def check_sweep(sweep, runs, metric=""):
 
 
 def on_validation(metric):
-    """The metric by which points are chosen: that of the validation split, as nothing is chosen on test."""
+    """The metric that selects points: the validation metric, since the test split selects nothing."""
     return re.sub(r"^test/", "validation/", metric)
 
 

@@ -80,7 +80,7 @@ class Task:
     output_names: ClassVar[tuple[str, ...]] = ()
     # PEFT's task_type for this head, if the base model has none.
     peft_task_type: ClassVar[str] = "-"
-    # In exported configs; those of sequence classifiers always have them.
+    # Whether the exported config.json lists label names (for sequence classifiers it always does).
     has_label_names: ClassVar[bool] = False
 
     special_tokens: tuple = option(

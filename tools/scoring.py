@@ -15,10 +15,11 @@ import jax
 import numpy as np
 
 import objectives
-from data.files import content_hash, expand, write_atomically
+from data.files import content_hash, digest, expand, write_atomically
 from data.tokenizer import describe_unknown
 from evaluation import SUITES, Scorer, choose_way
 from evaluation.items import Item, Summary
+from generation.prompts import adapter_positions
 from tools import output, score_chart
 from tools.loaded_run import load_run, objective_of
 from tools.score_store import Progress, Results
@@ -106,8 +107,7 @@ def make_scorer(loaded, given) -> Scorer:
     way = choose_way(
         given.scoring, loaded.config.architecture, loaded.tokenizer, objective, given.start_token
     )
-    adapter = getattr(loaded.model, "adapter", None)
-    num_virtual_tokens = getattr(adapter, "num_virtual_tokens", 0)  # before each row
+    num_virtual_tokens = max(adapter_positions(loaded.model).values())
     divisor = sharding.num_batch_shards(loaded.mesh)
     hidden = np.zeros((1, 1, loaded.config.emb_dim), np.dtype(loaded.config.dtype))
     features = functools.partial(loaded.model.apply, method="lm_features")
@@ -168,11 +168,7 @@ def digest_of(path, label, items) -> str:
     """The digest of a file's content, or of the texts that a source has."""
     if os.path.isfile(path):
         return content_hash(path)
-    found = hashlib.blake2b(digest_size=20)
-    for item in items:
-        if item.record["file"] == label:
-            found.update(json.dumps(item.requests).encode())
-    return found.hexdigest()
+    return digest([item.requests for item in items if item.record["file"] == label])
 
 
 def params_digest(params) -> str:

@@ -99,17 +99,16 @@ def untrained_paths(config, names):
     saved = matching_paths(adapter.modules_to_save, names, "config.adapter.modules_to_save")
     own = {name for name in names if adapter.trains(name)}
     if not own - untrained:
-        reason, remedy = "the model has none that it trains", ""
-        if own:
-            reason, remedy = (
-                f"config.freeze={config.freeze!r} has all of them",
-                ", or leave freeze out",
-            )
-        if own and not config.freeze:
-            reason, remedy = f"config.task.name={config.task.name!r} uses none of them", ""
+        remedy = "choose another adapter"
+        if not own:
+            reason = "the model has none that it trains"
+        elif config.freeze:
+            reason = f"config.freeze={config.freeze!r} has all of them"
+            remedy += ", or leave freeze out"
+        else:
+            reason = f"config.task.name={config.task.name!r} uses none of them"
         raise ConfigError(
-            f"config.adapter.name={adapter.name!r} trains no parameter: {reason}; choose another adapter"
-            f"{remedy}"
+            f"config.adapter.name={adapter.name!r} trains no parameter: {reason}; {remedy}"
         )
     heads = {name for name in names if name.startswith(f"heads/{config.task.name}/")}
     return frozenset(names) - (own | heads | saved) | untrained

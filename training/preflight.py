@@ -76,7 +76,7 @@ def check_durations(config, tokens_per_step=0, flops_per_step=0.0):
     for name in DURATIONS:
         section, field = name.split(".")
         values[name] = getattr(getattr(config, section), field)
-    # Any epoch will do here, one of a single step, and any large number for what is not known.
+    # Where a size is unknown, only the unit is checked: an epoch has one step here, a size a large number.
     batch_size = config.training.batch_size
     sizes = StepConverter(batch_size, tokens_per_step or 1e30, batch_size, flops_per_step or 1e30)
     run = sizes.of_length(config.training.duration)

@@ -228,7 +228,7 @@ class ReplicaWriters:
         newest = [max(steps, default=-1) for steps in kept]
         later = [path.name for each in self._checkpoints for path in each.after(common)]
         broken = any(name.endswith(".broken") for name in later)
-        # Without a damaged checkpoint, a lone step 0 is that of a run that stopped before its first update.
+        # If no checkpoint is damaged, a replica with step 0 alone stopped before its first update.
         ahead = [
             sorted(n for n in each if n > (common if broken else max(common, 0))) for each in kept
         ]

@@ -1,4 +1,4 @@
-"""Tokenization in several processes: errors, killed processes, Ctrl-C, and what a process imports."""
+"""Tokenization in several processes: errors, killed workers, Ctrl-C, and which modules a worker imports."""
 
 import concurrent.futures
 import multiprocessing

@@ -132,7 +132,7 @@ def test_invariant_09_frozen_parameters_have_no_optimizer_state():
 
 
 def finetuning(task="classification", architecture="encoder", adapter=None, freeze=()):
-    """The fields of a FinetuneConfig that say what is trained."""
+    """The fields of a FinetuneConfig that determine the trainable parameters."""
     return types.SimpleNamespace(
         task=TASKS[task](), model=types.SimpleNamespace(architecture=architecture),
         adapter=adapter or ADAPTERS["none"](), freeze=freeze,
