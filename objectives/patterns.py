@@ -122,8 +122,8 @@ def random_length_spans(
     # in rows of 2**16 tokens.
     needed = budget
     if word is not None:
-        share = budget.astype(jnp.float32) / jnp.maximum(num_eligible, 1)
-        needed = jnp.ceil(units * share).astype(jnp.int32)
+        share = budget.astype(jnp.float32) / jnp.maximum(num_eligible, 1).astype(jnp.float32)
+        needed = jnp.ceil(units.astype(jnp.float32) * share).astype(jnp.int32)
     wanted = jnp.minimum(jnp.maximum(needed, jnp.minimum(needed * 4 // 3 + 1, separable)), units)
 
     draws = 2 * max_num_spans + 8
