@@ -77,6 +77,8 @@ class TokenStore:
         for name, dtype in INDEX.items():
             count = self.num_documents + (name == "offsets")
             sizes[self.path / f"{name}.bin"] = count * np.dtype(dtype).itemsize
+        for name, size in self._metadata.get("sizes", {}).items():  # absent in older stores
+            sizes[self.path / name] = size
         for name, start, end in zip(
             self._metadata["shards"], self._starts, self._starts[1:], strict=False
         ):

@@ -203,6 +203,7 @@ def finish(
             target.mkdir(exist_ok=True)
             counts = _join(target, split, items, directory, tokenizer.size)
             write_atomically(target / "files.json", json.dumps(files).encode())
+            sizes = {name: (target / name).stat().st_size for name in ("unigram.bin", "files.json")}
             metadata = {
                 "format": FORMAT,
                 **settings,
@@ -211,6 +212,7 @@ def finish(
                 "dtype": _dtype_of(tokenizer).name,
                 "pad": tokenizer.special_ids()["pad"],
                 **counts,
+                "sizes": sizes,
             }
             write_atomically(target / METADATA, json.dumps(metadata, indent=1).encode())
 

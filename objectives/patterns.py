@@ -118,12 +118,8 @@ def random_length_spans(
     mean = float(np.arange(len(length_probs)) @ length_probs)
     # The units in spans, if one unit follows each span and no other is outside.
     separable = (units.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
-    # The budget in units (words may have several tokens), rounded up. A product of integers would overflow
-    # in rows of 2**16 tokens.
-    needed = budget
-    if word is not None:
-        share = budget.astype(jnp.float32) / jnp.maximum(num_eligible, 1).astype(jnp.float32)
-        needed = jnp.ceil(units.astype(jnp.float32) * share).astype(jnp.int32)
+    # The budget in units: words may have several tokens.
+    needed = budget if word is None else _scale(units, budget, num_eligible)
     wanted = jnp.minimum(jnp.maximum(needed, jnp.minimum(needed * 4 // 3 + 1, separable)), units)
 
     draws = 2 * max_num_spans + 8
@@ -148,6 +144,14 @@ def random_length_spans(
         return Noise(mask, owner, empty)
     starts = word != left_of(word, -1)
     return Noise(mask[word], owner[word], empty[word] & starts)
+
+
+def _scale(units, budget, total):
+    """ceil(units * budget / total), int32[], exact although the product may not fit into int32; all of them
+    are below 2**19."""
+    total = jnp.maximum(total, 1)
+    whole, rest = jnp.divmod(units * (budget // 256), total)
+    return whole * 256 - (-(rest * 256 + units * (budget % 256)) // total)
 
 
 def _word_sizes(eligible, word):

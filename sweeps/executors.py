@@ -202,7 +202,21 @@ def still_runs(attempt, workdir):
     if not (shutil.which("sbatch") and importlib.util.find_spec("submitit")):
         log.warning(f"no Slurm here, so task {attempt['job']} of an earlier sweep counts as ended")
         return False
-    return not _slurm_job(attempt, workdir / SLURM_FOLDER).done(force_check=True)
+    job = _slurm_job(attempt, workdir / SLURM_FOLDER)
+    if job.done(force_check=True):
+        return False
+    return job.state != "UNKNOWN" or _is_queued(attempt["job"])
+
+
+def _is_queued(job):
+    """Whether squeue lists a job; True if it cannot say. sacct does not know a job without accounting, or
+    after Slurm has purged its records."""
+    if not shutil.which("squeue"):
+        return True
+    found = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True, check=False)
+    return bool(found.stdout.strip()) or (
+        found.returncode != 0 and "Invalid job id" not in found.stderr
+    )
 
 
 def stop_command(attempts):

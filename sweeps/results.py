@@ -175,8 +175,11 @@ def _metric(given, runs, scored, workdir):
     for run in runs:
         best = best or run_files.best_metric(workdir / run.folder, run.program)
     default, wrong = f"validation/{best[1:]}" if best else "", ""
-    name = given.lstrip("+-") or default
     known = dict.fromkeys(each for entry in scored for each in entry["metrics"])
+    # Without generated text there is no chrf, for example.
+    if default not in known and "validation/loss" in known:
+        best, default = "-loss", "validation/loss"
+    name = given.lstrip("+-") or default
     if scored and name not in known:
         wrong = (
             f"metric {name!r} is not a metric of these runs; {nearest(name, known)}. The report compares "

@@ -144,7 +144,7 @@ BAD = {
     "modules_to_save": ({**LORA, "adapter__modules_to_save": "('x',)"}, "modules_to_save='x' matches no"),
     "random": ({**LORA, "init": "random"}, r"adapter.name='lora' with init='random'"),
     "embeddings": ({"adapter__name": "ia3", "init": "embeddings"}, "with init='embeddings'"),
-    "frozen": ({**LORA, "freeze": "('adapter/.*',)"}, "trains no parameter: .*has all of them"),
+    "frozen": ({**LORA, "freeze": "('adapter/.*',)"}, "trains no parameter: .*has all that the task uses"),
     "twice": ({"adapter__name": "ia3", "adapter__target_modules": "('.*/mlp/out',)"}, "both match"),
     "positions": ({"adapter__name": "prompt", "adapter__num_virtual_tokens": 30},
                   "54 positions, but the model"),

@@ -45,11 +45,18 @@ def models_of(run):
     return record["config"]["model"], record["model"]
 
 
-def test_tools_prepare_makes_the_stores_of_a_run_with_the_tokenizer_of_its_source(tmp_path):
-    """They are found by a run of several processes, which makes none."""
-    source, corpus = bert(tmp_path / "bert"), tiny_configs.corpus(tmp_path)
+def prepare_stores(corpus, source):
+    """Runs tools.prepare and returns the flags of its config."""
     flags = {"init_from": str(source), "data.source": corpus, "training.seq_len": 32}
     prepare.main(["--config=configs/encoder.py", *(f"--config.{k}={v}" for k, v in flags.items())])
+    return flags
+
+
+@pytest.mark.parametrize("form", ["{source}", "{run}", "{run}@0"])
+def test_tools_prepare_makes_the_stores_of_a_run_with_the_tokenizer_of_its_source(tmp_path, form):
+    """They are found by a run of several processes, which makes none."""
+    source, corpus = bert(tmp_path / "bert"), tiny_configs.corpus(tmp_path)
+    flags = prepare_stores(corpus, form.format(source=source, run=as_run(str(source))))
     config = configs.load_config_file("configs/encoder.py")
     config.update_from_flattened_dict(flags)
     config = configs.resolve(PretrainConfig, config)
@@ -58,6 +65,13 @@ def test_tools_prepare_makes_the_stores_of_a_run_with_the_tokenizer_of_its_sourc
         found.config, found.config.model, found.tokenizer_file, print, process_count=2
     )
     assert loaded.tokenizer.fingerprint == read_tokenizer(str(source)).fingerprint
+
+
+def test_tools_prepare_does_not_need_the_checkpoints_of_the_source(tmp_path, capsys):
+    """The source may have no checkpoint yet, or be deleted when the run resumes."""
+    (tmp_path / "stage1/checkpoints").mkdir(parents=True)
+    prepare_stores(tiny_configs.corpus(tmp_path), tmp_path / "stage1")
+    assert "fingerprint" in capsys.readouterr().out
 
 
 def test_a_continued_run_stores_the_model_of_its_source_and_resumes_without_it(tmp_path):
@@ -78,6 +92,9 @@ def test_a_continued_run_stores_the_model_of_its_source_and_resumes_without_it(t
 
     for folder in (source, tmp_path / "cache/huggingface", tmp_path / "run/checkpoints/2"):
         shutil.rmtree(folder)
+    manifest = tmp_path / "run/manifest.json"
+    earlier = manifest.read_text().replace("uses_pretrained_tokenizer", "uses_source_tokenizer")
+    manifest.write_text(earlier)  # as runs before November 2026 wrote it
     again = train.run(config, run)
     assert again.step == 2 and again.metrics == first.metrics
     assert config_file.read_text() == before

@@ -267,11 +267,11 @@ def test_replicas_no_better_than_the_most_frequent_label_are_counted(folder):
 
 
 # chrf is not among the final scores (no text was generated), so the loss chooses.
-@pytest.mark.parametrize("best_metric, expected", [("+accuracy", 1), ("-loss", 0), ("+chrf", 0)])
+@pytest.mark.parametrize("best_metric, expected", [("+accuracy", 0), ("-loss", 1), ("+chrf", 1)])
 def test_validation_alone_chooses_the_learning_rate(folder, best_metric, expected):
     scores = {  # the test split and the last metric would choose the other one
-        1e-4: {"validation/accuracy": 0.6, "validation/loss": 0.5, "test/accuracy": 0.9, "test/loss": 0.9},
         1e-3: {"validation/accuracy": 0.8, "validation/loss": 0.7, "test/accuracy": 0.5, "test/loss": 0.4},
+        1e-4: {"validation/accuracy": 0.6, "validation/loss": 0.5, "test/accuracy": 0.9, "test/loss": 0.9},
     }  # fmt: skip
     finished = [
         replica_scores.Finished(
@@ -281,7 +281,10 @@ def test_validation_alone_chooses_the_learning_rate(folder, best_metric, expecte
         )
         for rate, values in scores.items()
     ]  # fmt: skip
-    assert replica_scores.summarize(finished)["best"] == expected
+    summary = replica_scores.summarize(finished)
+    assert summary["best"] == expected
+    metric = "loss" if best_metric == "+chrf" else best_metric[1:]
+    assert summary["chosen_by"] == f"validation/{metric}"
 
 
 def test_a_replica_that_is_not_finite_is_left_out_and_the_others_continue(folder):

@@ -16,9 +16,10 @@ def main(argv: list[str]) -> None:
     """Makes or opens the data of a pretraining config and prints a summary. Raises ConfigError or ValueError
     if its `init_from` has another tokenizer than the data."""
     given, config = cli.parse_args(argv, __doc__)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator is for the run
     import huggingface
     from data.prepare import prepare
-    from training import init_from, paths
+    from training import checkpoint, init_from, paths
     from training.schema import PretrainConfig
 
     resolved = configs.resolve(PretrainConfig, config)
@@ -26,11 +27,17 @@ def main(argv: list[str]) -> None:
         print("\n".join(configs.describe(resolved, config)))
         return
     tokenizer, checks = resolved.tokenizer, {}
-    # A Hugging Face model brings its tokenizer, and a run has one to compare with, if it has come so far.
-    if resolved.init_from and paths.of(resolved.init_from).is_dir():
-        run_dir = paths.of(os.devnull)  # the run does not exist yet
-        pretrained = init_from.resolve_for_pretraining(resolved, run_dir, huggingface.as_run)
-        tokenizer, checks = pretrained.config.tokenizer, {"check": pretrained.check_tokenizer}
+    if resolved.init_from:
+        # A Hugging Face model brings its tokenizer, and a run has one to compare with.
+        found = huggingface.as_run(resolved.init_from, resolved.data.cache_dir)
+        if checkpoint.steps_of(checkpoint.split_step(found)[0]):
+            run_dir = paths.of(os.devnull)  # the run does not exist yet
+            pretrained = init_from.resolve_for_pretraining(resolved, run_dir, huggingface.as_run)
+            tokenizer, checks = pretrained.config.tokenizer, {"check": pretrained.check_tokenizer}
+        else:
+            log.info(
+                f"init_from={resolved.init_from!r} has no checkpoints; the tokenizer is that of this config"
+            )
     corpus = prepare(resolved.data, tokenizer, log=log.info, **checks)
     for store, weight in zip(corpus.train, corpus.weights, strict=True):
         print(

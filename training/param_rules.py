@@ -91,9 +91,10 @@ def untrained_paths(config, names):
 
     With an adapter, the model's own parameters are frozen, except the head of the task and what
     `adapter.modules_to_save` names. Raises ConfigError if nothing of the adapter is left to train."""
-    untrained, adapter = frozen_paths(config.freeze, names), config.adapter
+    frozen, adapter = frozen_paths(config.freeze, names), config.adapter
     patterns = config.task.untrained(config.model.architecture)
-    untrained |= {name for name in names if any(re.fullmatch(p, name) for p in patterns)}
+    unused = {name for name in names if any(re.fullmatch(p, name) for p in patterns)}
+    untrained = frozen | unused
     if adapter.name == "none":
         return untrained
     saved = matching_paths(adapter.modules_to_save, names, "config.adapter.modules_to_save")
@@ -102,11 +103,11 @@ def untrained_paths(config, names):
         remedy = "choose another adapter"
         if not own:
             reason = "the model has none that it trains"
-        elif config.freeze:
-            reason = f"config.freeze={config.freeze!r} has all of them"
-            remedy += ", or leave freeze out"
-        else:
+        elif own <= unused:
             reason = f"config.task.name={config.task.name!r} uses none of them"
+        else:
+            reason = f"config.freeze={config.freeze!r} has all that the task uses"
+            remedy += ", or leave freeze out"
         raise ConfigError(
             f"config.adapter.name={adapter.name!r} trains no parameter: {reason}; {remedy}"
         )

@@ -97,8 +97,10 @@ def expand(config, workdir) -> list[list[Replica]]:
         raise ConfigError(f"every replica in {folder} has failed; lower the learning rate")
     groups = {"finished": [], "started": [], "new": []}
     for replica in replicas:
-        state = "started" if run_directory.resumes(replica.folder) else "new"
-        groups["finished" if (replica.folder / "scores.json").exists() else state].append(replica)
+        resumes = run_directory.resumes(replica.folder)
+        finished = resumes and (replica.folder / "scores.json").exists()
+        state = "finished" if finished else "started" if resumes else "new"
+        groups[state].append(replica)
     return [group for group in groups.values() if group]
 
 

@@ -70,7 +70,10 @@ def test_other_contents_settings_or_tokenizer_make_another_store(tmp_path, corpu
     assert len(seen) == 6
 
 
-@pytest.mark.parametrize("file", ["train/offsets.bin", "train/store.json", "validation/bytes.bin"])
+@pytest.mark.parametrize("file", [
+    "train/offsets.bin", "train/store.json", "validation/bytes.bin", "train/unigram.bin",
+    "train/files.json",
+])  # fmt: skip
 def test_a_damaged_store_is_made_again_by_the_command_that_its_error_names(tmp_path, corpus, file):
     settings = {"validation_fraction": 0.1}
     made = prepared(tmp_path, corpus, **settings)

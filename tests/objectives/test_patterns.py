@@ -90,13 +90,28 @@ def test_invariant_10_span_lengths_have_the_published_distribution(
 def test_invariant_10_a_row_of_100_000_tokens_has_its_noise():
     """The product of the budget and the number of tokens does not fit into int32."""
     length, budget = 100_000, 30_000
-    everywhere, words = jnp.ones(length, bool), jnp.arange(length, dtype=jnp.int32) // 2
+    everywhere, words = jnp.ones(length, bool), jnp.arange(length, dtype=jnp.int32)
     probs = patterns.length_probs("poisson", 3.0, 0, allow_empty=True)
-    for word, least in ((None, budget), (words, budget - 1)):
+    for word, least in ((None, budget), (words, budget), (words // 2, budget - 1)):
         noise = patterns.random_length_spans(
             jax.random.key(0), everywhere, jnp.int32(budget), word, probs, 2 * budget
         )
         assert least <= noise.mask.sum() <= budget
+
+
+@pytest.mark.parametrize("length, budget", [(42, 6), (LENGTH, 7)])
+def test_words_of_one_token_have_the_noise_of_tokens(length, budget):
+    probs = patterns.length_probs("poisson", 3.0, 0, allow_empty=True)
+
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    def draw(rng, word):
+        everywhere = jnp.ones(length, bool)
+        return patterns.random_length_spans(
+            rng, everywhere, jnp.int32(budget), word, probs, 2 * budget
+        )
+
+    of_words = draw(rngs(), jnp.arange(length, dtype=jnp.int32))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, of_words, draw(rngs(), None)))
 
 
 @functools.cache

@@ -125,6 +125,17 @@ def test_queued_tasks_of_an_old_config_are_neither_adopted_nor_moved(
     for flags, message in (({}, "stale"), ({"stale": "redo"}, r"still runs .*scancel 700\)")):
         with pytest.raises(ConfigError, match=message):
             sweeping.run(changed, workdir, executor="slurm", **flags)
+    attempt = json.loads((workdir / "sweep.json").read_text())["runs"][0]["attempts"][0]
+    assert executors.still_runs(attempt, workdir)
+    for answer, queued in (
+        ("echo 700 RUNNING", True),
+        ("true", False),
+        ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", False),
+        ("echo Unable to contact slurm controller >&2; exit 1", True),
+    ):
+        (slurm / "squeue").write_text(f"#!/bin/sh\n{answer}\n")
+        (slurm / "squeue").chmod(0o755)
+        assert executors.still_runs(attempt, workdir) == queued
     (slurm / "sbatch").unlink()
     monkeypatch.setenv("PATH", str(slurm))
     again = sweeping.write(tmp_path, stage.format(9))

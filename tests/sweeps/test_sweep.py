@@ -330,6 +330,18 @@ def test_a_metric_that_no_run_has_names_the_nearest_after_a_report_with_another(
     assert sweeping.run(file, workdir, metric="-validation/accuracy")["higher_is_better"] is False
 
 
+def test_without_the_metric_of_the_task_the_report_compares_the_loss(whole, tmp_path):
+    """BLEU is not computed if no text is generated."""
+    _, workdir, _ = whole
+    copy = tmp_path / "runs"
+    shutil.copytree(workdir, copy)
+    file = sweeping.write(tmp_path, sweeping.FINETUNE)
+    for manifest in copy.rglob("manifest.json"):
+        manifest.write_text(manifest.read_text().replace("+accuracy", "+bleu"))
+    found = sweeping.run(file, copy, report=True)
+    assert (found["metric"], found["higher_is_better"]) == ("validation/loss", False)
+
+
 def test_equal_points_run_once_and_are_named(tmp_path, caplog):
     stage = 'train("configs/decoder.py", grid(lr=[1e-3, 2e-3]) + fixed(lr=2e-3) + fixed())'
     found = sweeping.run(sweeping.write(tmp_path, stage), tmp_path / "runs")

@@ -176,3 +176,18 @@ def test_invariant_09_an_adapter_freezes_the_model_but_for_heads_and_modules_to_
     with pytest.raises(ConfigError, match="trains no parameter: the model has none that it trains"):
         names = ["encoder/layer_0/mlp/in/kernel", "heads/classification/output/kernel"]
         trained(ADAPTERS["bitfit"]())
+
+
+@pytest.mark.parametrize(
+    "side, freeze, message",
+    [
+        ("decoder", "encoder/.*", "config.task.name='tagging' uses none of them"),
+        ("encoder", "adapter/.*", "freeze=.'adapter/...,. has all that the task uses"),
+    ],
+)
+def test_an_adapter_that_trains_nothing_is_refused_by_its_cause(side, freeze, message):
+    """A tagger of an encoder-decoder does not use the decoder."""
+    names = ["encoder/layer_0/mlp/in/kernel", f"adapter/{side}/layer_0/mlp/in/lora_a/kernel"]
+    config = finetuning("tagging", "encoder_decoder", adapter=ADAPTERS["lora"](), freeze=(freeze,))
+    with pytest.raises(ConfigError, match=message):
+        untrained_paths(config, names)
