@@ -11,7 +11,7 @@ from training import cli
 
 def main(argv):
     """Runs the command line; `cli` imports this file again and calls `run`. Defined before the imports of
-    JAX, so that --help does not load them."""
+    JAX, so that --help does not load it."""
     cli.run_entry_point(argv, __doc__, "training.schema:FinetuneConfig", "finetune:run")
 
 
@@ -39,16 +39,17 @@ from training import (
     sharding,
 )
 from training.compilation import announced_jit
+from training.continuation import Continuation
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.optimizers import Optimizer, describe_param_rules
-from training.param_rules import flatten_params, merge_params, split_params, untrained_paths
+from training.param_rules import find_all_frozen, flatten_params, merge_params, split_params
 from training.preflight import check_without_data
 from training.schema import FinetuneConfig
 from training.state import TrainState, eval_params
 from training.train_step import (
     accumulate_gradients,
-    check_steps,
+    check_batch_layout,
     init_adapter,
     init_params,
     rng_streams,
@@ -67,19 +68,20 @@ def train_step(task, model, axis, state, frozen, rngs, inputs, learning_rate):
         grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
         return state.apply_gradients(grads, sums, task.loss_coefficients(), learning_rate)
 
-    state, sums = axis.vmap(update, axis.shared_args)(state, frozen, rngs, inputs, learning_rate)
+    state, sums = axis.vmap(update, frozen=1)(state, frozen, rngs, inputs, learning_rate)
     return axis.replicate_counters(state, sums)
 
 
 @announced_jit("the evaluation step", static_argnums=(0, 1, 2))
 def eval_step(task, model, axis, params, frozen, rngs, inputs):
-    """`task.outputs` of an evaluation batch: [B, ...], of replicas [R, B, ...]; every process has all."""
+    """`task.outputs` of an evaluation batch, replicated over processes: [B, ...], or [R, B, ...] of R
+    replicas."""
 
     def predict(params, frozen, rngs, inputs):
         batch = task.prepare(rngs["evaluation"], inputs)
         return task.outputs(model, merge_params(params, frozen), batch)
 
-    outputs = axis.vmap(predict, (*axis.shared_args, 3))(params, frozen, rngs, inputs)
+    outputs = axis.vmap(predict, frozen=1, shared=(3,))(params, frozen, rngs, inputs)
     return sharding.constrain_replicated(outputs)
 
 
@@ -97,16 +99,17 @@ def run(config, workdir):
 
 
 def train(group):
-    """Trains the replicas of a group (a run alone is one) together; returns a Finished of each."""
+    """Trains all replicas of a group in one program (a single run is a group of one) -> [Finished]."""
     # ---- Config ----------------------------------------------------------------------------------
     logs.banner("Config")
-    config, run_dir, size = group[0].config, group[0].folder, len(group) if group[0].name else 0
+    config, run_dir = group[0].config, group[0].folder
+    size = len(group) if group[0].name else 0  # of the replica axis; 0: there is none
     log.info(f"{config.task.name}, init={config.init}, in {replicas.describe_group(group)}")
 
     # ---- Mesh ------------------------------------------------------------------------------------
     logs.banner("Mesh")
     mesh = sharding.make_mesh(config.mesh, replicas=size)
-    check_steps(config.training, mesh)
+    check_batch_layout(config.training, mesh)
     log.info(sharding.describe(mesh))
 
     # ---- Initialization --------------------------------------------------------------------------
@@ -126,29 +129,28 @@ def train(group):
     )
     tasks = replicas.tasks_of(group, task)
     replicas.check_data(group, task)
-    for line in sharding.describe_task(mesh, task, config.adapter):
-        log.info(line)
+    log.info("\n".join(sharding.describe_task(mesh, task, config.adapter)))
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
-    model = models.build(task.model_config, config.adapter, config.training.loop)
+    model = models.build(task.model_config, config.adapter, config.training.layer_loop)
     rngs = [rng_streams(replica.config.seed) for replica in group]
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs[0])
-    untrained = untrained_paths(config, flatten_params(abstract_params))
-    step_flops = flops.flops_per_step(task, abstract_params, untrained)
+    frozen_paths = find_all_frozen(config, flatten_params(abstract_params))
+    step_flops = flops.flops_per_step(task, abstract_params, frozen_paths)
     converter = StepConverter.of(config, task, step_flops)
     optimizer = Optimizer.of(config, converter)
-    param_rules = describe_param_rules(config.optimizer, abstract_params, untrained)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, frozen_paths)
     intervals = Intervals.of(config, converter, run_dir)
     learning_rates = [schedules.learning_rates(r.config.optimizer, converter) for r in group]
-    plans = [
-        continuation.plan(replica.folder, replica.config, converter, rates)
+    continued = [
+        Continuation.of(replica.folder, replica.config, converter, rates)
         for replica, rates in zip(group, learning_rates, strict=True)
     ]
-    unsharded = sharding.describe_unsharded(mesh, abstract_params)
-    for line in (flops.describe(abstract_params, untrained), *unsharded, *plans[0].describe()):
-        log.info(line)
+    lines = sharding.describe_unsharded(mesh, abstract_params)
+    lines = flops.describe(abstract_params, frozen_paths), *lines, *continued[0].describe()
+    log.info("\n".join(lines))
     log.debug("\n".join((*param_rules, str(task.model_config))))
     log.info(huggingface.describe_export(
         task.model_config, abstract_params, config.task, config.adapter
@@ -160,7 +162,8 @@ def train(group):
         logs.banner("Train state")
 
         def restore(number, checkpoints):
-            return plans[number].restore(checkpoints, mesh, abstract_params, untrained, optimizer)
+            arguments = mesh, abstract_params, frozen_paths, optimizer
+            return continued[number].restore(checkpoints, *arguments)
 
         def init(number, checkpoints):
             shardings = sharding.param_shardings(mesh, abstract_params)
@@ -170,7 +173,7 @@ def train(group):
             )
             if pretrained.adapter != config.adapter:
                 params |= init_adapter(model, rngs[number], params)
-            params, frozen = split_params(params, untrained)
+            params, frozen = split_params(params, frozen_paths)
             state = TrainState.create(params, optimizer)
             for line in (*lines, *checkpoints.save_frozen(frozen, reference)):
                 log.log(logging.DEBUG if number else logging.INFO, line)
@@ -184,8 +187,8 @@ def train(group):
             **init_from.published(pretrained), "param_rules": param_rules, "flops_per_step": step_flops,
             "parameters": flops.count_params(abstract_params), "total_steps": converter.total_steps,
         }  # fmt: skip
-        for replica, plan in zip(group, plans, strict=True):
-            resolved, record = configs.to_dict(replica.config), plan.record(start)
+        for replica, each in zip(group, continued, strict=True):
+            resolved, record = configs.to_dict(replica.config), each.record(start)
             run_directory.write_run(replica.folder, resolved, "finetune", task, record, manifest)
 
         # ---- Train step --------------------------------------------------------------------------
@@ -200,8 +203,8 @@ def train(group):
                 inputs = axis.global_shared_batch(mesh, inputs)
                 return eval_step(task, model, axis, params, frozen, rngs, inputs)
 
-            generating = (model, params, frozen, mesh, is_final)
-            return axis.evaluate(task, split, predict, writers.failed, generating)
+            generator_args = model, params, frozen, mesh
+            return axis.evaluate(task, split, predict, writers.failed, is_final, generator_args)
 
         def evaluate_at(step, state):
             predictions, values = evaluate_params(eval_params(state, {}), "validation")
@@ -238,12 +241,10 @@ def train(group):
         logs.banner("Final scores")
         params, steps = eval_params(state, {}), [converter.total_steps] * len(group)
         if best_metric:
-            target, _ = split_params(sharding.placed(mesh, abstract_params), untrained)
-            steps, best = writers.best_params(target)
-            params = axis.stack(best, mesh, jax.tree.map(lambda x: x.sharding, target))
-        scored = {
-            split: evaluate_params(params, split, is_final=True)
-            for split in ("validation", *["test"] * config.evaluation.test)
-            if task.has_split(split)
-        }
+            trainable, _ = split_params(sharding.placed(mesh, abstract_params), frozen_paths)
+            steps, best = writers.best_params(trainable)
+            params = axis.stack(best, mesh, jax.tree.map(lambda x: x.sharding, trainable))
+        splits = ["validation", "test"] if config.evaluation.test else ["validation"]
+        splits = filter(task.has_split, splits)
+        scored = {split: evaluate_params(params, split, is_final=True) for split in splits}
     return replica_scores.write_scores(writers, task, int(state.step.max()), steps, scored)

@@ -10,14 +10,13 @@ from training import cli
 
 def main(argv):
     """Runs the command line; `cli` imports this file again and calls `run`. Defined before the imports of
-    JAX, so that --help does not load them."""
+    JAX, so that --help does not load it."""
     cli.run_entry_point(argv, __doc__, "training.schema:PretrainConfig", "train:run")
 
 
 if __name__ == "__main__":
     cli.main(main, resumes=True)
 
-import functools
 import logging
 
 import jax
@@ -30,16 +29,17 @@ from training import config as configs
 from training import continuation, flops, hosts, init_from, logs, run_directory, schedules, sharding
 from training.checkpoint import Checkpoints
 from training.compilation import announced_jit
+from training.continuation import Continuation
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
-from training.param_rules import flatten_params, frozen_paths, split_params
+from training.param_rules import find_frozen, flatten_params, split_params
 from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import PretrainConfig
 from training.state import TrainState, eval_params, init_output_bias
-from training.train_step import accumulate_gradients, check_steps, init_params, rng_streams
+from training.train_step import accumulate_gradients, check_batch_layout, init_params, rng_streams
 from training.unigram_baseline import count_targets, num_sample_batches, sum_counts, unigram_entropy
 
 log = logging.getLogger("triptych")
@@ -47,8 +47,8 @@ log = logging.getLogger("triptych")
 
 @announced_jit("the train step", static_argnums=(0, 1), donate_argnums=2)
 def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
-    """(state after one more update, {name: (sum, weight)} of the batch). `frozen`: the parameters
-    that are not trained. `prepare` folds each example's global number into its key."""
+    """(state after one more update, {name: (sum, weight)} of the batch). `frozen`: parameters that are not
+    trained. `prepare` folds each example's global number into its key."""
     batch = task.prepare(rngs["corruption"], inputs)
     dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
     grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
@@ -86,14 +86,13 @@ def run(config, workdir):
     # ---- Mesh ------------------------------------------------------------------------------------
     logs.banner("Mesh")
     mesh = sharding.make_mesh(config.mesh)
-    check_steps(config.training, mesh)
+    check_batch_layout(config.training, mesh)
     log.info(sharding.describe(mesh))
 
     # ---- Initialization --------------------------------------------------------------------------
     logs.banner("Initialization")
     pretrained = init_from.resolve_for_pretraining(config, run_dir, huggingface.as_run)
     config = pretrained.config
-    resolved = configs.to_dict(config)
     continuation.check_config(run_dir, config)
     check_without_data(TASKS["pretraining"](), pretrained, run_dir, mesh)
     log.info(pretrained.name or "no init_from: the parameters of a new run are random")
@@ -106,29 +105,27 @@ def run(config, workdir):
     )  # fmt: skip
     hosts.check_data(config, task, [run_dir])
     run_directory.check_unchanged(run_dir, **task.identities)
-    for line in sharding.describe_task(mesh, task):
-        log.info(line)
+    log.info("\n".join(sharding.describe_task(mesh, task)))
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
-    model = models.build(task.model_config, loop=config.training.loop)
+    model = models.build(task.model_config, loop=config.training.layer_loop)
     rngs = rng_streams(config.seed)
     with sharding.use_mesh(mesh):
-        abstract_params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    untrained = frozen_paths(config.freeze, flatten_params(abstract_params))
-    step_flops = flops.flops_per_step(task, abstract_params, untrained)
+        abstract_params = jax.eval_shape(lambda: init_params(task, model, rngs))
+    frozen_paths = find_frozen(config.freeze, flatten_params(abstract_params))
+    step_flops = flops.flops_per_step(task, abstract_params, frozen_paths)
     converter = StepConverter.of(config, task, step_flops)
     optimizer = Optimizer.of(config, converter)
-    param_rules = describe_param_rules(config.optimizer, abstract_params, untrained)
+    param_rules = describe_param_rules(config.optimizer, abstract_params, frozen_paths)
     intervals = Intervals.of(config, converter, run_dir)
     learning_rates = schedules.learning_rates(config.optimizer, converter)
-    plan = continuation.plan(run_dir, config, converter, learning_rates)
+    continued = Continuation.of(run_dir, config, converter, learning_rates)
     coefficients = task.loss_coefficients()
     unsharded = sharding.describe_unsharded(mesh, abstract_params)
-    for line in (flops.describe(abstract_params, untrained), *unsharded, *plan.describe()):
-        log.info(line)
-    for line in (*param_rules, str(task.model_config)):
-        log.debug(line)
+    lines = flops.describe(abstract_params, frozen_paths), *unsharded, *continued.describe()
+    log.info("\n".join(lines))
+    log.debug("\n".join((*param_rules, str(task.model_config))))
     log.info(huggingface.describe_export(task.model_config, abstract_params))
 
     with (
@@ -143,13 +140,16 @@ def run(config, workdir):
     ):
         # ---- Train state: resume > init_from > random --------------------------------------------
         logs.banner("Train state")
-        state, frozen = plan.restore(checkpoints, mesh, abstract_params, untrained, optimizer)
-        resumed, entropy = state is not None, {}
+        arguments = mesh, abstract_params, frozen_paths, optimizer
+        state, frozen = continued.restore(checkpoints, *arguments)
+        resumed = state is not None
+        entropy = {}
         if resumed:
             log.info(f"resumed from checkpoint {int(state.step)} of this run")
         else:
             shardings = sharding.param_shardings(mesh, abstract_params)
-            params, reference = jax.device_put(init_params(task, model, rngs), shardings), None
+            params = jax.device_put(init_params(task, model, rngs), shardings)
+            reference = None
             if pretrained.run is not None:
                 params, lines, reference = init_from.load_for_pretraining(
                     pretrained, task, params, shardings
@@ -169,13 +169,13 @@ def run(config, workdir):
                      f"learned only their frequencies")  # fmt: skip
             if pretrained.run is None and config.model.lm_head_bias_init == "unigram":
                 params = init_output_bias(params, counts)
-            params, frozen = split_params(params, untrained)
+            params, frozen = split_params(params, frozen_paths)
             state = TrainState.create(params, optimizer)
             state = jax.device_put(state, sharding.state_shardings(mesh, state))
             for line in checkpoints.save_frozen(frozen, reference):
                 log.info(line)
         start = int(state.step)
-        run_directory.write_run(run_dir, resolved, "pretrain", task, plan.record(start), {
+        run_directory.write_run(run_dir, configs.to_dict(config), "pretrain", task, continued.record(start), {
             **task.manifest(), "init_from": pretrained.name, **init_from.published(pretrained),
             "uses_pretrained_tokenizer": bool(pretrained.tokenizer_file),
             "parameters": flops.count_params(abstract_params), "param_rules": param_rules,

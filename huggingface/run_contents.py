@@ -12,7 +12,7 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from data.tokenizer import load as load_tokenizer
-from models.adapters import KEY, Adapter, modules_of
+from models.adapters import ADAPTER_KEY, Adapter, modules_of
 from models.config import ModelConfig
 from training import run_directory
 from training.checkpoint import LazyArray, params_metadata, read_params, write_params
@@ -82,8 +82,8 @@ class RunContents:
 def load_run(run: pathlib.Path, step: int) -> RunContents:
     """Reads a checkpoint's run; the arrays remain on disk, but for those of an adapter."""
     arrays = _lazy_params(run, step)
-    own = {path.removeprefix(f"{KEY}/"): arrays.pop(path).read()
-           for path in sorted(arrays) if path.startswith(f"{KEY}/")}  # fmt: skip
+    own = {path.removeprefix(f"{ADAPTER_KEY}/"): arrays.pop(path).read()
+           for path in sorted(arrays) if path.startswith(f"{ADAPTER_KEY}/")}  # fmt: skip
     record, manifest = run_directory.read_config(run), run_directory.read_manifest(run)
     return RunContents(
         name=f"{run} at step {step}",
@@ -106,7 +106,7 @@ def _merged(adapter, leaves, own, name):
 def save_run(contents: RunContents, run: pathlib.Path) -> None:
     """Writes a run directory like one of train.py at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    own = {f"{KEY}/{path}": array for path, array in contents.own.items()}
+    own = {f"{ADAPTER_KEY}/{path}": array for path, array in contents.own.items()}
     write_params(run, 0, unflatten_params(contents.arrays | own))
     contents.tokenizer.save(run / "tokenizer.json")
     extra = {"tokenizer": contents.tokenizer.fingerprint, "huggingface": contents.origin}

@@ -50,4 +50,4 @@ def build(
     model = Transformer(config, loop or LayerLoop())
     if config.architecture == "embeddings":
         model = WordVectors(config)
-    return model if adapter is None or type(adapter) is Adapter else AdaptedModel(model, adapter)
+    return model if adapter is None or adapter.name == "none" else AdaptedModel(model, adapter)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from flax import linen as nn
 
-from models.adapters import IA3, KEY, Adapter, BitFit, Bottleneck, LoRA
+from models.adapters import ADAPTER_KEY, IA3, Adapter, BitFit, Bottleneck, LoRA
 from models.config import ModelConfig
 from models.virtual_tokens import PrefixTuning, PromptTuning
 
@@ -31,10 +31,10 @@ class AdaptedModel:
     def apply(self, variables, *args, **kwargs):
         """As `nn.Module.apply`."""
         params = dict(variables["params"])
-        own = params.pop(KEY, None)
+        adapter_params = params.pop(ADAPTER_KEY, None)
         variables = {**variables, "params": params}
-        if own is None:
+        if adapter_params is None:
             return self.model.apply(variables, *args, **kwargs)
-        variables[KEY] = own  # where each module finds its part
-        with nn.intercept_methods(self.adapter.interceptor(own, self.config)):
+        variables[ADAPTER_KEY] = adapter_params  # where each module finds its part
+        with nn.intercept_methods(self.adapter.interceptor(adapter_params, self.config)):
             return self.model.apply(variables, *args, **kwargs)

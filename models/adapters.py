@@ -14,24 +14,24 @@ from flax import traverse_util
 from models.config import ModelConfig, option
 from models.layers import ACTIVATIONS, dense_product
 
-KEY = "adapter"  # top-level key of the parameter tree; below it, paths mirror the model's modules
+ADAPTER_KEY = (
+    "adapter"  # top-level key of the parameter tree; below it, paths mirror the model's modules
+)
 
 
 def modules_of(params) -> dict[str, dict]:
-    """{module path: {'lora_a/kernel': array, ...}} of params['adapter'].
-
-    The last two names of a path are the adapter's own."""
+    """{module path: {'lora_a/kernel': array, ...}} of params['adapter']. The last two
+    names of a path are the adapter's own."""
     modules = {}
     for path, leaf in traverse_util.flatten_dict(params).items():
         modules.setdefault("/".join(path[:-2]), {})["/".join(path[-2:])] = leaf
     return modules
 
 
-def own_params(module: nn.Module) -> dict[str, jax.Array]:
-    """{'lora_a/kernel': array, ...}: the adapter parameters of one module, from the Flax collection KEY.
-
-    {} if it has none."""
-    return modules_of(module.variables.get(KEY, {})).get("", {})
+def module_adapter_params(module: nn.Module) -> dict[str, jax.Array]:
+    """{'lora_a/kernel': array, ...}: the adapter parameters of one module, from the
+    Flax collection ADAPTER_KEY; {} if it has none."""
+    return modules_of(module.variables.get(ADAPTER_KEY, {})).get("", {})
 
 
 @dataclass(frozen=True)
@@ -41,29 +41,28 @@ class Adapter:
     name = "none"
     num_added_positions = 0  # positions that the adapter inserts before the text
     num_leading_keys = 0  # keys that the adapter prepends in each attention layer
+    not_merged_because = ""  # why it cannot be merged into the weights; "": it can
 
     def init(self, rng: jax.Array, params: dict, config: ModelConfig) -> dict:
         """Initial params['adapter'], which may depend on the model's `params`; config: of the model."""
         arrays = {}
-        for number, (module, leaves) in enumerate(sorted(self.shapes(params).items())):
+        for number, (module, leaves) in enumerate(sorted(self.adapted_modules(params).items())):
             for name, leaf in self.init_module(jax.random.fold_in(rng, number), leaves).items():
                 arrays[(*module.split("/"), *name.split("/"))] = leaf
         return traverse_util.unflatten_dict(arrays)
 
-    def shapes(self, params: dict) -> dict[str, dict]:
-        """{module path: what `init_module` needs of the module, its parameters or their sizes} of the modules
-        that the adapter changes.
-
-        Raises ValueError if a config field matches no module."""
+    def adapted_modules(self, params: dict) -> dict[str, dict]:
+        """{module path: argument of `init_module`} of each module that the adapter changes: its
+        parameters, or their sizes. Raises ValueError if a config field matches no module."""
         return {}
 
     def init_module(self, rng: jax.Array, leaves: dict) -> dict[str, jax.Array]:
-        """{'lora_a/kernel': array, ...}: the adapter of one module, from its entry in `shapes`."""
+        """{'lora_a/kernel': array, ...}: the adapter of one module, from its entry in `adapted_modules`."""
         raise NotImplementedError
 
     def trains(self, path: str) -> bool:
         """Whether an adapter trains this parameter; not called without an adapter."""
-        return path.startswith(f"{KEY}/")
+        return path.startswith(f"{ADAPTER_KEY}/")
 
     def check(self, config: ModelConfig, length: int) -> None:
         """Raises ValueError if the adapter does not fit sequences of `length` tokens."""
@@ -72,20 +71,19 @@ class Adapter:
         """A function for `nn.intercept_methods`, for params['adapter']."""
 
         def intercept(next_fun, args, kwargs, context):
-            own = own_params(context.module) if context.method_name == "__call__" else {}
-            if not own:
+            is_call = context.method_name == "__call__"
+            adapter_params = module_adapter_params(context.module) if is_call else {}
+            if not adapter_params:
                 return next_fun(*args, **kwargs)
-            return self.call(context.module, own, next_fun, *args, **kwargs)
+            return self.call(context.module, adapter_params, next_fun, *args, **kwargs)
 
         return intercept
 
-    def call(self, module: nn.Module, own: dict, next_fun, *args, **kwargs) -> jax.Array:
-        """The output of a module with the parameters `own`; next_fun computes the output without them."""
+    def call(self, module: nn.Module, adapter_params: dict, next_fun, *args, **kwargs) -> jax.Array:
+        """The output of a module with `adapter_params`; next_fun computes the output without them."""
         raise NotImplementedError
 
-    not_merged_because = ""  # what prevents a merge
-
-    def merge(self, leaves: dict, own: dict) -> dict:
+    def merge(self, leaves: dict, adapter_params: dict) -> dict:
         """The module's parameters {'kernel': ..., 'bias': ...} with the adapter merged in."""
         raise NotImplementedError
 
@@ -152,44 +150,53 @@ class LoRA(TrainableAdapter):
     def scale(self) -> float:
         return self.alpha / (self.rank**0.5 if self.use_rslora else self.rank)
 
-    def shapes(self, params):
+    def adapted_modules(self, params):
         return matching_dense_layers(params, self.target_modules, "target_modules")
 
     def init_module(self, rng, leaves):
         fan_in, fan_out = leaves["kernel"].shape
         bound = fan_in**-0.5
         a = jax.random.uniform(rng, (fan_in, self.rank), jnp.float32, -bound, bound)
-        own = {"lora_a/kernel": a, "lora_b/kernel": jnp.zeros((self.rank, fan_out), jnp.float32)}
+        adapter_params = {
+            "lora_a/kernel": a,
+            "lora_b/kernel": jnp.zeros((self.rank, fan_out), jnp.float32),
+        }
         if self.use_dora:
-            own["magnitude/scale"] = jnp.linalg.norm(leaves["kernel"], axis=0)
-        return own
+            adapter_params["magnitude/scale"] = jnp.linalg.norm(leaves["kernel"], axis=0)
+        return adapter_params
 
-    def call(self, module, own, next_fun, x):
+    def call(self, module, adapter_params, next_fun, x):
         y, kept = next_fun(x), x
         if self.dropout_rate and module.has_rng("dropout"):
             keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - self.dropout_rate, x.shape)
             kept = jnp.where(keep, x / (1 - self.dropout_rate), jnp.zeros_like(x))
-        update = dense_product(dense_product(kept, own["lora_a/kernel"]), own["lora_b/kernel"])
+        update = dense_product(
+            dense_product(kept, adapter_params["lora_a/kernel"]), adapter_params["lora_b/kernel"]
+        )
         update = update * self.scale
         if self.use_dora:
             leaves = module.variables["params"]
-            norm = jax.lax.stop_gradient(self._norm(leaves["kernel"], own))
-            ratio = (own["magnitude/scale"] / norm).astype(x.dtype).reshape(_last(x))
+            norm = jax.lax.stop_gradient(self._norm(leaves["kernel"], adapter_params))
+            ratio = (adapter_params["magnitude/scale"] / norm).astype(x.dtype).reshape(_last(x))
             bias = leaves["bias"].astype(x.dtype).reshape(_last(x)) if "bias" in leaves else 0.0
             return (y - bias + update) * ratio + bias
         return y + update
 
-    def _norm(self, kernel, own):
+    def _norm(self, kernel, adapter_params):
         """|W + s A B| of each column, float32[out], from products with the thin A and B alone."""
-        a, b = own["lora_a/kernel"], own["lora_b/kernel"]
+        a, b = adapter_params["lora_a/kernel"], adapter_params["lora_b/kernel"]
         mixed, square = ((a.T @ kernel) * b).sum(0), ((a.T @ a @ b) * b).sum(0)
         squares = jnp.square(kernel).sum(0) + 2 * self.scale * mixed + self.scale**2 * square
         return jnp.sqrt(jnp.maximum(squares, 1e-30))
 
-    def merge(self, leaves, own):
-        kernel = leaves["kernel"] + self.scale * (own["lora_a/kernel"] @ own["lora_b/kernel"])
+    def merge(self, leaves, adapter_params):
+        kernel = leaves["kernel"] + self.scale * (
+            adapter_params["lora_a/kernel"] @ adapter_params["lora_b/kernel"]
+        )
         if self.use_dora:
-            kernel = kernel * (own["magnitude/scale"] / jnp.linalg.norm(kernel, axis=0))[None]
+            kernel = (
+                kernel * (adapter_params["magnitude/scale"] / jnp.linalg.norm(kernel, axis=0))[None]
+            )
         return {**leaves, "kernel": kernel}
 
 
@@ -214,7 +221,7 @@ class IA3(TrainableAdapter):
         "regexes of layers, rescaled at their input; none of target_modules (in PEFT: some of them)",
     )
 
-    def shapes(self, params):
+    def adapted_modules(self, params):
         outputs = matching_dense_layers(params, self.target_modules, "target_modules")
         inputs = matching_dense_layers(params, self.feedforward_modules, "feedforward_modules")
         if both := sorted(outputs.keys() & inputs.keys()):
@@ -230,16 +237,17 @@ class IA3(TrainableAdapter):
     def init_module(self, rng, leaves):
         return {f"{side}/scale": jnp.ones(size, jnp.float32) for side, size in leaves.items()}
 
-    def call(self, module, own, next_fun, x):
-        if "input/scale" in own:
-            return next_fun(x * own["input/scale"].astype(x.dtype).reshape(_last(x)))
-        return next_fun(x) * own["output/scale"].astype(x.dtype).reshape(_last(x))
+    def call(self, module, adapter_params, next_fun, x):
+        if "input/scale" in adapter_params:
+            return next_fun(x * adapter_params["input/scale"].astype(x.dtype).reshape(_last(x)))
+        return next_fun(x) * adapter_params["output/scale"].astype(x.dtype).reshape(_last(x))
 
-    def merge(self, leaves, own):
-        if "input/scale" in own:
-            return {**leaves, "kernel": leaves["kernel"] * own["input/scale"][:, None]}
+    def merge(self, leaves, adapter_params):
+        if "input/scale" in adapter_params:
+            return {**leaves, "kernel": leaves["kernel"] * adapter_params["input/scale"][:, None]}
         return {
-            name: leaf * own["output/scale"].reshape(_last(leaf)) for name, leaf in leaves.items()
+            name: leaf * adapter_params["output/scale"].reshape(_last(leaf))
+            for name, leaf in leaves.items()
         }
 
 
@@ -267,7 +275,7 @@ class Bottleneck(TrainableAdapter):
     )
     not_merged_because = "a bottleneck is a layer of its own"
 
-    def shapes(self, params):
+    def adapted_modules(self, params):
         sublayers = "mlp" if self.placement == "pfeiffer" else "mlp|self_attention|cross_attention"
         outputs = matching_dense_layers(params, (rf".*/({sublayers})/out",), "placement")
         return {module.rpartition("/")[0]: leaves for module, leaves in outputs.items()}
@@ -282,11 +290,11 @@ class Bottleneck(TrainableAdapter):
             "up/bias": jnp.zeros(features, jnp.float32),
         }
 
-    def call(self, module, own, next_fun, *args, **kwargs):
+    def call(self, module, adapter_params, next_fun, *args, **kwargs):
         h = next_fun(*args, **kwargs)
 
         def dense(name, x):
-            bias = own[f"{name}/bias"].astype(x.dtype).reshape(_last(x))
-            return dense_product(x, own[f"{name}/kernel"]) + bias
+            bias = adapter_params[f"{name}/bias"].astype(x.dtype).reshape(_last(x))
+            return dense_product(x, adapter_params[f"{name}/kernel"]) + bias
 
         return h + dense("up", ACTIVATIONS[self.activation](dense("down", h)))

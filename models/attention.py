@@ -13,17 +13,13 @@ from models.attention_kernels import AttentionSpec, attend, choose_kernel
 from models.cache import CACHE, CACHED, CacheSlots, sow_for_cache, unpack
 from models.config import ModelConfig
 from models.inputs import AttentionMask, ModelInputs, make_attention_mask
-from models.layers import Dense, Norm, softcap
+from models.layers import MASKED_LOGIT, Dense, Norm, softcap
 from models.logical_axes import mesh_axes_size, with_logical_constraint
 from models.positions import apply_rope
 
-# Score of a masked key: far below any other, and finite, so that a query without a visible key
-# (padding) averages all values instead of dividing zero by zero.
-MASKED_SCORE = -1e30
-
 
 class Attention(nn.Module):
-    """x[B,T,D] attends to y[B,S,D] (self-attention: y is x) -> [B,T,D].
+    """inputs_q[B,T,D] attends to inputs_kv[B,S,D] (self-attention: the same) -> [B,T,D].
 
     Parameters: query [D,HK], key and value [D,GK], out [HK,D]; H query heads share G key and value
     heads (Ainslie et al. 2023). To bound the scores, qk_norm normalizes each head's query and key
@@ -42,18 +38,20 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        y: jax.Array | None,  # None: the cached cross-attention of a decode step
+        inputs_q: jax.Array,
+        inputs_kv: jax.Array | None,  # None: the cached cross-attention of a decode step
         query_inputs: ModelInputs,  # [B,T]
         key_inputs: ModelInputs | CacheSlots,  # [B,S]
-        bias: jax.Array | None = None,  # float32[H,T,S]; by distance, [H,T+S-1], unless dense
+        bias: jax.Array | None = None,  # float32[H,T,S] (dense) or [H,T+S-1] (by distance)
         deterministic: bool = True,
     ) -> jax.Array:
         config = self.config
         head_dim, num_kv_heads = config.resolved_head_dim, config.resolved_num_kv_heads
         use_bias = config.use_bias or config.use_qkv_bias
         cached = isinstance(key_inputs, CacheSlots)
-        q = Dense(config, config.num_heads * head_dim, "query", use_bias=use_bias, name="query")(x)
+        q = Dense(config, config.num_heads * head_dim, "query", use_bias=use_bias, name="query")(
+            inputs_q
+        )
         if config.qk_norm_over_heads:
             q = Norm(config, name="query_norm")(q)
         q = q.reshape(*q.shape[:2], config.num_heads, head_dim)  # [B,T,H,K]
@@ -66,8 +64,8 @@ class Attention(nn.Module):
             k, v = (unpack(x).transpose(0, 2, 1, 3) for x in self.get_variable(CACHE, CACHED))
             mask = key_inputs.encoder_visible[:, None]
         else:
-            k = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="key")(y)
-            v = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="value")(y)
+            k = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="key")(inputs_kv)
+            v = Dense(config, num_kv_heads * head_dim, use_bias=use_bias, name="value")(inputs_kv)
             if config.qk_norm_over_heads:
                 k = Norm(config, name="key_norm")(k)
             k = k.reshape(*k.shape[:2], num_kv_heads, head_dim)  # [B,S,G,K]
@@ -108,7 +106,7 @@ class Attention(nn.Module):
                 bias=bias,
                 cap=cap,
                 dropout_rate=rate,
-                dropout_key=key,
+                dropout_rng=key,
             )
         out = out.reshape(*out.shape[:2], config.num_heads * head_dim)  # [B,T,HK]
         return Dense(config, config.emb_dim, kind="residual", depth=self.depth, name="out")(out)
@@ -130,14 +128,14 @@ class Attention(nn.Module):
         )
         return choose_kernel(config.attention_kernel, spec)
 
-    def update_cache(self, k: jax.Array, v: jax.Array, slots: CacheSlots) -> tuple:
+    def update_cache(self, k: jax.Array, v: jax.Array, cache_slots: CacheSlots) -> tuple:
         """k and v [B,1,G,K] of the next token -> (k and v [B,S,G,K] of all slots, mask bool[B,1,S])."""
         kept = [
-            slots.write(old, new)
+            cache_slots.write(old, new)
             for old, new in zip(self.get_variable(CACHE, CACHED), (k, v), strict=True)
         ]
         self.put_variable(CACHE, CACHED, tuple(kept))
-        return *(unpack(x).transpose(0, 2, 1, 3) for x in kept), slots.mask(kept[0].shape[-2])
+        return *(unpack(x).transpose(0, 2, 1, 3) for x in kept), cache_slots.mask(kept[0].shape[-2])
 
     def extend_keys(self, k, v, mask, bias):
         """A hook: prefix tuning (models/virtual_tokens.py) prepends keys and values and extends mask and
@@ -176,7 +174,7 @@ def dot_product_attention(
     scores = softcap(scores.reshape(B, H, T, S), cap)
     if bias is not None:
         scores = scores + bias[None]
-    scores = jnp.where(mask[:, None], scores, jnp.float32(MASKED_SCORE))
+    scores = jnp.where(mask[:, None], scores, jnp.float32(MASKED_LOGIT))
     probabilities = dropout(jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
     out = jnp.einsum("BG...S,BGSK->BG...K", probabilities.reshape(B, G, *folded, S), v)
     out = with_logical_constraint(out.reshape(B, H, T, K), "BHTK")

@@ -112,7 +112,7 @@ def attend(
     bias: jax.Array | None = None,
     cap: float = 0.0,
     dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
+    dropout_rng: jax.Array | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """softmax(q k + bias) v by 'chunked', 'splash' or 'triton': q[B,T,H,K], k and v [B,S,G,K] -> [B,T,H,K].
@@ -122,7 +122,7 @@ def attend(
 
     Args:
       bias: float32[H,T+S-1], by distance, as in chunked_attention.
-      dropout_key: None: no dropout.
+      dropout_rng: None: no dropout.
       interpret: runs the kernels of other platforms on a CPU, for tests.
     """
     num_rows, _, num_heads, _ = q.shape
@@ -131,21 +131,21 @@ def attend(
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     if bias is not None:
         bias = bias.reshape(groups, num_heads // groups, -1)
-    keys = None
-    if dropout_key is not None:  # one per row and head: the same bits on every mesh
+    dropout_rngs = None
+    if dropout_rng is not None:  # one per row and head: the same bits on every mesh
         fold = jax.vmap(jax.random.fold_in, (None, 0))
-        by_row = fold(dropout_key, jnp.arange(num_rows))
-        keys = jax.vmap(fold, (0, None))(by_row, jnp.arange(groups))
+        by_row = fold(dropout_rng, jnp.arange(num_rows))
+        dropout_rngs = jax.vmap(fold, (0, None))(by_row, jnp.arange(groups))
     if kernel == "chunked":
         options = chunked_attention.Options(cap, dropout_rate, chunked_attention.BLOCK)
         run = functools.partial(chunked_attention.chunked_attention, options=options)
     else:
         call = {"splash": _splash, "triton": _triton}[kernel]
 
-        def run(q, k, v, mask, bias, keys):
+        def run(q, k, v, mask, bias, dropout_rngs):
             return call(q, k, v, mask, cap, interpret)
 
-    out = _on_each_device(run, groups)(q, k, v, mask, bias, keys)
+    out = _on_each_device(run, groups)(q, k, v, mask, bias, dropout_rngs)
     return out.reshape(num_rows, num_heads, *out.shape[3:]).transpose(0, 2, 1, 3)
 
 
@@ -169,12 +169,12 @@ def _on_each_device(run, groups):
     if not has_rules() or mesh.size == 1:
         return run
 
-    def call(q, k, v, mask, bias, keys):
+    def call(q, k, v, mask, bias, dropout_rngs):
         rows, (heads, queries) = mesh_axes("B", len(q)), split_axes(groups, q.shape[3])
         if not (rows or heads or queries):
-            return run(q, k, v, mask, bias, keys)
+            return run(q, k, v, mask, bias, dropout_rngs)
 
-        def part(q, k, v, mask, bias, keys):
+        def part(q, k, v, mask, bias, dropout_rngs):
             if queries:
                 first = jax.lax.axis_index(queries) * jnp.int32(q.shape[3])
                 mask = mask.replace(first_query=first)
@@ -182,7 +182,7 @@ def _on_each_device(run, groups):
                     size = q.shape[3] + bias.shape[2] - length
                     start = jnp.int32(length - q.shape[3]) - first
                     bias = jax.lax.dynamic_slice_in_dim(bias, start, size, axis=2)
-            return run(q, k, v, mask, bias, keys)
+            return run(q, k, v, mask, bias, dropout_rngs)
 
         length, by_row = q.shape[3], PartitionSpec(rows or None)
         by_head = PartitionSpec(rows or None, heads or None)
@@ -191,14 +191,14 @@ def _on_each_device(run, groups):
         masks = masks.replace(query_segment_ids=PartitionSpec(rows or None, queries or None))
         specs = (
             by_query, by_head, by_head, masks,
-            None if bias is None else PartitionSpec(heads or None), None if keys is None else by_head,
+            None if bias is None else PartitionSpec(heads or None), None if dropout_rngs is None else by_head,
         )  # fmt: skip
         # The replica axis too: vmap(spmd_axis_name=...) adds it to the specs.
         mapped = jax.shard_map(
             part, mesh=mesh, in_specs=specs, out_specs=by_query,
             axis_names={*rows, *heads, *queries, *other_axes()}, check_vma=False,
         )  # fmt: skip
-        return mapped(q, k, v, mask, bias, keys)
+        return mapped(q, k, v, mask, bias, dropout_rngs)
 
     return call
 
@@ -253,22 +253,25 @@ def describe_attention(
     stacks = [("encoder" if encoder_decoder else config.architecture, inputs, False)]
     if encoder_decoder:
         stacks += [("decoder", decoder_inputs, False), ("cross-attention", decoder_inputs, True)]
+
+    def length_of(each):
+        return each.tokens.shape[-1] + (num_added if each is inputs else 0)
+
     descriptions = {}
     for name, queries, is_cross in stacks:
-        length, keys = (
-            each.tokens.shape[-1] + num_added * (each is inputs)
-            for each in (queries, inputs if is_cross else queries)
-        )
+        num_queries = length_of(queries)
+        num_keys = length_of(inputs) if is_cross else num_queries
         layers = config.num_layers_in("decoder" if is_cross else name)
         for window in {0 if is_cross else config.sliding_window_at(i) for i in range(layers)}:
             spec = AttentionSpec(
-                length, keys, "bidirectional" if is_cross else queries.attention, is_cross,
+                num_queries, num_keys, "bidirectional" if is_cross else queries.attention, is_cross,
                 config.positions == "relative" and not is_cross, window,
                 config.attention_logit_softcap, config.attention_dropout_rate > 0, platform=platform,
                 num_leading=num_leading, num_kv_heads=config.resolved_num_kv_heads,
             )  # fmt: skip
             kernel = choose_kernel(config.attention_kernel, spec)
-            descriptions[f"{name} {kernel} ({length} x {keys})"] = True  # once for all windows
+            line = f"{name} {kernel} ({num_queries} x {num_keys})"
+            descriptions[line] = True  # once for all windows
     return "attention: " + ", ".join(descriptions)
 
 
@@ -288,13 +291,6 @@ def kernel_table() -> list[tuple[str, ...]]:
                 kernel = choose_kernel("auto", spec)
                 fused = next((n for n, p in _PLATFORM.items() if p == platform), "")
                 reason = why_unsupported(fused, spec) if fused else ""
-                rows.append(
-                    (
-                        platform,
-                        attention,
-                        extra or "-",
-                        kernel,
-                        f"{fused}: {reason}" if reason else "-",
-                    )
-                )
+                reason = f"{fused}: {reason}" if reason else "-"
+                rows.append((platform, attention, extra or "-", kernel, reason))
     return rows

@@ -94,8 +94,8 @@ class Cache:
         return Cache(layers, slots)
 
     def reorder(self, rows: jax.Array) -> "Cache":
-        """Like `take`, if each row replaces one with the same prompt (beam search): slots and cross-attention
-        are the same."""
+        """`take` for beam search. Each row moves among the beams of its prompt, so slots and cross-attention
+        stay as they are."""
 
         def reordered(x):
             return pack(unpack(x)[rows])

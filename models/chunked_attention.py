@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.inputs import AttentionMask
-from models.layers import softcap
+from models.layers import MASKED_LOGIT, softcap
 
 BLOCK = 128  # the fastest of 128, 256 and 512 on a CPU
-_EMPTY = -1e30  # maximum of a query that has seen no key; finite
 
 
 class Options(NamedTuple):
@@ -34,7 +33,7 @@ def chunked_attention(
     v: jax.Array,
     mask: AttentionMask,
     bias: jax.Array | None,
-    dropout_keys: jax.Array | None,
+    dropout_rngs: jax.Array | None,
     options: Options,
 ) -> jax.Array:
     """softmax(q k + bias) v: q[B,G,R,T,K], k and v [B,G,S,K] -> [B,G,R,T,K]; R query heads share a key head.
@@ -43,7 +42,7 @@ def chunked_attention(
 
     Args:
       bias: float32[G,R,T+S-1], by distance: element T-1+s-t for key s and query t.
-      dropout_keys: [B,G], of the dropout of the probabilities; None: no dropout.
+      dropout_rngs: [B,G], of the dropout of the probabilities; None: no dropout.
     """
     length, size = q.shape[3], options.block
     q = _pad(q, size, 3)
@@ -57,7 +56,7 @@ def chunked_attention(
         before = q.shape[3] - length + mask.num_leading
         after = q.shape[3] + k.shape[2] - 1 - before - bias.shape[2]
         bias = jnp.pad(bias, ((0, 0), (0, 0), (before, after)))
-    out = _attention(options, q, k, v, mask, bias, dropout_keys)
+    out = _attention(options, q, k, v, mask, bias, dropout_rngs)
     return out[:, :, :, :length]
 
 
@@ -67,23 +66,26 @@ def _pad(x, size, axis):
     return jnp.pad(x, padding)
 
 
-def _reached(mask: AttentionMask, first, keys, size: int):
-    """bool: whether a query of the block at `first` may attend to a key of the block at `keys`."""
-    keys = keys - mask.num_leading
-    nearest = ((keys - first - size + 1), (first - keys - size + 1))  # right and left of a query
+def _reached(mask: AttentionMask, first, key_start, size: int):
+    """bool: whether a query of the block at `first` may attend to a key of the block at `key_start`."""
+    key_start = key_start - mask.num_leading
+    nearest = (
+        (key_start - first - size + 1),
+        (first - key_start - size + 1),
+    )  # right and left of a query
     reached = (nearest[0] <= 0) | (mask.attention != "causal")
     if mask.sliding_window:
         reached &= (nearest[0] < mask.sliding_window) & (nearest[1] < mask.sliding_window)
-    return reached | (keys < 0)
+    return reached | (key_start < 0)
 
 
 def reachable_blocks(mask: AttentionMask, num_queries: int, num_keys: int, size: int) -> np.ndarray:
     """int32[N,2]: the (block of queries, block of keys) in which a query may see a key; all pairs if
     the mask has only this device's queries (first_query)."""
-    first, keys = np.arange(0, num_queries, size)[:, None], np.arange(0, num_keys, size)[None]
-    reached = np.ones((first.size, keys.size), bool)
+    first, key_start = np.arange(0, num_queries, size)[:, None], np.arange(0, num_keys, size)[None]
+    reached = np.ones((first.size, key_start.size), bool)
     if mask.first_query is None:
-        reached &= _reached(mask, first, keys, size)
+        reached &= _reached(mask, first, key_start, size)
     return np.argwhere(reached).astype(np.int32)
 
 
@@ -161,12 +163,12 @@ def _toeplitz(by_distance):
     return rows.reshape(*by_distance.shape[:2], n, 2 * n - 2)[..., :n]
 
 
-def _kept(options, keys, mask, pair, shape):
+def _kept(options, dropout_rngs, mask, pair, shape):
     """float32[B,G,R,t,s] factors of the probabilities of a pair of blocks: 0 or 1 / (1 - rate)."""
     keep, number = 1.0 - options.dropout_rate, pair[0]
     if mask.first_query is not None:
-        # The block's number in the whole row, so that dropout does not depend on the sharding; a block that
-        # does not start where one of the row does has a negative number of its own.
+        # The block's number in the whole row, so that dropout does not depend on the sharding. A block
+        # that is not aligned with the blocks of the row gets a negative number, which no aligned block has.
         first = mask.first_query + pair[0] * options.block
         number = jnp.where(first % options.block == 0, first // options.block, -1 - first)
 
@@ -174,18 +176,18 @@ def _kept(options, keys, mask, pair, shape):
         key = jax.random.fold_in(jax.random.fold_in(key, number), pair[1])
         return jax.random.bernoulli(key, keep, shape[2:])
 
-    return jax.vmap(jax.vmap(draw))(keys).astype(jnp.float32) / jnp.float32(keep)
+    return jax.vmap(jax.vmap(draw))(dropout_rngs).astype(jnp.float32) / jnp.float32(keep)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(options, q, k, v, mask, bias, keys):
-    return _forward(options, q, k, v, mask, bias, keys)[0]
+def _attention(options, q, k, v, mask, bias, dropout_rngs):
+    return _forward(options, q, k, v, mask, bias, dropout_rngs)[0]
 
 
-def _forward(options, q, k, v, mask, bias, keys):
+def _forward(options, q, k, v, mask, bias, dropout_rngs):
     size = options.block
     sums = jnp.zeros(q.shape, jnp.float32)
-    highest = jnp.full(q.shape[:4], _EMPTY, jnp.float32)
+    highest = jnp.full(q.shape[:4], MASKED_LOGIT, jnp.float32)
     totals = jnp.zeros(q.shape[:4], jnp.float32)
 
     def compute(pair, carry):
@@ -196,14 +198,14 @@ def _forward(options, q, k, v, mask, bias, keys):
         )
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=3)
         scores, arguments, values, visible = _blocks(options, pair, q, k, v, mask, bias)
-        logits = jnp.where(visible, scores(*arguments), _EMPTY)
+        logits = jnp.where(visible, scores(*arguments), MASKED_LOGIT)
         old = cut(highest)
         new = jnp.maximum(old, logits.max(-1))
         p = jnp.where(visible, jnp.exp(logits - new[..., None]), 0.0)
         scale = jnp.exp(old - new)
         total = cut(totals) * scale + p.sum(-1)
-        if keys is not None:
-            p = p * _kept(options, keys, mask, pair, p.shape)
+        if dropout_rngs is not None:
+            p = p * _kept(options, dropout_rngs, mask, pair, p.shape)
         part = jnp.einsum(
             "bgrts,bgsk->bgrtk", p.astype(v.dtype), values, preferred_element_type=jnp.float32
         )
@@ -217,11 +219,11 @@ def _forward(options, q, k, v, mask, bias, keys):
     seen = totals > 0
     out = (sums / jnp.where(seen, totals, 1.0)[..., None]).astype(v.dtype)
     log_sums = jnp.where(seen, highest + jnp.log(jnp.where(seen, totals, 1.0)), 0.0)
-    return out, (q, k, v, mask, bias, keys, out, log_sums)
+    return out, (q, k, v, mask, bias, dropout_rngs, out, log_sums)
 
 
 def _backward(options, residuals, gradient):
-    q, k, v, mask, bias, keys, out, log_sums = residuals
+    q, k, v, mask, bias, dropout_rngs, out, log_sums = residuals
     size = options.block
     # rowsum(dO * O), D in the paper.
     delta = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
@@ -238,8 +240,8 @@ def _backward(options, residuals, gradient):
         d_out = queries(gradient)
         dp = jnp.einsum("bgrtk,bgsk->bgrts", d_out, values, preferred_element_type=jnp.float32)
         dropped = p
-        if keys is not None:
-            kept = _kept(options, keys, mask, pair, p.shape)
+        if dropout_rngs is not None:
+            kept = _kept(options, dropout_rngs, mask, pair, p.shape)
             dropped, dp = p * kept, dp * kept
         dv_part = jnp.einsum(
             "bgrts,bgrtk->bgsk", dropped.astype(v.dtype), d_out, preferred_element_type=jnp.float32
@@ -266,7 +268,7 @@ def _backward(options, residuals, gradient):
         dv.astype(v.dtype),
         jax.tree.map(lambda x: np.zeros(x.shape, jax.dtypes.float0), mask),
         dbias,
-        None if keys is None else np.zeros(keys.shape, jax.dtypes.float0),
+        None if dropout_rngs is None else np.zeros(dropout_rngs.shape, jax.dtypes.float0),
     )
 
 

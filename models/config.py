@@ -17,8 +17,8 @@ NON_STRUCTURAL_FIELDS = (
 
 def option(default, help, kw_only=False, **metadata):
     """A dataclass field with a default, one line of help, and optional metadata: choices, min, max, words
-    (strings that the field accepts besides values of its type), axis (True: a tuple of values trains one
-    replica each, training/replicas.py)."""
+    (strings that the field accepts besides values of its type), axis (True: each value of a tuple
+    trains a replica, training/replicas.py)."""
     return field(default=default, metadata={"help": help, **metadata}, kw_only=kw_only)
 
 
@@ -88,7 +88,7 @@ class ModelConfig:
     )
     rope_scaling: str = option(
         "none",
-        "how RoPE is scaled to longer sequences; only in global layers if others have a sliding window",
+        "how RoPE is scaled to longer sequences; with sliding windows, only that of the global layers",
         choices=("none", "linear", "dynamic", "yarn", "llama3", "longrope"),
     )
     rope_factor: float = option(1.0, "scaling factor of rope_scaling", min=1.0)
@@ -128,7 +128,7 @@ class ModelConfig:
     scale_embeddings: bool = option(False, "scale token embeddings by their size^1/2 (Gemma)")
     attention_scale_dim: int = option(
         0,
-        "head size in the scale of the scores, this^-1/2 (Gemma's query_pre_attn_scalar); 0: head_dim",
+        "attention scores are scaled by this^-1/2 (Gemma's query_pre_attn_scalar); 0: by head_dim^-1/2",
         min=0,
     )
     scale_attention: bool = option(True, "scale scores by head_dim^-1/2 (False: T5)")
@@ -235,7 +235,7 @@ class ModelConfig:
         return "none" if is_local else self.rope_scaling
 
     def layer_kind(self, layer: int) -> tuple:
-        """What layers of a stack differ in besides their parameters: equal kinds can share a program."""
+        """The settings that can differ between layers of a stack; those of equal kind can share a program."""
         window, theta = self.sliding_window_at(layer), self.rope_theta_at(layer)
         return window, theta, self.rope_scaling_at(layer), self.skip_first_prenorm and layer == 0
 

@@ -185,5 +185,7 @@ def _check_rope(config):
 
 def _error(config, names: str, message: str) -> ValueError:
     """A ValueError that shows these fields or properties (names separated by spaces)."""
-    values = ", ".join(f"{name}={getattr(config, name)!r}" for name in names.split())
+    values = ", ".join(
+        f"{name.removeprefix('resolved_')}={getattr(config, name)!r}" for name in names.split()
+    )
     return ValueError(f"model.{values}: {message}")

@@ -85,7 +85,7 @@ class AttentionMask:
     attention: str = struct.field(pytree_node=False, default="bidirectional")  # ATTENTION_TYPES
     sliding_window: int = struct.field(pytree_node=False, default=0)
     num_leading: int = struct.field(pytree_node=False, default=0)
-    # int32[], if there are only this device's queries: the index of the first in the row
+    # int32[]: the index in the row of this device's first query, if devices split the queries
     first_query: jax.Array | None = None
 
     def dense(self) -> jax.Array:

@@ -38,7 +38,7 @@ class LayerLoop:
     )
 
     @property
-    def loop(self) -> "LayerLoop":
+    def layer_loop(self) -> "LayerLoop":
         """Only these fields. The config section `training` inherits them and adds fields that are not part
         of a model."""
         return LayerLoop(self.remat, self.scan_layers)
@@ -110,17 +110,17 @@ def _scan(functions, stacked, repeats, rng, x):
     def step(x, numbered):
         number, variables = numbered
         for i, function in enumerate(functions):
-            own = None
+            layer_rng = None
             if rng is not None:
-                own = jax.random.fold_in(rng, number * jnp.int32(period) + jnp.int32(i))
-            x = function(variables[i], x, own)
+                layer_rng = jax.random.fold_in(rng, number * jnp.int32(period) + jnp.int32(i))
+            x = function(variables[i], x, layer_rng)
         return x, None
 
     return jax.lax.scan(step, x, (jnp.arange(repeats, dtype=jnp.int32), stacked))[0]
 
 
 def _function(loop, layer, arguments, deterministic):
-    """(variables, x, dropout key) -> x: a layer as a function of its variables."""
+    """(variables, x, dropout rng) -> x: a layer as a function of its variables."""
     shared = None if layer.shared is None else layer.shared.clone(parent=None, name=None)
     layer = layer.clone(parent=None, name=None, shared=shared)
 

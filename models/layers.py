@@ -13,6 +13,10 @@ from models.config import ModelConfig
 from models.initializers import ONES, ZEROS, initializer
 from models.logical_axes import with_logical_constraint
 
+# The logit of an excluded id, and the score of a masked key. Far below any other, and finite: 0 * logit is 0,
+# and a query without a visible key (padding) averages all values instead of dividing zero by zero.
+MASKED_LOGIT = -1e30
+
 ACTIVATIONS = {
     # With erf, which is faster; the erfc of jax.nn.gelu is more accurate only where |gelu| < 1e-6.
     "gelu": lambda x: x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)),
@@ -36,8 +40,8 @@ def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def cpu_barrier(x: jax.Array) -> jax.Array:
-    """x, which XLA's CPU backend does not move or fuse. Other backends see no barrier: it would keep the
-    sum of a gradient over devices in the loop over microbatches."""
+    """x, which XLA's CPU backend does not move or fuse. Other backends get no barrier, because it would
+    keep the all-reduce of a gradient inside the loop over microbatches."""
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 

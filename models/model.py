@@ -21,8 +21,8 @@ from models.transformer import TransformerStack
 class Embed(nn.Module):
     """ids int32[...] -> float32[...,E], rows of a parameter `embedding` [rows, E].
 
-    An id of `rows` or more gives NaN, which a train step reports, not the last row. Ids are not negative
-    (jnp.take would count them from the end; see objectives.batch.without_negative_ids).
+    An id of `rows` or more gives NaN, which a train step reports, instead of the last row. Ids are not
+    negative (jnp.take would count them from the end; see objectives.batch.without_negative_ids).
     """
 
     config: ModelConfig
@@ -36,7 +36,7 @@ class Embed(nn.Module):
     def __call__(self, ids: jax.Array) -> jax.Array:
         table = self.embedding
         if self.kind == "token" and self.config.architecture != "embeddings":
-            # With rows split by fsdp, XLA would gather the token ids of all devices instead.
+            # Reshards the table before the lookup: if fsdp split its rows, XLA would gather all token ids.
             table = with_logical_constraint(table, "VE")
         if ids.ndim == 2:
             ids = with_logical_constraint(ids, "BT")
@@ -97,7 +97,7 @@ class Embedder(nn.Module):
 
 class LMHead(nn.Module):
     """hidden[...,D] -> features[...,E or D], by BERT's transform and T5's scale if configured; also has
-    the output bias [V] and an untied output embedding, `kernel`.
+    the output bias [V] and an untied output embedding, `kernel` [D,V].
 
     A tied output embedding has size E. If E is not D, the transform maps hidden states to E (ALBERT,
     ELECTRA), or, without a transform, a `projection` does.
@@ -225,10 +225,10 @@ class Transformer(nn.Module):
         x = self.embed_inputs(decoder_inputs, deterministic, decoder=True)
         return self.decoder(x, decoder_inputs, encoded, inputs, deterministic=deterministic)
 
-    def decode_step(self, inputs: ModelInputs, slots: CacheSlots) -> jax.Array:
+    def decode_step(self, inputs: ModelInputs, cache_slots: CacheSlots) -> jax.Array:
         """Hidden states [B,1,D] of the next tokens of cached rows; called by models.cache.decode_step."""
         x = self.embed_inputs(inputs, decoder=True)
-        return self.decoder(x, inputs, slots=slots)
+        return self.decoder(x, inputs, cache_slots=cache_slots)
 
     def lm_features(self, hidden: jax.Array) -> jax.Array:
         """hidden[...,D] -> features[...,E], or [...,D] if untied: the LM head up to the output embedding."""

@@ -97,8 +97,8 @@ def _scaled_frequencies(config, scaling, theta, inputs):
 
 
 def rescaling_length(config: ModelConfig) -> int:
-    """The segment length above which RoPE's frequencies depend on the length: once (longrope), or with
-    each token (dynamic). 0: they never do."""
+    """Segments longer than this have other RoPE frequencies: one other set (longrope), or one per length
+    (dynamic). 0: the frequencies are fixed."""
     if config.positions != "rope" or config.rope_scaling not in ("dynamic", "longrope"):
         return 0
     return config.rope_original_length or config.max_length

@@ -37,7 +37,7 @@ class Preset(NamedTuple):
     # Of `counted_class` (papers give rounded numbers), without the rows that pad our vocabulary.
     num_params: int
     counted_class: str  # the class in transformers that has num_params parameters
-    source: str
+    reference: str  # the publication
     # Whether num_params includes the LM head. An ELECTRA discriminator has none: the LM head that its
     # fields describe is the generator's.
     counts_head: bool = True

@@ -24,8 +24,8 @@ class TransformerLayer(nn.Module):
     """[B,T,D] -> [B,T,D]: self-attention, [cross-attention to the encoder's output,] MLP; each adds to
     the residual stream.
 
-    `shared` is a layer of another stack. If it is given, this layer uses its self-attention, its MLP
-    and their norms, and owns only cross-attention and the norm of cross-attention.
+    `shared` is a layer of another stack. If given, this layer reuses the self-attention, the MLP and the
+    norms of `shared`, and owns only cross-attention and its norms.
     """
 
     config: ModelConfig
@@ -64,32 +64,46 @@ class TransformerLayer(nn.Module):
         encoded: jax.Array | None = None,  # [B,S,D], for cross-attention
         encoder_inputs: ModelInputs | None = None,  # [B,S]
         deterministic: bool = True,
-        slots: CacheSlots | None = None,  # of a cache, in a decode step: T is 1
+        cache_slots: CacheSlots | None = None,  # of a cache, in a decode step: T is 1
     ) -> jax.Array:
         owner = self if self.shared is None else self.shared
-        keys, encoder_inputs = (inputs, encoder_inputs) if slots is None else (slots, slots)
+        key_inputs = inputs if cache_slots is None else cache_slots
+        encoder_inputs = encoder_inputs if cache_slots is None else cache_slots
 
         def self_attention(x):
-            return owner.self_attention(x, x, inputs, keys, bias, deterministic)
+            return owner.self_attention(x, x, inputs, key_inputs, bias, deterministic)
 
         def cross_attention(x):
             return self.cross_attention(x, encoded, inputs, encoder_inputs, None, deterministic)
 
-        first_norm = owner.self_attention_norm if self.has_self_attention_norm else lambda x: x
-        sublayers = [("self_attention", owner, first_norm, self_attention)]
+        sublayers = [("self_attention", owner, self_attention)]
         if self.cross:
-            norm = self.cross_attention_norm
-            sublayers.append(("cross_attention", self, norm, cross_attention))
-        sublayers.append(("mlp", owner, owner.mlp_norm, owner.mlp))
-        position, states = self.config.norm_position, x
-        for name, module, norm, sublayer in sublayers:
+            sublayers.append(("cross_attention", self, cross_attention))
+        sublayers.append(("mlp", owner, owner.mlp))
+        states = x
+        for name, module, sublayer in sublayers:
             states = states if self.config.parallel_residual else x
-            y = sublayer(norm(states) if position in ("pre", "both") else states)
-            if position in ("output", "both"):
-                y = (norm if position == "output" else getattr(module, f"{name}_output_norm"))(y)
-            x = x + self.dropout(y, deterministic=deterministic)
-            x = with_logical_constraint(norm(x) if position == "post" else x, "BTD")
+            input_norm, output_norm, residual_norm = self.norms_of(module, name)
+            y = output_norm(sublayer(input_norm(states)))
+            x = residual_norm(x + self.dropout(y, deterministic=deterministic))
+            x = with_logical_constraint(x, "BTD")
         return x
+
+    @nn.nowrap
+    def norms_of(self, module: nn.Module, name: str) -> tuple:
+        """(norm of the sublayer's input, of its output, of its sum with the residual stream) of a sublayer of
+        `module`: norm_position says which of them are there; the others are the identity."""
+
+        def identity(x):
+            return x
+
+        has_norm = name != "self_attention" or self.has_self_attention_norm
+        norm = getattr(module, f"{name}_norm") if has_norm else identity
+        if self.config.norm_position == "both":
+            return norm, getattr(module, f"{name}_output_norm"), identity
+        places = {"pre": 0, "output": 1, "post": 2}
+        place = places[self.config.norm_position]
+        return tuple(norm if place == number else identity for number in range(3))
 
 
 class RelativeBias(nn.Module):
@@ -134,28 +148,30 @@ class TransformerStack(nn.Module):
         encoded: jax.Array | None = None,
         encoder_inputs: ModelInputs | None = None,
         deterministic: bool = True,
-        slots: CacheSlots | None = None,
+        cache_slots: CacheSlots | None = None,
     ) -> jax.Array:
         config = self.config
         sow_for_cache(self, inputs)
         bias, is_relative = None, config.positions == "relative"
-        if is_relative and slots is None:
+        if is_relative and cache_slots is None:
             bias = self.relative_bias(jnp.asarray(self.buckets(self.distances(inputs))))
         # PREFILL is mutable in `init` too.
-        if slots is None and not self.is_mutable_collection(PREFILL):
+        if cache_slots is None and not self.is_mutable_collection(PREFILL):
             x = run_layers(self, x, (inputs, bias, encoded, encoder_inputs), deterministic)
         else:
             for i in range(config.num_layers_in(self.stack)):
                 layer = getattr(self, f"layer_{i}")
-                if is_relative and slots is not None:
-                    bias = self.relative_bias(self.cached_buckets(slots, i))
-                x = layer(x, inputs, bias, encoded, encoder_inputs, deterministic, slots)
+                if is_relative and cache_slots is not None:
+                    bias = self.relative_bias(self.cached_buckets(cache_slots, i))
+                x = layer(x, inputs, bias, encoded, encoder_inputs, deterministic, cache_slots)
         if config.norm_position != "post":
             x = (self if self.shared is None else self.shared).final_norm(x)
         return x
 
     def distances(self, inputs: ModelInputs) -> np.ndarray:
-        """int[T,T], or int[2T-1] in order for a kernel that makes the biases of a block."""
+        """Distances of keys from queries: int[T,T] for the dense kernel, else int[2T-1], ascending."""
+        # With a bias, only lengths, platform and option choose between dense and chunked, so this agrees with
+        # `Attention.choose_kernel`, whose spec is complete.
         length = inputs.tokens.shape[1]
         spec = AttentionSpec(length, length, inputs.attention, has_bias=True)
         if choose_kernel(self.config.attention_kernel, spec) != "dense":
@@ -167,8 +183,8 @@ class TransformerStack(nn.Module):
         sizes = self.config.relative_num_buckets, self.config.relative_max_distance
         return relative_buckets(distances, *sizes, self.stack == "encoder")
 
-    def cached_buckets(self, slots: CacheSlots, layer: int) -> jax.Array:
+    def cached_buckets(self, cache_slots: CacheSlots, layer: int) -> jax.Array:
         """int32[1,S]: the buckets between the next token and the slots of a layer."""
-        by_distance = jnp.asarray(self.buckets(-np.arange(slots.capacity)))
-        size = slots.size(self.config.sliding_window_at(layer))
-        return jnp.take(by_distance, slots.distances(size))[None]
+        by_distance = jnp.asarray(self.buckets(-np.arange(cache_slots.capacity)))
+        size = cache_slots.size(self.config.sliding_window_at(layer))
+        return jnp.take(by_distance, cache_slots.distances(size))[None]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from models.adapters import TrainableAdapter, matching_dense_layers, own_params
+from models.adapters import TrainableAdapter, matching_dense_layers, module_adapter_params
 from models.config import option
 from models.inputs import AttentionMask, ModelInputs
 from models.model import Embedder, Transformer
@@ -53,13 +53,13 @@ class _VirtualTokens(TrainableAdapter):
 @dataclass(frozen=True)
 class PromptTuning(_VirtualTokens):
     """Prompt tuning (Lester et al. 2021): trained token embeddings before the text, in the encoder of an
-    encoder-decoder. They begin as random rows of the token embedding. Packed rows are not supported: a row
-    must hold one segment."""
+    encoder-decoder. They begin as random rows of the token embedding. A row must hold one segment, with
+    no padding before it: relative biases, sliding windows and RoPE scaling use distances in the row."""
 
     name = "prompt"
     num_added_positions = property(lambda self: self.num_virtual_tokens)
 
-    def shapes(self, params):
+    def adapted_modules(self, params):
         return {"embed/tokens": params["embed"]["tokens"]}
 
     def init(self, rng, params, config):
@@ -136,7 +136,7 @@ class PrefixTuning(_VirtualTokens):
         (r".*/(self|cross)_attention",), "regexes of the attention modules with a prefix"
     )
 
-    def shapes(self, params):
+    def adapted_modules(self, params):
         shapes = {}
         for part in ("key", "value"):
             patterns = [f"({pattern})/{part}" for pattern in self.target_modules]
@@ -169,8 +169,8 @@ class PrefixTuning(_VirtualTokens):
             module, method = context.module, context.method_name
             if isinstance(module, Transformer):
                 return stacks(next_fun, args, kwargs, method)
-            own = own_params(module) if method == "extend_keys" else {}
-            if not own:
+            adapter_params = module_adapter_params(module) if method == "extend_keys" else {}
+            if not adapter_params:
                 return next_fun(*args, **kwargs)
             k, v, mask, bias = args
             if isinstance(mask, AttentionMask):
@@ -179,6 +179,11 @@ class PrefixTuning(_VirtualTokens):
                 mask = jnp.pad(mask, ((0, 0), (0, 0), (n, 0)), constant_values=True)
             if bias is not None and bias.ndim == 3:  # [H,T,S]; no distance to the prefix, so 0
                 bias = jnp.pad(bias, ((0, 0), (0, 0), (n, 0)))
-            return prepend(k, own["prefix/key"]), prepend(v, own["prefix/value"]), mask, bias
+            return (
+                prepend(k, adapter_params["prefix/key"]),
+                prepend(v, adapter_params["prefix/value"]),
+                mask,
+                bias,
+            )
 
         return intercept

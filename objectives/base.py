@@ -90,7 +90,9 @@ class Objective:
     unsupported: ClassVar[dict[str, str]] = {}  # architecture -> why the objective excludes it
     num_token_types: ClassVar[int] = 0  # token types of the inputs (BERT's sentence pairs: 2)
     not_invertible_because: ClassVar[str] = ""  # why `reconstruct` is impossible
-    is_likelihood: ClassVar[bool] = False  # of the text: bits per byte are reported
+    is_likelihood: ClassVar[bool] = (
+        False  # whether the loss is the text's negative log likelihood: bits per byte
+    )
 
     z_loss: float = option(
         0.0, "weight of log(Z)^2 in the training loss of each target", min=0.0, kw_only=True

@@ -47,12 +47,13 @@ class Batch:
     regular_token_ranges: tuple[tuple[int, int], ...] = struct.field(pytree_node=False, default=())
     packing: Packing | None = None  # labeled tasks: where the examples of a packed row are
     # A mixture with sample_per=batch (static): ((number of target slots, share of the batches whose component
-    # has that many), ...), ascending. A batch fills only its first slots, as many as its component has.
+    # has that many), ...), ascending. A batch uses only its first slots, as many as the component that was
+    # drawn for it has.
     slot_shares: tuple[tuple[int, float], ...] = struct.field(pytree_node=False, default=())
     negatives: jax.Array | None = None  # skip_gram: int32[B,M] negative samples
 
     def pad_decoder(self, multiple: int) -> "Batch":
-        """The Batch with U a multiple of this, where rows are not packed; the new positions are padding."""
+        """Pads U to a multiple of `multiple` with padding positions; a packed Batch is returned unchanged."""
         if self.decoder_inputs is None or self.packing is not None:
             return self
         padding = ((0, 0), (0, -self.decoder_inputs.tokens.shape[1] % multiple))

@@ -111,30 +111,32 @@ class Denoising(Objective):
 
     # ---- Lengths ---------------------------------------------------------------------------------
 
-    def _num_noise(self, tokens: int) -> int:
-        return noise_count(self.noise_density, tokens)
+    def _num_noise(self, num_tokens: int) -> int:
+        return noise_count(self.noise_density, num_tokens)
 
-    def _num_spans(self, tokens: int) -> int:
-        """Number of spans in a row of `tokens` tokens: exact for pattern=span, else an upper bound."""
-        noise = self._num_noise(tokens)
-        if self.pattern == "iid" or not noise:
-            return noise
+    def _num_spans(self, num_tokens: int) -> int:
+        """Number of spans in a row of `num_tokens` tokens: exact for pattern=span, else an upper bound."""
+        num_noise = self._num_noise(num_tokens)
+        if self.pattern == "iid" or not num_noise:
+            return num_noise
         if self.pattern == "span":
-            return max(1, round(noise / self.mean_length))
+            return max(1, round(num_noise / self.mean_length))
         mean = np.arange(len(self._length_probs)) @ self._length_probs
-        return min(noise, math.ceil(2 * noise / mean) + 3)  # at least three standard deviations
+        return min(
+            num_noise, math.ceil(2 * num_noise / mean) + 3
+        )  # at least three standard deviations
 
-    def _side_lengths(self, tokens: int) -> tuple[int, int]:
-        """Maximum lengths of (inputs, targets) for a row of `tokens` tokens and a model that
+    def _side_lengths(self, num_tokens: int) -> tuple[int, int]:
+        """Maximum lengths of (inputs, targets) for a row of `num_tokens` tokens and a model that
         generates; exact for pattern=span, as in T5's random_spans_helper."""
-        noise, spans = self._num_noise(tokens), self._num_spans(tokens)
+        num_noise, num_spans = self._num_noise(num_tokens), self._num_spans(num_tokens)
         if self.inputs in grammar.IN_PLACE or self.whole_word:  # words may leave part of the budget
-            inputs = tokens + 1
+            inputs = num_tokens + 1
         else:
-            inputs = tokens - noise + (self.inputs != "drop") * spans + 1
+            inputs = num_tokens - num_noise + (self.inputs != "drop") * num_spans + 1
         if self.targets == "full":
-            return inputs, tokens
-        return inputs, noise + (self.inputs == "sentinel") * spans + self.max_target_eos
+            return inputs, num_tokens
+        return inputs, num_noise + (self.inputs == "sentinel") * num_spans + self.max_target_eos
 
     def lengths(self, spec: ObjectiveSpec) -> SequenceLengths:
         if self.fills_masks:
@@ -214,12 +216,12 @@ class Denoising(Objective):
             words = vocabulary if self.whole_word else None
             eligible = patterns.without_first(row, eligible, segment_ids, words)
         counted = eligible if keeps_positions else segment_ids > 0  # noise_density: share of these
-        tokens = counted.sum(dtype=jnp.int32)
-        budget, spans = (
-            lookup_count(tokens, len(row), *rules, index=index)
+        num_tokens = counted.sum(dtype=jnp.int32)
+        budget, num_spans = (
+            lookup_count(num_tokens, len(row), *rules, index=index)
             for rules in ([c._num_noise for c in components], [c._num_spans for c in components])
         )
-        noise = self._draw_noise(spec, noise_rng, row, eligible, budget, spans, max_num_spans)
+        noise = self._draw_noise(spec, noise_rng, row, eligible, budget, num_spans, max_num_spans)
         corrupted = self._corrupt_in_place(spec, corrupt_rng, row, segment_ids, noise)
         if keeps_positions:
             inputs, is_next = make_inputs(corrupted, segment_ids), self.targets == "next"
@@ -232,11 +234,11 @@ class Denoising(Objective):
         """Whether the inputs are the row with its noise corrupted in place, and nothing else."""
         return spec.architecture == "encoder" or self.targets == "next"
 
-    def _draw_noise(self, spec, rng, row, eligible, budget, spans, max_num_spans):
-        """-> Noise: `budget` int32[] of the eligible positions bool[L]; for pattern=span in `spans`
+    def _draw_noise(self, spec, rng, row, eligible, budget, num_spans, max_num_spans):
+        """-> Noise: `budget` int32[] of the eligible positions bool[L]; for pattern=span in `num_spans`
         int32[] spans. `max_num_spans` is static."""
         if self.pattern == "span":
-            return patterns.fixed_number_of_spans(rng, eligible, budget, spans, max_num_spans)
+            return patterns.fixed_number_of_spans(rng, eligible, budget, num_spans, max_num_spans)
         word = patterns.word_ids(row, eligible, spec.vocabulary) if self.whole_word else None
         if self.pattern == "iid":
             return patterns.iid_noise(rng, eligible, budget, word)

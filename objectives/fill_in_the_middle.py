@@ -1,4 +1,4 @@
-"""fill_in_the_middle: a decoder generates the text between two others (Bavarian et al. 2022).
+"""fill_in_the_middle: a decoder generates the text between a prefix and a suffix (Bavarian et al. 2022).
 It moves the middle of a document to the end and then trains a causal LM on all tokens.
 """
 

@@ -6,7 +6,7 @@ Invalid combinations are errors that give the reason and an alternative.
 import dataclasses
 import math
 
-from objectives.noise import check_shares
+from objectives.noise import check_token_probs
 
 # pattern -> default of mean_noise_span_length; 0: single tokens or words, no spans.
 PATTERNS = {"iid": 0.0, "span": 3.0, "geometric": 5.0, "poisson": 3.0}
@@ -65,7 +65,7 @@ def check(denoiser) -> None:
     for name, why in _without_effect(d).items():
         if getattr(d, name) != default[name]:
             raise ValueError(f"{name}={getattr(d, name)} has no effect: {why}; leave it out")
-    check_shares(d.random_token_prob, d.keep_token_prob)
+    check_token_probs(d.random_token_prob, d.keep_token_prob)
     if d.inputs in SHORTER and d.targets in NOISE_IN_PLACE:
         raise ValueError(
             f"inputs={d.inputs} with targets={d.targets}: a token that is predicted in place needs a "

@@ -8,7 +8,7 @@ import numpy as np
 
 from models.inputs import ModelInputs
 from objectives.batch import Batch
-from objectives.noise import slots
+from objectives.noise import select_positions
 
 
 def full_batch(inputs: ModelInputs, row: jax.Array, eligible: jax.Array) -> Batch:
@@ -22,7 +22,7 @@ def in_place_batch(
 ) -> Batch:
     """The Batch that predicts the noise bool[T] of row int32[T], at most `size` tokens (static): at their
     positions, or with `is_next` at the positions before them."""
-    positions, filled = slots(noise, size)
+    positions, filled = select_positions(noise, size)
     shift = (filled & is_next).astype(jnp.int32)
     return Batch(
         inputs=inputs,

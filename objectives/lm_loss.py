@@ -22,8 +22,8 @@ class TrainingLoss(Protocol):
 
     def init(self, model, rng: jax.Array, batch: Batch) -> dict:
         """Initial parameters; only the shapes of `batch` matter. An additional head is at
-        `heads/NAME/...`; finetuning drops it, unless its task has it. An additional model is at `NAME/...`;
-        PRETRAINING_HEADS in training/init_from.py lists the names that finetuning drops."""
+        `heads/NAME/...`, an additional model at `NAME/...`. Finetuning drops parameters that match
+        PRETRAINING_HEADS in training/init_from.py, unless the task has them."""
 
     def losses(self, model, params, batch: Batch, dropout_rng: jax.Array | None) -> dict:
         """{name: (sum, weight)} of losses and metrics, float32[] each. dropout_rng=None: no dropout."""
@@ -57,8 +57,8 @@ class LMLoss:
         return model.init(rng, *inputs, method="init_all")["params"]
 
     def losses(self, model, params, batch: Batch, dropout_rng: jax.Array | None) -> dict:
-        hidden = hidden_states(model, params, batch, dropout_rng)
-        return lm_scores(model, params, hidden, batch, self.z_loss)
+        hidden = target_hidden_states(model, params, batch, dropout_rng)
+        return lm_sums(model, params, hidden, batch, self.z_loss)
 
     def loss_coefficients(self) -> dict[str, float]:
         return {"lm": 1.0}
@@ -70,10 +70,10 @@ class LMLoss:
         return {"lm": (batch.targets, batch.loss_weights)}
 
     def flops_spec(self, config, params, batch: Batch) -> tuple:
-        slots = batch.targets.shape[-1]
+        num_slots = batch.targets.shape[-1]
         if batch.slot_shares:
-            slots = sum(number * share for number, share in batch.slot_shares)
-        return ((config, params, {"lm": slots}),)
+            num_slots = sum(number * share for number, share in batch.slot_shares)
+        return ((config, params, {"lm": num_slots}),)
 
 
 def loss_of(objective: Objective) -> TrainingLoss:
@@ -81,7 +81,7 @@ def loss_of(objective: Objective) -> TrainingLoss:
     return objective if isinstance(objective, TrainingLoss) else LMLoss(objective.z_loss)
 
 
-def lm_scores(
+def lm_sums(
     model,
     params,
     hidden: jax.Array,
@@ -93,11 +93,11 @@ def lm_scores(
     that predict them. Where the batches of a mixture have fewer targets than slots, the LM head reads only
     the slots that a component uses."""
 
-    def scores(slots=None):
+    def head_sums(num_slots=None):
         return chunked_cross_entropy(
-            *_lm_head(model, params, hidden[:, :slots]),
-            batch.targets[:, :slots],
-            batch.loss_weights[:, :slots],
+            *_lm_head(model, params, hidden[:, :num_slots]),
+            batch.targets[:, :num_slots],
+            batch.loss_weights[:, :num_slots],
             model.config.vocab_size,
             z_loss,
             model.config.final_logit_softcap,
@@ -105,12 +105,12 @@ def lm_scores(
         )
 
     if len(batch.slot_shares) > 1:
-        sizes = [slots for slots, _ in batch.slot_shares]
-        longer = [(batch.loss_weights[:, slots:] > 0).any() for slots in sizes[:-1]]
-        branches = [partial(scores, slots) for slots in sizes]
-        total, weight, correct = jax.lax.switch(sum(longer, start=jnp.int32(0)), branches)
+        sizes = [num_slots for num_slots, _ in batch.slot_shares]
+        longer = [(batch.loss_weights[:, num_slots:] > 0).any() for num_slots in sizes[:-1]]
+        branches = [partial(head_sums, num_slots) for num_slots in sizes]
+        total, weight, correct = jax.lax.switch(jnp.stack(longer).sum(dtype=jnp.int32), branches)
     else:
-        total, weight, correct = scores()
+        total, weight, correct = head_sums()
     return {"lm": (total, weight), "accuracy": (correct, weight)}
 
 
@@ -128,7 +128,7 @@ def _lm_head(model, params, hidden):
     return features, *model.apply({"params": params}, method="output_embedding")
 
 
-def hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) -> jax.Array:
+def target_hidden_states(model, params, batch: Batch, dropout_rng: jax.Array | None) -> jax.Array:
     """Hidden states [B,N,D] at the target positions, so that the LM head reads no others."""
     return select_target_positions(last_hidden_states(model, params, batch, dropout_rng), batch)
 

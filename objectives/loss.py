@@ -8,11 +8,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from models.layers import lm_logits
+from models.layers import MASKED_LOGIT, lm_logits
 from models.logical_axes import mesh_axes_size, with_logical_constraint
 from objectives.document_ids import in_ranges
 
-MASKED = -1e30  # the logit of an excluded id: finite, so that 0 * logit is 0
 # Logits per chunk and device: 16 MB of float32, about a CPU's cache. At least 512 positions per chunk:
 # with fewer, an accelerator spends more time on updating the table's gradient than on matrix products.
 CHUNK_LOGITS = 2**22
@@ -171,7 +170,7 @@ def _score_chunk(table, bias, static, features, targets, weights):
     logits = capped = lm_logits(features, table, bias, softcap)
     token = jnp.arange(table.shape[0], dtype=jnp.int32)[None, None]
     if vocab_size < table.shape[0]:
-        logits = jnp.where(token < vocab_size, logits, jnp.float32(MASKED))
+        logits = jnp.where(token < vocab_size, logits, jnp.float32(MASKED_LOGIT))
     highest = logits.max(-1, keepdims=True)
     exponentials = jnp.exp(logits - highest)
     normalizer = exponentials.sum(-1, keepdims=True)
@@ -257,7 +256,7 @@ def sample_tokens(
     def step(carry, chunk):
         features, uniforms = chunk
         logits = lm_logits(features, table, bias, softcap)
-        logits = jnp.where(allowed, logits, jnp.float32(MASKED))
+        logits = jnp.where(allowed, logits, jnp.float32(MASKED_LOGIT))
         p = jnp.exp(logits - logits.max(-1, keepdims=True))
         p = p.reshape(*uniforms.shape, -1, lanes)
         blocks = p.sum(-1).cumsum(-1)

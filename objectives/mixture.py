@@ -70,7 +70,7 @@ class SampledObjective(Objective):
         lengths = self.lengths(spec)
         raw = sum(c.share * c.objective.lengths(spec).raw for c in self.parsed) / lengths.raw
         slots = self.expected_num_targets(spec) / lengths.targets
-        each = ", ".join(f"{c.share:.3g} {c.text}{c.mode and f' [{c.mode}]'}" for c in self.parsed)
+        each = ", ".join(f"{c.share:.3g} {c.label}" for c in self.parsed)
         return (
             f"{super().describe(spec)}; used: {raw:.0%} of the raw tokens, {slots:.0%} of the "
             f"slots; sampled per {self.sample_per}: {each}"
@@ -109,7 +109,7 @@ class SampledObjective(Objective):
     def _by_name(self):
         """{name in metrics: component}: its objective's name, or its text where that is not unique."""
         names = [component.objective.name for component in self.parsed]
-        texts = [f"{c.text}{c.mode and f' [{c.mode}]'}" for c in self.parsed]
+        texts = [c.label for c in self.parsed]
         keys = [n if names.count(n) == 1 else t for n, t in zip(names, texts, strict=True)]
         return dict(zip(keys, self.parsed, strict=True))
 
@@ -117,8 +117,8 @@ class SampledObjective(Objective):
         """((number of target slots, share of the batches whose component has that many), ...), ascending."""
         shares = {}
         for component in self.parsed:
-            slots = component.objective.lengths(spec).targets
-            shares[slots] = shares.get(slots, 0.0) + component.share
+            num_slots = component.objective.lengths(spec).targets
+            shares[num_slots] = shares.get(num_slots, 0.0) + component.share
         return tuple(sorted(shares.items()))
 
     @property
@@ -188,6 +188,10 @@ class Component:
     objective: Objective
     mode: str  # R, S, X or ''
 
+    @property
+    def label(self) -> str:
+        return f"{self.text} [{self.mode}]" if self.mode else self.text
+
 
 @functools.lru_cache(maxsize=256)
 def _parse_components(components):
@@ -217,6 +221,8 @@ def _parse_components(components):
                 f"components has {component!r}, a mixture with a mode or sample_per=batch, which "
                 "only the outer mixture can have: list its components here"
             )
+        if any((text, mode) == (other[1], other[3]) for other in parsed):
+            raise ValueError(f"components has {text!r} twice: add the weights")
         parsed.append((weight, text, objective, mode))
     if not parsed:
         raise ValueError("components is empty: expected ((weight, 'objective'), ...)")

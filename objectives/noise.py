@@ -29,7 +29,7 @@ def noise_count(density: float, tokens: int) -> int:
     return max(1, round(density * tokens)) if tokens else 0
 
 
-def check_shares(random_token_prob: float, keep_token_prob: float) -> None:
+def check_token_probs(random_token_prob: float, keep_token_prob: float) -> None:
     """Raises ValueError if these two shares of the noise sum to more than 1."""
     if random_token_prob + keep_token_prob > 1 + 1e-6:
         raise ValueError(
@@ -64,7 +64,7 @@ def choose(rng: jax.Array, eligible: jax.Array, count: jax.Array) -> jax.Array:
     return eligible & (draws <= last) & (count > 0)
 
 
-def slots(chosen: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+def select_positions(chosen: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """The indices of the ones in chosen bool[L], ascending, in a static number of slots.
 
     -> (positions int32[size], filled bool[size]); an empty slot has position 0.
@@ -96,7 +96,8 @@ def replace_tokens(
     """int32[N]: each of tokens int32[N] becomes [MASK] with probability `mask_prob`, a random regular
     token with probability `random_token_prob`, or is unchanged (Devlin et al. 2019, section 3.1).
 
-    group int32[N], values below N: tokens with the same group share this choice.
+    group int32[N]: tokens with the same group share this choice. Where the result is not used, its value
+    may be N or more.
     """
     masks = jnp.full_like(tokens, vocabulary.mask)
     if mask_prob >= 1:
@@ -128,7 +129,7 @@ def mask_tokens(
     which_rng, replace_rng = jax.random.split(rng)
     eligible = is_regular_token(tokens, vocabulary)
     count = lookup_count(eligible.sum(dtype=jnp.int32), tokens.shape[0], rule)
-    positions, filled = slots(choose(which_rng, eligible, count), size)
+    positions, filled = select_positions(choose(which_rng, eligible, count), size)
     targets = tokens[positions]
     mask_prob = 1 - random_token_prob - keep_token_prob
     replaced = replace_tokens(replace_rng, targets, vocabulary, mask_prob, random_token_prob)
@@ -151,11 +152,11 @@ def shuffle_tokens(
 
 
 def place_spans(
-    rng: jax.Array, eligible: jax.Array, lengths: jax.Array, spans: jax.Array
+    rng: jax.Array, eligible: jax.Array, lengths: jax.Array, num_spans: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Places spans of the given lengths in a row, in this order; all arrangements have equal probability.
 
-    lengths int32[M]: the first `spans` int32[] of them are used; their sum is at most the number of
+    lengths int32[M]: the first `num_spans` int32[] of them are used; their sum is at most the number of
     eligible positions bool[L]. -> (mask bool[L]: 1 = in a span; owner int32[L]: the index of the last
     span that started at or before the position, M if none).
 
@@ -165,10 +166,10 @@ def place_spans(
     """
     length, max_num_spans = eligible.shape[0], lengths.shape[0]
     index, number = (jnp.arange(n, dtype=jnp.int32) for n in (length, max_num_spans))
-    lengths = jnp.where(number < spans, lengths, jnp.zeros_like(lengths))
+    lengths = jnp.where(number < num_spans, lengths, jnp.zeros_like(lengths))
     num_outside = eligible.sum(dtype=jnp.int32) - lengths.sum(dtype=jnp.int32)
     gaps = jnp.arange(length + 1, dtype=jnp.int32) <= num_outside
-    gap, filled = slots(choose(rng, gaps, spans), max_num_spans)
+    gap, filled = select_positions(choose(rng, gaps, num_spans), max_num_spans)
     start = gap + jnp.cumsum(lengths, dtype=jnp.int32) - lengths  # counted in eligible positions
     (positions,) = jnp.nonzero(eligible, size=length, fill_value=length)
     start = positions.astype(jnp.int32).at[start].get(mode="fill", fill_value=length)

@@ -32,13 +32,14 @@ def apply_packed(apply: Callable, batch) -> jax.Array:
     packing = batch.packing
     if packing is None:
         return apply(batch.inputs, batch.decoder_inputs)
-    read = batch.inputs, packing.rows, packing.offsets, packing.width
-    inputs, decoder_inputs = _pack(*read, packing.num_rows), None
+    # That of the inputs whose states are returned.
+    layout = batch.inputs, packing.rows, packing.offsets, packing.width
+    inputs, decoder_inputs = _pack(*layout, packing.num_rows), None
     if batch.decoder_inputs is not None:
-        read = batch.decoder_inputs, packing.rows, packing.decoder_offsets, packing.decoder_width
-        decoder_inputs = _pack(*read, packing.num_rows)
+        layout = batch.decoder_inputs, packing.rows, packing.decoder_offsets, packing.decoder_width
+        decoder_inputs = _pack(*layout, packing.num_rows)
     hidden = apply(inputs, decoder_inputs)
-    rows, places = _places(*read)
+    rows, places = _places(*layout)
     return hidden.at[rows, places].get(mode="clip")
 
 

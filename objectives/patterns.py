@@ -34,13 +34,13 @@ def word_ids(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax
 
 
 def without_first(
-    row: jax.Array, eligible: jax.Array, segment_ids: jax.Array, words_of: Vocabulary | None
+    row: jax.Array, eligible: jax.Array, segment_ids: jax.Array, word_vocabulary: Vocabulary | None
 ) -> jax.Array:
     """bool[L]: the eligible tokens bool[L] but the first of each document of segment_ids int32[L], or its
-    first word if `words_of`, which defines the words, is given: no earlier position can predict them."""
+    first word if `word_vocabulary`, which defines words, is given: no earlier position predicts them."""
     first = segment_ids != left_of(segment_ids, 0)
-    if words_of is not None:
-        word = word_ids(row, eligible, words_of)
+    if word_vocabulary is not None:
+        word = word_ids(row, eligible, word_vocabulary)
         first = jnp.zeros_like(first).at[word].max(first)[word]
     return eligible & ~first
 
@@ -119,7 +119,7 @@ def random_length_spans(
     # The units in spans, if one unit follows each span and no other is outside.
     separable = (units.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
     # The budget in units: words may have several tokens.
-    needed = budget if word is None else _scale(units, budget, num_eligible)
+    needed = budget if word is None else _ceil_product_over(units, budget, num_eligible)
     wanted = jnp.minimum(jnp.maximum(needed, jnp.minimum(needed * 4 // 3 + 1, separable)), units)
 
     draws = 2 * max_num_spans + 8
@@ -146,7 +146,7 @@ def random_length_spans(
     return Noise(mask[word], owner[word], empty[word] & starts)
 
 
-def _scale(units, budget, total):
+def _ceil_product_over(units, budget, total):
     """ceil(units * budget / total), int32[], exact although the product may not fit into int32; all of them
     are below 2**19."""
     total = jnp.maximum(total, 1)

@@ -19,7 +19,7 @@ from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch
 from objectives.document_ids import document_ids, in_ranges
 from objectives.heads import DiscriminatorHead, with_head
-from objectives.lm_loss import TrainingLoss, hidden_states, last_hidden_states, lm_scores
+from objectives.lm_loss import TrainingLoss, last_hidden_states, lm_sums, target_hidden_states
 from objectives.loss import sample_tokens
 from objectives.noise import mask_tokens, noise_count
 
@@ -127,8 +127,11 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
         rngs = jax.random.split(rng, 3)
         params = model.init(rngs[0], batch.inputs)["params"]
         generator = build(self.generator_config(model.config))
-        own = generator.init(rngs[1], batch.inputs, method="init_all")["params"]
-        params = {**params, "generator": {k: v for k, v in own.items() if k != "embed"}}
+        generator_params = generator.init(rngs[1], batch.inputs, method="init_all")["params"]
+        params = {
+            **params,
+            "generator": {k: v for k, v in generator_params.items() if k != "embed"},
+        }
         return with_head(params, "discriminator", DiscriminatorHead(model.config), rngs[2])
 
     def flops_spec(self, config, params, batch: Batch) -> tuple:
@@ -184,7 +187,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
         """-> (int32[B,T]: the inputs with the generator's samples; its `lm` and `accuracy` sums)."""
         generator = build(self.generator_config(model.config), loop=model.loop)
         params = {**params["generator"], "embed": params["embed"]}
-        hidden = hidden_states(generator, params, batch, _fold_in(rng, 0))
+        hidden = target_hidden_states(generator, params, batch, _fold_in(rng, 0))
         features = generator.apply({"params": params}, hidden, method="lm_features")
         table, bias = generator.apply({"params": params}, method="output_embedding")
         samples = sample_tokens(
@@ -192,7 +195,7 @@ class ReplacedTokenDetection(Objective, TrainingLoss):
             generator.config.final_logit_softcap,
         )  # fmt: skip
         corrupted = jax.vmap(fill_targets)(batch, samples)
-        return corrupted, lm_scores(generator, params, hidden, batch, self.z_loss)
+        return corrupted, lm_sums(generator, params, hidden, batch, self.z_loss)
 
     def _replaced(self, batch, corrupted):
         """(int32[B,T]: 1 = differs from the original token; float32[B,T]: 1 = a regular token)."""

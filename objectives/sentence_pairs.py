@@ -16,8 +16,8 @@ from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch
 from objectives.document_ids import document_ids, runs
 from objectives.heads import PairHead, with_head
-from objectives.lm_loss import TrainingLoss, last_hidden_states, lm_scores, select_target_positions
-from objectives.noise import check_shares, mask_tokens, noise_count
+from objectives.lm_loss import TrainingLoss, last_hidden_states, lm_sums, select_target_positions
+from objectives.noise import check_token_probs, mask_tokens, noise_count
 
 NUM_SPECIAL = 3  # [CLS] and two [SEP]
 IN_ORDER, NOT_IN_ORDER = 0, 1  # labels, numbered as in BERT
@@ -41,7 +41,8 @@ class SentencePairs(Objective, TrainingLoss):
         targets                [ 32 ]
         loss_weights           [ 1 ]
 
-    A row without a pair, such as a row of padding, has label -1.
+    Label -1, without a pair loss: the row has no pair, such as a row of padding, or no text for a pair that
+    is not in order. Masked LM trains on the latter.
     """
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -66,7 +67,7 @@ class SentencePairs(Objective, TrainingLoss):
     )
 
     def __post_init__(self):
-        check_shares(self.random_token_prob, self.keep_token_prob)
+        check_token_probs(self.random_token_prob, self.keep_token_prob)
 
     def lengths(self, spec: ObjectiveSpec) -> SequenceLengths:
         if self.mlm_loss_weight:
@@ -153,7 +154,7 @@ class SentencePairs(Objective, TrainingLoss):
 
     def _not_in_order_pair(self, rng, text, doc, end, first, second) -> tuple:
         """((the pair in order, the pair not in order), bool[]: whether the latter exists). first, second: the
-        (start, length) of the two texts; a pair is two of these. Other arguments as above."""
+        (start, length) of each text; a pair is a tuple of two. Other arguments as in `_max_second_length`."""
         raise NotImplementedError
 
     # ---- Losses ----------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ class SentencePairs(Objective, TrainingLoss):
         if not self.mlm_loss_weight:
             return sums
         hidden = select_target_positions(states, batch)
-        return {**sums, **lm_scores(model, params, hidden, batch, self.z_loss)}
+        return {**sums, **lm_sums(model, params, hidden, batch, self.z_loss)}
 
     def loss_coefficients(self) -> dict[str, float]:
         lm = {"lm": self.mlm_loss_weight} if self.mlm_loss_weight else {}

@@ -47,10 +47,10 @@ def build_batch(
 ) -> Batch:
     """The Batch of a row int32[L] with segment_ids int32[L], from its inputs and targets.
 
-    If the row ends within a document, an [EOS] is added to the inputs of that document. `add_eos` also
-    adds an [EOS] to the targets of each document, from the first document on, while the targets have
-    free slots. If inputs or targets are too long (very short documents get more than their share of
-    noise), the row is cut.
+    If the row ends within a document, an [EOS] is added to the inputs of that document. `add_eos`
+    also appends an [EOS] to the targets of each document, in order, until no target slot is free.
+    If inputs or targets are too long (very short documents get more than their share of noise),
+    the row is cut.
     """
     vocabulary, real = spec.vocabulary, segment_ids > 0
     closes = row == vocabulary.eos

@@ -16,7 +16,7 @@ from objectives.base import ARCHITECTURES, EMBEDDINGS, Objective, ObjectiveSpec,
 from objectives.batch import Batch
 from objectives.document_ids import document_ids
 from objectives.lm_loss import TrainingLoss
-from objectives.noise import slots
+from objectives.noise import select_positions
 from objectives.unigram import sample_by_weight
 
 
@@ -87,7 +87,7 @@ class SkipGram(Objective, TrainingLoss):
         keep_probs = np.round(self._keep_probs(spec) * _is_regular(spec) * 2**20)
         kept = bits[:raw] >> 12 < jnp.asarray(keep_probs, jnp.uint32)[row]
         window = 1 + ((bits[:T] & 0xFFF) * w >> 12).astype(jnp.int32)
-        positions, filled = slots(kept, T)
+        positions, filled = select_positions(kept, T)
         segment_ids = document_ids(row, vocabulary, spec.architecture)[positions]
         segment_ids = jnp.where(filled, segment_ids, jnp.zeros_like(segment_ids))
         tokens = jnp.where(filled, row[positions], jnp.full_like(segment_ids, vocabulary.pad))

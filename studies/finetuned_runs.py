@@ -20,7 +20,7 @@ from tasks import example_order
 from training import checkpoint, init_from, paths, run_directory, sharding
 from training import config as configs
 from training.config import ConfigError
-from training.param_rules import flatten_params, unflatten_params, untrained_paths
+from training.param_rules import find_all_frozen, flatten_params, unflatten_params
 from training.schema import FinetuneConfig
 from training.train_step import init_adapter, init_params, rng_streams
 
@@ -240,4 +240,4 @@ def _pretrained_model(run):
 def trained_paths(run: FinetunedRun, params) -> frozenset[str]:
     """The paths of the parameters that a run trains."""
     flat = flatten_params(params)
-    return frozenset(flat) - untrained_paths(run.config, flat)
+    return frozenset(flat) - find_all_frozen(run.config, flat)

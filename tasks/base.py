@@ -87,7 +87,7 @@ class Task:
         (), "strings in the texts that become single tokens, such as ('[E1]', '[/E1]')"
     )
 
-    def untrained(self, architecture: str) -> tuple[str, ...]:
+    def frozen_patterns(self, architecture: str) -> tuple[str, ...]:
         """Regexes of the parameters that this task never trains; they may match none."""
         return ()
 

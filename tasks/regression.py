@@ -53,7 +53,7 @@ class Regression(TextColumns, PooledTask):
         values = examples.get("value") or [np.nan] * len(encoded)
         return dataclasses.replace(encoded, labels=np.array(values, np.float32))
 
-    def untrained(self, architecture):
+    def frozen_patterns(self, architecture):
         return (f"heads/{self.name}/units/.*",)
 
     def loaded_fields(self, label_names, model_config, encoded, examples):

@@ -19,7 +19,7 @@ from data.special_tokens import encode_example, pair_templates
 from models.config import option
 from models.inputs import ModelInputs
 from objectives.batch import Batch
-from objectives.lm_loss import hidden_states, lm_scores, lm_token_losses
+from objectives.lm_loss import lm_sums, lm_token_losses, target_hidden_states
 from tasks.encoding import Encoded
 from tasks.generated_texts import GenerationMixin, GenerationOptions, unpacked
 from tasks.labeled_task import LabeledTask
@@ -219,8 +219,8 @@ class LoadedSeq2seq(GenerationMixin, LoadedLabeledTask):
         return model.init(rngs["init"], *inputs, method="init_all")["params"]
 
     def losses(self, model, params, batch, dropout_rng):
-        hidden = hidden_states(model, params, batch, dropout_rng)
-        scores = lm_scores(
+        hidden = target_hidden_states(model, params, batch, dropout_rng)
+        scores = lm_sums(
             model, params, hidden, batch, label_smoothing=self.label_smoothing
         )  # fmt: skip
         return {self.name: scores["lm"], "accuracy": scores["accuracy"]}
@@ -229,7 +229,7 @@ class LoadedSeq2seq(GenerationMixin, LoadedLabeledTask):
         return {self.name: batch.loss_weights.sum()}
 
     def outputs(self, model, params, batch, dropout_rng=None):
-        hidden = hidden_states(model, params, batch, dropout_rng)
+        hidden = target_hidden_states(model, params, batch, dropout_rng)
         scores = lm_token_losses(model, params, hidden, batch.targets)
         return jnp.stack([(each * batch.loss_weights).sum(1) for each in scores], axis=1)
 

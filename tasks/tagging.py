@@ -85,7 +85,7 @@ class Tagging(ClassLossOptions, HeadOptions, LabeledTask):
     def text_columns(self):
         return {"text": Column(self.text_column, "text_column")}
 
-    def untrained(self, architecture):
+    def frozen_patterns(self, architecture):
         both = architecture == "encoder_decoder"
         return (r"(adapter/)?(decoder|embed/decoder_\w+)/.*",) if both else ()
 

@@ -18,7 +18,7 @@ from data import labeled, labels
 from data.examples import Column, Examples, as_label, read
 from data.files import digest
 from models.config import option
-from objectives.lm_loss import hidden_states, lm_token_losses
+from objectives.lm_loss import lm_token_losses, target_hidden_states
 from tasks import predictions
 from tasks.base import host_field
 from tasks.class_loss import ClassMetricOptions
@@ -253,7 +253,7 @@ class LoadedTextToText(LoadedSeq2seq):
         """float32[B, C]: the log-probability of the words of each label, or its mean per token."""
         shape = batch.targets.shape[:2]
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-        hidden = hidden_states(model, params, batch, dropout_rng)
+        hidden = target_hidden_states(model, params, batch, dropout_rng)
         losses, _ = lm_token_losses(model, params, hidden, batch.targets)
         found = -(losses * batch.loss_weights).sum(1)
         if self.length_normalized:

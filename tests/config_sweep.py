@@ -309,7 +309,7 @@ _SHAPES, _LOGITS = {}, {}
 
 def _shapes(family, model, num_classes):
     """param_shapes.of_model, traced once for each shape."""
-    free = {"rope_theta": 1.0, "norm_epsilon": 1e-6, "activation": "gelu", **FREE}
+    free = {"rope_theta": 2.0, "norm_epsilon": 1e-6, "activation": "gelu", **FREE}
     if model.positions != "learned":
         free["max_length"] = 1
     key = (family.model_type, dataclasses.replace(model, **free), num_classes)

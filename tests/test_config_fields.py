@@ -29,7 +29,7 @@ from training import config as configs
 from training import init_from, replica_axis, run_directory, schedules, sharding
 from training.durations import StepConverter
 from training.optimizers import OPTIMIZERS, Optimizer
-from training.param_rules import flatten_params, split_params, untrained_paths
+from training.param_rules import find_all_frozen, flatten_params, split_params
 from training.schema import FinetuneConfig, ModelOverrides, PretrainConfig
 from training.state import TrainState
 from training.train_step import init_params, rng_streams
@@ -192,7 +192,7 @@ def trace_adapter(folder, name, **overrides):
     task = config.task.load(config, source.config.model, source.tokenizer_file, lambda line: None)
     model, rngs = models.build(task.model_config, config.adapter), rng_streams(config.seed)
     params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    fixed = untrained_paths(config, flatten_params(params))
+    fixed = find_all_frozen(config, flatten_params(params))
     trainable, frozen = split_params(params, fixed)
     optimizer = Optimizer(config.optimizer)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), trainable)

@@ -57,7 +57,7 @@ from tools import render_batch
 from training import config as configs
 from training import flops, init_from, paths, run_directory
 from training.durations import StepConverter
-from training.param_rules import flatten_params, frozen_paths, untrained_paths
+from training.param_rules import find_all_frozen, find_frozen, flatten_params
 from training.schema import FinetuneConfig, PretrainConfig
 from training.train_step import init_params, rng_streams
 
@@ -111,10 +111,12 @@ def total_steps(config, task):
     model = models.build(task.model_config, adapter)
     params = jax.eval_shape(functools.partial(init_params, task, model), rng_streams(config.seed))
     if isinstance(config, FinetuneConfig):
-        untrained = untrained_paths(config, flatten_params(params))
+        frozen_paths = find_all_frozen(config, flatten_params(params))
     else:
-        untrained = frozen_paths(config.freeze, flatten_params(params))
-    return StepConverter.of(config, task, flops.flops_per_step(task, params, untrained)).total_steps
+        frozen_paths = find_frozen(config.freeze, flatten_params(params))
+    return StepConverter.of(
+        config, task, flops.flops_per_step(task, params, frozen_paths)
+    ).total_steps
 
 
 def show(given, config):

@@ -25,10 +25,10 @@ from training import flops, init_from, paths, sharding
 from training.config import ConfigError
 from training.durations import StepConverter
 from training.optimizers import Optimizer
-from training.param_rules import flatten_params, frozen_paths, split_params
+from training.param_rules import find_frozen, flatten_params, split_params
 from training.preflight import check_durations
 from training.state import abstract_state
-from training.train_step import check_steps, init_params, rng_streams
+from training.train_step import check_batch_layout, init_params, rng_streams
 
 
 class DoesNotFit(ConfigError):
@@ -96,7 +96,7 @@ class PlannedStep:
     mesh: jax.sharding.Mesh
     task: Any  # LoadedPretraining without a corpus
     params: dict  # all of them, abstract
-    untrained: frozenset  # paths of the frozen ones
+    frozen_paths: frozenset  # paths of the frozen ones
     arguments: tuple  # of train_step
 
     @functools.cached_property
@@ -118,7 +118,7 @@ class PlannedStep:
     @functools.cached_property
     def model_flops(self) -> float:
         """Model FLOPs of a step, over all devices."""
-        return flops.flops_per_step(self.task, self.params, self.untrained)
+        return flops.flops_per_step(self.task, self.params, self.frozen_paths)
 
     @property
     def unsharded(self) -> list[str]:
@@ -198,7 +198,7 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
     pretrained = init_from.resolve_for_pretraining(config, paths.of(os.devnull), as_run)
     config, model_config = pretrained.config, pretrained.config.model
     mesh = sharding.make_mesh(config.mesh, devices)
-    check_steps(config.training, mesh)
+    check_batch_layout(config.training, mesh)
     if like is not None:
         task, params = like.task, like.params
     else:
@@ -209,18 +209,18 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
         task = TASKS["pretraining"]().load_without_data(
             config, model_config, pretrained.tokenizer_file
         )
-    model = models.build(task.model_config, loop=config.training.loop)
+    model = models.build(task.model_config, loop=config.training.layer_loop)
     rngs = jax.eval_shape(lambda: rng_streams(config.seed))
     if like is None:
         with sharding.use_mesh(mesh):
             params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
     sharding.check_lengths(mesh, task.row_lengths)
     sharding.describe_unsharded(mesh, params)
-    untrained = frozen_paths(config.freeze, flatten_params(params))
-    trained, frozen = split_params(params, untrained)
+    frozen_paths = find_frozen(config.freeze, flatten_params(params))
+    trained, frozen = split_params(params, frozen_paths)
     # The data is not here: an epoch of one step will do, because the step does not depend on it.
     sizes = StepConverter(task.batch_size, task.tokens_per_step, task.batch_size)
-    step_flops = flops.flops_per_step(task, params, untrained)
+    step_flops = flops.flops_per_step(task, params, frozen_paths)
     if like is None:
         check_durations(config, task.tokens_per_step, step_flops)
     optimizer = Optimizer.of(config, StepConverter.of(config, sizes, step_flops))
@@ -233,7 +233,7 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
         task, model, state, sharding.placed(mesh, frozen), _placed(rngs, whole),
         _placed(task.abstract_inputs, rows), jax.ShapeDtypeStruct((), np.float32),
     )  # fmt: skip
-    return PlannedStep(config, mesh, task, params, untrained, arguments)
+    return PlannedStep(config, mesh, task, params, frozen_paths, arguments)
 
 
 def _placed(tree, place):

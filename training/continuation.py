@@ -57,12 +57,75 @@ class Continuation:
     schedule: str
     optimizer: object = None
 
+    @classmethod
+    def of(cls, folder, config, converter, learning_rates):
+        """The Continuation of the run in `folder` by this config.
+
+        Args:
+          folder: run directory.
+          config: the resolved config, which `check_config` accepted.
+          converter: durations.StepConverter of this config.
+          learning_rates: float32[total], those of this config.
+
+        Raises:
+          ConfigError: a learning rate of an update that the run holds would change, or the run holds more
+            updates than `training.duration`, and `resume_from` does not go back before them.
+        """
+        steps, line = (
+            checkpoint.steps_of(folder),
+            schedules.describe(config.optimizer, learning_rates),
+        )
+        if not (run_directory.is_started(folder) and run_directory.read_config(folder, True)):
+            return cls(folder, -1, {}, line)
+        stored, differences = _differences(folder, config)
+        before = configs.resolve(type(config), stored)
+        held, old = max(steps, default=0), learning_rates
+        earlier = converter.of_length(before.training.duration)
+        if any(key.startswith(SCHEDULE) for key in differences):
+            old = schedules.learning_rates(before.optimizer, earlier)
+        unfreezing = [
+            length.steps(each.optimizer.gradual_unfreezing, "optimizer")
+            for each, length in ((before, earlier), (config, converter))
+        ]
+        if held and unfreezing[0] != unfreezing[1] and config.resume_from < 0:
+            raise ConfigError(
+                f"config.optimizer.gradual_unfreezing={config.optimizer.gradual_unfreezing!r} is now "
+                f"{unfreezing[1]} steps, and {unfreezing[0]} in {str(folder)!r}; give it in steps"
+            )
+        others = any(not key.startswith(SCHEDULE) for key in differences)
+        step, same = config.resume_from, _num_equal(old, learning_rates, held)
+        if step >= 0 and (stored.get("resume_from") != step or same < held or others):
+            _check_step(folder, step, steps)
+            if len(learning_rates) < step:
+                raise ConfigError(
+                    f"config.training.duration={config.training.duration!r} is {len(learning_rates):,} "
+                    f"steps, fewer than config.resume_from={step}; raise it, or name an earlier checkpoint"
+                )
+        elif same < held:
+            changed = ", ".join(
+                f"{key}: {was!r} -> {now!r}" for key, (was, now) in differences.items()
+            )
+            if same == len(learning_rates):
+                raise ConfigError(
+                    f"config.{changed} ends before update {held:,} of {str(folder)!r}; raise it, or go back "
+                    f"with --config.resume_from=STEP to one of {[s for s in steps if s <= same]}"
+                )
+            raise ConfigError(
+                f"config.{changed} changes the past of {str(folder)!r}: update {same + 1:,} had learning "
+                f"rate {old[same]!s}, now {learning_rates[same]!s}. Add "
+                f"{_remedy(before, config, converter, steps)}, or start another --workdir with "
+                f"--config.init_from={folder}"
+            )
+        else:
+            step = -1
+        return cls(folder, step, differences, line, before.optimizer)
+
     def describe(self):
         """Lines for the log."""
         changes = [f"config.{key}: {was!r} -> {now!r}" for key, (was, now) in self.changes.items()]
         return [*changes, self.schedule]
 
-    def restore(self, checkpoints, mesh, params, untrained, optimizer):
+    def restore(self, checkpoints, mesh, params, frozen_paths, optimizer):
         """(the TrainState to start from, the frozen parameters), (None, {}) for a new run.
 
         Raises ConfigError if the checkpoint cannot be read or does not fit.
@@ -70,15 +133,15 @@ class Continuation:
         Args:
           checkpoints: checkpoint.Checkpoints of the run.
           mesh: the mesh.
-          params, untrained: the abstract parameters of the run, and the paths of the frozen ones.
+          params, frozen_paths: the abstract parameters of the run, and the paths of the frozen ones.
           optimizer: optimizers.Optimizer of the updates to come.
         """
         if not run_directory.resumes(self.folder):
             _remove_leftovers(self.folder, checkpoints)
             return None, {}
-        params, frozen = split_params(params, untrained)
+        params, frozen = split_params(params, frozen_paths)
         frozen = checkpoint.read_frozen(self.folder, placed(mesh, frozen))
-        if missing := sorted(untrained - flatten_params(frozen).keys()):
+        if missing := sorted(frozen_paths - flatten_params(frozen).keys()):
             raise ConfigError(
                 f"{missing[0]} is frozen, but {self.folder / FILE} does not say where it is (an earlier "
                 f"version wrote none); restore it, or start another --workdir with "
@@ -148,63 +211,6 @@ def check_config(folder, config):
             f"--workdir={str(folder)!r} holds a run of another config ({'; '.join(changed[:3])}{more}); "
             f"{remedy}"
         )
-
-
-def plan(folder, config, converter, learning_rates) -> Continuation:
-    """The Continuation of the run in `folder` by this config.
-
-    Args:
-      folder: run directory.
-      config: the resolved config, which `check_config` accepted.
-      converter: durations.StepConverter of this config.
-      learning_rates: float32[total], those of this config.
-
-    Raises:
-      ConfigError: a learning rate of an update that the run holds would change, or the run holds more
-        updates than `training.duration`, and `resume_from` does not go back before them.
-    """
-    steps, line = checkpoint.steps_of(folder), schedules.describe(config.optimizer, learning_rates)
-    if not (run_directory.is_started(folder) and run_directory.read_config(folder, True)):
-        return Continuation(folder, -1, {}, line)
-    stored, differences = _differences(folder, config)
-    before = configs.resolve(type(config), stored)
-    held, old = max(steps, default=0), learning_rates
-    earlier = converter.of_length(before.training.duration)
-    if any(key.startswith(SCHEDULE) for key in differences):
-        old = schedules.learning_rates(before.optimizer, earlier)
-    unfreezing = [
-        length.steps(each.optimizer.gradual_unfreezing, "optimizer")
-        for each, length in ((before, earlier), (config, converter))
-    ]
-    if held and unfreezing[0] != unfreezing[1] and config.resume_from < 0:
-        raise ConfigError(
-            f"config.optimizer.gradual_unfreezing={config.optimizer.gradual_unfreezing!r} is now "
-            f"{unfreezing[1]} steps, and {unfreezing[0]} in {str(folder)!r}; give it in steps"
-        )
-    others = any(not key.startswith(SCHEDULE) for key in differences)
-    step, same = config.resume_from, _num_equal(old, learning_rates, held)
-    if step >= 0 and (stored.get("resume_from") != step or same < held or others):
-        _check_step(folder, step, steps)
-        if len(learning_rates) < step:
-            raise ConfigError(
-                f"config.training.duration={config.training.duration!r} is {len(learning_rates):,} "
-                f"steps, fewer than config.resume_from={step}; raise it, or name an earlier checkpoint"
-            )
-    elif same < held:
-        changed = ", ".join(f"{key}: {was!r} -> {now!r}" for key, (was, now) in differences.items())
-        if same == len(learning_rates):
-            raise ConfigError(
-                f"config.{changed} ends before update {held:,} of {str(folder)!r}; raise it, or go back "
-                f"with --config.resume_from=STEP to one of {[s for s in steps if s <= same]}"
-            )
-        raise ConfigError(
-            f"config.{changed} changes the past of {str(folder)!r}: update {same + 1:,} had learning rate "
-            f"{old[same]!s}, now {learning_rates[same]!s}. Add {_remedy(before, config, converter, steps)}, "
-            f"or start another --workdir with --config.init_from={folder}"
-        )
-    else:
-        step = -1
-    return Continuation(folder, step, differences, line, before.optimizer)
 
 
 def _num_equal(old, new, held):

@@ -43,45 +43,45 @@ def count_params(params):
 def describe(params, frozen=()):
     """One line for the log: the numbers of parameters and of frozen parameters of a tree."""
     sizes = count_params(params)
-    untrained = sum(leaf.size for path, leaf in flatten_params(params).items() if path in frozen)
-    trained = sizes["total"] - untrained
-    share = f", {untrained:,} frozen, {trained:,} ({trained / sizes['total']:.2%}) trained"
+    frozen_paths = sum(leaf.size for path, leaf in flatten_params(params).items() if path in frozen)
+    trained = sizes["total"] - frozen_paths
+    share = f", {frozen_paths:,} frozen, {trained:,} ({trained / sizes['total']:.2%}) trained"
     return (
         f"{sizes['total']:,} parameters, {sizes['non_embedding']:,} without embeddings"
-        f"{share if untrained else ''}"
+        f"{share if frozen_paths else ''}"
     )
 
 
-def flops_per_step(task, params, untrained=()):
-    """Model FLOPs of one step of a LoadedTask, averaged over its batches; untrained: frozen paths."""
-    per_row = flops_per_row(task.flops_specs(params), task.abstract_batch, untrained)
+def flops_per_step(task, params, frozen_paths=()):
+    """Model FLOPs of one step of a LoadedTask, averaged over its batches; frozen_paths: frozen paths."""
+    per_row = flops_per_row(task.flops_specs(params), task.abstract_batch, frozen_paths)
     return per_row * task.batch_size * task.length_share
 
 
-def flops_per_row(specs, batch, untrained=()):
+def flops_per_row(specs, batch, frozen_paths=()):
     """Model FLOPs of one training step per row.
 
     Args:
       specs: ((ModelConfig, parameter tree, {head: positions of a row that it reads}), ...), one for each
         model that is trained; shapes suffice. The head `lm` counts tied embeddings too.
       batch: abstract Batch (arrays [B, ...]).
-      untrained: paths of the parameters that are frozen. Below the first one that is trained there is no
+      frozen_paths: paths of the parameters that are frozen. Below the first one that is trained there is no
         backward pass; here, that is all of the model if only heads are trained, and nothing otherwise.
     """
     return sum(
-        _model_flops(config, params, heads, batch, untrained) for config, params, heads in specs
+        _model_flops(config, params, heads, batch, frozen_paths) for config, params, heads in specs
     )
 
 
-def _model_flops(config, params, heads, batch, untrained):
+def _model_flops(config, params, heads, batch, frozen_paths):
     flat, inputs = flatten_params(params), batch.inputs.tokens.shape[-1]
     if (prompt := flat.get("adapter/embed/tokens/prompt/embedding")) is not None:
         inputs += prompt.shape[0]
-    backward = any(path not in untrained and not path.startswith("heads/") for path in flat)
+    backward = any(path not in frozen_paths and not path.startswith("heads/") for path in flat)
 
     def passes(path):
         """Forward, gradient of the input, gradient of the weight: those that are computed."""
-        return 3 if path not in untrained else 2 if backward else 1
+        return 3 if path not in frozen_paths else 2 if backward else 1
 
     if config.architecture == "embeddings":  # a product for each pair, and with each negative
         return 3 * 2 * config.emb_dim * (batch.targets.shape[1] + inputs * batch.negatives.shape[1])

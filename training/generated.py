@@ -15,7 +15,7 @@ log = logging.getLogger("triptych")
 IN_LOG = 3  # generated texts that the log shows
 
 
-def generate(axis, task, split, number, count, model, params, frozen, mesh, is_final):
+def generate(axis, task, split, number, count, is_final, model, params, frozen, mesh):
     """The texts that one replica generates for `count` texts of a split; axis: replica_axis.ReplicaAxis.
 
     One of several replicas, and each of several processes, generates on the devices of the process."""

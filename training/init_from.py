@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from models import ADAPTERS, Adapter
-from models.adapters import KEY
+from models.adapters import ADAPTER_KEY
 from models.config import ModelConfig, complete_config
 from training import checkpoint, frozen, init_stacks, paths, run_directory
 from training.config import ConfigError
@@ -242,7 +242,7 @@ def load_for_finetuning(pretrained: PretrainedModel, task, params, shardings, as
     allow_missing = (rf"heads/{task.name}/.*", *config.restore.allow_missing)
     head, notes = None, []
     if pretrained.adapter != config.adapter:
-        allow_missing = (rf"{KEY}/.*", *allow_missing)
+        allow_missing = (rf"{ADAPTER_KEY}/.*", *allow_missing)
     if config.init == "pretrained":
         head = plan_head(pretrained.run, task, target, found, config.restore.allow_missing)
         notes += [head.line] * bool(head.line)

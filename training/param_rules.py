@@ -58,7 +58,7 @@ def resolve_rules(rules, names, what, allow_unused=False):
     return resolved
 
 
-def frozen_paths(patterns, names, what="config.freeze"):
+def find_frozen(patterns, names, what="config.freeze"):
     """Paths that match one of the regexes `patterns`, as a frozenset.
 
     Raises ConfigError if a pattern matches no path, or if nothing is left to train."""
@@ -86,13 +86,13 @@ def matching_paths(patterns, names, what):
     return frozenset(found)
 
 
-def untrained_paths(config, names):
+def find_all_frozen(config, names):
     """Paths that finetuning does not train, by config.freeze, config.task and config.adapter, as a frozenset.
 
     With an adapter, the model's own parameters are frozen, except the head of the task and what
     `adapter.modules_to_save` names. Raises ConfigError if nothing of the adapter is left to train."""
-    frozen, adapter = frozen_paths(config.freeze, names), config.adapter
-    patterns = config.task.untrained(config.model.architecture)
+    frozen, adapter = find_frozen(config.freeze, names), config.adapter
+    patterns = config.task.frozen_patterns(config.model.architecture)
     unused = {name for name in names if any(re.fullmatch(p, name) for p in patterns)}
     untrained = frozen | unused
     if adapter.name == "none":

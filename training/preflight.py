@@ -18,7 +18,7 @@ from training.config import ConfigError
 from training.durations import StepConverter
 from training.init_from import plan_pretraining
 from training.optimizers import describe_param_rules
-from training.param_rules import flatten_params, frozen_paths, unflatten_params
+from training.param_rules import find_frozen, flatten_params, unflatten_params
 from training.train_step import init_params, rng_streams
 
 DURATIONS = ("training.duration", "evaluation.every", "checkpoint.every", "checkpoint.keep_period",
@@ -42,7 +42,9 @@ def check_without_data(task, pretrained, run_dir, mesh):
             f"pip install -e '.[wandb]'"
         )
     if pretrained.run is not None and getattr(config, "adapter", None) not in (None, Adapter()):
-        config.adapter.shapes(unflatten_params(params_metadata(pretrained.run, pretrained.step)))
+        config.adapter.adapted_modules(
+            unflatten_params(params_metadata(pretrained.run, pretrained.step))
+        )
     loaded = task.load_without_data(config, config.model, pretrained.tokenizer_file)
     sharding.check_lengths(mesh, loaded.row_lengths if loaded else {task.max_seq_len})
     check_durations(config, loaded.tokens_per_step if loaded else 0)
@@ -61,7 +63,7 @@ def check_without_data(task, pretrained, run_dir, mesh):
             pretrained.check_tokenizer(loaded.tokenizer)
         plan_pretraining(pretrained, loaded.model_config, flatten_params(params))
     sharding.describe_unsharded(mesh, params)
-    frozen = frozen_paths(config.freeze, flatten_params(params))
+    frozen = find_frozen(config.freeze, flatten_params(params))
     describe_param_rules(config.optimizer, params, frozen)
     # the vocabulary, and so a step, may be larger in the run
     if "FLOP" in config.training.duration:

@@ -26,10 +26,16 @@ class ReplicaAxis:
     size: int = 0
     shares_frozen: bool = True
 
-    def vmap(self, function, shared=()):
-        """jax.vmap of `function` over the replica axis; shared: indices of the arguments without it."""
+    def vmap(self, function, frozen: int, shared=()):
+        """jax.vmap of `function` over the replica axis.
+
+        Args:
+          frozen: index of its argument of frozen parameters, which have no such axis if replicas share them.
+          shared: indices of other arguments without the axis.
+        """
         if not self.size:
             return function
+        shared = (*shared, frozen) if self.shares_frozen else shared
 
         def mapped(*arguments):
             axes = [None if n in shared else 0 for n in range(len(arguments))]
@@ -44,11 +50,6 @@ class ReplicaAxis:
         counters = {"step": state.step, "first_nonfinite_step": state.first_nonfinite_step}
         counters, sums = sharding.constrain_replicated((counters, sums))
         return state.replace(**counters), sums
-
-    @property
-    def shared_args(self) -> tuple[int, ...]:
-        """The index of the argument `frozen` of the steps in finetune.py, if it has no replica axis."""
-        return (1,) if self.shares_frozen else ()
 
     def stack(self, trees, mesh, shardings=None):
         """One tree of arrays [R, ...] from a tree for each replica.
@@ -94,23 +95,23 @@ class ReplicaAxis:
             return {name: np.array([each[name] for each in values]) for name in values[0]}
         return np.stack(values, axis=-1)
 
-    def evaluate(self, task, split, predict, failed=(), generating=None):
+    def evaluate(self, task, split, predict, failed=(), is_final=False, generator_args=()):
         """([the predictions of each replica], [its {metric: value}]) for a split.
 
         Args:
           predict: function of evaluation inputs that returns `LoadedTask.outputs` of all replicas.
           failed: numbers of replicas without scores; theirs are NaN.
-          generating: (model, params, frozen, mesh, whether this is the final evaluation), for a task that
-            generates.
+          is_final: whether this is the final evaluation.
+          generator_args: (model, params, frozen, mesh), for a task that generates.
         """
         outputs = jax.device_get([predict(inputs) for inputs in task.eval_inputs(split)])
         own = [outputs]
         if self.size:
             own = [_index(outputs, number) for number in range(self.size)]
         predictions = [task.collect(split, task.in_order(split, each)) for each in own]
-        count = generating and task.num_to_generate(split, generating[-1])
+        count = task.num_to_generate(split, is_final)
         for number in sorted({*range(len(own))}.difference(failed)) if count else ():
-            found = generated.generate(self, task, split, number, count, *generating)
+            found = generated.generate(self, task, split, number, count, is_final, *generator_args)
             predictions[number] = task.with_generated(predictions[number], found)
         scores = [
             {} if number in failed else task.score(split, each)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from models import AdaptedModel
-from models.adapters import KEY
+from models.adapters import ADAPTER_KEY
 from training import sharding
 from training.compilation import announced_jit
 from training.config import ConfigError
@@ -48,7 +48,7 @@ def init_adapter(model, rngs, params):
     if not isinstance(model, AdaptedModel):
         return {}
     own = model.adapter.init(jax.random.fold_in(rngs["head"], 1), params, model.config)
-    return sharding.constrain_params({KEY: own} if own else {})
+    return sharding.constrain_params({ADAPTER_KEY: own} if own else {})
 
 
 def split_microbatches(batch, count: int):
@@ -106,7 +106,7 @@ def accumulate_gradients(task, model, state, frozen, batch, dropout_rng):
     return jax.lax.scan(accumulate, zeros, (jnp.arange(count), parts))[0]
 
 
-def check_steps(training, mesh) -> None:
+def check_batch_layout(training, mesh) -> None:
     """Raises ConfigError unless the batch of config.training divides into microbatches and device shards,
     each process holds consecutive rows (process p reads the p-th part of a batch), and remat=offload has
     a host memory."""

@@ -107,7 +107,7 @@ def test_dropout_of_chunked_attention_drops_its_share_and_is_differentiated():
     q, k = jnp.zeros((ROWS, 48, 4, SIZE)), random(ROWS, 48, GROUPS, SIZE)
 
     def out(v, key=key):
-        return attend("chunked", q, k, v, mask, dropout_rate=0.25, dropout_key=key)
+        return attend("chunked", q, k, v, mask, dropout_rate=0.25, dropout_rng=key)
 
     # q is 0: each kept probability is 1 / 48 / 0.75, so ones give the kept share over 0.75.
     shares = np.asarray(out(jnp.ones_like(k)))[..., 0] * 0.75
@@ -123,7 +123,7 @@ def test_dropout_of_chunked_attention_drops_its_share_and_is_differentiated():
     q = 0.3 * random(ROWS, 48, 4, SIZE)
 
     def loss(q):
-        found = attend("chunked", q, k, v, mask, dropout_rate=0.25, dropout_key=key)
+        found = attend("chunked", q, k, v, mask, dropout_rate=0.25, dropout_rng=key)
         return (found * w).sum()
 
     d = random(*q.shape)
@@ -159,7 +159,7 @@ def test_a_mesh_gives_the_same_values_gradients_and_dropout(
 
     def run(q, k, v, bias):
         return attend(
-            "chunked", q, k, v, mask, bias=bias, dropout_rate=0.2, dropout_key=jax.random.key(0)
+            "chunked", q, k, v, mask, bias=bias, dropout_rate=0.2, dropout_rng=jax.random.key(0)
         ).sum()
 
     step = jax.value_and_grad(run, (0, 1, 2, 3))
@@ -204,7 +204,7 @@ def test_parts_of_a_row_that_are_no_blocks_have_dropout_of_their_own():
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         key = jax.random.key(1)
         run = jax.jit(
-            lambda q: attend("chunked", q, ones, ones, mask, dropout_rate=0.5, dropout_key=key)
+            lambda q: attend("chunked", q, ones, ones, mask, dropout_rate=0.5, dropout_rng=key)
         )
         parts = np.asarray(run(0 * ones))[0, :, 0, 0].reshape(4, 12)
     assert len({tuple(part) for part in parts}) == 4

@@ -11,7 +11,7 @@ import pytest
 import models
 import objectives
 from objectives.base import ObjectiveSpec
-from objectives.lm_loss import LMLoss, TrainingLoss, hidden_states
+from objectives.lm_loss import LMLoss, TrainingLoss, target_hidden_states
 from objectives.named import NAMED
 from objectives.vocabulary import Vocabulary
 
@@ -68,7 +68,7 @@ def make(architecture, name):
         num_heads=2, mlp_dim=32, dropout_rate=0.1, init_std=0.2,
     ))  # fmt: skip
     rows = rows_of(architecture, objective.lengths(spec).raw, 0)
-    corrupt = jax.jit(jax.vmap(functools.partial(objective.corrupt, spec)))
+    corrupt = jax.jit(functools.partial(objective.corrupt_batch, spec))
     batch = corrupt(jax.random.split(jax.random.key(1), ROWS), rows)
     params = jax.jit(functools.partial(loss.init, model))(jax.random.key(2), batch)
     return objective, model, params, corrupt, batch, jax.jit(functools.partial(loss.losses, model))
@@ -109,7 +109,7 @@ def test_the_loss_is_that_of_the_capped_logits(architecture, name):
     cap = 0.5
     capped = models.build(dataclasses.replace(model.config, final_logit_softcap=cap))
     sums = run(functools.partial(objectives.loss_of(objective).losses, capped), params, batch, None)
-    hidden = hidden_states(model, params, batch, None)
+    hidden = target_hidden_states(model, params, batch, None)
     table = model.apply({"params": params}, method="output_embedding")[0][: VOCABULARY.size]
     logits = cap * np.tanh(np.asarray(hidden @ table.T, np.float64) / cap)
     picked = np.take_along_axis(logits, np.asarray(batch.targets)[..., None], -1)[..., 0]
@@ -149,7 +149,7 @@ def test_invariant_05_rows_of_padding_change_nothing(architecture, name):
 @each_pair
 def test_invariant_03_predictions_do_not_depend_on_a_neighboring_document(architecture, name):
     _, model, params, _, batch, _ = make(architecture, name)
-    states = jax.jit(lambda batch: hidden_states(model, params, batch, None))
+    states = jax.jit(lambda batch: target_hidden_states(model, params, batch, None))
     inputs = batch.inputs
     changed = jnp.where(inputs.segment_ids == 2, 19 + (inputs.tokens * 7) % 41, inputs.tokens)
     assert (changed != inputs.tokens).any()
@@ -179,7 +179,7 @@ def test_z_loss_is_added_in_training_and_left_out_of_evaluation():
     sums = run(losses, params, batch, None)
     loss = objectives.loss_of(regularized)
     with_z = run(functools.partial(loss.losses, model), params, batch, None)
-    hidden = hidden_states(model, params, batch, None)
+    hidden = target_hidden_states(model, params, batch, None)
     table = model.apply({"params": params}, method="output_embedding")[0][: VOCABULARY.size]
     log_z = np.log(np.exp(np.asarray(hidden @ table.T, np.float64)).sum(-1))
     added = 0.5 * (log_z**2 * np.asarray(batch.loss_weights)).sum()

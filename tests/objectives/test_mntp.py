@@ -122,7 +122,8 @@ def test_an_update_of_the_hybrid_equals_the_update_of_its_component():
         own_rows = jnp.asarray(rows[:, : component.lengths(SPEC).raw])
         own = jax.jit(functools.partial(component.corrupt_batch, SPEC))(own_rngs, own_rows)
         np.testing.assert_array_equal(own.inputs.tokens, batch.inputs.tokens)
-        found, expected = step(params, batch), step(params, own)
+        with jax.numpy_dtype_promotion("strict"):
+            found, expected = step(params, batch), step(params, own)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert drawn == {"mntp", "causal_lm"}

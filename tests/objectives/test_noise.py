@@ -14,7 +14,7 @@ from scipy import stats
 
 import objectives
 from objectives.base import ObjectiveSpec, SequenceLengths
-from objectives.noise import choose, random_regular_tokens, slots
+from objectives.noise import choose, random_regular_tokens, select_positions
 from objectives.patterns import fixed_number_of_spans
 from objectives.vocabulary import Vocabulary
 
@@ -68,7 +68,7 @@ def test_choose_returns_exactly_that_many_eligible_positions_uniformly():
 
 
 def test_slots_list_the_chosen_positions_in_order():
-    positions, filled = slots(jnp.asarray([0, 1, 0, 1, 1], bool), 4)
+    positions, filled = select_positions(jnp.asarray([0, 1, 0, 1, 1], bool), 4)
     np.testing.assert_array_equal(positions, [1, 3, 4, 0])
     np.testing.assert_array_equal(filled, [1, 1, 1, 0])
 

@@ -19,7 +19,7 @@ import objectives.loss as loss_module
 from models import size_fields
 from objectives.base import ObjectiveSpec
 from objectives.heads import DiscriminatorHead
-from objectives.lm_loss import LMLoss, hidden_states
+from objectives.lm_loss import LMLoss, target_hidden_states
 from objectives.loss import sample_tokens
 from objectives.vocabulary import Vocabulary
 from training.optimizers import AdamW, Optimizer
@@ -86,7 +86,7 @@ def generate(objective, model, params, batch, dropout_rng=None):
 
     @jax.jit
     def score(own):
-        hidden = hidden_states(generator, own, batch, dropout_rng)
+        hidden = target_hidden_states(generator, own, batch, dropout_rng)
         features = generator.apply({"params": own}, hidden, method="lm_features")
         table, bias = generator.apply({"params": own}, method="output_embedding")
         logits = features @ table.T + bias[None, None]

@@ -224,7 +224,7 @@ def test_a_search_takes_the_fastest_that_fits():
     }
     assert meshes == {(4, 1, 1), (2, 2, 1), (1, 4, 1), (2, 1, 2), (1, 2, 2)}  # of 2 heads
     for each in found:
-        train_step.check_steps(each.step.config.training, each.step.mesh)
+        train_step.check_batch_layout(each.step.config.training, each.step.mesh)
 
 
 def test_a_search_splits_the_rows_of_a_batch_that_is_smaller_than_the_slice():

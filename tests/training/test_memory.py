@@ -21,10 +21,10 @@ from training import config as configs
 from training import init_from, replica_axis, sharding
 from training.config import ConfigError
 from training.optimizers import AdamW, Lion, Muon, Optimizer
-from training.param_rules import flatten_params, split_params, untrained_paths
+from training.param_rules import find_all_frozen, flatten_params, split_params
 from training.schema import FinetuneConfig, MeshConfig, PretrainConfig, PretrainingSteps
 from training.state import TrainState
-from training.train_step import check_steps, init_params, rng_streams
+from training.train_step import check_batch_layout, init_params, rng_streams
 
 
 def compiled_step(program, folder, mesh, axes=None, **overrides):
@@ -40,10 +40,12 @@ def compiled_step(program, folder, mesh, axes=None, **overrides):
         load = functools.partial(config.task.load, config, source.config.model)
         tokenizer_file = source.tokenizer_file
     task = load(tokenizer_file, lambda line: None, **sharding.process_args(mesh))
-    model = models.build(task.model_config, getattr(config, "adapter", None), config.training.loop)
+    model = models.build(
+        task.model_config, getattr(config, "adapter", None), config.training.layer_loop
+    )
     rngs = rng_streams(config.seed)
     params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
-    fixed = untrained_paths(config, flatten_params(params)) if axes else {}
+    fixed = find_all_frozen(config, flatten_params(params)) if axes else {}
     params, frozen = split_params(params, fixed)
     optimizer = Optimizer(config.optimizer, config.training.ema_decay)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), params)
@@ -135,7 +137,7 @@ def test_the_first_moment_is_stored_in_its_dtype_and_the_second_in_float32(kind)
 def test_offloading_without_a_host_memory_is_an_error():
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     with pytest.raises(ConfigError, match="remat='offload'.*use remat='dots' or 'full'") as error:
-        check_steps(PretrainingSteps(remat="offload"), mesh)
+        check_batch_layout(PretrainingSteps(remat="offload"), mesh)
     assert "\n" not in str(error.value)
 
 

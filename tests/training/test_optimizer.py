@@ -15,13 +15,13 @@ from training.config import ConfigError
 from training.durations import StepConverter
 from training.optimizers import AdamW, Lion, Optimizer
 from training.param_rules import (
+    find_all_frozen,
+    find_frozen,
     flatten_params,
-    frozen_paths,
     merge_params,
     resolve_rules,
     split_params,
     unflatten_params,
-    untrained_paths,
 )
 from training.schedules import SCHEDULES, learning_rates
 
@@ -118,11 +118,11 @@ def test_invariant_09_an_unmatched_parameter_and_an_unused_rule_are_errors():
     with pytest.raises(ConfigError, match="rule 'decoder/.*' matches no parameter"):
         resolve_rules(((r"decoder/.*", 1.0), (r".*", 1.0)), NAMES, "config.optimizer.lr_mults")
     with pytest.raises(ConfigError, match="matches no parameter"):
-        frozen_paths(("decoder/.*",), NAMES)
+        find_frozen(("decoder/.*",), NAMES)
 
 
 def test_invariant_09_frozen_parameters_have_no_optimizer_state():
-    frozen = frozen_paths((r"encoder/.*",), NAMES)
+    frozen = find_frozen((r"encoder/.*",), NAMES)
     trainable, rest = split_params(PARAMS, frozen)
     assert set(flatten_params(rest)) == {n for n in NAMES if n.startswith("encoder/")}
     state = Optimizer(AdamW()).transformation(trainable).init(trainable)
@@ -153,7 +153,7 @@ def test_invariant_09_what_a_task_does_not_use_is_not_trained(task, architecture
     names = {"embed/tokens/embedding", "encoder/norm/scale", "decoder/output/kernel",
              "embed/decoder_norm/scale", "heads/regression/units/mean",
              "heads/regression/kernel"}  # fmt: skip
-    assert untrained_paths(finetuning(task, architecture), names) == untrained
+    assert find_all_frozen(finetuning(task, architecture), names) == untrained
 
 
 def test_invariant_09_an_adapter_freezes_the_model_but_for_heads_and_modules_to_save():
@@ -164,7 +164,7 @@ def test_invariant_09_an_adapter_freezes_the_model_but_for_heads_and_modules_to_
     ]
 
     def trained(adapter, freeze=()):
-        return set(names) - untrained_paths(finetuning(adapter=adapter, freeze=freeze), names)
+        return set(names) - find_all_frozen(finetuning(adapter=adapter, freeze=freeze), names)
 
     own = {"adapter/encoder/layer_0/mlp/in/lora_a/kernel", "heads/classification/output/bias"}
     assert trained(ADAPTERS["none"]()) == set(names)
@@ -190,4 +190,4 @@ def test_an_adapter_that_trains_nothing_is_refused_by_its_cause(side, freeze, me
     names = ["encoder/layer_0/mlp/in/kernel", f"adapter/{side}/layer_0/mlp/in/lora_a/kernel"]
     config = finetuning("tagging", "encoder_decoder", adapter=ADAPTERS["lora"](), freeze=(freeze,))
     with pytest.raises(ConfigError, match=message):
-        untrained_paths(config, names)
+        find_all_frozen(config, names)

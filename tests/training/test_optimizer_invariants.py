@@ -19,8 +19,8 @@ from training import checkpoint, sharding
 from training.checkpoint import Checkpoints
 from training.optimizers import Adafactor, AdamW, Lion, Muon, Optimizer
 from training.param_rules import (
+    find_frozen,
     flatten_params,
-    frozen_paths,
     merge_params,
     split_params,
     unflatten_params,
@@ -78,7 +78,7 @@ class Run:
         config, self.learning_rate = KINDS[name]
         self.model, self.loss, self.rows, params = setup()
         self.mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices])
-        params, self.frozen = split_params(params, frozen_paths(frozen, flatten_params(params)))
+        params, self.frozen = split_params(params, find_frozen(frozen, flatten_params(params)))
         optimizer = Optimizer(config, ema, count)
         self.abstract = abstract_state(self.mesh, jax.eval_shape(lambda: params), optimizer)
         state = TrainState.create(params, optimizer)

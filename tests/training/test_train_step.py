@@ -25,10 +25,10 @@ from train import train_step
 from training import sharding
 from training.config import ConfigError
 from training.optimizers import AdamW, Optimizer
-from training.param_rules import flatten_params, frozen_paths, split_params
+from training.param_rules import find_frozen, flatten_params, split_params
 from training.schema import MeshConfig, PretrainingSteps, Seeds
 from training.state import TrainState, eval_params, init_output_bias
-from training.train_step import accumulate_gradients, check_steps, rng_stream, rng_streams
+from training.train_step import accumulate_gradients, check_batch_layout, rng_stream, rng_streams
 
 VOCABULARY = Vocabulary(
     size=200, pad=0, unk=1, cls=2, sep=3, eos=4, mask=5, start=6, modes=(7, 8, 9),
@@ -192,7 +192,7 @@ def test_invariant_05_padding_rows_change_no_gradient():
 
 def test_invariant_09_frozen_parameters_stay_and_the_rest_moves():
     task, model, params = setup("decoder", "causal_lm")
-    frozen = frozen_paths((r"embed/.*",), flatten_params(params))
+    frozen = find_frozen((r"embed/.*",), flatten_params(params))
     inputs, learning_rate = inputs_of(task), np.float32(1e-2)
     trainable, rest = split_params(params, frozen)
     state, _ = train_step(task, model, state_of(trainable), rest, RNGS, inputs, learning_rate)
@@ -205,7 +205,7 @@ def test_invariant_09_frozen_parameters_stay_and_the_rest_moves():
 def test_replicas_of_the_trainable_state_share_the_frozen_parameters():
     """vmap over the state, with the frozen parameters and the batch once: each replica is as alone."""
     task, model, params = setup("decoder", "causal_lm")
-    trainable, rest = split_params(params, frozen_paths((r"embed/.*",), flatten_params(params)))
+    trainable, rest = split_params(params, find_frozen((r"embed/.*",), flatten_params(params)))
     inputs, learning_rate = inputs_of(task), jnp.float32(1e-2)
     states = [state_of(trainable), state_of(jax.tree.map(lambda x: x * 1.5, trainable))]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -296,6 +296,6 @@ def test_every_stream_has_its_own_key_and_follows_its_own_seed():
 def test_a_batch_that_does_not_divide_is_an_error():
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:4])
     with pytest.raises(ConfigError, match="batch_size=6 does not divide.*multiple of 8"):
-        check_steps(PretrainingSteps(batch_size=6, grad_accum_steps=2), mesh)
+        check_batch_layout(PretrainingSteps(batch_size=6, grad_accum_steps=2), mesh)
     with pytest.raises(ConfigError, match="does not fit 4 devices"):
         sharding.make_mesh(MeshConfig(data=3), jax.devices()[:4])
