@@ -26,7 +26,7 @@ import jax
 import huggingface
 import models
 from tasks.sums import format_metrics
-from training import config as configs
+from training import config as config_lib
 from training import (
     continuation,
     flops,
@@ -93,7 +93,7 @@ def run(config, workdir):
     FloatingPointError if an update is not finite, and preemption.Preempted on SIGTERM, Ctrl-C,
     training.max_hours or training.stop_after.
     """
-    config = configs.resolve(FinetuneConfig, config)
+    config = config_lib.resolve(FinetuneConfig, config)
     groups = replicas.expand(config, workdir)
     return replica_scores.finish(workdir, [each for group in groups for each in train(group)])
 
@@ -188,7 +188,7 @@ def train(group):
             "parameters": flops.count_params(abstract_params), "total_steps": converter.total_steps,
         }  # fmt: skip
         for replica, each in zip(group, continued, strict=True):
-            resolved, record = configs.to_dict(replica.config), each.record(start)
+            resolved, record = config_lib.to_dict(replica.config), each.record(start)
             run_directory.write_run(replica.folder, resolved, "finetune", task, record, manifest)
 
         # ---- Train step --------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import huggingface
 import models
 from tasks import TASKS, evaluate
 from tasks.sums import format_metrics
-from training import config as configs
+from training import config as config_lib
 from training import continuation, flops, hosts, init_from, logs, run_directory, schedules, sharding
 from training.checkpoint import Checkpoints
 from training.compilation import announced_jit
@@ -78,7 +78,7 @@ def run(config, workdir):
     """
     # ---- Config ----------------------------------------------------------------------------------
     logs.banner("Config")
-    config = configs.resolve(PretrainConfig, config)
+    config = config_lib.resolve(PretrainConfig, config)
     hosts.check_config(config)
     run_dir = run_directory.open_run(workdir, "pretrain")
     log.info(f"{config.model.architecture}, {config.objective.name}, in {run_dir}")
@@ -174,8 +174,8 @@ def run(config, workdir):
             state = jax.device_put(state, sharding.state_shardings(mesh, state))
             for line in checkpoints.save_frozen(frozen, reference):
                 log.info(line)
-        start = int(state.step)
-        run_directory.write_run(run_dir, configs.to_dict(config), "pretrain", task, continued.record(start), {
+        start, resolved = int(state.step), config_lib.to_dict(config)
+        run_directory.write_run(run_dir, resolved, "pretrain", task, continued.record(start), {
             **task.manifest(), "init_from": pretrained.name, **init_from.published(pretrained),
             "uses_pretrained_tokenizer": bool(pretrained.tokenizer_file),
             "parameters": flops.count_params(abstract_params), "param_rules": param_rules,

@@ -24,7 +24,7 @@ import numpy as np
 import finetune
 import huggingface
 from training import checkpoint, logs
-from training import config as configs
+from training import config as config_lib
 from training.run_directory import read_model_config
 from training.schema import FinetuneConfig
 
@@ -98,7 +98,7 @@ def ours(name, given, seed):
 
 def load_task(name, given, seed):
     """The LoadedTask whose rows, shapes and metrics the other side uses too."""
-    config = configs.resolve(FinetuneConfig, config_of(name, given, seed))
+    config = config_lib.resolve(FinetuneConfig, config_of(name, given, seed))
     run, _ = checkpoint.resolve_checkpoint(huggingface.as_run(given.model))
     return config, config.task.load(
         config, read_model_config(run), f"{run}/tokenizer.json", lambda line: None

@@ -71,7 +71,7 @@ def execute(folder, name, file, begin, overrides):
     sys.path.insert(0, str(ROOT))  # before an editable install of another checkout
     import finetune
     import train
-    from training import config as configs
+    from training import config as config_lib
 
     if pathlib.Path(train.__file__).resolve().parent != ROOT:
         raise RuntimeError(f"train.py comes from {train.__file__}, not from {ROOT}")
@@ -79,7 +79,9 @@ def execute(folder, name, file, begin, overrides):
     values = dict(overrides) | ({"init_from": begin} if begin else {})
     if entry is train:
         values["data.cache_dir"] = f"{folder}/cache"
-    config = configs.override(configs.load_config_file(f"{ROOT}/configs/{file}"), values.items())
+    config = config_lib.override(
+        config_lib.load_config_file(f"{ROOT}/configs/{file}"), values.items()
+    )
     result = entry.run(config, f"{folder}/{name}")
     lines = map(json.loads, (folder / name / "metrics.jsonl").read_text("utf-8").splitlines())
     return {

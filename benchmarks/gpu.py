@@ -173,7 +173,7 @@ def memory(given):
 def pretraining(given):
     """A short run of train.py in bfloat16 for each architecture."""
     import train
-    from training import config as configs
+    from training import config as config_lib
     from training import logs
 
     steps, overrides = 300, {"training.batch_size": 64, "training.seq_len": 512}
@@ -195,8 +195,8 @@ def pretraining(given):
     def measure(architecture):
         run, began = given.output / "runs" / architecture, time.perf_counter()
         size = "" if given.dry_run else ":size=base"
-        config = configs.load_config_file(f"configs/{architecture}.py{size}")
-        train.run(configs.override(config, list(overrides.items())), run)
+        config = config_lib.load_config_file(f"configs/{architecture}.py{size}")
+        train.run(config_lib.override(config, list(overrides.items())), run)
         losses = [line["loss"] for line in logs.read_metrics(run, "train")]
         last = logs.read_metrics(run, "throughput")[-1]
         manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tools import plan_report, plan_step
-from training import config as configs
+from training import config as config_lib
 from training.schema import PretrainConfig
 
 STATUS = pathlib.Path("/proc/self/status")
@@ -33,11 +33,11 @@ def resident(name):
 
 def measure(size, batch_size, seq_len):
     """Prints `predicted measured` in bytes for a decoder of a size."""
-    config = configs.override(
-        configs.load_config_file(f"configs/decoder.py:size={size}"),
+    config = config_lib.override(
+        config_lib.load_config_file(f"configs/decoder.py:size={size}"),
         [("training.batch_size", str(batch_size)), ("training.seq_len", str(seq_len))],
     )
-    step = plan_step.plan_step(configs.resolve(PretrainConfig, config), jax.devices()[:1])
+    step = plan_step.plan_step(config_lib.resolve(PretrainConfig, config), jax.devices()[:1])
     compiled, seconds = step.compile()
     report = plan_report.report_of("cpu", None, step, compiled, seconds)
     _, _, state, frozen, rngs, (ids, rows), learning_rate = step.arguments

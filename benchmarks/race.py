@@ -25,7 +25,7 @@ import numpy as np
 
 import train
 from tasks import TASKS
-from training import config as configs
+from training import config as config_lib
 from training import logs, sharding
 from training.schema import PretrainConfig
 from training.train_step import rng_streams
@@ -43,8 +43,8 @@ LOOKS = 10  # evaluations of a run
 
 def config_of(architecture, given, learning_rate, steps):
     """Our config, whose task gives both sides their rows."""
-    config = configs.load_config_file(FILES[architecture])
-    return configs.override(config, [
+    config = config_lib.load_config_file(FILES[architecture])
+    return config_lib.override(config, [
         ("data.source", given.source), ("tokenizer.vocab_size", 8192),
         ("training.duration", f"{steps} steps"), ("optimizer.learning_rate", learning_rate),
         ("evaluation.every", f"{max(1, steps // LOOKS)} steps"), ("evaluation.num_batches", 20),
@@ -70,7 +70,7 @@ def ours(architecture, given, learning_rate, steps):
 
 def load_task(architecture, given):
     """The LoadedPretraining with the rows and validation batches of both sides, and its config."""
-    config = configs.resolve(PretrainConfig, config_of(architecture, given, 1e-3, CALIBRATION))
+    config = config_lib.resolve(PretrainConfig, config_of(architecture, given, 1e-3, CALIBRATION))
     mesh = sharding.make_mesh(config.mesh)
     task = TASKS["pretraining"]().load(
         config, config.model, "", lambda line: None, **sharding.process_args(mesh)

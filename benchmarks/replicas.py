@@ -17,9 +17,9 @@ RUN = """
 import json, resource, sys
 import finetune
 from training import cli, logs
-from training import config as configs
+from training import config as config_lib
 cli.enable_compilation_cache()
-config = configs.override(configs.load_config_file({config!r}), {overrides!r})
+config = config_lib.override(config_lib.load_config_file({config!r}), {overrides!r})
 finetune.run(config, {workdir!r})
 folder = {workdir!r} + {replica!r}
 steps = [line["seconds_per_step"] for line in logs.read_metrics(folder, "throughput")]

@@ -18,7 +18,7 @@ from huggingface import as_run
 from models.config import ModelConfig
 from tasks import example_order
 from training import checkpoint, init_from, paths, run_directory, sharding
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.param_rules import find_all_frozen, flatten_params, unflatten_params
 from training.schema import FinetuneConfig
@@ -108,7 +108,7 @@ def _open(text, name):
             f"{text} is no run of finetune.py with its manifest.json; expected runs such as one with "
             "--config.init=random and one with --config.init=pretrained"
         )
-    config = configs.resolve(FinetuneConfig, {**record["config"], "mesh": {}})
+    config = config_lib.resolve(FinetuneConfig, {**record["config"], "mesh": {}})
     if config.adapter.name not in ("none", "bitfit"):
         raise ConfigError(
             f"{text} has the adapter {config.adapter.name!r}: a line between two adapters is no line between "
@@ -131,9 +131,9 @@ def _check_alike(first, run):
     for what, one, other in (
         ("model", dataclasses.asdict(first.model_config), dataclasses.asdict(run.model_config)),
         ("manifest", *of_data),
-        ("task", configs.to_dict(first.config)["task"], configs.to_dict(run.config)["task"]),
+        ("task", config_lib.to_dict(first.config)["task"], config_lib.to_dict(run.config)["task"]),
     ):
-        for key, was, now in configs.difference({what: one}, {what: other}):
+        for key, was, now in config_lib.difference({what: one}, {what: other}):
             if key.rpartition(".")[2] not in MAY_DIFFER:
                 raise ConfigError(
                     f"{first.name} and {run.name} cannot be compared: {key} is {str(was)[:60]!r} and "

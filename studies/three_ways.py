@@ -35,7 +35,7 @@ import pathlib
 from data.files import content_hash
 from studies import baseline, figures, results, samples, table
 from sweeps import drawing, manifest, page
-from training import config as configs
+from training import config as config_lib
 from training import paths
 from training.schema import FinetuneConfig
 
@@ -79,7 +79,7 @@ def run_baseline(found, config, folder, load_labels):
     """The scores of the classic baseline, computed again if the finetuning runs have other labels.
 
     found: content of results.json without it; config: resolved config of a finetuning run."""
-    task = configs.resolve(FinetuneConfig, config).task
+    task = config_lib.resolve(FinetuneConfig, config).task
     options = dataclasses.asdict(dataclasses.replace(task, num_train_examples=0))
     budgets, seeds = found["plan"]["label_budgets"], found["plan"]["seeds"]
     about = {**options, "budgets": budgets, "seeds": seeds, "data": found["label_fingerprints"]}

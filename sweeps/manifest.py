@@ -12,7 +12,7 @@ import sys
 
 from sweeps import executors, run_files
 from sweeps.plan import SAME_RUN, SCHEMAS, swept_keys
-from training import config as configs
+from training import config as config_lib
 from training import metric_writer, paths, run_directory
 from training.config import ConfigError
 
@@ -47,11 +47,14 @@ class Manifest:
         found = {}
         for folder, record in self.configs.items():
             try:
-                resolved = configs.resolve(SCHEMAS[record["program"]], record["config"])
+                resolved = config_lib.resolve(SCHEMAS[record["program"]], record["config"])
             except ConfigError:  # of a version with other fields
                 found[folder] = record
                 continue
-            found[folder] = {**record, "config": json.loads(json.dumps(configs.to_dict(resolved)))}
+            found[folder] = {
+                **record,
+                "config": json.loads(json.dumps(config_lib.to_dict(resolved))),
+            }
         return found
 
     def compare(self, runs):
@@ -66,7 +69,7 @@ class Manifest:
             record = known.get(run.folder) or self._own_config(run)
             changed = [
                 f"{key} was {was!r}, is {now!r}"
-                for key, was, now in configs.difference(record["config"], run.config)
+                for key, was, now in config_lib.difference(record["config"], run.config)
                 if key in swept[run.stage] or not key.startswith(SAME_RUN)
             ]
             if run.parent is not None and run.parent.folder in stale:

@@ -15,7 +15,7 @@ import sys
 
 from sweeps.algebra import LONG, Point, short
 from sweeps.sweep_file import Stage
-from training import config as configs
+from training import config as config_lib
 from training import continuation, paths, replicas
 from training.config import ConfigError
 from training.run_directory import newest_checkpoint
@@ -86,7 +86,7 @@ class Run:
 
     def identity(self, swept=()):
         """Text that is equal for configs that give the same run."""
-        flat = configs.flatten(self.config)
+        flat = config_lib.flatten(self.config)
         kept = {k: v for k, v in flat.items() if k in swept or not k.startswith(SAME_RUN)}
         return json.dumps([self.program, kept], sort_keys=True)
 
@@ -155,7 +155,7 @@ def make_runs(sweep, previous=None):
         for parent in parents:
             try:
                 space = stage.points(parent and parent.point)
-            except configs.BUGS as error:
+            except config_lib.BUGS as error:
                 where = f"{stage.program}, after {parent.folder}" if parent else stage.program
                 raise ConfigError(
                     f"{where}: its space fails: {' '.join(str(error).split())}"
@@ -202,8 +202,8 @@ def _make(stage, point, parent):
     if parent is not None:
         values.append(("init_from", parent.folder))
     try:
-        given = _quietly(configs.override, configs.load_config_file(file), values)
-        config = configs.to_dict(configs.resolve(SCHEMAS[stage.program], given))
+        given = _quietly(config_lib.override, config_lib.load_config_file(file), values)
+        config = config_lib.to_dict(config_lib.resolve(SCHEMAS[stage.program], given))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}"[:400]) from error
     return Run(stage, file, overrides, parent, json.loads(json.dumps(config)))
@@ -248,7 +248,7 @@ def _named(runs, previous, taken):
     swept = swept_keys(runs)
     known = {}
     for folder, record in previous.items():
-        flat = configs.flatten(record["config"])
+        flat = config_lib.flatten(record["config"])
         kept = {k: v for k, v in flat.items() if k in swept or not k.startswith(SAME_RUN)}
         known[json.dumps([record["program"], kept], sort_keys=True)] = folder
     for run in runs:
@@ -363,7 +363,7 @@ def make_jobs(runs, workdir, max_replicas=1, stop_after=""):
 
 def _group(run):
     """What is equal for runs that may be replicas of one program."""
-    flat = configs.flatten(run.config)
+    flat = config_lib.flatten(run.config)
     drop = {LEARNING_RATE} if "learning_rate" in run.axes else set()
     if "seed" in run.axes:
         drop |= {key for key in flat if key.startswith("seed.")}

@@ -8,7 +8,7 @@ import logging
 from sweeps import drawing, figures, page, table
 from sweeps.algebra import short
 from sweeps.manifest import first_and_count, write_json
-from training import config as configs
+from training import config as config_lib
 from training import logs, paths
 
 log = logging.getLogger("triptych.sweeps")
@@ -73,7 +73,7 @@ def failures(found):
 def setup(runs):
     """(stage, what all of its runs did) of each stage, as text."""
     for stage in dict.fromkeys(run.stage for run in runs):
-        members = [configs.flatten(run.config) for run in runs if run.stage is stage]
+        members = [config_lib.flatten(run.config) for run in runs if run.stage is stage]
         fields = {key: {repr(each.get(key)) for each in members} for key in SETUP[stage.program]}
         equal = {key: members[0].get(key) for key, values in fields.items() if len(values) == 1}
         yield stage.name, ", ".join(f"{k}={v}" for k, v in equal.items() if v not in (None, ""))

@@ -9,7 +9,7 @@ import shlex
 
 from sweeps import display, engine, executors, halving, manifest, plan, report, results
 from sweeps.sweep_file import Sweep
-from training import config as configs
+from training import config as config_lib
 from training import paths, preemption
 from training.config import ConfigError
 
@@ -120,7 +120,7 @@ def _load(given):
         raise ConfigError(
             f"--workdir={given.workdir!r} holds a run, not a sweep; choose another one"
         )
-    sweep = configs.load_config_file(given.config, "get_sweep")
+    sweep = config_lib.load_config_file(given.config, "get_sweep")
     if not isinstance(sweep, Sweep):
         raise ConfigError(
             f"{given.config}: get_sweep() returned {type(sweep).__name__}, expected a Sweep (docs/sweeps.md)"

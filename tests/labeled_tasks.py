@@ -9,7 +9,7 @@ import optax
 
 import models
 from data import tokenizer as tokenizers
-from training import config as configs
+from training import config as config_lib
 from training.schema import FinetuneConfig
 
 PAD, CLS, SEP, EOS, START = 0, 2, 3, 4, 6
@@ -48,7 +48,7 @@ def write(folder, splits):
 
 def resolve(name, source, batch=(16, 16), **options):
     """The FinetuneConfig of a task; batch: sizes for training and evaluation."""
-    return configs.resolve(FinetuneConfig, {
+    return config_lib.resolve(FinetuneConfig, {
         "init_from": "unused", "task": {"name": name, "source": source, "max_seq_len": LENGTH, **options},
         "training": {"batch_size": batch[0]}, "evaluation": {"batch_size": batch[1]},
     })  # fmt: skip

@@ -9,7 +9,7 @@ from labeled_tasks import WORDS
 
 import models
 from data import tokenizer as tokenizers
-from training import config as configs
+from training import config as config_lib
 from training.schema import FinetuneConfig
 
 MODELS = ("causal", "prefix", "encoder_decoder")  # decoders by their attention
@@ -33,7 +33,7 @@ def load(folder, kind, splits, batch=(4, 4), model_fields=(), process=(0, 1), lo
     architecture = "encoder_decoder" if kind == "encoder_decoder" else "decoder"
     if kind == "prefix":
         options["attention"] = "prefix"
-    config = configs.resolve(FinetuneConfig, {
+    config = config_lib.resolve(FinetuneConfig, {
         "init_from": "unused",
         "task": {"name": "seq2seq", "source": f"files:{folder}/{{{files},}}", **options},
         "training": {"batch_size": batch[0]}, "evaluation": {"batch_size": batch[1]},

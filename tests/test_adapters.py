@@ -16,7 +16,7 @@ import train
 from huggingface import convert
 from models import ADAPTERS
 from models.config import complete_config
-from training import config as configs
+from training import config as config_lib
 from training import init_from, run_directory
 from training.checkpoint import Checkpoints
 from training.config import ConfigError
@@ -176,7 +176,7 @@ def test_the_log_says_how_many_parameters_are_trained(folder, caplog):
 
 def logits_of(folder, run, step, **overrides):
     """(logits of the first test batch, the Batch)."""
-    config = configs.resolve(FinetuneConfig, tiny_configs.finetuning(folder, run, **overrides))
+    config = config_lib.resolve(FinetuneConfig, tiny_configs.finetuning(folder, run, **overrides))
     task = config.task.load(
         config, run_directory.read_model_config(run), str(run / "tokenizer.json"), lambda line: None
     )

@@ -14,7 +14,7 @@ import tiny_configs
 
 import train
 from training import checkpoint, cli, run_directory
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.metric_writer import MetricWriter
 
@@ -253,7 +253,7 @@ def test_a_run_may_have_a_number_as_its_name(tmp_path):
 def test_a_config_file_that_fails_is_named(tmp_path, name, text, expected):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=re.escape(expected)):
-        configs.load_config_file(str(tmp_path / name))
+        config_lib.load_config_file(str(tmp_path / name))
 
 
 def test_an_error_of_the_operating_system_names_its_file(tmp_path):

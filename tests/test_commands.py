@@ -14,7 +14,7 @@ import sys
 import pytest
 
 from training import cli
-from training import config as configs
+from training import config as config_lib
 from training.schema import FinetuneConfig, PretrainConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -100,12 +100,12 @@ def check(program, words, monkeypatch):
     words = [re.sub(r"^--config=(FILE|NAME)\b", some, word) for word in words]
     if program in SCHEMAS:
         _, config = cli.parse_args(words, "a run", cli.ENTRY_FLAGS)
-        configs.resolve(SCHEMAS[program], config)
+        config_lib.resolve(SCHEMAS[program], config)
         return
     for word in words:
         if word.startswith("--config="):
             function = "get_sweep" if program == "-m tools.sweep" else "get_config"
-            configs.load_config_file(word.removeprefix("--config="), function)
+            config_lib.load_config_file(word.removeprefix("--config="), function)
     name = program.removeprefix("-m ")
     is_package = (ROOT / name.replace(".", "/")).is_dir()
     module = importlib.import_module(f"{name}.__main__" if is_package else name)
@@ -147,7 +147,7 @@ def test_a_wrong_flag_and_a_wrong_field_are_found(monkeypatch):
     for (program, words), message in zip(
         commands(page), ("--text", "optimizer.learning_rate", "does not exist"), strict=True
     ):
-        with pytest.raises(configs.ConfigError, match=message):
+        with pytest.raises(config_lib.ConfigError, match=message):
             check(program, words, monkeypatch)
         monkeypatch.undo()
         monkeypatch.chdir(ROOT)

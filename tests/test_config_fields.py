@@ -25,7 +25,7 @@ from models.config import ModelConfig
 from objectives import OBJECTIVES
 from tasks import TASKS, evaluate
 from tasks.classification import Classification
-from training import config as configs
+from training import config as config_lib
 from training import init_from, replica_axis, run_directory, schedules, sharding
 from training.durations import StepConverter
 from training.optimizers import OPTIMIZERS, Optimizer
@@ -128,7 +128,7 @@ def trace_step(folder, file, **overrides):
     """Traces the train step of a config without compiling it."""
     overrides = {key.replace(".", "__"): value for key, value in overrides.items()}
     config = tiny_configs.pretraining(folder, file, **overrides)
-    config = configs.resolve(PretrainConfig, config)
+    config = config_lib.resolve(PretrainConfig, config)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     task = TASKS["pretraining"]().load(
         config, config.model, "", lambda line: None, **sharding.process_args(mesh)
@@ -146,7 +146,7 @@ def load_task(folder, file):
     """Loads the task of a finetuning config, and scores an untrained model with a batch of it."""
     config = tiny_configs.finetuning(folder, folder / "source", file)
     source = init_from.resolve_for_finetuning(
-        configs.resolve(FinetuneConfig, config), folder / "none", lambda path: path
+        config_lib.resolve(FinetuneConfig, config), folder / "none", lambda path: path
     )
     config = source.config
     config.task.load_without_data(config, config.model, source.tokenizer_file)
@@ -166,7 +166,7 @@ TASK_CHOICES = [("configs/finetune/question_answering.py:squad_v2", {}),
 def trace_task(folder, file, **options):
     """Loads a task, and evaluates outputs that are drawn at random in place of a model's."""
     config = tiny_configs.finetuning(folder, folder / "source", file, **options)
-    config = configs.resolve(FinetuneConfig, config)
+    config = config_lib.resolve(FinetuneConfig, config)
     model = ModelConfig(**run_directory.read_config(folder / "source")["model"])
     task = config.task.load(config, model, f"{folder}/source/tokenizer.json", lambda line: None)
     network, rngs = models.build(task.model_config), rng_streams(config.seed)
@@ -187,7 +187,7 @@ def trace_adapter(folder, name, **overrides):
     """Traces the train step of finetuning `folder`/source with an adapter."""
     overrides = {f"adapter__{key}": value for key, value in {"name": name, **overrides}.items()}
     config = tiny_configs.finetuning(folder, folder / "source", **overrides)
-    config = configs.resolve(FinetuneConfig, config)
+    config = config_lib.resolve(FinetuneConfig, config)
     source = init_from.resolve_for_finetuning(config, folder / "new", lambda path: path)
     task = config.task.load(config, source.config.model, source.tokenizer_file, lambda line: None)
     model, rngs = models.build(task.model_config, config.adapter), rng_streams(config.seed)

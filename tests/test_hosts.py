@@ -14,7 +14,7 @@ import tiny_configs
 from processes import addressed, launch, slurm
 
 from data import prepare
-from training import config as configs
+from training import config as config_lib
 from training import hosts
 from training.config import ConfigError
 from training.schema import PretrainConfig
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
         (folder / name).mkdir()
         tiny_configs.corpus(folder / name, seed=seed)
         for home in ("~", folder / name):  # a store is named by the source as it is written
-            config = configs.resolve(
+            config = config_lib.resolve(
                 PretrainConfig, tiny_configs.pretraining(folder / name, **at(home))
             )
             with pytest.MonkeyPatch.context() as patch:

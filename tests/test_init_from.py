@@ -23,7 +23,7 @@ from huggingface.tokenizers import read_tokenizer
 from tasks import TASKS
 from tasks.pretraining import example_ids
 from tools import prepare
-from training import config as configs
+from training import config as config_lib
 from training import init_from, paths, run_directory
 from training.config import ConfigError
 from training.schema import PretrainConfig
@@ -57,9 +57,9 @@ def test_tools_prepare_makes_the_stores_of_a_run_with_the_tokenizer_of_its_sourc
     """They are found by a run of several processes, which makes none."""
     source, corpus = bert(tmp_path / "bert"), tiny_configs.corpus(tmp_path)
     flags = prepare_stores(corpus, form.format(source=source, run=as_run(str(source))))
-    config = configs.load_config_file("configs/encoder.py")
+    config = config_lib.load_config_file("configs/encoder.py")
     config.update_from_flattened_dict(flags)
-    config = configs.resolve(PretrainConfig, config)
+    config = config_lib.resolve(PretrainConfig, config)
     found = init_from.resolve_for_pretraining(config, tmp_path / "run", as_run)
     loaded = TASKS["pretraining"]().load(
         found.config, found.config.model, found.tokenizer_file, print, process_count=2
@@ -150,7 +150,7 @@ def test_padding_needs_no_token_of_its_own(tmp_path, write, objective):
     write(tmp_path)
     read_tokenizer(tmp_path).save(tmp_path / "tokenizer.json")
     tiny_configs.corpus(tmp_path, documents=12)
-    config = configs.resolve(
+    config = config_lib.resolve(
         PretrainConfig,
         tiny_configs.pretraining(
             tmp_path, f"configs/decoder.py:objective={objective}", data__validation_fraction=0.0

@@ -20,7 +20,7 @@ import objectives
 import train
 from tasks import TASKS
 from tools import inspect, objective_matrix
-from training import config as configs
+from training import config as config_lib
 from training import unigram_baseline
 from training.schema import PretrainConfig
 from training.train_step import rng_streams
@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
             with hooks.batches_of_updates(patch, train) if watch else nullcontext({}) as batches:
                 train.run(config, str(workdir))
         lines = [l for l in tiny_configs.metrics(workdir) if l["split"] == "validation"]  # noqa: E741
-        resolved = configs.resolve(PretrainConfig, config)
+        resolved = config_lib.resolve(PretrainConfig, config)
         return Trained(resolved, lines[-1], lines[0], jax.device_get(states[0].params), batches)
 
     return train_cell

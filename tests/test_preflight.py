@@ -13,7 +13,7 @@ from data import tokenizer as tokenizers
 from models.config import ModelConfig
 from objectives import OBJECTIVES
 from tasks import TASKS, base
-from training import config as configs
+from training import config as config_lib
 from training.preflight import check_durations
 from training.schema import FinetuneConfig, PretrainConfig
 
@@ -144,7 +144,7 @@ def test_the_outline_of_every_objective_needs_no_data(no_data, architecture):
     for name, objective in OBJECTIVES.items():
         if architecture in objective().architectures:
             given = {"model": {"architecture": architecture}, "objective": {"name": name}}
-            config = configs.resolve(PretrainConfig, given)
+            config = config_lib.resolve(PretrainConfig, given)
             loaded = TASKS["pretraining"]().load_without_data(config, config.model, "")
             assert loaded.tokens_per_step > 0 and loaded.abstract_batch.targets.ndim > 1
 
@@ -163,11 +163,11 @@ def test_the_outline_of_every_objective_needs_no_data(no_data, architecture):
 )
 def test_what_the_data_decides_is_left_to_the_data(duration, warmup):
     given = {"init_from": "x", "training": {"duration": duration}, "optimizer": {"warmup": warmup}}
-    check_durations(configs.resolve(FinetuneConfig, given))
+    check_durations(config_lib.resolve(FinetuneConfig, given))
 
 
 def test_loading_without_data_computes_the_lengths_of_the_loaded_task(folder):
-    config = configs.resolve(PretrainConfig, tiny_configs.pretraining(folder))
+    config = config_lib.resolve(PretrainConfig, tiny_configs.pretraining(folder))
     loaded = TASKS["pretraining"]().load_without_data(config, config.model, "")
     task = TASKS["pretraining"]().load(config, config.model, "", lambda line: None)
     assert loaded.tokens_per_step == task.tokens_per_step

@@ -15,7 +15,7 @@ import tiny_configs
 from processes import launch, start
 
 from data import prepare
-from training import config as configs
+from training import config as config_lib
 from training.schema import PretrainConfig
 
 slow = pytest.mark.slow
@@ -50,7 +50,7 @@ def assert_one_device_equals_four(folder, name, architecture, **changes):
 def folder(tmp_path_factory):
     """With the token store written: several processes refuse to build one."""
     folder = tmp_path_factory.mktemp("processes")
-    config = configs.resolve(PretrainConfig, tiny_configs.pretraining(folder))
+    config = config_lib.resolve(PretrainConfig, tiny_configs.pretraining(folder))
     prepare.prepare(config.data, config.tokenizer, log=lambda line: None)
     return folder
 

@@ -11,7 +11,7 @@ import tiny_configs
 
 import finetune
 import train
-from training import config as configs
+from training import config as config_lib
 from training import replica_axis, replica_scores, replicas, run_directory, sharding
 from training.checkpoint import resolve_checkpoint
 from training.config import ConfigError
@@ -196,7 +196,7 @@ def test_invariant_13_a_replica_with_lora_is_the_run_made_alone(folder):
 
 def test_equal_frozen_trees_are_held_once_and_others_have_an_axis():
     mesh = sharding.make_mesh(
-        configs.resolve(FinetuneConfig, {"init_from": "x"}).mesh, jax.devices()[:1], replicas=2
+        config_lib.resolve(FinetuneConfig, {"init_from": "x"}).mesh, jax.devices()[:1], replicas=2
     )
 
     def tree(value):
@@ -230,7 +230,7 @@ def test_values_that_agree_in_six_digits_have_directories_of_their_own():
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_replicas_are_split_over_the_devices_that_they_fill(devices):
-    mesh_config = configs.resolve(FinetuneConfig, {"init_from": "x"}).mesh
+    mesh_config = config_lib.resolve(FinetuneConfig, {"init_from": "x"}).mesh
     mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices], replicas=6)
     assert dict(mesh.shape) == {
         "replica": min(devices, 2), "data": max(1, devices // 2), "fsdp": 1, "tensor": 1,
@@ -246,7 +246,7 @@ def test_statistics_are_those_of_a_small_table():
 
 
 def test_replicas_no_better_than_the_most_frequent_label_are_counted(folder):
-    config = configs.resolve(FinetuneConfig, {"init_from": "x"})
+    config = config_lib.resolve(FinetuneConfig, {"init_from": "x"})
     floor = {"validation/accuracy": 0.6}
     finished = [
         replica_scores.Finished(
@@ -275,7 +275,7 @@ def test_validation_alone_chooses_the_learning_rate(folder, best_metric, expecte
     }  # fmt: skip
     finished = [
         replica_scores.Finished(
-            replicas.Replica(f"learning_rate={rate}", configs.resolve(
+            replicas.Replica(f"learning_rate={rate}", config_lib.resolve(
                 FinetuneConfig, {"init_from": "x", "optimizer": {"learning_rate": rate}}
             ), folder), 1, 1, values, {}, best_metric,
         )
@@ -330,4 +330,4 @@ def test_other_programs_name_one_replica(folder, together):
             config_of(folder, seeds="(0, 1)"), str(folder / "together/learning_rate=0.001,seed=3")
         )
     with pytest.raises(ConfigError, match="expected one number"):
-        configs.resolve(PretrainConfig, {"optimizer": {"learning_rate": (1e-3, 1e-4)}})
+        config_lib.resolve(PretrainConfig, {"optimizer": {"learning_rate": (1e-3, 1e-4)}})

@@ -16,7 +16,7 @@ from data import vectors
 from data.vectors import Vectors
 from tools import convert, evaluate, inspect, word_suites, word_vectors
 from training import checkpoint, cli, run_directory, sharding
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.param_rules import flatten_params, unflatten_params
 from training.schema import FinetuneConfig, MeshConfig
@@ -175,7 +175,7 @@ def test_imported_vectors_provide_tokenizer_table_and_a_projection(folder, impor
             result = finetune.run(config, str(workdir))
         assert "test/accuracy" in result.metrics
         params[init] = read_params(workdir, 0)
-        resolved = configs.resolve(FinetuneConfig, config)
+        resolved = config_lib.resolve(FinetuneConfig, config)
         before = inspect.load(resolved, 1)
         after = inspect.load(resolved, 1, workdir)
         jax.tree.map(np.testing.assert_array_equal, before.batch, after.batch)

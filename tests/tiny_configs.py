@@ -11,7 +11,7 @@ import models
 from data import tokenizer as tokenizers
 from models.config import ModelConfig, complete_config
 from training import checkpoint, run_directory
-from training import config as configs
+from training import config as config_lib
 from training.param_rules import flatten_params, unflatten_params
 
 WORDS = """
@@ -200,13 +200,15 @@ DATA = {"question_answering": spans, "tagging": tags}
 
 def _overridden(config, tiny, overrides):
     tiny = tiny | {key.replace("__", "."): value for key, value in overrides.items()}
-    given = configs.override(configs.load_config_file(config), tiny.items())
+    given = config_lib.override(config_lib.load_config_file(config), tiny.items())
     return ml_collections.ConfigDict(given.to_dict(), type_safe=False)
 
 
 def flags(config):
     """The fields of a config as command-line flags."""
-    return [f"--config.{key}={value}" for key, value in configs.flatten(config.to_dict()).items()]
+    return [
+        f"--config.{key}={value}" for key, value in config_lib.flatten(config.to_dict()).items()
+    ]
 
 
 def metrics(run):

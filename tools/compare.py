@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 from training import cli
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 
 FLAGS = (
@@ -46,7 +46,7 @@ def main(argv):
 def tables_of(records, samples: int) -> list[tuple[str, list[str], list[list[str]]]]:
     """[(heading, header, rows)] of all tables."""
     names = [record.name for record in records]
-    of_config = differing([configs.flatten(record.config) for record in records], OF_A_PLACE)
+    of_config = differing([config_lib.flatten(record.config) for record in records], OF_A_PLACE)
     of_manifest = differing([manifest_of(record) for record in records])
     state = [
         ["state", *(record.state for record in records)],
@@ -77,7 +77,7 @@ def manifest_of(record) -> dict:
     names = ("commit", "python", "versions", "flags", "devices", "data", "tokenizer", "labels")
     found = {name: record.manifest.get(name, "") for name in names}
     found["uncommitted"] = f"{len(record.manifest.get('uncommitted', '')):,} bytes"
-    return configs.flatten(found)
+    return config_lib.flatten(found)
 
 
 def metrics_of(records) -> list[list[str]]:

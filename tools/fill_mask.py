@@ -75,7 +75,7 @@ from generation import FillConfig
 from tools import output
 from tools.filler import Filler
 from tools.texts import Item, items_of, stdin_items
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.schema import MeshConfig
 
@@ -87,8 +87,8 @@ def run(given, assignments):
     for key, _ in assignments:
         if not key.startswith("mesh."):
             raise ConfigError(f"--config.{key} is not a choice here; expected --config.mesh.*")
-    mesh = configs.override({"mesh": {}}, assignments)["mesh"]
-    filler = Filler(given.run, configs.resolve(MeshConfig, mesh, "config.mesh"))
+    mesh = config_lib.override({"mesh": {}}, assignments)["mesh"]
+    filler = Filler(given.run, config_lib.resolve(MeshConfig, mesh, "config.mesh"))
     config = FillConfig(given.order, given.num_steps, given.n_best, given.temperature, given.seed)
     files = [path for pattern in given.file for path in expand(pattern, log.info)]
     output.check_new(given.output, files)

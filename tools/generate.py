@@ -104,7 +104,7 @@ from tools import output
 from tools.generator import Completion, Generator
 from tools.predict import Progress
 from tools.texts import Item, items_of, stdin_items
-from training import config as configs
+from training import config as config_lib
 from training import paths
 from training.config import ConfigError
 from training.schema import MeshConfig
@@ -118,13 +118,13 @@ def run(given, options, assignments):
     for key, _ in assignments:
         if not key.startswith("mesh."):
             raise ConfigError(f"--config.{key} is not a choice here; expected --config.mesh.*")
-    mesh = configs.override({"mesh": {}}, assignments)["mesh"]
+    mesh = config_lib.override({"mesh": {}}, assignments)["mesh"]
     if given.resume and not paths.remote(given.output):  # an object store cannot append
         output.check_path("--output", given.output)
     else:
         remedy = "remove it" if given.resume else "add --resume to continue it"
         output.check_new(given.output, remedy=remedy)
-    generator = Generator(given.run, configs.resolve(MeshConfig, mesh, "config.mesh"))
+    generator = Generator(given.run, config_lib.resolve(MeshConfig, mesh, "config.mesh"))
     files = [path for pattern in given.file for path in expand(pattern, log.info)]
     items = [item for path in files for item in items_of(path, given.column or generator.column)]
     if given.interactive:

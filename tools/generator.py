@@ -26,7 +26,7 @@ from tools.prompts import (
     published_origin,
     published_settings,
 )
-from training import config as configs
+from training import config as config_lib
 from training import run_directory, sharding
 from training.config import ConfigError
 
@@ -143,7 +143,7 @@ class Generator:
                 f"fills in masks; leave it out: it has {', '.join(_FILLING)}"
             )
         try:
-            return configs.resolve(GenerationConfig, defaults | given, "generation")
+            return config_lib.resolve(GenerationConfig, defaults | given, "generation")
         except ConfigError as error:
             message = str(error).replace("generation.", "--").removeprefix("generation: ")
             raise ConfigError(message) from error

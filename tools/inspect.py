@@ -54,7 +54,7 @@ from models import Adapter
 from objectives.document_ids import document_ids
 from tasks import TASKS
 from tools import render_batch
-from training import config as configs
+from training import config as config_lib
 from training import flops, init_from, paths, run_directory
 from training.durations import StepConverter
 from training.param_rules import find_all_frozen, find_frozen, flatten_params
@@ -127,9 +127,9 @@ def show(given, config):
         config = run_directory.read_config(run_dir)["config"]
         if "training" not in config:
             raise ConfigError(f"{given.run!r} was imported: expected a run that was trained")
-    resolved = configs.resolve(FinetuneConfig if "task" in config else PretrainConfig, config)
+    resolved = config_lib.resolve(FinetuneConfig if "task" in config else PretrainConfig, config)
     if given.print_config:
-        print("\n".join(configs.describe(resolved, config)))
+        print("\n".join(config_lib.describe(resolved, config)))
         return
     cli.enable_compilation_cache()
     jax.devices()  # fails before text is prepared
@@ -170,7 +170,7 @@ def print_json(view, rows):
     record = {
         "step": view.step, "total_steps": view.total_steps, "description": view.task.describe(),
         **counts(view.batch), "labels": getattr(view.task, "label_names", ()),
-        "config": configs.to_dict(view.config),
+        "config": config_lib.to_dict(view.config),
         "rows": [
             {"row": row, "place": view.provenance[row], "batch": view.row(row),
              "raw": None if view.raw is None else view.raw[row]}

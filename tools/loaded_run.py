@@ -17,7 +17,7 @@ from models.config import ModelConfig
 from objectives import OBJECTIVES, Objective
 from objectives.vocabulary import Vocabulary
 from training import checkpoint, init_from, run_directory, sharding
-from training import config as configs
+from training import config as config_lib
 from training.param_rules import unflatten_params
 from training.schema import MeshConfig
 
@@ -58,7 +58,7 @@ def objective_of(config: dict) -> Objective | None:
     given = dict(config.get("objective") or {})
     if not given:
         return None
-    return configs.resolve(OBJECTIVES[given.pop("name")], given, "config.objective")
+    return config_lib.resolve(OBJECTIVES[given.pop("name")], given, "config.objective")
 
 
 def load_run(run: str, mesh: MeshConfig | None = None) -> LoadedRun:

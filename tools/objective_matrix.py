@@ -24,7 +24,7 @@ import functools
 import pathlib
 
 import objectives
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.schema import PretrainConfig
 
@@ -66,7 +66,7 @@ def config_for(name, architecture):
 def _pair(specification):
     """(objective, architecture) of FILE[:ARG], ('', '') if the file does not accept the argument."""
     try:
-        config = configs.resolve(PretrainConfig, configs.load_config_file(specification))
+        config = config_lib.resolve(PretrainConfig, config_lib.load_config_file(specification))
     except ConfigError:
         return "", ""
     return config.objective.name, config.model.architecture

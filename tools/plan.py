@@ -84,7 +84,7 @@ import statistics
 import jax
 
 from tools import chips, output, plan_report, plan_search, plan_step
-from training import config as configs
+from training import config as config_lib
 from training import logs, paths, run_directory
 from training.schema import PretrainConfig
 
@@ -106,9 +106,9 @@ def show(given, config):
             f"{given.config} is a config of finetune.py, whose step depends on its data; expected one of "
             f"train.py, such as configs/decoder.py"
         )
-    resolved = configs.resolve(PretrainConfig, config)
+    resolved = config_lib.resolve(PretrainConfig, config)
     if given.print_config:
-        print("\n".join(configs.describe(resolved, config)))
+        print("\n".join(config_lib.describe(resolved, config)))
         return
     overrides = {}
     if given.search:
@@ -142,7 +142,7 @@ def compare(run):
     record = run_directory.read_config(run)
     if record.get("kind") != "pretrain" or "training" not in record["config"]:
         raise ConfigError(f"--run={str(run)!r} is no run of train.py; expected its --workdir")
-    config = configs.resolve(PretrainConfig, record["config"])
+    config = config_lib.resolve(PretrainConfig, record["config"])
     # The model and the tokenizer of the run: nothing is trained or converted again.
     model = dataclasses.replace(config.model, **record["model"])
     tokenizer = dataclasses.replace(config.tokenizer, path=str(run / "tokenizer.json"))

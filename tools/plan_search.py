@@ -22,7 +22,7 @@ from data.files import cache_directory
 from tools import chips, plan_report, plan_step
 from tools.hlo import Collective
 from tools.plan_analytic import analytic_report
-from training import config as configs
+from training import config as config_lib
 from training import paths
 from training.config import ConfigError
 
@@ -77,11 +77,11 @@ class Candidate:
 
 def with_overrides(config, overrides):
     """A resolved config with fields replaced. Raises ConfigError."""
-    given = configs.to_dict(config)
+    given = config_lib.to_dict(config)
     for key, value in overrides.items():
         section, _, field = key.partition(".")
         given[section] = {**given[section], field: value}
-    return configs.resolve(type(config), given)
+    return config_lib.resolve(type(config), given)
 
 
 def candidates(config, topology, devices, chip):
@@ -191,7 +191,9 @@ def planned(step, topology, chip):
         return analytic_report(topology, chip, step)
     config = step.config
     keys = (
-        [] if config.tokenizer.path or config.init_from else [json.dumps(configs.to_dict(config))]
+        []
+        if config.tokenizer.path or config.init_from
+        else [json.dumps(config_lib.to_dict(config))]
     )
     files = [_file(topology, key) for key in keys]
     if not any(map(paths.read_object, files)):

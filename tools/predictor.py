@@ -15,7 +15,7 @@ from data.labeled import LabeledSplits
 from tasks import FINETUNE_TASKS, batch_shapes, evaluate
 from tools.loaded_run import resolve_run
 from training import checkpoint, run_directory, sharding
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.param_rules import unflatten_params
 from training.schema import FinetuneConfig
@@ -65,7 +65,7 @@ class Predictor:
                     f"--config.{key} is not a choice of predictions; expected config.task.* but its name, "
                     "config.evaluation.batch_size or config.mesh.*"
                 )
-        self.config = configs.resolve(FinetuneConfig, configs.override(given, assignments))
+        self.config = config_lib.resolve(FinetuneConfig, config_lib.override(given, assignments))
         self.config.task.check_model(self.model_config)
         self.label_names = tuple(manifest.get("labels", ()))
         self._shapes = tuple(map(tuple, manifest.get("batch_shapes", ())))

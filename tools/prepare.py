@@ -7,7 +7,7 @@ import logging
 import os
 
 from training import cli
-from training import config as configs
+from training import config as config_lib
 
 log = logging.getLogger("triptych")
 
@@ -22,9 +22,9 @@ def main(argv: list[str]) -> None:
     from training import checkpoint, init_from, paths
     from training.schema import PretrainConfig
 
-    resolved = configs.resolve(PretrainConfig, config)
+    resolved = config_lib.resolve(PretrainConfig, config)
     if given.print_config:
-        print("\n".join(configs.describe(resolved, config)))
+        print("\n".join(config_lib.describe(resolved, config)))
         return
     tokenizer, checks = resolved.tokenizer, {}
     if resolved.init_from:

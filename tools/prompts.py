@@ -19,7 +19,7 @@ from objectives.prefix_lm import PrefixLM
 from tasks.seq2seq import Seq2seq
 from tasks.text_to_text import TextToText
 from tools.loaded_run import objective_of
-from training import config as configs
+from training import config as config_lib
 from training import run_directory
 from training.config import ConfigError
 from training.schema import FinetuneConfig
@@ -213,7 +213,7 @@ def _of_denoiser(loaded, objective, start, eos_ids, reader):
 
 def _of_task(loaded, start, eos):
     """The reader of a run of finetune.py: a prompt is a source, with the prompt of the task around it."""
-    task = configs.resolve(FinetuneConfig, {**loaded.record["config"], "mesh": {}}).task
+    task = config_lib.resolve(FinetuneConfig, {**loaded.record["config"], "mesh": {}}).task
     pairs, tokenizer, architecture = task, loaded.tokenizer, loaded.config.architecture
     if isinstance(task, TextToText):
         pairs = task.pairs

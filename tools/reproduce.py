@@ -15,7 +15,7 @@ import sys
 from launch import checkout
 from tools import run_records
 from training import cli, paths
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 
 FLAGS = (
@@ -79,7 +79,7 @@ def identities(manifest) -> dict:
 
 def changed(what: str, old: dict, new: dict) -> list[str]:
     """'what.key: was X, is Y' of what differs."""
-    pairs = configs.difference({what: old}, {what: new})
+    pairs = config_lib.difference({what: old}, {what: new})
     return [f"{key}: was {str(was)[:100]}, is {str(now)[:100]}" for key, was, now in pairs]
 
 

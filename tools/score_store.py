@@ -7,7 +7,7 @@ import sys
 import time
 
 from data.files import disk_errors
-from training import config as configs
+from training import config as config_lib
 from training import logs, paths, preemption
 from training.config import ConfigError
 
@@ -94,8 +94,8 @@ def read_finished(out: str) -> dict:
 
 def check_same(path: str, what: str, found: dict, identity: dict) -> None:
     """Raises ConfigError that names the first difference of two identities."""
-    changed = {key: pair for key, *pair in configs.difference(found, identity)}
-    for key in [*configs.flatten(identity), *sorted(changed)]:
+    changed = {key: pair for key, *pair in config_lib.difference(found, identity)}
+    for key in [*config_lib.flatten(identity), *sorted(changed)]:
         if key in changed:
             was, now = map(_shown, changed[key])
             raise ConfigError(

@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 
-from training import config as configs
+from training import config as config_lib
 from training import huge_pages, logs, preemption
 from training.config import ConfigError
 
@@ -140,9 +140,9 @@ def run_entry_point(argv, description, schema, run):
         raise ConfigError(
             f"{given.config} is a config of {program}: run python {program} --config=..."
         )
-    resolved = configs.resolve(schema, config)
+    resolved = config_lib.resolve(schema, config)
     if given.print_config:
-        print("\n".join(configs.describe(resolved, config)))
+        print("\n".join(config_lib.describe(resolved, config)))
         return
     if not given.workdir:
         raise ConfigError("--workdir is missing; expected a run directory: --workdir=runs/NAME")
@@ -193,7 +193,7 @@ def parse_args(argv, description, extra=(), config="required", examples=""):
                 f"--config.{assignments[0][0]} changes a config; add --config=FILE[:ARG]"
             )
         return given, None
-    return given, configs.override(configs.load_config_file(given.config), assignments)
+    return given, config_lib.override(config_lib.load_config_file(given.config), assignments)
 
 
 def config_help():

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from training import checkpoint, metric_writer, paths, run_directory, schedules
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.frozen import FILE, OWN
 from training.param_rules import flatten_params, split_params
@@ -78,7 +78,7 @@ class Continuation:
         if not (run_directory.is_started(folder) and run_directory.read_config(folder, True)):
             return cls(folder, -1, {}, line)
         stored, differences = _differences(folder, config)
-        before = configs.resolve(type(config), stored)
+        before = config_lib.resolve(type(config), stored)
         held, old = max(steps, default=0), learning_rates
         earlier = converter.of_length(before.training.duration)
         if any(key.startswith(SCHEDULE) for key in differences):
@@ -259,12 +259,12 @@ def _differences(folder, config):
         return {}, {}
     stored = existing["config"]
     try:  # a field that is newer than the run has its default there
-        stored = configs.to_dict(configs.resolve(type(config), stored))
+        stored = config_lib.to_dict(config_lib.resolve(type(config), stored))
     except ConfigError:
         log.warning(f"{folder}/config.json has fields of another version: comparing it unchanged")
     return stored, {
         key: (was, now)
-        for key, was, now in configs.difference(stored, configs.to_dict(config))
+        for key, was, now in config_lib.difference(stored, config_lib.to_dict(config))
         if not key.startswith(CHANGEABLE)
     }
 

@@ -18,7 +18,7 @@ import time
 import jax
 from jax._src import distributed  # its key-value store has no public name; Orbax uses it too
 
-from training import config as configs
+from training import config as config_lib
 from training import run_directory
 from training.config import ConfigError
 
@@ -199,7 +199,7 @@ class Board:
         """The line about processes that differ from process 0, equal on all."""
         reports = {p: json.loads(text) for p, text in self._read(f"{self._round}-report").items()}
         first, found = reports[0], reports[other[0]]
-        changed = configs.difference(first["report"], found["report"])
+        changed = config_lib.difference(first["report"], found["report"])
         both = first["details"].keys() & found["details"].keys()
         pairs = [(name, first["details"][name], found["details"][name]) for name in sorted(both)]
         changed = [each for each in pairs if each[1] != each[2]] + changed
@@ -255,7 +255,7 @@ def check_config(config) -> None:
     device."""
     if board() is not None:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        board().agree({"config": configs.to_dict(config), "the version of": versions}, {})
+        board().agree({"config": config_lib.to_dict(config), "the version of": versions}, {})
 
 
 def check_data(config, task, folders) -> None:
@@ -272,7 +272,7 @@ def check_data(config, task, folders) -> None:
         contents = task.manifest().get("contents", {})
         board().agree(
             {
-                "config": configs.to_dict(config),
+                "config": config_lib.to_dict(config),
                 **task.identities,
                 "the newest checkpoint of": newest,
             },

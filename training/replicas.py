@@ -17,7 +17,7 @@ import logging
 import jax
 import numpy as np
 
-from training import config as configs
+from training import config as config_lib
 from training import continuation, generated, hosts, run_directory, sharding
 from training.checkpoint import Checkpoints
 from training.config import ConfigError
@@ -81,7 +81,7 @@ def expand(config, workdir) -> list[list[Replica]]:
     folder = run_directory.open_run(workdir, "replicas")
     hosts.check_config(config)  # all have looked at the directory before one writes into it
     if sharding.is_main_process():
-        resolved = configs.to_dict(config)
+        resolved = config_lib.to_dict(config)
         record = {"kind": "replicas", "config": resolved, "model": resolved["model"]}
         run_directory.write_json(folder / "config.json", record)
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]

@@ -10,7 +10,7 @@ import tiny_configs
 import finetune
 import train
 from models import presets
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.schema import FinetuneConfig, PretrainConfig
 
@@ -71,7 +71,7 @@ def test_invariant_12_a_shipped_config_pretrains_and_finetunes_two_steps(folder,
         return
     result = finetune.run(config, f"{run}-{target.stem}")
     assert result.step == 2
-    metric = getattr(configs.resolve(FinetuneConfig, config).task, "metric", "loss")
+    metric = getattr(config_lib.resolve(FinetuneConfig, config).task, "metric", "loss")
     metric = {"auto": "accuracy"}.get(metric, metric)
     assert f"validation/{metric}" in result.metrics
 
@@ -94,11 +94,11 @@ def test_a_benchmark_reads_the_columns_of_its_task_and_has_its_metric(tmp_path, 
         for row in range(8):
             lines.append("\t".join([f"{name} {row}" for name in columns] + [labels[row % 2]]))
         (tmp_path / f"{split}.tsv").write_text("\n".join(lines) + "\n")
-    given = configs.override(
-        configs.load_config_file(file),
+    given = config_lib.override(
+        config_lib.load_config_file(file),
         [("task.source", f"files:{tmp_path}/{{train,dev}}.tsv"), ("init_from", "unused")],
     )
-    task = configs.resolve(FinetuneConfig, given).task
+    task = config_lib.resolve(FinetuneConfig, given).task
     splits = task.read()
     assert len(splits["validation"]) == 8
     assert set(fields.items()) <= {(name, getattr(task, name)) for name in fields}
@@ -110,7 +110,7 @@ def test_a_benchmark_reads_the_columns_of_its_task_and_has_its_metric(tmp_path, 
 
 def test_a_benchmark_without_that_task_names_those_it_has():
     with pytest.raises(ConfigError, match="task=mrcp: expected one of cola, sst2, mrpc"):
-        configs.load_config_file("configs/glue.py:task=mrcp")
+        config_lib.load_config_file("configs/glue.py:task=mrcp")
 
 
 @pytest.mark.slow
@@ -124,8 +124,8 @@ def test_invariant_12_the_modern_recipe_pretrains_two_steps(folder, path):
 def test_every_size_and_recipe_of_a_shipped_config_resolves(path):
     for size in presets.SIZES:
         for recipe in recipes_of(path):
-            given = configs.load_config_file(f"{path}:size={size},recipe={recipe}")
-            config = configs.resolve(PretrainConfig, given)
+            given = config_lib.load_config_file(f"{path}:size={size},recipe={recipe}")
+            config = config_lib.resolve(PretrainConfig, given)
             modern = recipe == "modern"
             assert config.objective.z_loss == (1e-4 if modern else 0)
             assert config.model.qk_norm == modern
@@ -136,7 +136,7 @@ def test_every_size_and_recipe_of_a_shipped_config_resolves(path):
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_resolves_with_its_architecture_and_vocabulary_size(name):
     path = f"configs/{presets.preset(name)['architecture']}.py:preset={name}"
-    config = configs.resolve(PretrainConfig, configs.load_config_file(path))
+    config = config_lib.resolve(PretrainConfig, config_lib.load_config_file(path))
     expected = presets.preset(name)
     assert {key: getattr(config.model, key) for key in expected} == expected
     assert config.tokenizer.vocab_size == config.model.vocab_size > 30_000
@@ -171,4 +171,4 @@ def test_the_docstring_lists_every_size_recipe_and_preset(path):
 )
 def test_an_invalid_argument_of_a_config_file_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
-        configs.load_config_file(str(ROOT / "configs" / given))
+        config_lib.load_config_file(str(ROOT / "configs" / given))

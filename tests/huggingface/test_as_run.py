@@ -15,7 +15,7 @@ from data import tokenizer as tokenizers
 from huggingface import as_run
 from huggingface.weights import open_weights
 from training import checkpoint, init_from, run_directory
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.param_rules import flatten_params, unflatten_params
 from training.schema import PretrainConfig
@@ -79,7 +79,7 @@ def test_a_failed_import_is_an_error_and_leaves_no_run(published, tmp_path):
 def source_of(folder, config, **overrides):
     """The PretrainedModel of a new pretraining run."""
     config = tiny_configs.pretraining(folder, config, **overrides)
-    config = configs.resolve(PretrainConfig, config)
+    config = config_lib.resolve(PretrainConfig, config)
     return init_from.resolve_for_pretraining(config, folder / "run", as_run)
 
 

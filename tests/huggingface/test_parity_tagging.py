@@ -18,7 +18,7 @@ from huggingface.weights import open_weights
 from models.config import ModelConfig, complete_config
 from tasks.tagging import Tagging
 from training import checkpoint, run_directory
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.schema import FinetuneConfig
 
@@ -142,7 +142,7 @@ def test_a_tagger_tags_in_a_pipeline_as_it_does_here(name, tmp_path):
     convert.to_hf(str(run), str(directory))
     texts = [" ".join(TEXTS[n].split()[: 3 + n]) for n in (3, 4, 5)]
 
-    config = configs.resolve(
+    config = config_lib.resolve(
         FinetuneConfig, {"init_from": "unused", "evaluation": {"batch_size": 2}}
     )
     splits = LabeledSplits({"test": Examples({"words": [t.split() for t in texts]})}, "", TAGS)

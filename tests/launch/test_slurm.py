@@ -17,7 +17,7 @@ from launches import IS_CHECKOUT, NO_CHECKOUT, ONE_DEVICE, ROOT, call, command, 
 
 from data import prepare
 from sweeps import session
-from training import config as configs
+from training import config as config_lib
 from training.schema import PretrainConfig
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
@@ -134,7 +134,7 @@ def test_a_run_that_stops_before_its_time_limit_is_requeued_and_resumes(cluster,
 
 def test_an_array_of_four_runs_has_the_results_of_the_runs_alone(cluster, tmp_path):
     short = {"training__duration": "20 steps"}
-    config = configs.resolve(PretrainConfig, tiny_configs.pretraining(tmp_path))
+    config = config_lib.resolve(PretrainConfig, tiny_configs.pretraining(tmp_path))
     prepare.prepare(config.data, config.tokenizer, log=lambda line: None)
     lines = [command(tmp_path, f"seed{n}", **short, seed__init=n) for n in range(4)]
     (tmp_path / "commands.txt").write_text("\n".join(map(shlex.join, lines)) + "\n")
@@ -160,7 +160,7 @@ def test_a_sweep_as_arrays_has_the_table_of_the_local_sweep(cluster, tmp_path, m
         tiny_configs.finetuning(tmp_path, "x", "configs/finetune/classification.py"),
     )
     first, second = (
-        {key: value for key, value in configs.flatten(config.to_dict()).items()
+        {key: value for key, value in config_lib.flatten(config.to_dict()).items()
          if value not in ((), "") and key not in ("init_from", "optimizer.learning_rate")}
         for config in configured
     )  # fmt: skip

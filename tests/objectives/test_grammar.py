@@ -12,7 +12,7 @@ from objectives import grammar
 from objectives.base import ARCHITECTURES, ObjectiveSpec
 from objectives.denoising import Denoising
 from objectives.named import TABLE
-from training import config as configs
+from training import config as config_lib
 from training.schema import PretrainConfig
 
 
@@ -77,7 +77,7 @@ def test_every_combination_of_words_works_or_is_an_error_with_the_remedy():
 def test_a_value_is_written_as_on_the_command_line(pair, value):
     key, _, text = pair.partition("=")
     config = {"objective": {"name": "masked_lm", "pattern": "geometric", key: text}}
-    expected = configs.resolve(PretrainConfig, config).objective
+    expected = config_lib.resolve(PretrainConfig, config).objective
     found = objectives.parse(f"masked_lm:pattern=geometric,{pair}")
     assert found == expected and repr(getattr(found, key)) == repr(value)
 

@@ -10,7 +10,7 @@ from documents import REGULAR_TOKENS, VOCABULARY, make_row
 
 import objectives
 from objectives.base import ObjectiveSpec
-from training import config as configs
+from training import config as config_lib
 
 LENGTH, MANY = 24, 256
 COMPONENTS = ((3, "causal_lm"), (1, "span_corruption:noise_density=0.3"))
@@ -125,11 +125,13 @@ def test_a_mixture_can_be_set_on_the_command_line_and_in_a_config_file():
     from training.schema import PretrainConfig
 
     text = "((0.5,'span_corruption'),(0.5,'prefix_lm'))"
-    config = configs.override({}, [("objective.name", "mixture"), ("objective.components", text)])
-    resolved = configs.resolve(PretrainConfig, config).objective
+    config = config_lib.override(
+        {}, [("objective.name", "mixture"), ("objective.components", text)]
+    )
+    resolved = config_lib.resolve(PretrainConfig, config).objective
     assert resolved == objectives.build("mixture")
     as_json = {"name": "mixture", "components": [[0.5, "span_corruption"], [0.5, "prefix_lm"]]}
-    assert configs.resolve(PretrainConfig, {"objective": as_json}).objective == resolved
+    assert config_lib.resolve(PretrainConfig, {"objective": as_json}).objective == resolved
 
 
 @pytest.mark.parametrize(

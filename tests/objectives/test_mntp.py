@@ -17,7 +17,7 @@ import models
 import objectives
 import train
 from objectives.base import ObjectiveSpec
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.param_rules import flatten_params
 
@@ -191,4 +191,4 @@ def test_invariant_02_a_crashed_hybrid_run_resumes_to_the_same_bits_and_evaluate
     assert scores["loss"] == pytest.approx(expected)
     assert {"causal_lm_accuracy", "mntp_accuracy", "causal_lm_bits_per_byte"} <= scores.keys()
     with pytest.raises(ConfigError, match="causal_share"):
-        configs.resolve(train.PretrainConfig, config(objective__causal_share=1.5))
+        config_lib.resolve(train.PretrainConfig, config(objective__causal_share=1.5))

@@ -9,7 +9,7 @@ import pytest
 
 from data.examples import Examples
 from sweeps import manifest, plan
-from training import config as configs
+from training import config as config_lib
 
 GAIN = {"random": 0.0, "embeddings": 0.06, "pretrained": 0.19}
 MANIFEST = {
@@ -61,7 +61,7 @@ def sweep_directory():
 
     def make(folder, arg, is_finished=lambda run: True):
         file = f"configs/sweeps/three_ways.py:{arg}"
-        sweep = configs.load_config_file(file, "get_sweep")
+        sweep = config_lib.load_config_file(file, "get_sweep")
         book = manifest.Manifest(folder)
         runs = plan.make_runs(sweep, book.known())
         folder.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import rich.console
 import sweeping
 
 from sweeps import display, engine, executors, manifest, plan
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 
 SBATCH = r"""#!/bin/sh
@@ -223,7 +223,7 @@ def test_a_process_runs_on_the_cores_of_its_slot(tmp_path):
 
 def test_the_live_table_shows_step_metrics_and_the_time_left(tmp_path, monkeypatch):
     file = sweeping.write(tmp_path, sweeping.PRETRAIN)
-    runs = plan.make_runs(configs.load_config_file(file, "get_sweep"))
+    runs = plan.make_runs(config_lib.load_config_file(file, "get_sweep"))
     book = manifest.Manifest(tmp_path)
     book.plan(runs, {})
     log_file = tmp_path / "log"

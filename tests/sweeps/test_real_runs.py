@@ -10,16 +10,16 @@ import train
 from studies import samples, three_ways
 from studies.results import CONDITIONS
 from sweeps import session
-from training import config as configs
+from training import config as config_lib
 from training import preemption
 
 SHIPPED = sorted((sweeping.ROOT / "configs" / "sweeps").glob("*.py"))
 WRAPPED = """
 import dataclasses
 from sweeps import fixed
-from training import config as configs
+from training import config as config_lib
 def get_sweep():
-    sweep = configs.load_config_file({specification!r}, "get_sweep")
+    sweep = config_lib.load_config_file({specification!r}, "get_sweep")
     tiny = {tiny!r}
     def shrunk(stage):
         if stage is None:
@@ -47,7 +47,7 @@ def shrunk(folder, specification, where="True", **more):
     }
     tiny = {}
     for program, config in configs_of.items():
-        flat = configs.flatten(config.to_dict())
+        flat = config_lib.flatten(config.to_dict())
         given = (
             *tiny_configs.LOOP,
             "data.",
@@ -139,7 +139,7 @@ def test_replicas_and_one_by_one_give_the_same_table(folder, pipeline):
         folder, pipeline[1] / "pretrain" / "encoder-size=tiny", training__duration="8 steps",
         task__num_train_examples=60, evaluation__every="4 steps",
     )  # fmt: skip
-    given = configs.flatten(tiny.to_dict())
+    given = config_lib.flatten(tiny.to_dict())
     given.pop("optimizer.learning_rate")
     space = f"fixed({given!r}) * grid(lr=[1e-3, 1e-2], seed=range(2))"
     stage = f'finetune("configs/finetune/classification.py", {space})'

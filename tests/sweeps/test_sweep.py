@@ -10,7 +10,7 @@ import sweeping
 
 from sweeps import plan, results
 from training import cli, preemption
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 
 ALL = list(range(1, 11))
@@ -168,9 +168,9 @@ def test_a_dry_run_prints_commands_that_the_programs_accept_and_writes_nothing(t
     for command in commands:
         _, program, *flags = shlex.split(command)
         assignments, rest = cli.split_assignments(flags)
-        config = configs.load_config_file(rest[0].partition("=")[2])
+        config = config_lib.load_config_file(rest[0].partition("=")[2])
         schema = plan.SCHEMAS[pathlib.Path(program).name]
-        configs.resolve(schema, configs.override(config, assignments))
+        config_lib.resolve(schema, config_lib.override(config, assignments))
 
 
 def test_printed_commands_are_collected_by_the_same_command(tmp_path, capsys):
@@ -317,7 +317,7 @@ def test_a_lost_manifest_loses_no_run(whole, tmp_path):
 
 
 def _runs(file):
-    return plan.make_runs(configs.load_config_file(file, "get_sweep"))
+    return plan.make_runs(config_lib.load_config_file(file, "get_sweep"))
 
 
 def test_a_metric_that_no_run_has_names_the_nearest_after_a_report_with_another(whole):

@@ -11,7 +11,7 @@ import models
 from data import tokenizer as tokenizers
 from models.config import complete_config
 from tasks import FINETUNE_TASKS, evaluate
-from training import config as configs
+from training import config as config_lib
 from training.schema import FinetuneConfig
 
 GENERATES = ("seq2seq", "text_to_text")
@@ -30,7 +30,7 @@ def load(folder, name, architecture, **options):
     """(the task of a shipped config, its model)."""
     options = {f"task__{key}": value for key, value in options.items()}
     config = tiny_configs.finetuning(folder, "unused", f"configs/finetune/{name}.py", **options)
-    config = configs.resolve(FinetuneConfig, config)
+    config = config_lib.resolve(FinetuneConfig, config)
     model = models.ModelConfig(
         architecture=architecture, num_layers=1, emb_dim=32, num_heads=2, mlp_dim=64, init_std=0.3
     )

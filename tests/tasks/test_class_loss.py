@@ -13,7 +13,7 @@ import finetune
 import train
 from tasks.class_loss import cross_entropy, example_weights
 from tasks.classification import Classification
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.schema import FinetuneConfig
 from training.train_step import total_loss
@@ -76,7 +76,7 @@ def test_a_weight_below_one_divides_the_loss_too(denominator, expected):
 def test_bad_class_weights_are_named(value, expected):
     given = {"init_from": "x", "task": {"class_weights": value}}
     with pytest.raises(ConfigError, match="class_weights") as error:
-        configs.resolve(FinetuneConfig, given)
+        config_lib.resolve(FinetuneConfig, given)
     assert expected in str(error.value)
 
 
@@ -90,7 +90,7 @@ def folder(tmp_path_factory):
 def task_of(folder, **options):
     overrides = {f"task__{name}": value for name, value in options.items()}
     given = tiny_configs.finetuning(folder, folder / "pretrained", **overrides)
-    config = configs.resolve(FinetuneConfig, given)
+    config = config_lib.resolve(FinetuneConfig, given)
     from training.run_directory import read_model_config
 
     model_config = read_model_config(folder / "pretrained")

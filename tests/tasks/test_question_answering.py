@@ -18,7 +18,7 @@ import models
 from data import tokenizer as tokenizers
 from tasks import evaluate
 from tasks.span_predictions import best_spans
-from training import config as configs
+from training import config as config_lib
 from training.schema import FinetuneConfig
 
 LENGTH = 12
@@ -43,7 +43,7 @@ def load(folder, architecture, splits, batch=(4, 4), process=(0, 1), **options):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = f"files:{folder}/{{{','.join(f'{split}.jsonl' for split in splits)}}}"
     options = {"max_seq_len": LENGTH, "max_query_len": 3, "stride": 4, **options}
-    config = configs.resolve(FinetuneConfig, {
+    config = config_lib.resolve(FinetuneConfig, {
         "init_from": "unused", "task": {"name": "question_answering", "source": source, **options},
         "training": {"batch_size": batch[0]}, "evaluation": {"batch_size": batch[1]},
     })  # fmt: skip

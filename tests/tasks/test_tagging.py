@@ -20,7 +20,7 @@ from data import tokenizer as tokenizers
 from data.examples import Examples
 from data.labeled import LabeledSplits
 from tasks import evaluate
-from training import config as configs
+from training import config as config_lib
 from training.schema import FinetuneConfig
 
 EMB_DIM = 16
@@ -287,7 +287,9 @@ def test_the_files_of_predictions(folder, tmp_path):
 def test_texts_with_spans_are_predicted_as_spans(folder):
     task = load(folder, "encoder", SPLITS)
     texts = {"test": Examples({"text": ["w1, w2 w20", "w3"]})}
-    config = configs.resolve(FinetuneConfig, {"init_from": "unused", "task": {"name": "tagging"}})
+    config = config_lib.resolve(
+        FinetuneConfig, {"init_from": "unused", "task": {"name": "tagging"}}
+    )
     splits = LabeledSplits(texts, "none", TAGS)
     task = task.task.assemble(
         splits, config, task.model_config, folder / "tokenizer.json", lambda line: None

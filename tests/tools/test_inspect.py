@@ -20,7 +20,7 @@ import train
 from objectives.document_ids import document_ids
 from tools import inspect
 from training import cli, run_directory
-from training import config as configs
+from training import config as config_lib
 from training.schema import FinetuneConfig, PretrainConfig
 
 ROWS, STEPS = 8, 3
@@ -63,7 +63,7 @@ def finetuned(folder, pretrained):
 
 def resolved(schema, run):
     """The config that a run was started with."""
-    return configs.resolve(schema, run_directory.read_config(run)["config"])
+    return config_lib.resolve(schema, run_directory.read_config(run)["config"])
 
 
 def assert_same(one, other):
@@ -88,7 +88,7 @@ def execute(capsys, *words):
 def flags_of(run):
     """The command line that gives a run's config without the run."""
     config = run_directory.read_config(run)["config"]
-    return [f"--config.{key}={value}" for key, value in configs.flatten(config).items()]
+    return [f"--config.{key}={value}" for key, value in config_lib.flatten(config).items()]
 
 
 def test_the_batch_of_a_step_is_the_one_that_its_update_read_bit_for_bit(folder, pretrained):

@@ -5,7 +5,7 @@ import pytest
 import objectives
 from tools import __main__ as listing
 from tools import objective_matrix
-from training import config as configs
+from training import config as config_lib
 from training.schema import PretrainConfig
 
 
@@ -26,7 +26,7 @@ def test_every_cell_has_a_config_or_a_reason(cells):
     assert [cell for cell, (_, text) in cells.items() if not text] == []
     for (name, architecture), (exists, text) in cells.items():
         if exists:
-            config = configs.resolve(PretrainConfig, configs.load_config_file(text))
+            config = config_lib.resolve(PretrainConfig, config_lib.load_config_file(text))
             objectives.check(config.objective, config.model.architecture)
             assert (config.objective.name, config.model.architecture) == (name, architecture)
         else:

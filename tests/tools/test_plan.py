@@ -14,7 +14,7 @@ import pytest
 import tiny_configs
 
 from tools import plan, plan_analytic, plan_report, plan_search, plan_step
-from training import config as configs
+from training import config as config_lib
 from training import train_step
 from training.config import ConfigError
 from training.schema import PretrainConfig
@@ -26,8 +26,8 @@ SMALL = {"model.num_layers": "1", "training.seq_len": "32", "training.batch_size
 
 def resolved(file=DECODER, **changes):
     given = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
-    config = configs.override(configs.load_config_file(file), list(given.items()))
-    return configs.resolve(PretrainConfig, config)
+    config = config_lib.override(config_lib.load_config_file(file), list(given.items()))
+    return config_lib.resolve(PretrainConfig, config)
 
 
 @pytest.fixture(scope="module")
@@ -293,8 +293,8 @@ def test_a_state_that_does_not_fit_is_not_compiled(monkeypatch):
 
 def test_a_run_is_compared_with_its_plan(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
-    config = configs.override(
-        configs.load_config_file(DECODER),
+    config = config_lib.override(
+        config_lib.load_config_file(DECODER),
         [*SMALL.items(), ("training.duration", "4 steps"), ("logging.every", "1 steps"),
          ("data.source", tiny_configs.corpus(tmp_path)), ("data.cache_dir", str(tmp_path / "cache")),
          ("logging.tensorboard", "False")],

@@ -16,7 +16,7 @@ from objectives.vocabulary import Vocabulary
 from tools import generator, prompts
 from tools.generator import Generator
 from tools.prompts import prompt_reader
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.schema import FinetuneConfig
 
@@ -127,8 +127,8 @@ def test_a_published_model_has_the_ids_of_its_files(monkeypatch):
 
 def finetuned(**task):
     """The section of config.json of a run of finetune.py."""
-    config = configs.resolve(FinetuneConfig, {"init_from": "x", "task": task})
-    return json.loads(json.dumps(configs.to_dict(config)))
+    config = config_lib.resolve(FinetuneConfig, {"init_from": "x", "task": task})
+    return json.loads(json.dumps(config_lib.to_dict(config)))
 
 
 def test_a_finetuned_run_reads_a_source_in_its_prompt(monkeypatch):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.optimizers import (
     OPTIMIZERS,
@@ -248,12 +248,12 @@ def test_invariant_07_an_option_of_another_optimizer_is_an_error():
     from training.schema import PretrainConfig
 
     section = {"name": "lion", "learning_rate": "3e-4", "beta2": "0.98"}
-    resolved = configs.resolve(PretrainConfig, {"optimizer": section})
+    resolved = config_lib.resolve(PretrainConfig, {"optimizer": section})
     assert resolved.optimizer == Lion(learning_rate=3e-4, beta2=0.98)
-    assert configs.to_dict(resolved)["optimizer"]["name"] == "lion"
+    assert config_lib.to_dict(resolved)["optimizer"]["name"] == "lion"
     for key, name in (("epsilon", "lion"), ("momentum", "adamw"), ("beta1", "adafactor")):
         with pytest.raises(ConfigError, match=f"unknown key config.optimizer.{key}"):
-            configs.resolve(PretrainConfig, {"optimizer": {"name": name, key: 0.5}})
+            config_lib.resolve(PretrainConfig, {"optimizer": {"name": name, key: 0.5}})
     with pytest.raises(ConfigError, match="'adafctor' is unknown; did you mean 'adafactor'"):
-        configs.resolve(PretrainConfig, {"optimizer": {"name": "adafctor"}})
-    assert isinstance(configs.resolve(PretrainConfig, {}).optimizer, AdamW)
+        config_lib.resolve(PretrainConfig, {"optimizer": {"name": "adafctor"}})
+    assert isinstance(config_lib.resolve(PretrainConfig, {}).optimizer, AdamW)

@@ -10,7 +10,7 @@ import pytest
 
 from models import presets
 from training import cli, durations
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ class Outer:
 
 
 def resolve(**fields):
-    return configs.resolve(Outer, ml_collections.ConfigDict(fields))
+    return config_lib.resolve(Outer, ml_collections.ConfigDict(fields))
 
 
 def test_an_empty_config_is_all_defaults():
@@ -162,15 +162,15 @@ def test_a_wrong_field_is_one_line_with_the_value_and_the_remedy(fields, message
 
 def test_a_config_survives_its_own_dict():
     config = resolve(model={"num_layers": 5}, objective={"name": "second", "span": 9})
-    again = configs.resolve(Outer, configs.to_dict(config))
+    again = config_lib.resolve(Outer, config_lib.to_dict(config))
     assert again == config
-    assert configs.to_dict(config)["objective"] == {"name": "second", "span": 9}
+    assert config_lib.to_dict(config)["objective"] == {"name": "second", "span": 9}
 
 
 def test_difference_names_each_field_and_sees_no_difference_in_json():
     old = {"a": {"b": 1, "c": (1, 2)}, "d": 2}
-    assert configs.difference(old, {"a": {"b": 1, "c": [1, 2]}, "d": 2}) == []
-    assert configs.difference(old, {"a": {"b": 3, "c": (1, 2)}}) == [
+    assert config_lib.difference(old, {"a": {"b": 1, "c": [1, 2]}, "d": 2}) == []
+    assert config_lib.difference(old, {"a": {"b": 3, "c": (1, 2)}}) == [
         ("a.b", 1, 3),
         ("d", 2, "(absent)"),
     ]
@@ -178,35 +178,37 @@ def test_difference_names_each_field_and_sees_no_difference_in_json():
 
 def test_overrides_win_over_the_file_and_may_name_new_fields():
     given = ml_collections.ConfigDict({"model": {"num_layers": 3}})
-    config = configs.override(given, [("model.num_layers", "4"), ("objective.density", "0.3")])
-    resolved = configs.resolve(Outer, config)
+    config = config_lib.override(given, [("model.num_layers", "4"), ("objective.density", "0.3")])
+    resolved = config_lib.resolve(Outer, config)
     assert resolved.model.num_layers == 4
     assert resolved.objective.density == 0.3
     assert given.model.num_layers == 3
     with pytest.raises(ConfigError, match="config.model.num_layers is a field, not a section"):
-        configs.resolve(Outer, configs.override(given, [("model.num_layers.x", "4")]))
+        config_lib.resolve(Outer, config_lib.override(given, [("model.num_layers.x", "4")]))
 
 
 @pytest.mark.parametrize("given", [{}, {"seed": 7}, {"seed": {"init": 7, "data": 8}}])
 @pytest.mark.parametrize("order", [1, -1])
 def test_one_integer_sets_every_seed_and_a_single_seed_wins_whatever_the_order(given, order):
     both = [("seed", "1"), ("seed.data", "5")][::order]
-    assert configs.resolve(Outer, configs.override(given, both)).seed == Seeds(init=1, data=5)
-    alone = configs.resolve(Outer, configs.override(given, [("seed.data", "5")])).seed
+    assert config_lib.resolve(Outer, config_lib.override(given, both)).seed == Seeds(init=1, data=5)
+    alone = config_lib.resolve(Outer, config_lib.override(given, [("seed.data", "5")])).seed
     assert alone == Seeds(init=7 if given else 0, data=5)
-    assert configs.resolve(Outer, configs.override(given, [("seed", "1")])).seed == Seeds(1, 1)
+    assert config_lib.resolve(Outer, config_lib.override(given, [("seed", "1")])).seed == Seeds(
+        1, 1
+    )
 
 
 def test_a_section_that_gets_another_name_starts_from_its_own_defaults(caplog):
     caplog.set_level("INFO", "triptych")
     given = {"objective": {"name": "bert_style", "noise_density": 0.5}, "model": {"num_layers": 3}}
     names = [("objective.targets", "full"), ("objective.name", "mass_style")]
-    assert configs.override(given, names).to_dict() == {
+    assert config_lib.override(given, names).to_dict() == {
         "objective": {"name": "mass_style", "targets": "full"},
         "model": {"num_layers": 3},
     }
     assert "objective.name=mass_style: ignoring noise_density, set for bert_style" in caplog.text
-    same = configs.override(given, [("objective.name", "bert_style"), ("model.num_layers", "4")])
+    same = config_lib.override(given, [("objective.name", "bert_style"), ("model.num_layers", "4")])
     assert same.objective.noise_density == 0.5
 
 
@@ -214,12 +216,14 @@ def test_a_section_that_gets_another_name_starts_from_its_own_defaults(caplog):
 def test_a_section_with_variants_may_be_given_by_its_name(key):
     names = [("objective.span", "9"), (key, "second")]
     for given in ({}, {"objective": "first"}, {"objective": {"name": "first", "density": 0.3}}):
-        assert configs.resolve(Outer, configs.override(given, names)).objective == Second(span=9)
+        assert config_lib.resolve(Outer, config_lib.override(given, names)).objective == Second(
+            span=9
+        )
 
 
 def test_describe_aligns_key_value_origin_and_help():
-    given = configs.override({"seed": 3, "model": {"num_layers": 4}}, [("objective", "second")])
-    lines = configs.describe(configs.resolve(Outer, given), given)
+    given = config_lib.override({"seed": 3, "model": {"num_layers": 4}}, [("objective", "second")])
+    lines = config_lib.describe(config_lib.resolve(Outer, given), given)
     found = {line.split()[0]: line.split(None, 4)[2:] for line in lines}
     assert found["config.model.num_layers"] == ["4", "set", "layers of the stack"]
     assert found["config.model.norm"] == ["'post'", "default", "('post' | 'pre')"]
@@ -233,7 +237,7 @@ def test_describe_aligns_key_value_origin_and_help():
 
 def test_a_missing_config_file_names_the_nearest():
     with pytest.raises(ConfigError, match="'configs/decodr.py' does not exist.*configs/decoder.py"):
-        configs.load_config_file("configs/decodr.py")
+        config_lib.load_config_file("configs/decodr.py")
 
 
 CONVERTER = durations.StepConverter(

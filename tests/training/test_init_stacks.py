@@ -14,7 +14,7 @@ import pytest
 
 import models
 from training import checkpoint, init_from, init_stacks, run_directory
-from training import config as configs
+from training import config as config_lib
 from training.config import ConfigError
 from training.param_rules import flatten_params, unflatten_params
 from training.schema import PretrainConfig
@@ -59,7 +59,7 @@ def transfer(source, target, stacks):
         run_directory.write_config(run, {}, "pretrain", there)
         run_directory.write_json(run / "manifest.json", {"tokenizer": TOKENIZER.fingerprint})
         checkpoint.write_params(run, 0, source_params)
-        config = configs.resolve(PretrainConfig, {"init_from": folder, "init_stacks": stacks})
+        config = config_lib.resolve(PretrainConfig, {"init_from": folder, "init_stacks": stacks})
         init_source = init_from.PretrainedModel(config, f"{run}@0", "", run, 0)
         result, lines, _ = init_from.load_for_pretraining(
             init_source, task, jax.device_put(params, places), places

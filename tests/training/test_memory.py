@@ -17,7 +17,7 @@ import train
 from models import LayerLoop
 from objectives.loss import chunked_cross_entropy
 from tasks import TASKS
-from training import config as configs
+from training import config as config_lib
 from training import init_from, replica_axis, sharding
 from training.config import ConfigError
 from training.optimizers import AdamW, Lion, Muon, Optimizer
@@ -32,7 +32,7 @@ def compiled_step(program, folder, mesh, axes=None, **overrides):
     tiny = tiny_configs.pretraining if program is train else tiny_configs.finetuning
     arguments = (folder,) if program is train else (folder, folder / "source")
     schema = PretrainConfig if program is train else FinetuneConfig
-    config = configs.resolve(schema, tiny(*arguments, **overrides))
+    config = config_lib.resolve(schema, tiny(*arguments, **overrides))
     load = functools.partial(TASKS["pretraining"]().load, config, config.model)
     tokenizer_file = ""
     if program is finetune:
