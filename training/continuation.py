@@ -253,7 +253,7 @@ def _check_step(folder, step, steps):
 def _differences(folder, config):
     """(the stored config as nested dicts, {key: (old value, new value)} of the fields that differ).
 
-    Fields that may always change are left out."""
+    Fields that may always change are left out, and another spelling of the same init_from."""
     existing = run_directory.read_config(folder, missing_ok=True)
     if existing is None:
         return {}, {}
@@ -266,6 +266,7 @@ def _differences(folder, config):
         key: (was, now)
         for key, was, now in config_lib.difference(stored, config_lib.to_dict(config))
         if not key.startswith(CHANGEABLE)
+        and not (key == "init_from" and paths.same(was, now))
     }
 
 

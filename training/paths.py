@@ -68,6 +68,13 @@ def absolute(path):
     return of(path) if remote(path) else of(path).absolute()
 
 
+def same(path, other):
+    """Whether both name the same file or directory, of this machine or in a bucket."""
+    if remote(path) or remote(other):
+        return str(of(path)) == str(of(other))
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
 def write_text(path, text):
     """Writes a whole file, so that a reader sees the old or the new one, never a part.
 
