@@ -93,6 +93,9 @@ def made(target: str, given, words) -> job.Job:
         if words:
             raise ConfigError("--commands and a command after -- are both given; leave one out")
         commands = read_commands(pathlib.Path(given.commands))
+    if target != "local":
+        for words in commands:
+            job.check_ends(words)
     for flag in TARGETS[target].requires:
         if not getattr(given, flag):
             raise ConfigError(f"--{flag} is missing; the target {target} needs it (--help)")

@@ -189,6 +189,17 @@ def check_command(words) -> tuple[str, ...]:
     return ("python", *words[1:])
 
 
+def check_ends(words) -> None:
+    """Raises ConfigError for training.stop_after: a cluster would start the run again without end."""
+    flag = "--config.training.stop_after="
+    for word in words:
+        if word.startswith(flag) and word != f"{flag}never":
+            raise ConfigError(
+                f"{word}: the run would stop with status 143, as before a time limit, and the cluster would "
+                f"start it again and again; leave it out, or shorten training.duration"
+            )
+
+
 def config_flags(words) -> list[str]:
     """The words of a command that choose its config."""
     return [word for word in words[2:] if word.startswith("--config")]

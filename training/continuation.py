@@ -265,8 +265,7 @@ def _differences(folder, config):
     return stored, {
         key: (was, now)
         for key, was, now in config_lib.difference(stored, config_lib.to_dict(config))
-        if not key.startswith(CHANGEABLE)
-        and not (key == "init_from" and paths.same(was, now))
+        if not key.startswith(CHANGEABLE) and not (key == "init_from" and paths.same(was, now))
     }
 
 

@@ -225,6 +225,7 @@ HERE = [*RUN, "--workdir=runs/x"]
         (["slurm", "--", *RUN], "has no --workdir"),
         (["slurm", "--nodes=2", "--", *HERE], r"--workdir='runs/x': 2 nodes need .*--shared_filesystem"),
         (["slurm", "--nodes=0", "--", *HERE], "--nodes=0: expected at least 1"),
+        (["slurm", "--", *HERE, "--config.training.stop_after=9 steps"], "would start it again and again"),
         (["slurm", "--commands=none.txt"], "--commands=none.txt: No such file"),
         (["local", "--processes=0", "--", *HERE], "expected at least 1"),
         (["local", "--env=A", "--", *HERE], "--env='A': expected NAME=VALUE"),
