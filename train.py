@@ -48,7 +48,7 @@ log = logging.getLogger("triptych")
 @announced_jit("the train step", static_argnums=(0, 1), donate_argnums=2)
 def train_step(task, model, state, frozen, rngs, inputs, learning_rate):
     """(state after one more update, {name: (sum, weight)} of the batch). `frozen`: parameters that are not
-    trained. `prepare` folds each example's global number into its key."""
+    trained. `prepare` folds each example's global id into the corruption rng."""
     batch = task.prepare(rngs["corruption"], inputs)
     dropout_rng = jax.random.fold_in(rngs["dropout"], state.step)
     grads, sums = accumulate_gradients(task, model, state, frozen, batch, dropout_rng)
@@ -64,7 +64,7 @@ def eval_step(task, model, params, rngs, inputs):
 
 @announced_jit("the count of targets", static_argnums=(0, 1))
 def count_step(task, model, params, rngs, inputs):
-    """{loss: (weight of each class float32[vocab_size], total float32[])} of the targets of a batch."""
+    """{loss: (weight of each class float32[vocab_size], denominator float32[])} of the targets of a batch."""
     batch = task.prepare(rngs["corruption"], inputs)
     counts = count_targets(task.loss, model, params, batch, None, task.spec.vocabulary.size)
     return sharding.constrain_replicated(counts)

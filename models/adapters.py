@@ -1,7 +1,6 @@
 """Adapters: small sets of trained parameters beside the frozen ones of the model.
 `AdaptedModel` (models/adapted_model.py) applies a model with one. The adapter intercepts the calls of layers
-(`flax.linen.intercept_methods`) and changes their activations, so no full-size weight update is made.
-"""
+(`flax.linen.intercept_methods`) and changes their activations, so no full-size weight update is made."""
 
 import re
 from dataclasses import dataclass
@@ -94,8 +93,8 @@ class TrainableAdapter(Adapter):
 
     modules_to_save: tuple = option(
         (),
-        "regexes of the paths of other parameters (not of modules, as in PEFT) that are trained and saved "
-        "too, such as '.*_norm/scale'",
+        "regexes of the paths of other parameters that are trained and saved too, such as '.*_norm/scale' "
+        "(PEFT names modules, not parameters)",
     )
 
 
@@ -218,7 +217,8 @@ class IA3(TrainableAdapter):
     )
     feedforward_modules: tuple = option(
         (r".*/mlp/out",),
-        "regexes of layers, rescaled at their input; none of target_modules (in PEFT: some of them)",
+        "regexes of layers, rescaled at their input; they must not match any of target_modules (in PEFT they "
+        "are a subset of them)",
     )
 
     def adapted_modules(self, params):

@@ -78,7 +78,7 @@ class Attention(nn.Module):
                 k, v, mask = self.update_cache(k, v, key_inputs)
             else:
                 sow_for_cache(self, (k, v))
-                window = config.sliding_window_at(self.layer) or key_inputs.sliding_window
+                window = config.sliding_window_at(self.layer)
                 mask_args = () if self.cross else (key_inputs.attention, key_inputs.prefix, window)
                 segments = query_inputs.segment_ids, key_inputs.segment_ids
                 mask = make_attention_mask(*segments, *mask_args)
@@ -96,7 +96,7 @@ class Attention(nn.Module):
                 q, k, v, mask, bias=bias, scale=scale, cap=cap, dropout=dropout
             )
         else:
-            key = None if deterministic or not rate else self.make_rng("dropout")
+            dropout_rng = None if deterministic or not rate else self.make_rng("dropout")
             out = attend(
                 kernel,
                 q * scale,
@@ -106,7 +106,7 @@ class Attention(nn.Module):
                 bias=bias,
                 cap=cap,
                 dropout_rate=rate,
-                dropout_rng=key,
+                dropout_rng=dropout_rng,
             )
         out = out.reshape(*out.shape[:2], config.num_heads * head_dim)  # [B,T,HK]
         return Dense(config, config.emb_dim, kind="residual", depth=self.depth, name="out")(out)

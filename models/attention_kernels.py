@@ -132,7 +132,7 @@ def attend(
     if bias is not None:
         bias = bias.reshape(groups, num_heads // groups, -1)
     dropout_rngs = None
-    if dropout_rng is not None:  # one per row and head: the same bits on every mesh
+    if dropout_rng is not None:  # one per row and key head: the same bits on every mesh
         fold = jax.vmap(jax.random.fold_in, (None, 0))
         by_row = fold(dropout_rng, jnp.arange(num_rows))
         dropout_rngs = jax.vmap(fold, (0, None))(by_row, jnp.arange(groups))
@@ -276,7 +276,7 @@ def describe_attention(
 
 
 def kernel_table() -> list[tuple[str, ...]]:
-    """Rows (platform, attention, window or bias, kernel of 'auto' for 2048 tokens, why not the fused one)."""
+    """Rows (platform, attention, window or bias, kernel of 'auto' for 2048 tokens, why no splash, triton)."""
     rows = []
     for platform in ("cpu", "gpu", "tpu"):
         for attention in ("causal", "bidirectional", "prefix", "cross"):

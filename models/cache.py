@@ -28,7 +28,6 @@ class CacheSlots:
     index: jax.Array  # int32[]  number of the next token
     positions: jax.Array  # int32[B]  position of the next token in its segment
     encoder_visible: jax.Array | None = None  # bool[B,S]  what cross-attention reads
-    sliding_window: int = struct.field(pytree_node=False, default=0)  # of the ModelInputs
 
     @property
     def capacity(self) -> int:
@@ -37,7 +36,6 @@ class CacheSlots:
 
     def size(self, window: int) -> int:
         """S of a layer with this sliding window (0: no limit)."""
-        window = window or self.sliding_window
         return min(window, self.capacity) if window else self.capacity
 
     def distances(self, size: int) -> jax.Array:
@@ -65,8 +63,8 @@ class CacheSlots:
 
 
 def pack(x: jax.Array) -> jax.Array:
-    """[B,G,S,K], or [G,S,K] if B is 1: XLA drops such an axis in products, and would then copy a cache
-    with it in each step."""
+    """x[B,G,S,K], without its batch axis if B is 1: XLA drops an axis of size 1 in products, and would then
+    copy the whole cache in each step."""
     return x[0] if len(x) == 1 else x
 
 
@@ -144,7 +142,6 @@ def prefill(
         jnp.int32(length),
         prompt.positions[:, -1] + jnp.int32(1),
         encoder_visible,
-        prompt.sliding_window,
     )
     layers = {}
     for stack, modules in cached.items():

@@ -159,7 +159,7 @@ def _toeplitz(by_distance):
     starts one element earlier than the row before."""
     n = (by_distance.shape[-1] + 1) // 2
     rows = jnp.tile(by_distance, (1, 1, n))[..., n - 1 :]
-    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, n - 1)))[..., : n * (2 * n - 2)]
+    rows = rows[..., : n * (2 * n - 2)]
     return rows.reshape(*by_distance.shape[:2], n, 2 * n - 2)[..., :n]
 
 
@@ -172,9 +172,9 @@ def _kept(options, dropout_rngs, mask, pair, shape):
         first = mask.first_query + pair[0] * options.block
         number = jnp.where(first % options.block == 0, first // options.block, -1 - first)
 
-    def draw(key):
-        key = jax.random.fold_in(jax.random.fold_in(key, number), pair[1])
-        return jax.random.bernoulli(key, keep, shape[2:])
+    def draw(rng):
+        rng = jax.random.fold_in(jax.random.fold_in(rng, number), pair[1])
+        return jax.random.bernoulli(rng, keep, shape[2:])
 
     return jax.vmap(jax.vmap(draw))(dropout_rngs).astype(jnp.float32) / jnp.float32(keep)
 

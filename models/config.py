@@ -88,7 +88,8 @@ class ModelConfig:
     )
     rope_scaling: str = option(
         "none",
-        "how RoPE is scaled to longer sequences; with sliding windows, only that of the global layers",
+        "how RoPE is scaled to longer sequences; in a model with global and sliding-window layers, only in "
+        "the global ones",
         choices=("none", "linear", "dynamic", "yarn", "llama3", "longrope"),
     )
     rope_factor: float = option(1.0, "scaling factor of rope_scaling", min=1.0)

@@ -28,7 +28,6 @@ class ModelInputs:
     prefix: jax.Array | None = None  # bool[B,T]  1 = its whole segment attends to it
     token_type_ids: jax.Array | None = None  # int32[B,T]  as in BERT; None means all 0
     attention: str = struct.field(pytree_node=False, default="bidirectional")  # ATTENTION_TYPES
-    sliding_window: int = struct.field(pytree_node=False, default=0)  # |q - k| < this; 0: no limit
 
 
 def make_inputs(
@@ -83,7 +82,7 @@ class AttentionMask:
     key_segment_ids: jax.Array  # int32[B,S]
     prefix: jax.Array | None = None  # bool[B,S]
     attention: str = struct.field(pytree_node=False, default="bidirectional")  # ATTENTION_TYPES
-    sliding_window: int = struct.field(pytree_node=False, default=0)
+    sliding_window: int = struct.field(pytree_node=False, default=0)  # |q - k| < this; 0: no limit
     num_leading: int = struct.field(pytree_node=False, default=0)
     # int32[]: the index in the row of this device's first query, if devices split the queries
     first_query: jax.Array | None = None

@@ -132,7 +132,8 @@ def _function(loop, layer, arguments, deterministic):
 
 
 def _variables(stack, layer):
-    """{collection: tree} of a layer; of a layer with another stack's modules, these are `shared`."""
+    """{collection: tree}: the variables of a layer. If it reuses a layer of another stack, that layer's
+    variables are under the key `shared`."""
     variables = {name: dict(tree.get(layer.name, {})) for name, tree in stack.variables.items()}
     if layer.shared is not None:
         for name, tree in stack.shared.variables.items():

@@ -40,8 +40,8 @@ def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def cpu_barrier(x: jax.Array) -> jax.Array:
-    """x, which XLA's CPU backend does not move or fuse. Other backends get no barrier, because it would
-    keep the all-reduce of a gradient inside the loop over microbatches."""
+    """x behind an optimization barrier on CPUs: XLA neither moves nor fuses its computation. Other backends
+    get no barrier, because it would keep the all-reduce of a gradient inside the loop over microbatches."""
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
@@ -73,14 +73,17 @@ def softcap(scores: jax.Array, cap: float) -> jax.Array:
 
 
 def lm_logits(
-    features: jax.Array, table: jax.Array, bias: jax.Array | None, cap: float = 0.0
+    features: jax.Array, output_embedding: jax.Array, bias: jax.Array | None, cap: float = 0.0
 ) -> jax.Array:
     """features[B,N,E], output embedding[V,E] and bias[V] or None -> float32[B,N,V].
 
     cap: the config's final_logit_softcap. Ids >= vocab_size are not masked.
     """
     logits = jnp.einsum(
-        "BNE,VE->BNV", features, table.astype(features.dtype), preferred_element_type=jnp.float32
+        "BNE,VE->BNV",
+        features,
+        output_embedding.astype(features.dtype),
+        preferred_element_type=jnp.float32,
     )
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)[None, None]

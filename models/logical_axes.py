@@ -37,7 +37,7 @@ def mesh_axes(name: str, size: int) -> tuple[str, ...]:
 
 
 def mesh_axes_size(name: str) -> int:
-    """The number of shards of a logical axis whose size its mesh axes divide; 1 without rules."""
+    """The number of shards of a logical axis, if its mesh axes divide its size; 1 without rules."""
     if not has_rules():
         return 1
     shape = jax.sharding.get_abstract_mesh().shape

@@ -197,7 +197,8 @@ class Transformer(nn.Module):
     def embed_inputs(
         self, inputs: ModelInputs, deterministic: bool = True, decoder: bool = False
     ) -> jax.Array:
-        """Input [B,T,D] of a stack's first layer; decoder=True: the decoder of an encoder-decoder."""
+        """Input [B,T,D] of a stack's first layer. decoder=True: for the decoder of an encoder-decoder, and in
+        every decode step (prompt tuning then adds no virtual tokens)."""
         if self.has_variable("params", "adapter"):
             raise ValueError(
                 "these parameters have an adapter, which this model does not apply: "
@@ -235,8 +236,8 @@ class Transformer(nn.Module):
         return self.heads.lm(hidden)
 
     def output_embedding(self) -> tuple[jax.Array, jax.Array | None]:
-        """(W[V,E or D], b[V] or None), float32, for layers.lm_logits, with the config's final_logit_softcap.
-        V is the padded vocabulary; the caller masks ids >= vocab_size."""
+        """(W[V,E or D], b[V] or None), float32: arguments of layers.lm_logits, whose `cap` is the config's
+        final_logit_softcap. V is the padded vocabulary; the caller masks ids >= vocab_size."""
         return self.heads.lm.output_embedding(self.embed.tokens.embedding)
 
     def init_all(self, inputs: ModelInputs, decoder_inputs: ModelInputs | None = None):

@@ -170,8 +170,8 @@ class TransformerStack(nn.Module):
 
     def distances(self, inputs: ModelInputs) -> np.ndarray:
         """Distances of keys from queries: int[T,T] for the dense kernel, else int[2T-1], ascending."""
-        # With a bias, only lengths, platform and option choose between dense and chunked, so this agrees with
-        # `Attention.choose_kernel`, whose spec is complete.
+        # With a bias, the choice between dense and chunked depends only on the lengths, the platform and
+        # model.attention_kernel, so this spec gives the same kernel as the one in Attention.choose_kernel.
         length = inputs.tokens.shape[1]
         spec = AttentionSpec(length, length, inputs.attention, has_bias=True)
         if choose_kernel(self.config.attention_kernel, spec) != "dense":

@@ -98,7 +98,7 @@ class PromptTuning(_VirtualTokens):
         stacks = self.intercept_stacks(
             config, self.lengthen, lambda inputs: inputs, lambda hidden: hidden[:, n:]
         )
-        of_text = []  # whether each call of the Embedder in progress embeds the text
+        of_text = []  # for each Embedder call in progress: whether it embeds the text
 
         def intercept(next_fun, args, kwargs, context):
             module, method = context.module, context.method_name
@@ -128,7 +128,8 @@ class PromptTuning(_VirtualTokens):
 class PrefixTuning(_VirtualTokens):
     """Prefix tuning (Li & Liang 2021): trained keys and values before the keys and values of each attention.
 
-    They have no position of their own: RoPE does not rotate them, and T5's bias is 0 there."""
+    RoPE does not rotate these keys, and T5's bias to them is 0. The positions of the text still start at
+    num_virtual_tokens."""
 
     name = "prefix"
     num_leading_keys = property(lambda self: self.num_virtual_tokens)

@@ -87,7 +87,8 @@ class Denoising(Objective):
 
     @property
     def mean_length(self) -> float:
-        """Mean number of tokens, or of whole words, in a span before max_span_length cuts it."""
+        """Mean number of tokens, or of whole words, in a span, before max_span_length truncates the
+        distribution."""
         return self.mean_noise_span_length or grammar.PATTERNS[self.pattern]
 
     def describe(self, spec: ObjectiveSpec) -> str:
@@ -178,7 +179,7 @@ class Denoising(Objective):
         return max(inputs, targets) <= spec.seq_len
 
     def expected_num_targets(self, spec: ObjectiveSpec) -> float:
-        if self._keeps_positions(spec):  # all but [CLS] and [SEP], or but the first token
+        if self._keeps_positions(spec):  # all but [CLS] and [SEP], or the first token
             tokens = spec.seq_len - (2 if spec.architecture == "encoder" else 1)
             return tokens if self.targets == "full" else self._num_noise(tokens)
         lengths = self.lengths(spec)
@@ -213,8 +214,8 @@ class Denoising(Objective):
         segment_ids = document_ids(row, vocabulary, spec.architecture)
         eligible = is_regular_token(row, vocabulary)
         if self.targets == "next":
-            words = vocabulary if self.whole_word else None
-            eligible = patterns.without_first(row, eligible, segment_ids, words)
+            word_vocabulary = vocabulary if self.whole_word else None
+            eligible = patterns.without_first(row, eligible, segment_ids, word_vocabulary)
         counted = eligible if keeps_positions else segment_ids > 0  # noise_density: share of these
         num_tokens = counted.sum(dtype=jnp.int32)
         budget, num_spans = (
@@ -255,8 +256,8 @@ class Denoising(Objective):
         return jnp.where(noise.mask, corrupted, row)
 
     def _seq2seq_batch(self, spec, lengths, row, segment_ids, noise, corrupted):
-        """`corrupted` is the input side, without the noise that grammar.SHORTER inputs remove; the
-        target side is the noise or the whole row."""
+        """The inputs are `corrupted`; if they are in grammar.SHORTER, this function removes the noise from
+        them. The targets are the noise or the whole row."""
         none, everything = jnp.full_like(row, -1), jnp.ones_like(noise.mask)
         starts = noise.mask & ~left_of(noise.mask, False)
         only_noise = self.targets == "spans"

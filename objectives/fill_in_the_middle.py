@@ -85,7 +85,8 @@ class FillInTheMiddle(CausalLM):
         # Per document: the offsets of [SUF] and [MID] from its start, which has [PRE].
         suf = 1 + jnp.where(spm, jnp.zeros_like(a), a)
         mid = suf + 1 + size - b
-        # Per token: p, its old offset in its document, and `new`, its new offset, then index.
+        # Per token: p, its old offset in its document; new, its new offset (after the last
+        # line, its new index in the row).
         p = index - first[doc]
         after_mid = p + mid[doc] + 1 - jnp.where(spm, 0, a)[doc]  # middle; in SPM prefix and middle
         after_suf = p - b[doc] + suf[doc] + 1  # suffix

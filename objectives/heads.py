@@ -25,7 +25,7 @@ class PairHead(nn.Module):
 
 
 class DiscriminatorHead(nn.Module):
-    """Hidden states [B,T,D] -> float32[B,T], the logit that each token was replaced: dense,
+    """Hidden states [B,T,D] -> float32[B,T], the logit of each token having been replaced: dense,
     activation, dense (Clark et al. 2020, section 2)."""
 
     config: ModelConfig

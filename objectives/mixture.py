@@ -26,7 +26,7 @@ MODES = ("R", "S", "X")
 
 @dataclass(frozen=True)
 class SampledObjective(Objective):
-    """Corrupts each row, or each batch, with one component, sampled with probability weight / sum.
+    """Corrupts each row, or each batch, with one component; its probability is weight / sum of the weights.
 
     A component that needs fewer raw tokens than another ignores the end of its row. A component with a
     mode inserts the mode's token before each document and cuts as many tokens from the end of the row.

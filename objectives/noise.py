@@ -96,8 +96,8 @@ def replace_tokens(
     """int32[N]: each of tokens int32[N] becomes [MASK] with probability `mask_prob`, a random regular
     token with probability `random_token_prob`, or is unchanged (Devlin et al. 2019, section 3.1).
 
-    group int32[N]: tokens with the same group share this choice. Where the result is not used, its value
-    may be N or more.
+    group int32[N]: tokens with the same group share this choice. Where the result is not used,
+    a group number may be N or more.
     """
     masks = jnp.full_like(tokens, vocabulary.mask)
     if mask_prob >= 1:

@@ -32,7 +32,7 @@ def apply_packed(apply: Callable, batch) -> jax.Array:
     packing = batch.packing
     if packing is None:
         return apply(batch.inputs, batch.decoder_inputs)
-    # That of the inputs whose states are returned.
+    # The layout of the inputs whose hidden states are returned: the decoder's, if there is one.
     layout = batch.inputs, packing.rows, packing.offsets, packing.width
     inputs, decoder_inputs = _pack(*layout, packing.num_rows), None
     if batch.decoder_inputs is not None:

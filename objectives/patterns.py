@@ -36,8 +36,9 @@ def word_ids(row: jax.Array, eligible: jax.Array, vocabulary: Vocabulary) -> jax
 def without_first(
     row: jax.Array, eligible: jax.Array, segment_ids: jax.Array, word_vocabulary: Vocabulary | None
 ) -> jax.Array:
-    """bool[L]: the eligible tokens bool[L] but the first of each document of segment_ids int32[L], or its
-    first word if `word_vocabulary`, which defines words, is given: no earlier position predicts them."""
+    """bool[L]: the eligible tokens bool[L], without the first token of each document (segment_ids int32[L]),
+    which no earlier position can predict. With `word_vocabulary`, which defines words: without the first
+    word."""
     first = segment_ids != left_of(segment_ids, 0)
     if word_vocabulary is not None:
         word = word_ids(row, eligible, word_vocabulary)
@@ -50,7 +51,7 @@ def iid_noise(
 ) -> Noise:
     """`iid`: exactly `budget` int32[] of the eligible tokens bool[L], chosen uniformly without
     replacement (Devlin et al. 2019, section 3.1). T5's iid_noise_mask (Raffel et al. 2020, section 3.1.4)
-    draws each token independently, so that its number varies.
+    draws each token independently, so the number of noise tokens varies.
 
     With `word` int32[L] (from `word_ids`): random whole words, as many as fit the budget. Each token
     of a word is corrupted independently, as in BERT's repository.
@@ -116,7 +117,7 @@ def random_length_spans(
     eligible = sizes > 0
     units = eligible.sum(dtype=jnp.int32)
     mean = float(np.arange(len(length_probs)) @ length_probs)
-    # The units in spans, if one unit follows each span and no other is outside.
+    # The number of units in spans if a single unit separates each span from the next; all others are noise.
     separable = (units.astype(jnp.float32) * (mean / (1 + mean))).astype(jnp.int32)
     # The budget in units: words may have several tokens.
     needed = budget if word is None else _ceil_product_over(units, budget, num_eligible)

@@ -41,8 +41,8 @@ class SentencePairs(Objective, TrainingLoss):
         targets                [ 32 ]
         loss_weights           [ 1 ]
 
-    Label -1, without a pair loss: the row has no pair, such as a row of padding, or no text for a pair that
-    is not in order. Masked LM trains on the latter.
+    A row has label -1, and no pair loss, if it has no pair (for example a row of padding), or if it has no
+    text for a pair that is not in order. Masked LM still trains on rows of the second kind.
     """
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -131,7 +131,7 @@ class SentencePairs(Objective, TrainingLoss):
         first_length = jnp.minimum(before, jnp.maximum(drawn, max_length - after))
         second_length = jnp.minimum(after, max_length - first_length)
         first, second = (cut - first_length, first_length), (cut, second_length)
-        pairs, usable = self._not_in_order_pair(other_rng, text, doc, end, first, second)
+        pairs, usable = self._candidate_pairs(other_rng, text, doc, end, first, second)
         in_order, not_in_order = pairs
         label = jax.random.bernoulli(label_rng).astype(jnp.int32)
         chosen = jax.tree.map(
@@ -152,9 +152,10 @@ class SentencePairs(Objective, TrainingLoss):
         """
         raise NotImplementedError
 
-    def _not_in_order_pair(self, rng, text, doc, end, first, second) -> tuple:
-        """((the pair in order, the pair not in order), bool[]: whether the latter exists). first, second: the
-        (start, length) of each text; a pair is a tuple of two. Other arguments as in `_max_second_length`."""
+    def _candidate_pairs(self, rng, text, doc, end, first, second) -> tuple:
+        """((the pair in order, the pair not in order), bool[]: whether the second one exists). first,
+        second: (start, length) of each text; a pair is a tuple of two. Other arguments as in
+        `_max_second_length`."""
         raise NotImplementedError
 
     # ---- Losses ----------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ class NextSentence(SentencePairs):
         longest = jnp.where(others, end - index, jnp.zeros_like(end)).max()
         return jnp.where(others.any(), longest, jnp.int32(text.shape[0]))
 
-    def _not_in_order_pair(self, rng, text, doc, end, first, second):
+    def _candidate_pairs(self, rng, text, doc, end, first, second):
         index = jnp.arange(text.shape[0], dtype=jnp.int32)
         others = text & (doc != doc[second[0]])
         left = text & (index < first[0])
@@ -243,7 +244,7 @@ class SentenceOrder(SentencePairs):
     def _max_second_length(self, text, doc, cut, end):
         return jnp.int32(text.shape[0])
 
-    def _not_in_order_pair(self, rng, text, doc, end, first, second):
+    def _candidate_pairs(self, rng, text, doc, end, first, second):
         return ((first, second), (second, first)), jnp.bool_(True)
 
 

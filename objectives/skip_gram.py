@@ -37,7 +37,7 @@ class SkipGram(Objective, TrainingLoss):
 
     All pairs of a row share its negative samples (Ji et al. 2016, arXiv:1604.04661). Each of the
     `num_shared_negatives` samples has weight num_negatives / num_shared_negatives in each pair. The expected
-    loss is the same as with `num_negatives` samples per pair (equation 4), for one matrix product.
+    loss is the same as with `num_negatives` samples per pair (equation 4), at the cost of one matrix product.
     """
 
     name: ClassVar[str] = "skip_gram"

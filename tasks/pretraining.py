@@ -195,10 +195,6 @@ class LoadedPretraining(LoadedTask):
             for name, sums in self.eval_loss.losses(model, params, batch, None).items()
         }
 
-    def target_classes(self, model, params, batch):
-        """{loss: (class int32[...], weight float32[...])}: the targets of each minimized loss."""
-        return self.loss.target_classes(model, params, batch, None)
-
     # ---- On the host -----------------------------------------------------------------------------
 
     def train_inputs(self, step):

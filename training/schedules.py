@@ -1,6 +1,6 @@
 """Learning-rate schedules: one learning rate for every step of a run, computed before it starts.
 
-The learning rate is an argument of the train step, so that runs with other rates share its program.
+The learning rate is an argument of the train step, so that runs with other learning rates share its program.
 """
 
 import jax

@@ -127,11 +127,11 @@ def init_output_bias(params, counts):
     """Initializes each output bias to the log frequency of its targets, so that an untrained model
     predicts the marginal distribution.
 
-    counts: {loss: (float64[classes] weight of each class, total weight)}. The bias of a head with a
-    softmax (heads/lm/bias [V], a generator's too, or heads/NAME/output/bias [C]) becomes log(1 + count)
-    of the targets of loss NAME; a single logit [1] becomes their log odds. Without this, the first
-    updates write token frequencies into the token embedding or into one direction that all hidden
-    states share, which leaves tokens hard to tell apart (docs/log.md).
+    counts: {loss: (float64[classes] weight of each class, denominator of the loss)}. The bias of a head
+    with a softmax (heads/lm/bias [V], a generator's too, or heads/NAME/output/bias [C]) becomes log(1 +
+    count) of the targets of loss NAME; a single logit [1] becomes their log odds. Without this, the first
+    updates write token frequencies into the token embedding or into one direction that all hidden states
+    share, which leaves tokens hard to tell apart (docs/log.md).
     """
     flat = flatten_params(params)
     for path, bias in flat.items():

@@ -11,8 +11,8 @@ encoder-decoder 0.346 and 0.247; study (200 labels, 300 steps, 3 seeds) 0.543 an
 0.566 and 0.438.
 
 In each row, the study has the better of two learning rates by its mean validation accuracy. The quickstart
-has the rates of LEARNING_RATES in configs/base.py. This tunes them, with other seeds, and prints the rows; in
-the directory of the study it shares the pretraining runs (repeat the study's command afterwards):
+has the learning rates LEARNING_RATES in configs/base.py. This tunes them, with other seeds, and prints the
+rows; in the directory of the study it shares the pretraining runs (repeat the study's command afterwards):
 
     python -m tools.sweep --config=configs/sweeps/three_ways.py:preset=study,tune=1 --workdir=runs/study
 """

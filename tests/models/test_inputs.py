@@ -65,7 +65,7 @@ def test_positions_restart_in_each_segment(batched):
     with jax.numpy_dtype_promotion("strict"):
         inputs = make_inputs(tokens, segment_ids, "causal")
     np.testing.assert_array_equal(inputs.positions, expected)
-    assert (inputs.attention, inputs.sliding_window, inputs.prefix) == ("causal", 0, None)
+    assert (inputs.attention, inputs.prefix) == ("causal", None)
 
 
 def test_the_inputs_of_a_batch_are_the_vmap_of_those_of_a_row():
