@@ -170,6 +170,13 @@ def _check_rope(config):
         )
     if config.rope_scaling == "yarn" and config.rope_theta == 1:
         raise _error(config, "rope_theta rope_scaling", "yarn needs a rope_theta above 1; raise it")
+    original = config.rope_original_length or config.max_length
+    if config.rope_scaling == "longrope" and original == 1 and not config.rope_attention_factor:
+        raise _error(
+            config,
+            "rope_original_length max_length rope_scaling",
+            "longrope divides by the logarithm of the original length; set rope_original_length above 1",
+        )
     if config.rope_scaling == "dynamic" and config.rotary_dim == 2:
         raise _error(
             config,

@@ -227,6 +227,8 @@ def _parse_components(components):
     if not parsed:
         raise ValueError("components is empty: expected ((weight, 'objective'), ...)")
     total = sum(weight for weight, *_ in parsed)
+    if total == math.inf:
+        raise ValueError("the weights of components overflow; lower them")
     return tuple(Component(weight / total, *rest) for weight, *rest in parsed)
 
 

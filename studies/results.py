@@ -24,8 +24,8 @@ def load(workdir):
     have finished so far.
 
     Of several learning rates, each initialization and number of labels has the best on validation.
-    Raises ConfigError if `workdir` is not a sweep that pretrains and finetunes, or if no finetuning run has
-    finished.
+    Raises ConfigError if `workdir` is not a sweep that pretrains and finetunes, if no finetuning run has
+    finished, or if two of them have different labels.
     """
     head = paths.read_object(workdir / manifest.MANIFEST)
     configs = paths.read_object(workdir / manifest.CONFIGS)
@@ -66,6 +66,13 @@ def load(workdir):
     num_finished = len(done)
     for cell in done:
         cell |= _scores(workdir / cell["folder"])
+    labels = {cell.pop("data"): cell["folder"] for cell in done}
+    if len(labels) > 1:
+        one, other = list(labels.values())[:2]
+        raise ConfigError(
+            f"{one} and {other} have different labels, whose files changed between the two; delete the "
+            f"directories of the older runs and repeat the sweep's command"
+        )
     done = best_rates(done)
     names = {"base_model": "base_models", "label_budget": "label_budgets", "seed": "seeds"}
     plan = {names[key]: list(dict.fromkeys(cell[key] for cell in cells)) for key in names}
@@ -83,7 +90,7 @@ def load(workdir):
         "num_planned": len(cells),
         "plan": plan,
         "fingerprints": sorted({record["fingerprint"] for record in pretraining.values()}),
-        "label_fingerprints": sorted({cell.pop("data") for cell in done}),
+        "label_fingerprints": list(labels),
         "environment": first["environment"],
         "pretraining": pretraining,
         "summary": summarize(plan, pretraining, done),

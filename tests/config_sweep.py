@@ -311,7 +311,7 @@ def _shapes(family, model, num_classes):
     """param_shapes.of_model, traced once for each shape."""
     free = {"rope_theta": 2.0, "norm_epsilon": 1e-6, "activation": "gelu", **FREE}
     if model.positions != "learned":
-        free["max_length"] = 1
+        free["max_length"] = 2
     key = (family.model_type, dataclasses.replace(model, **free), num_classes)
     if key not in _SHAPES:
         _SHAPES[key] = OF_MODEL(family, model, num_classes)
@@ -326,7 +326,7 @@ def native_logits(contents, tokens):
     model = contents.model_config
     free = dict(FREE)
     if model.positions != "learned" and model.rope_scaling in ("none", "linear"):
-        free["max_length"] = 1
+        free["max_length"] = 2
     model = dataclasses.replace(model, **free)
     start = contents.tokenizer.special_ids()["start"]
     key = (contents.name, model, start, tokens.shape)

@@ -136,6 +136,10 @@ def test_layers_with_a_window_are_not_stretched_where_others_have_none():
             "partial_rotary_factor=0.25.*at least 4",
         ),
         ({"rope_scaling": "longrope", "rope_short_factors": (1.0,)}, "expected 4 numbers"),
+        (
+            {"rope_scaling": "longrope", "rope_original_length": 1, **FACTORS},
+            "rope_original_length=1.*above 1",
+        ),
         ({"partial_rotary_factor": 0.1}, "an even share"),
     ],
 )

@@ -147,6 +147,7 @@ def test_a_mixture_can_be_set_on_the_command_line_and_in_a_config_file():
         (((1, "next_sentence"),), "has its own loss"),
         (((1, "ul2:sample_per=batch"),), "list its components here"),
         (((1, "ul2", "R"),), "list its components here"),
+        (((1e308, "prefix_lm"), (1e308, "span_corruption")), "overflow"),
         (((1, "prefix_lm"), (2, "prefix_lm")), "'prefix_lm' twice: add the weights"),
         (((1, "iid_1.5_mask_full"),), "out of range"),
         (((1, "iid_-0.5_mask_full"),), "out of range"),

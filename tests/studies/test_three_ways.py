@@ -132,6 +132,10 @@ def test_an_unfinished_sweep_has_a_report_and_the_baseline_is_computed_once(
     found = three_ways.write(sweep_directory(folder, f"{arg[:-1]}1"), load_labels)
     assert found["num_finished"] == 6 and len(loads) == 2
     # So do runs of corrected labels.
+    changed = folder / found["cells"][0]["folder"] / "manifest.json"
+    changed.write_text(changed.read_text().replace("fingerprint-of-data", "other labels"))
+    with pytest.raises(ConfigError, match="have different labels, whose files changed"):
+        three_ways.write(folder, load_labels)
     for file in (folder / "finetune").rglob("manifest.json"):
         file.write_text(file.read_text().replace("fingerprint-of-data", "other labels"))
     assert three_ways.write(folder, load_labels)["label_fingerprints"] == ["other labels"]
