@@ -32,7 +32,7 @@ def panels(results):
 
 
 def efficiency(results, base_model, axes):
-    """Test accuracy by number of labels: mean and standard error of each condition, seeds as dots."""
+    """Test accuracy by number of labels: mean and 95 % interval of each condition, seeds as dots."""
     budgets, lines = sorted(results["plan"]["label_budgets"]), []
     for condition, color in COLORS.items():
         rows = select(results["summary"], base_model, condition=condition)
@@ -42,9 +42,11 @@ def efficiency(results, base_model, axes):
         if rows:
             x = [row["label_budget"] for row in rows]
             y = [row["accuracy"]["mean"] for row in rows]
-            error = [row["accuracy"]["stderr"] or 0.0 for row in rows]
-            style = {"color": color, "marker": "o", "linewidth": 2, "capsize": 3}
-            lines.append(axes.errorbar(x, y, error, label=condition, **style))
+            cells = [
+                select(results["cells"], base_model, condition=condition, label_budget=n) for n in x
+            ]
+            draw_band(axes, x, [[cell["test"] for cell in each] for each in cells], color)
+            lines += axes.plot(x, y, "o-", color=color, linewidth=2, label=condition)
     baseline = [table.baseline_spread(results["baseline"], budget).mean for budget in budgets]
     lines += axes.plot(budgets, baseline, "s--", color=BASELINE, markersize=4, label="TF-IDF")
     majority = results["baseline"]["majority"]
@@ -59,7 +61,7 @@ def efficiency(results, base_model, axes):
 
 
 def finetuning(results, base_model, label_budget, axes):
-    """Validation accuracy by step: mean over the seeds of each condition, band: standard error.
+    """Validation accuracy by step: mean over the seeds of each condition, band: 95 % interval.
 
     The training loss if the study has no validation accuracies before the last step.
     """
@@ -71,14 +73,20 @@ def finetuning(results, base_model, label_budget, axes):
         curves = [dict(cell["curves"][metric]) for cell in cells]
         steps = sorted(set.intersection(*map(set, curves))) if curves else []
         if steps:
-            spreads = [statistics.spread([curve[step] for curve in curves]) for step in steps]
-            mean = np.array([spread.mean for spread in spreads])
-            error = np.array([spread.stderr or 0.0 for spread in spreads])
-            axes.fill_between(steps, mean - error, mean + error, color=color, alpha=0.2)
-            axes.plot(steps, mean, color=color, linewidth=2, label=condition)
+            values = [[curve[step] for curve in curves] for step in steps]
+            draw_band(axes, steps, values, color)
+            axes.plot(steps, np.mean(values, 1), color=color, linewidth=2, label=condition)
     highest = max(value for cell in results["cells"] for _, value in cell["curves"][metric])
     axes.set_ylim(0, min(1.0, 1.1 * highest) if is_evaluated else 1.1 * highest)
     add_labels(axes, "steps", "validation accuracy" if is_evaluated else "training loss (nats)")
+
+
+def draw_band(axes, x, values, color):
+    """Student's 95 % interval of the mean of the values at each x; one value has none."""
+    spreads = [statistics.spread(each) for each in values]
+    mean = np.array([spread.mean for spread in spreads])
+    half = np.array([statistics.interval95(spread) or 0.0 for spread in spreads])
+    axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.15, linewidth=0)
 
 
 def pretraining(record, axes):
