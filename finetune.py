@@ -27,19 +27,9 @@ import huggingface
 import models
 from tasks.sums import format_metrics
 from training import config as config_lib
-from training import (
-    continuation,
-    flops,
-    init_from,
-    logs,
-    replica_scores,
-    replicas,
-    run_directory,
-    schedules,
-    sharding,
-)
+from training import flops, init_from, logs, replica_scores, replicas, schedules, sharding
 from training.compilation import announced_jit
-from training.continuation import Continuation
+from training.continuation import Continuation, check_config
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.optimizers import Optimizer, describe_param_rules
@@ -47,13 +37,7 @@ from training.param_rules import find_all_frozen, flatten_params, merge_params, 
 from training.preflight import check_without_data
 from training.schema import FinetuneConfig
 from training.state import TrainState, eval_params
-from training.train_step import (
-    accumulate_gradients,
-    check_batch_layout,
-    init_adapter,
-    init_params,
-    rng_streams,
-)
+from training.train_step import accumulate_gradients, check_batch_layout, init_params, rng_streams
 
 log = logging.getLogger("triptych")
 
@@ -118,7 +102,7 @@ def train(group):
     group = [replica.resolve(pretrained.config) for replica in group]
     config = group[0].config
     for replica in group:
-        continuation.check_config(replica.folder, replica.config)
+        check_config(replica.folder, replica.config)
     check_without_data(config.task, pretrained, run_dir, mesh)
     log.info(f"{pretrained.name}, {config.model.architecture}")
 
@@ -169,10 +153,8 @@ def train(group):
             shardings = sharding.param_shardings(mesh, abstract_params)
             params = jax.device_put(init_params(task, model, rngs[number]), shardings)
             params, lines, reference = init_from.load_for_finetuning(
-                pretrained, task, params, shardings, huggingface.as_run
+                pretrained, task, model, rngs[number], params, shardings, huggingface.as_run
             )
-            if pretrained.adapter != config.adapter:
-                params |= init_adapter(model, rngs[number], params)
             params, frozen = split_params(params, frozen_paths)
             state = TrainState.create(params, optimizer)
             for line in (*lines, *checkpoints.save_frozen(frozen, reference)):
@@ -187,9 +169,7 @@ def train(group):
             **init_from.published(pretrained), "param_rules": param_rules, "flops_per_step": step_flops,
             "parameters": flops.count_params(abstract_params), "total_steps": converter.total_steps,
         }  # fmt: skip
-        for replica, each in zip(group, continued, strict=True):
-            resolved, record = config_lib.to_dict(replica.config), each.record(start)
-            run_directory.write_run(replica.folder, resolved, "finetune", task, record, manifest)
+        writers.write_runs(continued, start, task, manifest)
 
         # ---- Train step --------------------------------------------------------------------------
         logs.banner("Train step")

@@ -26,10 +26,10 @@ import models
 from tasks import TASKS, evaluate
 from tasks.sums import format_metrics
 from training import config as config_lib
-from training import continuation, flops, hosts, init_from, logs, run_directory, schedules, sharding
+from training import flops, hosts, init_from, logs, run_directory, schedules, sharding
 from training.checkpoint import Checkpoints
 from training.compilation import announced_jit
-from training.continuation import Continuation
+from training.continuation import Continuation, check_config
 from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
@@ -93,7 +93,7 @@ def run(config, workdir):
     logs.banner("Initialization")
     pretrained = init_from.resolve_for_pretraining(config, run_dir, huggingface.as_run)
     config = pretrained.config
-    continuation.check_config(run_dir, config)
+    check_config(run_dir, config)
     check_without_data(TASKS["pretraining"](), pretrained, run_dir, mesh)
     log.info(pretrained.name or "no init_from: the parameters of a new run are random")
 

@@ -22,7 +22,7 @@ from training import config as config_lib
 from training.config import ConfigError
 from training.param_rules import find_all_frozen, flatten_params, unflatten_params
 from training.schema import FinetuneConfig
-from training.train_step import init_adapter, init_params, rng_streams
+from training.train_step import init_params, rng_streams
 
 log = logging.getLogger("triptych.studies")
 
@@ -219,10 +219,8 @@ def load_start(run: FinetunedRun, task, mesh):
         shardings = sharding.param_shardings(mesh, params)
         params = jax.device_put(params, shardings)
         params, lines, _ = init_from.load_for_finetuning(
-            pretrained, task, params, shardings, as_run
+            pretrained, task, model, rngs, params, shardings, as_run
         )
-        if pretrained.adapter != config.adapter:
-            params |= init_adapter(model, rngs, params)
     for line in lines:
         log.debug(line)
     return jax.device_get(params)

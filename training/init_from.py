@@ -19,6 +19,7 @@ from training.init_stacks import shorten_paths
 from training.param_rules import flatten_params, merge_params, unflatten_params
 from training.restore_plan import TOKEN_EMBEDDING, plan_restore
 from training.schema import ModelOverrides
+from training.train_step import init_adapter
 
 PRETRAINING_HEADS = (r"heads/.*", r"generator/.*")  # finetuning drops those that its task lacks
 # Parameters with an entry for each token -> the axis of these entries.
@@ -220,9 +221,9 @@ def plan_pretraining(pretrained: PretrainedModel, model_config, target):
     return mapping, plan
 
 
-def load_for_finetuning(pretrained: PretrainedModel, task, params, shardings, as_run):
+def load_for_finetuning(pretrained: PretrainedModel, task, model, rngs, params, shardings, as_run):
     """(params with the source's, lines for the log, the frozen.Reference to parameters that are the
-    same there or None), by config.init.
+    same there or None), by config.init. A new adapter is initialized again from the loaded parameters.
 
     The head of a finetuned or published model is kept if its labels and its form are those of the task.
     """
@@ -277,7 +278,10 @@ def load_for_finetuning(pretrained: PretrainedModel, task, params, shardings, as
         notes.append(f"the pretrained head is kept: {shorten_paths(kept)}")
     lines = [*plan.lines(target), *notes]
     lines += [_describe(pretrained, config.init_ema)] * bool(plan.loaded)
-    return params, lines, _reference(pretrained, loaded, read, params)
+    reference = _reference(pretrained, loaded, read, params)
+    if pretrained.adapter != config.adapter:
+        params |= init_adapter(model, rngs, params)
+    return params, lines, reference
 
 
 def _with_new_rows(params, fresh, vocab_size, shardings, resized, loaded):

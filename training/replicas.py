@@ -159,6 +159,12 @@ class ReplicaWriters:
         found = [(self._metrics[n], task.samples(split, predictions[n])) for n in kept]
         generated.show(found, f"{split}/generated", step)
 
+    def write_runs(self, continued, start, task, manifest):
+        """run_directory.write_run for each replica; continued: the continuation.Continuation of each."""
+        for replica, each in zip(self.group, continued, strict=True):
+            resolved, record = config_lib.to_dict(replica.config), each.record(start)
+            run_directory.write_run(replica.folder, resolved, "finetune", task, record, manifest)
+
     def flush(self):
         """Puts the metrics on disk."""
         for writer in self._metrics:
