@@ -1,11 +1,13 @@
 """Our train step against PyTorch and transformers: python -m benchmarks.peers
 Alternates both in one process on one CPU device, without data loading and dropout.
-Prints seconds, ratios (above 1: ours is faster) and fractions of the peak matrix throughput.
+Prints the CPU, seconds, ratios (above 1: ours is faster) and fractions of the peak matrix throughput.
 """
 
 import argparse
 import json
 import math
+import os
+import platform
 import statistics
 import time
 from functools import partial
@@ -29,7 +31,16 @@ SIZES = {
     | {"rows": 32, "seq_len": 128, "num_targets": 32},
     "6x512": {"num_layers": 6, "emb_dim": 512, "num_heads": 8, "mlp_dim": 2048, "vocab_size": 8192}
     | {"rows": 16, "seq_len": 128, "num_targets": 32},
+    "12x768": {
+        "num_layers": 12,
+        "emb_dim": 768,
+        "num_heads": 12,
+        "mlp_dim": 3072,
+        "vocab_size": 8192,
+    }
+    | {"rows": 8, "seq_len": 128, "num_targets": 32},
 }
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 CASES = ("encoder", "encoder_masked", "decoder", "encoder_decoder")
 MASKED = 0.15  # fraction of positions that encoder_masked predicts
 OPTIONS = {  # that give our model the peer's architecture
@@ -217,6 +228,21 @@ def compare(case: str, name: str, dtype: str, rounds: int) -> dict:
     }
 
 
+def describe_cpu() -> str:
+    """'AMD EPYC, 2 cores, avx2 avx512f avx512_bf16': the matrix throughput depends on these instructions."""
+    name, flags = platform.processor() or platform.machine(), ""
+    file = Path("/proc/cpuinfo")
+    if file.exists():
+        lines = (line.partition(":") for line in file.read_text().splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in lines}
+        name, flags = (
+            fields.get("model name", name),
+            fields.get("flags", fields.get("Features", "")),
+        )
+    found = [each for each in INSTRUCTIONS if each in flags.split()]
+    return f"{name}, {os.cpu_count()} cores, {' '.join(found) or 'instructions unknown'}"
+
+
 def main():
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -228,17 +254,18 @@ def main():
     parser.add_argument("--output", default="", help="write the rows as JSON to this file")
     options = parser.parse_args()
     try:
-        import torch  # noqa: F401
+        import torch
         import transformers  # noqa: F401
     except ImportError as error:
         parser.exit(1, f"{error}: the peers need the extra: pip install -e .[parity]\n")
-    rows = []
+    rows, cpu = [], describe_cpu()
+    print(f"{cpu}, JAX {jax.__version__}, PyTorch {torch.__version__}")
     print("size   case             dtype     ours s    peer s  ratio  tokens/s  of peak")
     for dtype in options.dtypes:
         for size in options.sizes:
             for case in options.cases:
                 row = compare(case, size, dtype, options.rounds)
-                rows.append(row)
+                rows.append({**row, "cpu": cpu})
                 print(
                     f"{size:6} {case:16} {dtype:8} {row['ours_s']:7.3f} {row['peer_s']:9.3f}"
                     f" {row['ratio']:6.2f} {row['tokens_per_s']:9,.0f}"
