@@ -18,7 +18,7 @@ from evaluation.ways import Row, Way
 from generation.batches import bucket
 from models.inputs import make_inputs
 from objectives.batch import Batch
-from objectives.lm_loss import hidden_states, lm_token_losses
+from objectives.lm_loss import lm_token_losses, target_hidden_states
 
 # Positions per batch and shard of it: on a CPU, what its cache holds.
 BATCH_TOKENS = {"cpu": 2048, "other": 32_768}
@@ -84,7 +84,7 @@ def _score_rows(model, attention, params, rows):
         loss_weights=jnp.ones(targets.shape, jnp.float32),
         target_positions=positions,
     )
-    hidden = hidden_states(model, params, batch, None)
+    hidden = target_hidden_states(model, params, batch, None)
     losses, hits = lm_token_losses(model, params, hidden, targets)
     return -losses, hits
 
