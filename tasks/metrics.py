@@ -93,15 +93,16 @@ def scores(metrics: dict, labels, predictions) -> dict[str, float]:
     return {name: float(metric(labels, predictions)) for name, metric in metrics.items()}
 
 
-def classification_scores(labels, logits, positive: int = -1) -> dict[str, float]:
+def classification_scores(labels, logits, positive: int = -1, found=None) -> dict[str, float]:
     """All class metrics, and the mean cross entropy in nats: labels [n], logits [n, C].
 
-    positive: the class whose F1 is the metric f1; -1: none.
+    positive: the class whose F1 is the metric f1; -1: none. found: the predicted classes [n]; None:
+    those of the highest logits.
     """
     from sklearn.metrics import f1_score, log_loss
 
     logits = np.asarray(logits, np.float64)
-    found = logits.argmax(-1)
+    found = logits.argmax(-1) if found is None else found
     values = scores(CLASS_METRICS, labels, found)
     if positive >= 0:
         is_positive = np.asarray(labels) == positive

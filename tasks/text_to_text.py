@@ -1,7 +1,8 @@
 """Classification in which labels are words that a model generates (T5; Raffel et al. 2020, section 2.4).
 
 For encoder-decoders and decoders, with their own LM head. The loss is of the label's words. A
-prediction is the label whose words have the highest probability, so every prediction is a label.
+prediction is the label whose words have the highest probability, so every prediction is a label; or, with
+`final_generation`, the label whose words the model generates, if it generates those of one.
 """
 
 import dataclasses
@@ -17,12 +18,14 @@ import numpy as np
 from data import labeled, labels
 from data.examples import Column, Examples, as_label, read
 from data.files import digest
+from generation import GenerationConfig
 from models.config import option
 from objectives.lm_loss import lm_token_losses, target_hidden_states
 from tasks import predictions
 from tasks.base import host_field
 from tasks.class_loss import ClassMetricOptions
 from tasks.encoding import label_ids
+from tasks.generated_texts import unpacked
 from tasks.labeled_task import LabeledTask
 from tasks.loaded_labeled_task import most_frequent
 from tasks.metrics import classification_scores
@@ -56,6 +59,11 @@ class TextToText(ClassMetricOptions, TextColumns, LabeledTask):
         choices=("causal", "prefix"),
     )
     max_target_len: int = option(16, "tokens of the words of a label, [EOS] included", min=2)
+    final_generation: bool = option(
+        False,
+        "the final predictions are the labels whose words are generated (greedy search), as in T5; other "
+        "words are a wrong prediction",
+    )
 
     def __post_init__(self):
         pairs = self.verbalizers
@@ -210,6 +218,9 @@ class TextToText(ClassMetricOptions, TextColumns, LabeledTask):
         longest = int(found.target_lengths.max())
         return found.target_tokens[:, :longest], found.target_lengths
 
+    def generation_config(self, max_new_tokens: int, batch_size: int, is_final: bool):
+        return GenerationConfig(max_new_tokens=max_new_tokens, batch_size=batch_size)
+
     def loaded_fields(self, label_names, model_config, encoded, examples):
         return {
             "head": None,
@@ -263,8 +274,24 @@ class LoadedTextToText(LoadedSeq2seq):
     # ---- On the host -----------------------------------------------------------------------------
 
     def num_to_generate(self, split, is_final):
-        """None: a prediction is the label whose words are most probable, so it always is a label."""
-        return 0
+        return len(self.encoded[split]) if is_final and self.task.final_generation else 0
+
+    def groups(self, split):
+        """{row: [row]}: two examples with one prompt are two sources."""
+        return {row: [row] for row in range(len(self.encoded[split]))}
+
+    def references(self, split, generated):
+        return []
+
+    def samples(self, split, predictions):
+        return []
+
+    def classes_of(self, texts) -> np.ndarray:
+        """int[n]: the labels whose words the texts are; the number of labels for other texts."""
+        (tokens, counts), decode = self.words, self.tokenizer.decode
+        words = [decode(ids[:n], skip_specials=True) for ids, n in zip(tokens, counts, strict=True)]
+        classes = {labels.label_of(each): number for number, each in enumerate(words)}
+        return np.array([classes.get(labels.label_of(text), len(words)) for text in texts], int)
 
     @functools.cached_property
     def words(self) -> tuple[np.ndarray, np.ndarray]:
@@ -299,16 +326,30 @@ class LoadedTextToText(LoadedSeq2seq):
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
 
     def score(self, split, predictions):
-        found = self.encoded[split].labels
+        outputs, generated = unpacked(predictions)
+        known = self.encoded[split].labels
+        found = generated and self.classes_of(generated.texts)
         return (
-            classification_scores(found, predictions, self.positive) if (found >= 0).all() else {}
+            classification_scores(known, outputs, self.positive, found)
+            if (known >= 0).all()
+            else {}
         )
 
     def constant_output(self):
         return most_frequent(self.encoded["train"].labels, len(self.label_names))
 
-    def prediction_rows(self, split, outputs):
-        return predictions.class_rows(self.label_names, self.encoded[split].labels, outputs)
+    def prediction_rows(self, split, found):
+        """As of classification; of generated labels also the text, and no prediction for another text."""
+        outputs, generated = unpacked(found)
+        rows = predictions.class_rows(self.label_names, self.encoded[split].labels, outputs)
+        if generated is None:
+            return rows
+        names, texts = [*self.label_names, ""], generated.texts
+        classes = self.classes_of(texts)
+        return (
+            {**row, "prediction": names[number], "generated": text}
+            for row, number, text in zip(rows, classes, texts, strict=True)
+        )
 
     def describe_labels(self):
         words = self.task.words_of(self.label_names)

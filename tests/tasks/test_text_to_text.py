@@ -10,7 +10,8 @@ from labeled_tasks import EOS, SEP, START, WORDS, ids
 
 import models
 from data import tokenizer as tokenizers
-from tasks import evaluate
+from generation import Generated
+from tasks import evaluate, generated_texts
 
 NAME = "text_to_text"
 ROWS = [
@@ -74,6 +75,31 @@ def test_a_prediction_is_the_label_whose_words_are_likeliest(folder, architectur
         (batch, *_) = by_token.eval_inputs("validation")
         means = by_token.outputs(model, params, batch)
         np.testing.assert_allclose(means, found[:2] / np.array([2, 3]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", GENERATING)
+def test_a_generated_label_is_the_prediction_and_other_words_are_wrong(
+    folder, architecture, monkeypatch
+):
+    answers = ["w10", "w10 w1", "w10"]
+
+    def generate(model, params, prompts, config, *, eos_ids, mesh):
+        assert len(prompts) == 3 and config.num_beams == 1 and config.max_new_tokens == 4
+        found = [np.array([*ids(text), EOS], np.int32) for text in answers]
+        return [[Generated(each, np.zeros(len(each), np.float32), "stop", -1.0)] for each in found]
+
+    monkeypatch.setattr(generated_texts, "generate", generate)
+    task = load(folder, architecture, final_generation=True)
+    assert [task.num_to_generate("validation", final) for final in (False, True)] == [0, 3]
+    yes = np.array([[0.0, 1.0]] * 3, np.float32)  # the label whose words are likeliest
+    found = task.with_generated(yes, task.generate("validation", None, None, None, True, 3))
+    scores = task.score("validation", found)  # of the labels no, yes, no
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert scores["macro_f1"] == pytest.approx(1 / 3)  # of no, yes, and other words
+    assert scores["loss"] == task.score("validation", yes)["loss"]
+    rows = list(task.prediction_rows("validation", found))
+    assert [row["prediction"] for row in rows] == ["no", "", "no"]
+    assert [row["generated"] for row in rows] == answers
 
 
 @pytest.mark.parametrize("architecture", GENERATING)
