@@ -148,6 +148,11 @@ def read_config(run, missing_ok=False):
             f"train.py or finetune.py run"
         )
     found = _read_object(path)
+    if "kind" not in found and not missing_ok:
+        raise ConfigError(
+            f"{path} is no config of a run (of a Hugging Face model, perhaps); expected the --workdir of a "
+            f"train.py or finetune.py run"
+        )
     if "kind" in found and not all(isinstance(found.get(key), dict) for key in ("config", "model")):
         raise ConfigError(f"{path} has no 'config' or no 'model'; restore it or start a new run")
     return found

@@ -136,7 +136,7 @@ def test_a_pipeline_of_real_runs_has_a_table_and_resumes_nothing(pipeline):
 @pytest.mark.slow
 def test_replicas_and_one_by_one_give_the_same_table(folder, pipeline):
     tiny = tiny_configs.finetuning(
-        folder, pipeline[1] / "pretrain" / "encoder-size=tiny", training__duration="8 steps",
+        folder, pipeline[1] / "pretrain" / "encoder", training__duration="8 steps",
         task__num_train_examples=60, evaluation__every="4 steps",
     )  # fmt: skip
     given = config_lib.flatten(tiny.to_dict())

@@ -197,6 +197,9 @@ def test_an_imported_run_has_no_steps(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(record))
     status, _, err = execute(capsys, f"--run={tmp_path}", "--step=0")
     assert status == 1 and "was imported" in err and err.count("\n") == 1
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    status, _, err = execute(capsys, f"--run={tmp_path}", "--step=0")
+    assert status == 1 and "is no config of a run" in err and err.count("\n") == 1
 
 
 def test_text_that_changed_or_was_removed_since_the_run_started_is_refused(
