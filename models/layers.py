@@ -67,7 +67,7 @@ dense_product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _back
 
 
 def softcap(scores: jax.Array, cap: float) -> jax.Array:
-    """scores[...] within (-cap, cap): cap tanh(scores / cap) (Bello et al. 2016, section 4.3; Gemma 2).
+    """scores[...] within (-cap, cap): cap tanh(scores / cap) (Bello et al. 2016, appendix A.2; Gemma 2).
     cap=0: as they are."""
     return jnp.tanh(scores / cap) * cap if cap else scores
 

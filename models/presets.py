@@ -222,10 +222,11 @@ def recipe(name: str, fields: dict) -> dict:
     [num_decoder_layers]}. Raises ValueError for a recipe not defined for the architecture.
 
     classic: GPT-2's blocks (Radford et al. 2019) with RoPE and an output bias; its classes in
-    transformers are ESM (encoder) and StarCoder2 (decoder). modern: the blocks of decoders since Llama
-    (Touvron et al. 2023), RMSNorm, RoPE, SwiGLU and no biases, with one key head per four query heads
-    (Ainslie et al. 2023) and QK-norm (Henry et al. 2020). modernbert: ModernBERT (Warner et al. 2024)
-    with global attention in all layers. t5: T5 v1.1 (Shazeer 2020).
+    transformers are ESM (encoder) and StarCoder2 (decoder). modern: the blocks of decoders since
+    Llama (Touvron et al. 2023), RMSNorm, RoPE, SwiGLU and no biases, with one key head per four
+    query heads (two in `tiny`, five in `xl`; Ainslie et al. 2023) and QK-norm (Henry et al. 2020).
+    modernbert: ModernBERT (Warner et al. 2024) with global attention in all layers. t5: T5 v1.1
+    (Shazeer 2020).
 
     A gated MLP has a third kernel, and grouped-query attention has smaller ones: mlp_dim is changed so
     that the stacks' kernels keep their number of parameters (Shazeer 2020: 8/3 D).

@@ -10,7 +10,10 @@ from objectives.noise import check_token_probs
 
 # pattern -> default of mean_noise_span_length; 0: single tokens or words, no spans.
 PATTERNS = {"iid": 0.0, "span": 3.0, "geometric": 5.0, "poisson": 3.0}
-RANDOM_LENGTHS = ("geometric", "poisson")  # patterns whose span lengths are random
+DRAWN_LENGTHS = (
+    "geometric",
+    "poisson",
+)  # patterns that draw each span's length from a distribution
 # The inputs have one token for each noise token (IN_PLACE), or fewer (SHORTER).
 IN_PLACE = ("mask", "random", "bert", "shuffle")
 SHORTER = ("mask_span", "sentinel", "drop")
@@ -73,8 +76,8 @@ def check(denoiser) -> None:
         )
     if d.whole_word and d.pattern == "span":
         raise ValueError(
-            "whole_word=True with pattern=span: T5's spans have a fixed number of tokens; expected "
-            "pattern iid, geometric or poisson"
+            "whole_word=True with pattern=span: T5's spans have a fixed total number of tokens, "
+            "which whole words would not meet; expected pattern iid, geometric or poisson"
         )
     if d.pattern == "iid":
         return
@@ -118,8 +121,8 @@ def _without_effect(d):
     reasons = {}
     if d.pattern == "iid":
         reasons["mean_noise_span_length"] = "pattern=iid has no spans"
-    if d.pattern not in RANDOM_LENGTHS:
-        reasons["max_span_length"] = f"pattern={d.pattern} does not draw lengths"
+    if d.pattern not in DRAWN_LENGTHS:
+        reasons["max_span_length"] = f"pattern={d.pattern} draws no lengths from a distribution"
     if d.inputs != "bert":
         why = "only inputs=bert mixes [MASK] with other tokens"
         reasons |= dict.fromkeys(("random_token_prob", "keep_token_prob"), why)

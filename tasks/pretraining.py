@@ -87,6 +87,8 @@ def _without_data(config, model_config, tokenizer, unigram) -> "LoadedPretrainin
     check_memory("training.seq_len", seq_len, config.training.batch_size, model_config)
     model_config = complete_config(model_config, tokenizer.size, seq_len, objective.num_token_types)
     vocabulary = Vocabulary(**tokenizer.special_ids())
+    # Only word vectors sample by frequency; other tasks are equal whatever their corpus.
+    unigram = unigram if model_config.architecture == "embeddings" else None
     task = LoadedPretraining(
         objective=objective,
         spec=ObjectiveSpec(model_config.architecture, vocabulary, seq_len, unigram),
