@@ -144,7 +144,7 @@ def _check_rope(config):
     if is_rope and (config.rotary_dim % 2 or not config.rotary_dim):
         raise _error(
             config,
-            "positions resolved_head_dim partial_rotary_factor",
+            "positions resolved_head_dim num_heads partial_rotary_factor",
             "RoPE needs an even head_dim, or an even share of it above 0; choose one",
         )
     used = _ROPE_FIELDS[config.rope_scaling]
