@@ -235,10 +235,8 @@ def describe_cpu() -> str:
     if file.exists():
         lines = (line.partition(":") for line in file.read_text().splitlines())
         fields = {key.strip(): value.strip() for key, _, value in lines}
-        name, flags = (
-            fields.get("model name", name),
-            fields.get("flags", fields.get("Features", "")),
-        )
+        name = fields.get("model name", name)
+        flags = fields.get("flags", fields.get("Features", ""))
     found = [each for each in INSTRUCTIONS if each in flags.split()]
     return f"{name}, {os.cpu_count()} cores, {' '.join(found) or 'instructions unknown'}"
 

@@ -69,13 +69,13 @@ def _pad(x, size, axis):
 def _reached(mask: AttentionMask, first, key_start, size: int):
     """bool: whether a query of the block at `first` may attend to a key of the block at `key_start`."""
     key_start = key_start - mask.num_leading
-    nearest = (
-        (key_start - first - size + 1),
-        (first - key_start - size + 1),
-    )  # right and left of a query
-    reached = (nearest[0] <= 0) | (mask.attention != "causal")
+    right, left = (
+        key_start - first - size + 1,
+        first - key_start - size + 1,
+    )  # nearest keys of a query
+    reached = (right <= 0) | (mask.attention != "causal")
     if mask.sliding_window:
-        reached &= (nearest[0] < mask.sliding_window) & (nearest[1] < mask.sliding_window)
+        reached &= (right < mask.sliding_window) & (left < mask.sliding_window)
     return reached | (key_start < 0)
 
 

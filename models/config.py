@@ -236,7 +236,7 @@ class ModelConfig:
         return "none" if is_local else self.rope_scaling
 
     def layer_kind(self, layer: int) -> tuple:
-        """The settings that can differ between layers of a stack; those of equal kind can share a program."""
+        """The settings in which layers of a stack can differ; layers with equal settings share a program."""
         window, theta = self.sliding_window_at(layer), self.rope_theta_at(layer)
         return window, theta, self.rope_scaling_at(layer), self.skip_first_prenorm and layer == 0
 

@@ -101,9 +101,8 @@ def test_rows_split_over_devices_gather_keys_and_values_once_and_no_other_states
     rows = collectives(architecture)["sequence"]
     moved = [row for row in rows if row[1] in ("all-gather", "all-to-all", "collective-permute")]
     states = [row for row in moved if len(row[2]) > 2]
-    if (
-        architecture == "encoder"
-    ):  # besides the states that predict, and their positions: 8 of a row
+    if architecture == "encoder":
+        # Without the states that predict, and their positions: 8 of a row.
         states = [row for row in states if row[2][1] != 8]
     assert sum(count for *_, count in states) == 2 * LAYERS * ATTENTIONS[architecture]
     assert all(op == "all-gather" and shape[-2:] == (4, WIDTH // 4) for _, op, shape, _ in states)

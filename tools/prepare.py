@@ -32,11 +32,11 @@ def main(argv: list[str]) -> None:
         found = huggingface.as_run(resolved.init_from, resolved.data.cache_dir)
         if checkpoint.steps_of(checkpoint.split_step(found)[0]):
             run_dir = paths.of(os.devnull)  # the run does not exist yet
-            pretrained = init_from.resolve_for_pretraining(resolved, run_dir, huggingface.as_run)
+            pretrained = init_from.resolve_for_pretraining(resolved, run_dir, lambda *_: found)
             tokenizer, checks = pretrained.config.tokenizer, {"check": pretrained.check_tokenizer}
         else:
             log.info(
-                f"init_from={resolved.init_from!r} has no checkpoints; the tokenizer is that of this config"
+                f"init_from={resolved.init_from!r} has no checkpoints yet; using the tokenizer of this config"
             )
     corpus = prepare(resolved.data, tokenizer, log=log.info, **checks)
     for store, weight in zip(corpus.train, corpus.weights, strict=True):

@@ -71,10 +71,8 @@ class Continuation:
           ConfigError: a learning rate of an update that the run holds would change, or the run holds more
             updates than `training.duration`, and `resume_from` does not go back before them.
         """
-        steps, line = (
-            checkpoint.steps_of(folder),
-            schedules.describe(config.optimizer, learning_rates),
-        )
+        steps = checkpoint.steps_of(folder)
+        line = schedules.describe(config.optimizer, learning_rates)
         if not (run_directory.is_started(folder) and run_directory.read_config(folder, True)):
             return cls(folder, -1, {}, line)
         stored, differences = _differences(folder, config)

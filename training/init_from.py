@@ -71,7 +71,7 @@ def resolve_for_pretraining(config, run_dir, as_run) -> PretrainedModel:
     )
     started = run_directory.resumes(run_dir) and run_directory.read_manifest(run_dir)
     if started:
-        # The second name is that of runs before November 2026.
+        # Runs from before November 2026 have the second name.
         names = ("uses_pretrained_tokenizer", "uses_source_tokenizer")
         if not any(started.get(name) for name in names):
             return PretrainedModel(config, started["init_from"])
