@@ -94,7 +94,6 @@ def train(group):
     logs.banner("Mesh")
     mesh = sharding.make_mesh(config.mesh, replicas=size)
     check_batch_layout(config.training, mesh)
-    log.info(sharding.describe(mesh))
 
     # ---- Initialization --------------------------------------------------------------------------
     logs.banner("Initialization")
@@ -104,7 +103,6 @@ def train(group):
     for replica in group:
         check_config(replica.folder, replica.config)
     check_without_data(config.task, pretrained, run_dir, mesh)
-    log.info(f"{pretrained.name}, {config.model.architecture}")
 
     # ---- Task ------------------------------------------------------------------------------------
     logs.banner("Task")
@@ -113,7 +111,7 @@ def train(group):
     )
     tasks = replicas.tasks_of(group, task)
     replicas.check_data(group, task)
-    log.info("\n".join(sharding.describe_task(mesh, task, config.adapter)))
+    summary = sharding.describe_task(mesh, task, config.adapter)
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
@@ -132,13 +130,15 @@ def train(group):
         Continuation.of(replica.folder, replica.config, converter, rates)
         for replica, rates in zip(group, learning_rates, strict=True)
     ]
-    lines = sharding.describe_unsharded(mesh, abstract_params)
-    lines = flops.describe(abstract_params, frozen_paths), *lines, *continued[0].describe()
-    log.info("\n".join(lines))
+    summary += [
+        f"{config.model.architecture}: {flops.describe(abstract_params, frozen_paths)}",
+        *sharding.describe_unsharded(mesh, abstract_params),
+        *continued[0].describe(),
+        huggingface.describe_export(
+            task.model_config, abstract_params, config.task, config.adapter
+        ),
+    ]
     log.debug("\n".join((*param_rules, str(task.model_config))))
-    log.info(huggingface.describe_export(
-        task.model_config, abstract_params, config.task, config.adapter
-    ))  # fmt: skip
     best_metric = task.best_metric if config.evaluation.select == "best" else ""
 
     with replicas.ReplicaWriters(group, converter, best_metric) as writers, sharding.use_mesh(mesh):
@@ -162,8 +162,8 @@ def train(group):
             return jax.device_put(state, sharding.state_shardings(mesh, state)), frozen
 
         resumed, start, axis, state, frozen = writers.restore_or_init(restore, init, size, mesh)
-        if resumed:
-            log.info(f"resumed from checkpoint {start} of this run")
+        lines = [f"resumed from checkpoint {start} of this run"] * resumed
+        log.info("\n".join((*lines, *summary)))
         manifest = {
             **task.manifest(), "best_metric": task.best_metric, "init_from": pretrained.name,
             **init_from.published(pretrained), "param_rules": param_rules, "flops_per_step": step_flops,

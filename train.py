@@ -34,7 +34,7 @@ from training.durations import StepConverter
 from training.loop import Intervals, train_loop
 from training.metric_writer import MetricWriter
 from training.optimizers import Optimizer, describe_param_rules
-from training.param_rules import find_frozen, flatten_params, split_params
+from training.param_rules import find_all_frozen, flatten_params, split_params
 from training.preflight import check_without_data
 from training.run_directory import Result
 from training.schema import PretrainConfig
@@ -87,7 +87,6 @@ def run(config, workdir):
     logs.banner("Mesh")
     mesh = sharding.make_mesh(config.mesh)
     check_batch_layout(config.training, mesh)
-    log.info(sharding.describe(mesh))
 
     # ---- Initialization --------------------------------------------------------------------------
     logs.banner("Initialization")
@@ -95,7 +94,6 @@ def run(config, workdir):
     config = pretrained.config
     check_config(run_dir, config)
     check_without_data(TASKS["pretraining"](), pretrained, run_dir, mesh)
-    log.info(pretrained.name or "no init_from: the parameters of a new run are random")
 
     # ---- Task ------------------------------------------------------------------------------------
     logs.banner("Task")
@@ -105,7 +103,7 @@ def run(config, workdir):
     )  # fmt: skip
     hosts.check_data(config, task, [run_dir])
     run_directory.check_unchanged(run_dir, **task.identities)
-    log.info("\n".join(sharding.describe_task(mesh, task)))
+    summary = sharding.describe_task(mesh, task)
 
     # ---- Model and optimizer ---------------------------------------------------------------------
     logs.banner("Model and optimizer")
@@ -113,7 +111,7 @@ def run(config, workdir):
     rngs = rng_streams(config.seed)
     with sharding.use_mesh(mesh):
         abstract_params = jax.eval_shape(lambda: init_params(task, model, rngs))
-    frozen_paths = find_frozen(config.freeze, flatten_params(abstract_params))
+    frozen_paths = find_all_frozen(config, flatten_params(abstract_params))
     step_flops = flops.flops_per_step(task, abstract_params, frozen_paths)
     converter = StepConverter.of(config, task, step_flops)
     optimizer = Optimizer.of(config, converter)
@@ -122,11 +120,13 @@ def run(config, workdir):
     learning_rates = schedules.learning_rates(config.optimizer, converter)
     continued = Continuation.of(run_dir, config, converter, learning_rates)
     coefficients = task.loss_coefficients()
-    unsharded = sharding.describe_unsharded(mesh, abstract_params)
-    lines = flops.describe(abstract_params, frozen_paths), *unsharded, *continued.describe()
-    log.info("\n".join(lines))
+    summary += [
+        flops.describe(abstract_params, frozen_paths),
+        *sharding.describe_unsharded(mesh, abstract_params),
+        *continued.describe(),
+        huggingface.describe_export(task.model_config, abstract_params),
+    ]
     log.debug("\n".join((*param_rules, str(task.model_config))))
-    log.info(huggingface.describe_export(task.model_config, abstract_params))
 
     with (
         MetricWriter(run_dir, config.logging.tensorboard, config.logging.wandb) as metrics,
@@ -142,20 +142,20 @@ def run(config, workdir):
         logs.banner("Train state")
         arguments = mesh, abstract_params, frozen_paths, optimizer
         state, frozen = continued.restore(checkpoints, *arguments)
-        resumed = state is not None
-        entropy = {}
+        resumed, entropy = state is not None, {}
         if resumed:
-            log.info(f"resumed from checkpoint {int(state.step)} of this run")
+            log.info(
+                "\n".join([f"resumed from checkpoint {int(state.step)} of this run", *summary])
+            )
         else:
             shardings = sharding.param_shardings(mesh, abstract_params)
             params = jax.device_put(init_params(task, model, rngs), shardings)
-            reference = None
+            lines, reference = ["fresh: all parameters (no init_from)"], None
             if pretrained.run is not None:
                 params, lines, reference = init_from.load_for_pretraining(
                     pretrained, task, params, shardings
                 )
-                for line in lines:
-                    log.info(line)
+            log.info("\n".join((*lines, *summary)))
             num_batches = num_sample_batches(task.tokens_per_step, converter.total_steps)
             counts = sum_counts(
                 count_step(

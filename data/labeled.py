@@ -64,7 +64,7 @@ def check_classes(
 ) -> tuple[str, ...]:
     """The sorted classes of splits with a column `label`, checked, and a validation split if they lack one.
 
-    Arguments and errors as in `load` and `overlap`.
+    Arguments and errors as in `load` and `log_overlap`.
     """
     counts = Counter(splits["train"].label)
     labels.check(counts, files_of(splits["train"]))
@@ -75,7 +75,7 @@ def check_classes(
     make_validation(source, splits, fraction, log)
     for line in (*labels.notes(counts), *_notes(splits, counts, roles)):
         log(f"warning: {line}")
-    log(overlap(splits, roles))
+    log_overlap(splits, log, roles)
     return tuple(sorted(counts))
 
 
@@ -105,9 +105,9 @@ def complete(
     roles=("text", "text_pair"),
 ) -> LabeledSplits:  # fmt: skip
     """The labeled set of splits that have been read and checked, with a validation split; logs what is
-    made, absent, or in two splits. Arguments as in `load` and `overlap`."""
+    made, absent, or in two splits. Arguments as in `load` and `log_overlap`."""
     make_validation(source, splits, fraction, log)
-    log(overlap(splits, roles))
+    log_overlap(splits, log, roles)
     contents = {split: examples.columns for split, examples in splits.items()}
     return LabeledSplits(splits, digest(contents), tuple(label_names))
 
@@ -207,18 +207,25 @@ def _notes(splits: dict[str, Examples], counts: Counter, roles) -> list[str]:
     return lines
 
 
-def overlap(splits: dict[str, Examples], roles=("text", "text_pair")) -> str:
-    """A line about the examples of a split whose texts, the columns `roles`, are also in an earlier one."""
+def log_overlap(splits: dict[str, Examples], log, roles=("text", "text_pair")) -> None:
+    """Logs how many examples of a split have texts, the columns `roles`, that another example of train or
+    of an earlier split has too, if there are any."""
     keys = {}
     for split in (split for split in SPLITS if split in splits):
         there = [_joined(v) for role in roles if (v := splits[split].get(role)) is not None]
         keys[split] = [tuple(map(_key, row)) for row in zip(*there, strict=True)]
     repeated = len(keys["train"]) - len(set(keys["train"]))
-    found, copies = [f"{repeated:,} of {len(keys['train']):,} train examples repeat another"], 0
+    found, copies = [], 0
+    if repeated:
+        found.append(f"{repeated:,} of {len(keys['train']):,} train examples repeat another")
     for first, second in itertools.combinations(keys, 2):
         known = set(keys[first])
         shared = sum(key in known for key in keys[second])
         copies += shared
-        found.append(f"{shared:,} of {len(keys[second]):,} {second} examples are in {first} too")
+        if shared:
+            found.append(
+                f"{shared:,} of {len(keys[second]):,} {second} examples are in {first} too"
+            )
     line = f"equal texts: {', '.join(found)}"
-    return f"warning: {line}; scores on copies measure memory" if copies else line
+    if found:
+        log(f"warning: {line}; scores on copies measure memory" if copies else line)

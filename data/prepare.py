@@ -34,17 +34,15 @@ class TokenizedCorpus:
     fingerprint: str  # of the rows: contents, tokenizer, weights
     contents: dict[str, str]  # source -> digest of its text alone, as published numbers quote it
 
-    def describe_unknown(self) -> list[str]:
-        """A line per source, with the share of unknown tokens in its training text."""
+    def describe_unknown(self, least: float = 0.0) -> list[str]:
+        """A line per source, with the share of unknown tokens in its training text, if it is at least
+        `least`."""
         unknown = self.tokenizer.special_ids()["unk"]
-        return [
-            tokenizer_.describe_unknown(
-                store.source,
-                int(store.unigram_counts[unknown]) if unknown >= 0 else 0,
-                store.num_tokens,
-            )
-            for store in self.train
-        ]
+        lines = []
+        for store in self.train:
+            count = int(store.unigram_counts[unknown]) if unknown >= 0 else 0
+            lines += tokenizer_.describe_unknown(store.source, count, store.num_tokens, least)
+        return lines
 
 
 def prepare(

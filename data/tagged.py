@@ -200,7 +200,7 @@ def load(
     for line in _unknown(counts, scheme):
         log(f"warning: {line}")
     log(tag_schemes.describe(splits["train"].get("tags"), scheme))
-    log(labeled.overlap(splits))
+    labeled.log_overlap(splits, log)
     contents = {split: examples.columns for split, examples in splits.items()}
     return labeled.LabeledSplits(splits, digest(contents), tuple(sorted(counts["train"])))
 

@@ -28,6 +28,8 @@ SPECIALS = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[EOS]", "[MASK]", "[BOS]"),
     *(*MODES, *INFILL, *SENTINELS),
 )
+# The share of unknown tokens that the log of a run mentions.
+NOTABLE_SHARE = 0.001
 # The names of each special token in our tokenizers and in published ones, in order of precedence.
 _NAMES = {
     "pad": ("[PAD]", "<pad>"),
@@ -255,13 +257,14 @@ def describe_size(size: int, vocab_size: int) -> str:
     return f"the corpus gives {size} tokens, fewer than tokenizer.vocab_size={vocab_size}"
 
 
-def describe_unknown(name: str, unknown: int, total: int) -> str:
-    """A line for the log about `unknown` of `total` tokens; a warning above 1 %."""
+def describe_unknown(name: str, unknown: int, total: int, least: float = 0.0) -> list[str]:
+    """A line for the log about `unknown` of `total` tokens, a warning above 1 %; [] for a share below
+    `least`."""
     share = unknown / max(1, total)
     line = f"{name}: {share:.2%} of {total:,} tokens are unknown"
-    if share <= 0.01:
-        return line
-    return f"warning: {line}, so much of the text is lost: another tokenizer may fit it better"
+    if share > 0.01:
+        line = f"warning: {line}, so much of the text is lost: another tokenizer may fit it better"
+    return [line] if share >= least else []
 
 
 def split_text(text: str, limit: int = _CHUNK) -> list[str]:

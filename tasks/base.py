@@ -274,7 +274,7 @@ class LoadedTask:
     # Function of a target, an entry of Batch.targets, that returns its text; None if targets are tokens.
     name_of_target = None
 
-    def describe(self, adapter=None) -> list[str]:
+    def describe(self) -> list[str]:
         """Lines about the data and the task for the start of the log."""
         raise NotImplementedError
 

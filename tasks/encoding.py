@@ -9,7 +9,7 @@ import numpy as np
 
 from data.examples import Examples
 from data.special_tokens import SpecialTokenTemplate, encode_example, encode_pair
-from data.tokenizer import describe_unknown
+from data.tokenizer import NOTABLE_SHARE, describe_unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Encoded:
         is_class = self.labels.ndim == 1 and self.labels.dtype.kind == "i"
         return self.labels if is_class else np.zeros(len(self), np.int32)
 
-    def describe_unknown(self, name: str) -> str:
-        """A line for the log, with the share of unknown tokens."""
-        return describe_unknown(name, self.num_unknown, self.num_tokens)
+    def describe_unknown(self, name: str) -> list[str]:
+        """Lines for the log about a notable share of unknown tokens."""
+        return describe_unknown(name, self.num_unknown, self.num_tokens, NOTABLE_SHARE)
 
     def describe_truncated(self, name: str, task) -> list[str]:
         """Lines for the log about the texts that `task` truncates; [] if there are none."""

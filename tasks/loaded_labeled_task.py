@@ -258,7 +258,7 @@ class LoadedLabeledTask(LabeledBatches):
         """The labels in a few words, for the log."""
         return f"{len(self.label_names)} labels"
 
-    def describe(self, adapter=None):
+    def describe(self):
         splits = ", ".join(
             f"{split.num_examples:,} {name}"
             for name, split in self.encoded.items()
@@ -268,6 +268,10 @@ class LoadedLabeledTask(LabeledBatches):
             f"{self.describe_labels()}; {len(self.examples):,} of "
             f"{self.encoded['train'].num_examples:,} training examples, {splits}"
         ]
+        truncated = []
         for name, split in self.encoded.items():
-            lines += [split.describe_unknown(name), *split.describe_truncated(name, self.task)]
-        return [*lines, *self.describe_batches(), self.describe_attention(adapter)]
+            lines += split.describe_unknown(name)
+            truncated += split.describe_truncated(name, self.task)
+        warnings = [line for line in truncated if line.startswith("warning")]
+        notes = "; ".join(line for line in truncated if line not in warnings)
+        return [*lines, *[notes] * bool(notes), *warnings, *self.describe_batches()]

@@ -15,7 +15,7 @@ import objectives
 from data import loader, prepare
 from data import tokenizer as tokenizers
 from data.special_tokens import template_for
-from data.tokenizer import Tokenizer
+from data.tokenizer import NOTABLE_SHARE, Tokenizer
 from models.config import ModelConfig, complete_config
 from objectives.base import Objective, ObjectiveSpec, SequenceLengths
 from objectives.batch import Batch, without_negative_ids
@@ -266,15 +266,14 @@ class LoadedPretraining(LoadedTask):
             "targets_per_step": self.batch_size * self.objective.expected_num_targets(self.spec),
         }
 
-    def describe(self, adapter=None):
+    def describe(self):
         stores = self.corpus.train
         return [
             f"{sum(s.num_tokens for s in stores):,} tokens of {sum(s.num_documents for s in stores):,} "
             f"documents in {self.epoch_size:,} rows of {self.lengths.raw}; fingerprint "
             f"{self.fingerprint[:16]}",
-            *self.corpus.describe_unknown(),
+            *self.corpus.describe_unknown(NOTABLE_SHARE),
             self.objective.describe(self.spec),
-            self.describe_attention(adapter),
         ]
 
 

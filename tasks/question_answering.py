@@ -103,14 +103,11 @@ class QuestionAnswering(LabeledTask):
         splits = self.complete_examples(found, log)
         labeled.make_validation(self.source, splits, self.validation_fraction, log)
         splits["validation"] = _with_ids("validation", splits["validation"], log)
-        log(
-            labeled.overlap(
-                {
-                    name: Examples({"text": each.get("context"), "text_pair": each.get("question")})
-                    for name, each in splits.items()
-                }
-            )
-        )
+        pairs = {
+            name: Examples({"text": each.get("context"), "text_pair": each.get("question")})
+            for name, each in splits.items()
+        }
+        labeled.log_overlap(pairs, log)
         contents = {name: list(examples.columns.values()) for name, examples in splits.items()}
         return labeled.LabeledSplits(splits, digest(contents), self.output_names)
 

@@ -78,7 +78,7 @@ class Seq2seq(GenerationOptions, LabeledTask):
             self.source, self.example_columns(), self.dialect, self.missing, log=log
         )
         labeled.make_validation(self.source, splits, self.validation_fraction, log)
-        log(labeled.overlap(splits, ("source", "target")))
+        labeled.log_overlap(splits, log, ("source", "target"))
         return labeled.LabeledSplits(splits, digest({s: e.columns for s, e in splits.items()}), ())
 
     def encode(self, examples, tokenizer, template, label_names, architecture):

@@ -73,7 +73,7 @@ def test_finetuning_and_continued_pretraining_read_the_chosen_parameters_and_log
         if use_ema
         else f"parameters of {name}, not averaged (init_ema=False)"
     )
-    assert caplog.messages.count(expected) == 2
+    assert caplog.text.count(f"; {expected}\n") == 2
     for run in (finetuned, continued):
         first = read_params(run, 0, True)
         shared = first.keys() & chosen.keys()
@@ -92,4 +92,4 @@ def test_the_log_says_that_a_source_has_no_average(folder, caplog):
     with caplog.at_level(logging.INFO, "triptych"):
         config = tiny_configs.pretraining(folder, init_from=str(folder / "plain"))
         train.run(config, str(folder / "from-plain"))
-    assert f"parameters of {folder}/plain@6 (it has no averaged parameters)" in caplog.messages
+    assert f"parameters of {folder}/plain@6 (it has no averaged parameters)\n" in caplog.text

@@ -162,7 +162,7 @@ def test_padding_needs_no_token_of_its_own(tmp_path, write, objective):
         config, config.model, str(tmp_path / "tokenizer.json"), lambda line: None
     )
     assert task.spec.vocabulary.pad == -1
-    assert any("tokens are unknown" in line for line in task.describe())
+    assert "tokens are unknown" in task.corpus.describe_unknown()[0]
     rows = np.stack([task.train[0][len(task.train[0]) - 1]])
     padding = (rows == -1)[0]
     batch = task.prepare(jax.random.key(0), (example_ids(0, 1), rows))
@@ -220,3 +220,18 @@ def test_a_run_of_another_version_is_named(tmp_path):
     file.write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"made by another version .*\(layers\); use it with"):
         run_directory.read_model_config(source)
+
+
+@pytest.mark.parametrize(
+    ("program", "config"), [(train, "encoder"), (finetune, "finetune/classification")]
+)
+def test_print_config_shows_the_model_that_init_from_decides(tmp_path, capsys, program, config):
+    source = bert(tmp_path / "bert")
+    program.main(
+        [f"--config=configs/{config}.py", f"--config.init_from={source}", "--print_config"]
+    )
+    printed = {line.split()[0]: line.split()[2:4] for line in capsys.readouterr().out.splitlines()}
+    model = run_directory.read_model_config(as_run(str(source)))
+    assert printed["config.model.emb_dim"] == [str(model.emb_dim), "init_from"]
+    assert printed["config.model.vocab_size"] == [str(model.vocab_size), "init_from"]
+    assert printed["config.seed.init"] == ["0", "default"]

@@ -91,6 +91,9 @@ def test_finetuning_a_finetuned_run_keeps_its_head_or_says_why_not(tmp_path, cap
     first = tmp_path / "first"
     finetune.run(tiny_configs.finetuning(tmp_path, start), str(first))
     assert f"head new: {start} has no head of a task" in caplog.text
+    lines = "\n".join(caplog.messages).partition("\nstep ")[0].splitlines()
+    lines = [line for line in lines if not line.startswith(("compil", "vocabulary"))]
+    assert lines[1].startswith("fresh: ") and lines[2].startswith("dropped: ") and len(lines) <= 10
     trained = tiny_configs.read_params(first, 2)
 
     def head(name, **overrides):

@@ -4,7 +4,6 @@ For encoders (each [MASK] is a token), decoders pretrained with mntp, hybrid or 
 encoder-decoders (spans: <extra_id_0> or [MASK]). At a terminal the best texts; otherwise JSON lines.
 """
 
-import signal
 import sys
 
 from training import cli
@@ -65,7 +64,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     cli.main(main, console=sys.stderr)
 
 import logging

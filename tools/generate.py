@@ -6,7 +6,6 @@ finetuned run. One prompt is shown as its tokens come; many prompts become JSON 
 
 import dataclasses
 import functools
-import signal
 import sys
 
 from training import cli
@@ -90,7 +89,6 @@ def check_flags(parser, given):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     cli.main(functools.partial(main, keep_programs=True), console=sys.stderr)
 
 import json

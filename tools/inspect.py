@@ -3,7 +3,6 @@
 Loads the task of the run and prepares its batch as the train step does; render_batch.py draws the rows.
 """
 
-import signal
 import sys
 
 from training import cli
@@ -36,7 +35,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     cli.main(main, console=sys.stderr)
 
 import dataclasses
@@ -57,7 +55,7 @@ from tools import render_batch
 from training import config as config_lib
 from training import flops, init_from, paths, run_directory
 from training.durations import StepConverter
-from training.param_rules import find_all_frozen, find_frozen, flatten_params
+from training.param_rules import find_all_frozen, flatten_params
 from training.schema import FinetuneConfig, PretrainConfig
 from training.train_step import init_params, rng_streams
 
@@ -84,8 +82,7 @@ def load(config, step, run_dir=None) -> BatchView:
 
     Raises ConfigError if the run has no such step, or its data changed since it started."""
     pretraining = isinstance(config, PretrainConfig)
-    find = init_from.resolve_for_pretraining if pretraining else init_from.resolve_for_finetuning
-    pretrained = find(config, run_dir or paths.of(os.devnull), as_run)
+    pretrained = init_from.resolve(config, run_dir or paths.of(os.devnull), as_run)
     config, tokenizer_file = pretrained.config, pretrained.tokenizer_file
     if run_dir is not None:
         tokenizer_file = str(run_dir / "tokenizer.json")
@@ -107,16 +104,11 @@ def load(config, step, run_dir=None) -> BatchView:
 
 def total_steps(config, task):
     """The length of a run."""
-    adapter = getattr(config, "adapter", Adapter())
-    model = models.build(task.model_config, adapter)
+    model = models.build(task.model_config, getattr(config, "adapter", Adapter()))
     params = jax.eval_shape(functools.partial(init_params, task, model), rng_streams(config.seed))
-    if isinstance(config, FinetuneConfig):
-        frozen_paths = find_all_frozen(config, flatten_params(params))
-    else:
-        frozen_paths = find_frozen(config.freeze, flatten_params(params))
-    return StepConverter.of(
-        config, task, flops.flops_per_step(task, params, frozen_paths)
-    ).total_steps
+    frozen_paths = find_all_frozen(config, flatten_params(params))
+    step_flops = flops.flops_per_step(task, params, frozen_paths)
+    return StepConverter.of(config, task, step_flops).total_steps
 
 
 def show(given, config):
@@ -129,7 +121,7 @@ def show(given, config):
             raise ConfigError(f"{given.run!r} was imported: expected a run that was trained")
     resolved = config_lib.resolve(FinetuneConfig if "task" in config else PretrainConfig, config)
     if given.print_config:
-        print("\n".join(config_lib.describe(resolved, config)))
+        cli.print_config(resolved, config, run_dir)
         return
     cli.enable_compilation_cache()
     jax.devices()  # fails before text is prepared
@@ -172,9 +164,9 @@ def print_json(view, rows):
         **counts(view.batch), "labels": getattr(view.task, "label_names", ()),
         "config": config_lib.to_dict(view.config),
         "rows": [
-            {"row": row, "place": view.provenance[row], "batch": view.row(row),
-             "raw": None if view.raw is None else view.raw[row]}
-            for row in rows
+            {"row": n, "place": view.provenance[n], "batch": view.row(n),
+             "raw": None if view.raw is None else view.raw[n]}
+            for n in rows
         ],
     }  # fmt: skip
     print(json.dumps(record, default=lambda x: x.tolist() if hasattr(x, "tolist") else vars(x)))

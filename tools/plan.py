@@ -108,7 +108,7 @@ def show(given, config):
         )
     resolved = config_lib.resolve(PretrainConfig, config)
     if given.print_config:
-        print("\n".join(config_lib.describe(resolved, config)))
+        cli.print_config(resolved, config)
         return
     overrides = {}
     if given.search:

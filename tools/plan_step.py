@@ -25,7 +25,7 @@ from training import flops, init_from, paths, sharding
 from training.config import ConfigError
 from training.durations import StepConverter
 from training.optimizers import Optimizer
-from training.param_rules import find_frozen, flatten_params, split_params
+from training.param_rules import find_all_frozen, flatten_params, split_params
 from training.preflight import check_durations
 from training.state import abstract_state
 from training.train_step import check_batch_layout, init_params, rng_streams
@@ -216,7 +216,7 @@ def plan_step(config, devices, like: PlannedStep | None = None) -> PlannedStep:
             params = jax.eval_shape(functools.partial(init_params, task, model), rngs)
     sharding.check_lengths(mesh, task.row_lengths)
     sharding.describe_unsharded(mesh, params)
-    frozen_paths = find_frozen(config.freeze, flatten_params(params))
+    frozen_paths = find_all_frozen(config, flatten_params(params))
     trained, frozen = split_params(params, frozen_paths)
     # The data is not here: an epoch of one step will do, because the step does not depend on it.
     sizes = StepConverter(task.batch_size, task.tokens_per_step, task.batch_size)

@@ -4,7 +4,6 @@ For every task that finetune.py trains (seq2seq: a generated text), and for Hugg
 such a head. A text, TSV, CSV or JSONL file of any size is read, predicted and written in parts.
 """
 
-import signal
 import sys
 
 from training import cli
@@ -52,7 +51,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     cli.main(main, console=sys.stderr)
 
 import logging

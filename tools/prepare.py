@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
 
     resolved = config_lib.resolve(PretrainConfig, config)
     if given.print_config:
-        print("\n".join(config_lib.describe(resolved, config)))
+        cli.print_config(resolved, config)
         return
     tokenizer, checks = resolved.tokenizer, {}
     if resolved.init_from:

@@ -227,7 +227,7 @@ def warn_of_unknown(tokenizer, texts):
     unknown, tokens = tokenizer.special_ids()["unk"], [each.tokens for each in texts]
     count, total = sum(int((ids == unknown).sum()) for ids in tokens), sum(map(len, tokens))
     if count > 0.01 * total:
-        log.info(describe_unknown("the data", count, total))
+        log.info(*describe_unknown("the data", count, total))
 
 
 def blocks(numbers, work):

@@ -1,7 +1,7 @@
 """The command line of every program: --config, --config.key=value, --workdir, --print_config, --debug.
 
 Errors become one line on standard error. Exit status: 0 finished, 143 preempted after a save, 130
-interrupted, 1 error. Imports no JAX, so that --help and a wrong flag are answered at once.
+interrupted, 141 output closed, 1 error. Imports no JAX, so that --help and a wrong flag are answered at once.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import runpy
+import select
 import sys
 import textwrap
 import threading
@@ -49,9 +50,15 @@ def main(program, argv=None, console=None, resumes=False):
     try:
         with preemption.insistent_interrupts() as interrupted:
             program(argv)
+            sys.stdout.flush()
     except preemption.Preempted as stop:
         _exit(stop.code)
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  every error ends here, as one line
+        if isinstance(error, BrokenPipeError) and _is_closed(
+            sys.stdout
+        ):  # `| head` has read enough
+            logs.discard(sys.stdout)
+            _exit(141)
         if "--debug" in argv:
             traceback.print_exc()
         if isinstance(error, KeyboardInterrupt) or interrupted.is_set():
@@ -142,7 +149,7 @@ def run_entry_point(argv, description, schema, run):
         )
     resolved = config_lib.resolve(schema, config)
     if given.print_config:
-        print("\n".join(config_lib.describe(resolved, config)))
+        print_config(resolved, config, given.workdir)
         return
     if not given.workdir:
         raise ConfigError("--workdir is missing; expected a run directory: --workdir=runs/NAME")
@@ -153,6 +160,24 @@ def run_entry_point(argv, description, schema, run):
     hosts.join()
     enable_compilation_cache()
     _imported(run)(config, given.workdir)
+
+
+def print_config(resolved, config, workdir=None):
+    """Prints every field of a resolved config that would run, with its help.
+
+    A model that init_from names is read, or imported, for its part of the config.
+
+    Args:
+      config: the mapping that `resolved` was made from.
+      workdir: the run directory; None for a new run.
+    """
+    completed = None
+    if resolved.init_from:
+        from training import init_from, paths
+
+        folder = paths.of(workdir or os.devnull)
+        completed = init_from.resolve(resolved, folder, _imported("huggingface:as_run")).config
+    print("\n".join(config_lib.describe(resolved, config, completed)))
 
 
 def parse_args(argv, description, extra=(), config="required", examples=""):
@@ -338,6 +363,13 @@ def _print_error(message):
     if len(message) > 690:  # a value of the command line may have any length
         message = f"{message[:480]} ... {message[-200:]}"
     print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def _is_closed(stream):
+    """Whether `stream` is a pipe that nobody reads."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _exit(status):

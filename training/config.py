@@ -198,17 +198,25 @@ def difference(old, new):
     return [(key, was, now) for key, (was, now) in sorted(pairs.items()) if was != now]
 
 
-def describe(resolved, given):
-    """Aligned lines for --print_config: key, value, 'set' or 'default', help.
+def describe(resolved, given, completed=None):
+    """Aligned lines for --print_config: key, value, origin ('set', 'default' or 'init_from'), help.
 
-    given: the mapping that `resolved` was made from.
+    Args:
+      resolved: a dataclass of the schema.
+      given: the mapping that `resolved` was made from.
+      completed: `resolved` with the fields that the model of init_from decides.
     """
-    rows = [(f"config.{key}", repr(value), *rest) for key, value, *rest in _rows(resolved, given)]
-    key_width, value_width = (max(len(row[i]) for row in rows) for i in (0, 1))
+    before = {key: (value, is_set) for key, value, is_set, _ in _rows(resolved, given)}
+    rows = []
+    for key, value, is_set, help in _rows(completed or resolved, given):
+        was, is_set = before.get(key, (None, is_set))
+        origin = "init_from" if value != was else "set" if is_set else "default"
+        rows.append((f"config.{key}", repr(value), origin, help))
+    key_width, value_width, origin_width = (max(len(row[i]) for row in rows) for i in range(3))
     value_width = min(value_width, 28)
     return [
-        f"{key:<{key_width}} = {value:<{value_width}}  {'set' if is_set else 'default':<7}  {help}".rstrip()
-        for key, value, is_set, help in rows
+        f"{key:<{key_width}} = {value:<{value_width}}  {origin:<{origin_width}}  {help}".rstrip()
+        for key, value, origin, help in rows
     ]
 
 

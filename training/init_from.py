@@ -18,7 +18,7 @@ from training.init_head import plan_head
 from training.init_stacks import shorten_paths
 from training.param_rules import flatten_params, merge_params, unflatten_params
 from training.restore_plan import TOKEN_EMBEDDING, plan_restore
-from training.schema import ModelOverrides
+from training.schema import ModelOverrides, PretrainConfig
 from training.train_step import init_adapter
 
 PRETRAINING_HEADS = (r"heads/.*", r"generator/.*")  # finetuning drops those that its task lacks
@@ -52,6 +52,14 @@ class PretrainedModel:
         """Raises ConfigError if the parameters belong to another tokenizer than that of the data."""
         if self.run is not None:
             check_tokenizer(self.run, tokenizer, "init_from", self.config.init_from)
+
+
+def resolve(config, run_dir, as_run) -> PretrainedModel:
+    """The PretrainedModel of a PretrainConfig or a FinetuneConfig; arguments as in
+    `resolve_for_pretraining`."""
+    if isinstance(config, PretrainConfig):
+        return resolve_for_pretraining(config, run_dir, as_run)
+    return resolve_for_finetuning(config, run_dir, as_run)
 
 
 def resolve_for_pretraining(config, run_dir, as_run) -> PretrainedModel:
@@ -195,12 +203,14 @@ def load_for_pretraining(pretrained: PretrainedModel, task, params, shardings):
     pretrained.check_tokenizer(task.tokenizer)
     target = flatten_params(params)
     mapping, plan = plan_pretraining(pretrained, task.model_config, target)
-    lines = [*mapping.lines(target), *plan.lines(target)[1:2] * bool(plan.dropped)]
+    lines = mapping.lines(target)
+    lines[2] += f"; {_describe(pretrained)}"
+    lines[1:1] = plan.lines(target)[1:2] * bool(plan.dropped)
     loaded = {path: mapping.names[path] for path in plan.loaded if path in mapping.names}
     read = _read(pretrained, loaded, params, shardings, config.init_ema)
     params = init_stacks.set_zeros(mapping, read, shardings)
     base = _reference(pretrained, loaded, read, params)
-    return params, [*lines, _describe(pretrained, config.init_ema)], base
+    return params, lines, base
 
 
 def plan_pretraining(pretrained: PretrainedModel, model_config, target):
@@ -246,7 +256,6 @@ def load_for_finetuning(pretrained: PretrainedModel, task, model, rngs, params, 
         allow_missing = (rf"{ADAPTER_KEY}/.*", *allow_missing)
     if config.init == "pretrained":
         head = plan_head(pretrained.run, task, target, found, config.restore.allow_missing)
-        notes += [head.line] * bool(head.line)
         if head.is_kept:
             allow_missing = tuple(
                 p for p in allow_missing if not p.startswith(f"heads/{task.name}/")
@@ -276,8 +285,12 @@ def load_for_finetuning(pretrained: PretrainedModel, task, model, rngs, params, 
     is_new = not (head and head.is_kept)
     if is_new and (kept := [path for path in plan.loaded if path.startswith("heads/")]):
         notes.append(f"the pretrained head is kept: {shorten_paths(kept)}")
-    lines = [*plan.lines(target), *notes]
-    lines += [_describe(pretrained, config.init_ema)] * bool(plan.loaded)
+    lines = plan.lines(target)
+    if head and head.line:
+        lines[-1 if head.is_kept else 0] += f"; {head.line}"
+    if plan.loaded:
+        lines[-1] += f"; {_describe(pretrained)}"
+    lines += notes
     reference = _reference(pretrained, loaded, read, params)
     if pretrained.adapter != config.adapter:
         params |= init_adapter(model, rngs, params)
@@ -367,10 +380,10 @@ def _reference(pretrained, names, read, params):
     return frozen.Reference(places, pretrained.step, pretrained.config.init_ema, names)
 
 
-def _describe(pretrained, use_ema):
+def _describe(pretrained):
     count = len(checkpoint.ema_paths(pretrained.run, pretrained.step))
     if not count:
         return f"parameters of {pretrained.name} (it has no averaged parameters)"
-    if not use_ema:
+    if not pretrained.config.init_ema:
         return f"parameters of {pretrained.name}, not averaged (init_ema=False)"
     return f"averaged parameters of {pretrained.name} ({count} tensors)"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 
@@ -15,7 +16,7 @@ def log_to_console(stream=None):
     """Plain lines on `stream`, by default standard output. Needs no device: processes may not have joined
     yet."""
     if not log.handlers:
-        handler = logging.StreamHandler(stream or sys.stdout)
+        handler = _Console(stream or sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.propagate = False
@@ -23,9 +24,24 @@ def log_to_console(stream=None):
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about files that are optional
 
 
+class _Console(logging.StreamHandler):
+    """A run whose log is piped to `head` continues without it."""
+
+    def handleError(self, record):
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            discard(self.stream)
+        else:
+            super().handleError(record)
+
+
+def discard(stream):
+    """Sends what is written to `stream` from now on nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def banner(title):
-    """One ruled line per phase, with the title of the entry file's banner."""
-    log.info(f"---- {title} " + "-" * max(0, 74 - len(title)))
+    """One ruled line per phase for --verbose, with the title of the entry file's banner."""
+    log.debug(f"---- {title} " + "-" * max(0, 74 - len(title)))
 
 
 def read_metrics(run, split):

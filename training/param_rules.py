@@ -87,11 +87,15 @@ def matching_paths(patterns, names, what):
 
 
 def find_all_frozen(config, names):
-    """Paths that finetuning does not train, by config.freeze, config.task and config.adapter, as a frozenset.
+    """Paths that a run does not train, by config.freeze and, in finetuning, config.task and config.adapter,
+    as a frozenset.
 
     With an adapter, the model's own parameters are frozen, except the head of the task and what
     `adapter.modules_to_save` names. Raises ConfigError if nothing of the adapter is left to train."""
-    frozen, adapter = find_frozen(config.freeze, names), config.adapter
+    frozen = find_frozen(config.freeze, names)
+    if not hasattr(config, "adapter"):  # pretraining
+        return frozen
+    adapter = config.adapter
     patterns = config.task.frozen_patterns(config.model.architecture)
     unused = {name for name in names if any(re.fullmatch(p, name) for p in patterns)}
     untrained = frozen | unused

@@ -18,7 +18,7 @@ from training.config import ConfigError
 from training.durations import StepConverter
 from training.init_from import plan_pretraining
 from training.optimizers import describe_param_rules
-from training.param_rules import find_frozen, flatten_params, unflatten_params
+from training.param_rules import find_all_frozen, flatten_params, unflatten_params
 from training.train_step import init_params, rng_streams
 
 DURATIONS = ("training.duration", "evaluation.every", "checkpoint.every", "checkpoint.keep_period",
@@ -63,7 +63,7 @@ def check_without_data(task, pretrained, run_dir, mesh):
             pretrained.check_tokenizer(loaded.tokenizer)
         plan_pretraining(pretrained, loaded.model_config, flatten_params(params))
     sharding.describe_unsharded(mesh, params)
-    frozen = find_frozen(config.freeze, flatten_params(params))
+    frozen = find_all_frozen(config, flatten_params(params))
     describe_param_rules(config.optimizer, params, frozen)
     # the vocabulary, and so a step, may be larger in the run
     if "FLOP" in config.training.duration:

@@ -86,10 +86,13 @@ def rows_follow_processes(mesh):
 
 
 def describe(mesh):
-    """One line for the log: devices, processes, mesh."""
+    """Devices, processes and mesh in a few words: '8 x TPU v5e, 2 processes, mesh data=4 fsdp=2'."""
+    axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1)
+    processes = jax.process_count()
     return (
-        f"{jax.device_count()} x {jax.devices()[0].device_kind} on {jax.process_count()} process(es), "
-        f"mesh {dict(mesh.shape)}"
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        + f", {processes} processes" * (processes > 1)
+        + f", mesh {axes}" * bool(axes)
     )
 
 
@@ -113,12 +116,12 @@ def use_mesh(mesh):
 
 
 def describe_task(mesh, task, adapter=None) -> list[str]:
-    """The lines of `task.describe` for a mesh and an adapter. Raises ConfigError for rows that its sequence
-    axis does not divide."""
+    """The lines of `task.describe`, and one about devices and kernels. Raises ConfigError for rows that the
+    mesh's sequence axis does not divide."""
     lengths, added = task.row_lengths, adapter.num_added_positions if adapter else 0
     check_lengths(mesh, lengths | {length + added for length in lengths})
     with use_mesh(mesh):
-        return task.describe(adapter)
+        return [*task.describe(), f"{describe(mesh)}; {task.describe_attention(adapter)}"]
 
 
 def replicated(mesh):

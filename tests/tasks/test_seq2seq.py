@@ -105,7 +105,7 @@ def test_a_prompt_keeps_what_follows_the_source_and_truncations_are_said(folder,
     np.testing.assert_array_equal(batch.inputs.tokens[1, :4], [*ids("w8 w1 w9"), end])
     np.testing.assert_array_equal(batch.targets[1], [*ids(long)[:5], EOS])
     lines = task.describe()
-    assert "1 of 2 train examples were truncated to 8 tokens" in lines
+    assert any("1 of 2 train examples were truncated to 8 tokens" in line for line in lines)
     assert sum("1 of 2 train targets were truncated to 6 tokens" in line for line in lines) == 1
     # The truncated target has 5 of its 20 words: "w5 w5 w5 w5 w5".
     np.testing.assert_array_equal(task.encoded["train"].target_bytes, [2, 14])
@@ -273,4 +273,4 @@ def test_long_and_odd_texts_are_pairs_like_any_other(folder):
     task = load(folder, "encoder_decoder", splits, (2, 2), missing="drop", log=lines.append)
     assert len(task.encoded["train"]) == 3 and any("1 of 4 train rows" in line for line in lines)
     assert task.encoded["train"].target_lengths.tolist() == [2, 2, 2]
-    assert "1 of 3 train examples were truncated to 8 tokens" in task.describe()
+    assert any("1 of 3 train examples were truncated to 8 tokens" in x for x in task.describe())

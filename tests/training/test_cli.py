@@ -1,8 +1,11 @@
 """Command lines: a misspelled flag of any program names the one that it is near."""
 
 import importlib
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +56,33 @@ PARSER = cli.flags_parser(
 def test_a_wrong_word_of_a_command_line_names_what_is_near(words, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         PARSER.parse_args(words)
+
+
+PROGRAM = """
+from training import logs
+
+def prints(argv):
+    print("x\\n" * 1_000_000)
+
+def logs_and_writes(argv):
+    for _ in range(1_000):
+        logs.log.info("x" * 1_000)
+    open(argv[0], "w").close()
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("prints", 141), ("logs_and_writes", 0)])
+def test_output_that_nobody_reads_ends_a_program_silently_and_a_run_continues(
+    tmp_path, name, status
+):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    code = f"import program; from training import cli; cli.main(program.{name}, ['written'])"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline().startswith("x")
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", status)
+    assert (tmp_path / "written").exists() == (status == 0)
