@@ -146,7 +146,7 @@ def _scores(folder):
     for name in ("test/accuracy", "validation/accuracy"):
         if name not in scores:
             raise ConfigError(
-                f"{folder} has no {name}; expected classification with labeled validation and test splits, "
+                f"{folder} has no {name}; expected a task with classes, labeled validation and test splits, "
                 f"and evaluation.test=True (a sweep with tune= has no test scores: run the study's sweep "
                 f"there)"
             )

@@ -103,9 +103,9 @@ class TextToText(ClassMetricOptions, TextColumns, LabeledTask):
 
     def render(self, values: dict[str, str]) -> tuple[str, str]:
         """(the prompt of an example up to the end of its last column, the rest)."""
-        pieces = [text + ("" if name is None else values[name]) for text, name in self.parts]
+        texts = [text + ("" if name is None else values[name]) for text, name in self.parts]
         last = 1 + max(place for place, (_, name) in enumerate(self.parts) if name is not None)
-        return "".join(pieces[:last]), "".join(pieces[last:])
+        return "".join(texts[:last]), "".join(texts[last:])
 
     def example_columns(self):
         self.check_columns()

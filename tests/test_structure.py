@@ -49,7 +49,7 @@ EXPERIMENTAL = ("topologies", "multihost_utils", "pallas")
 BANNERS = ["Config", "Mesh", "Initialization", "Task", "Model and optimizer", "Train state", "Train step",
            "Train loop", "Final scores"]  # fmt: skip
 # The task is looked up by name in these alone.
-NAMES_TASKS = ("tasks/", "huggingface/families/", "configs/", "studies/", "tests/", "benchmarks/")
+NAMES_TASKS = ("tasks/", "huggingface/families/", "configs/", "tests/", "benchmarks/")
 
 # Words of the first edition's dialect and British spellings, in prose: docs, docstrings, comments and
 # strings. Each has a plain English or American replacement.
@@ -171,7 +171,7 @@ def circles(modules):
 
 def prose(path, text):
     """(line, text) of what people read in a file: all of a document; docstrings, comments and strings of
-    a module. In tests: docstrings, comments and the names of tests."""
+    a module, and the names that it defines. In tests: docstrings, comments and the names of tests."""
     if path.suffix != ".py":
         yield from enumerate(text.splitlines(), 1)
         return
@@ -184,6 +184,11 @@ def prose(path, text):
                 docstrings.add(first.lineno)
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 yield node.lineno, node.name.replace("_", " ")
+        name = getattr(node, "name", None) or getattr(node, "arg", None)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id  # of a variable, or of a field and so of a flag
+        if isinstance(name, str) and not in_tests:
+            yield node.lineno, name.replace("_", " ")
     strings = [
         getattr(tokenize, kind) for kind in ("STRING", "FSTRING_MIDDLE") if hasattr(tokenize, kind)
     ]
@@ -360,6 +365,7 @@ def test_a_broken_tree_is_noticed(checker):
     [
         ("docs/a.md", "The house has laws.\nText is held out."),
         ("models/a.py", '"""One piece."""\nx = f"the arm {1}"'),
+        ("models/b.py", "told = 1\ndef read(arm):\n    return arm"),
         ("tests/a.py", "# goes on\ndef test_an_arm_is_named():\n    x = 'house'"),
     ],
 )

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import types
 
 import browser
 import pytest
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from studies import baseline, figures, report, results, table, three_ways
 from tasks.classification import Classification
+from tasks.regression import Regression
 from training.config import ConfigError
 
 
@@ -234,8 +234,11 @@ def test_the_baseline_reads_pairs_and_refuses_what_cannot_be_compared(tmp_path):
     (tmp_path / "test.tsv").unlink()
     with pytest.raises(ConfigError, match="no labeled test split"):
         baseline.load(task)
-    with pytest.raises(ConfigError, match="expected classification"):
-        baseline.load(types.SimpleNamespace(name="regression"))
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.tsv").write_text("text\tvalue\none\t1.5\ntwo\t2.5\n")
+    regression = Regression(source=f"files:{tmp_path}/*.tsv", label_column="value")
+    with pytest.raises(ConfigError, match="regression.*no text with one class"):
+        baseline.load(regression)
 
 
 def test_the_pages_of_several_sweeps_are_one_page(whole, tmp_path, capsys):
