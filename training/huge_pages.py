@@ -17,7 +17,7 @@ def use():
     program keeps its PID, arguments and open files. An existing GLIBC_TUNABLES, even an empty one, is
     respected. Where Linux uses huge pages always or never, there is nothing to do.
     """
-    if TUNABLES in os.environ or not _is_possible() or not _is_main():
+    if TUNABLES in os.environ or not is_possible() or not _is_main():
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -28,7 +28,7 @@ def use():
         del os.environ[TUNABLES]
 
 
-def _is_possible():
+def is_possible():
     """Whether the kernel leaves the choice to programs, and malloc has one (glibc 2.35)."""
     try:
         name, _, version = os.confstr("CS_GNU_LIBC_VERSION").partition(" ")

@@ -54,3 +54,21 @@ def prepared(tmp_path, source, log=lambda line: None, build=True, vocab_size=400
     tokenizer = settings.pop("tokenizer", None) or TokenizerConfig(vocab_size=vocab_size)
     data = DataConfig(source=source, cache_dir=str(tmp_path / "cache"), **settings)
     return prepare(data, tokenizer, log=log, build=build)
+
+
+def special_tokens(tokenizer):
+    """{name: id} of the special tokens of a tokenizer."""
+    vocabulary = tokenizer.vocabulary()
+    return {name: vocabulary[name] for name in tokenizer.special_names}
+
+
+def library_ids(tokenizer, text):
+    """The ids of a whole text by the tokenizers library, which reads special tokens as text."""
+    library = tokenizer.to_library()
+    library.encode_special_tokens = True
+    return library.encode(text, add_special_tokens=False).ids
+
+
+def num_shards(store):
+    """The number of files that hold the tokens of a store."""
+    return len(list(store.path.glob("*.tokens")))

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from corpora import documents, prepared, write
+from corpora import documents, num_shards, prepared, write
 
 from data import writer
 from data.special_tokens import SpecialTokenTemplate
@@ -31,7 +31,7 @@ def made(tmp_path_factory):
     finally:
         writer.SHARD_TOKENS = before
     store = result.train[0]
-    assert len(store._metadata["shards"]) > 5
+    assert num_shards(store) > 5
     return store, [result.tokenizer.encode(text) for text in texts], texts, result.tokenizer
 
 

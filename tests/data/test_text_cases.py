@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 import tokenizers
-from corpora import documents, prepared, write
+from corpora import documents, prepared, special_tokens, write
 from published import sentencepiece, unigram_pieces
 from tokenizers import models, pre_tokenizers
 
@@ -59,7 +59,7 @@ def test_markup_in_a_corpus_ends_no_document_and_pads_nothing(tmp_path, make):
         tokenizer=TokenizerConfig(path=str(tmp_path)),
         validation_fraction=0.0,
     )
-    store, special = made.train[0], set(made.tokenizer._special.values())
+    store, special = made.train[0], set(special_tokens(made.tokenizer).values())
     unknown = made.tokenizer.special_ids()["unk"]
     assert store.num_documents == len(HTML)
     for number in range(len(HTML)):

@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import tokenizers
-from corpora import WORDS, documents
+from corpora import WORDS, documents, library_ids, special_tokens
 from published import bpe_pieces, sentencepiece, unigram_pieces
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
@@ -166,13 +166,13 @@ def check(kind, text):
     """All properties of one text."""
     tokenizer = tokenizer_of(kind)
     ids = tokenizer.encode(text)
-    special, unknown = tokenizer._special, tokenizer.special_ids()["unk"]
+    special, unknown = special_tokens(tokenizer), tokenizer.special_ids()["unk"]
     assert not set(ids.tolist()) & set(special.values()) - {unknown}, text
     decoded = tokenizer.decode(ids)
     if kind in EXACT:
         assert decoded == text
     elif unknown not in ids and not ("##" in text and "wordpiece" in kind + "unlisted vocab.txt"):
-        normalizer = tokenizer._plain.normalizer
+        normalizer = tokenizer.to_library().normalizer
         kept = normalizer.normalize_str(text) if normalizer else text
         assert visible(decoded) == visible(kept)
     whole = tokenizer._encoder._encode([text])[0]
@@ -216,10 +216,10 @@ def test_a_tokenizer_of_every_kind_makes_no_special_token_of_its_own_spelling():
     careless = set()
     for kind in KINDS:
         tokenizer = tokenizer_of(kind)
-        special = set(tokenizer._special.values()) - {tokenizer.special_ids()["unk"]}
-        text = " ".join(tokenizer._special)
+        special = set(special_tokens(tokenizer).values()) - {tokenizer.special_ids()["unk"]}
+        text = " ".join(tokenizer.special_names)
         assert not special & set(tokenizer.encode(text).tolist())
-        ids = tokenizer._plain.encode(text, add_special_tokens=False).ids
+        ids = library_ids(tokenizer, text)
         careless |= {kind} if special & set(ids) else set()
     assert {"t5", "whitespace words", "byte-level without words", "unlisted"} <= careless
 
@@ -228,10 +228,10 @@ def test_a_long_word_has_the_tokens_of_the_library(monkeypatch):
     """The library takes cubic time for it, so it is tokenized here."""
     tokenizer = tokenizer_of("wordpiece")
     text = "the " + "predictswhatwas" * 40 + " ภาษาไทย" * 50 + " 漢字 " + "ภาษา" * 60 + "\x00e"
-    expected = tokenizer._plain.encode(text, add_special_tokens=False).ids
+    expected = library_ids(tokenizer, text)
     assert tokenizer.encode(text).tolist() == expected and 1 not in expected
     unknown = "the " + "model" * 40 + "\u0e5b" + " row"
-    expected = tokenizer._plain.encode(unknown, add_special_tokens=False).ids
+    expected = library_ids(tokenizer, unknown)
     assert tokenizer.encode(unknown).tolist() == expected and expected.count(1) == 1
     # A published one keeps its limit.
     limited = tokenizer_of("vocab.txt")

@@ -35,18 +35,18 @@ def test_a_program_starts_again_with_huge_pages_unless_the_user_chose(tmp_path, 
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     output, _ = process.communicate("input")
-    expected = huge_pages.HUGE_PAGES if huge_pages._is_possible() else None
+    expected = huge_pages.HUGE_PAGES if huge_pages.is_possible() else None
     expected = expected if given is None else given
     assert output == f"{expected} {process.pid} ['--a=b c'] input\n" and process.returncode == 0
 
 
 def test_the_machine_decides(tmp_path, monkeypatch):
     monkeypatch.setattr(huge_pages, "MODE", tmp_path / "enabled")
-    assert not huge_pages._is_possible()  # no such file
+    assert not huge_pages.is_possible()  # no such file
     for mode, possible in (("always [madvise] never", True), ("[always] madvise never", False)):
         (tmp_path / "enabled").write_text(mode)
         for version, is_new in (("glibc 2.36", True), ("glibc 2.31", False)):
             monkeypatch.setattr(os, "confstr", lambda name, version=version: version)
-            assert huge_pages._is_possible() == (possible and is_new)
+            assert huge_pages.is_possible() == (possible and is_new)
     monkeypatch.setattr(os, "confstr", lambda name: None)
-    assert not huge_pages._is_possible()
+    assert not huge_pages.is_possible()
