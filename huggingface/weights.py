@@ -210,7 +210,7 @@ def write_weights(
     leaves: dict[str, Leaf],
     read: Callable[[str], np.ndarray],
     metadata: dict[str, str] | None = None,
-    max_shard_size: int = 500_000_000,
+    max_shard_size: int = 200_000_000,
 ) -> list[pathlib.Path]:
     """Writes the tensors that `read(name)` returns as safetensors files and returns their paths.
 
