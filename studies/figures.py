@@ -11,7 +11,9 @@ from studies import table
 from sweeps import statistics
 
 # One color per condition in all figures; distinct for the color-blind too.
-COLORS = {"random": "#7d8590", "embeddings": "#d98a00", "pretrained": "#1f6feb"}
+COLORS = {
+    "random": "#7d8590", "vectors": "#b755a3", "embeddings": "#d98a00", "pretrained": "#1f6feb",
+}  # fmt: skip
 BASELINE = "#8a4fbe"
 
 

@@ -13,7 +13,12 @@ from training import logs, paths
 from training.config import ConfigError
 
 FORMAT = 5  # of results.json
-CONDITIONS = ("random", "embeddings", "pretrained")  # the first that a study has is the reference
+CONDITIONS = (
+    "random",
+    "vectors",
+    "embeddings",
+    "pretrained",
+)  # the first that a study has is the reference
 # Fields of a run's manifest that describe its code and machine.
 ENVIRONMENT = ("commit", "python", "versions", "devices", "cores")
 MAX_CURVE_POINTS = 200
@@ -109,7 +114,7 @@ def _cell(record, config):
     return {
         "folder": record["folder"],
         "base_model": _name(record["parent"]),
-        "condition": config["init"],
+        "condition": "vectors" if config.get("embeddings_from") else config["init"],
         "label_budget": config["task"].get("num_train_examples", 0),
         "seed": config["seed"]["data"],
         "learning_rate": config["optimizer"]["learning_rate"],

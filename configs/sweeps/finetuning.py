@@ -28,7 +28,7 @@ def get_sweep(arg=""):
         train: full (default), linear (the head alone), lora, bitfit.
         lr: 3e-4+1e-3+3e-3 by default.
         seeds: number of seeds, 8 by default.
-        labels: number of labeled examples; 0 (default): all.
+        labels: numbers of labeled examples, such as 20+200; 0 (default): all.
         duration: such as 200_steps; by default that of the config file.
     """
     given = base.parse(
@@ -38,9 +38,9 @@ def get_sweep(arg=""):
     unknown = sorted({*given["train"].split("+")} - TRAINED.keys())
     if unknown:
         raise ValueError(f"argument 'train={unknown[0]}': expected some of {', '.join(TRAINED)}")
-    recipe = {"init_from": given["init_from"], "task.num_train_examples": int(given["labels"])}
-    recipe |= base.short_finetuning(given["duration"])
+    recipe = {"init_from": given["init_from"]} | base.short_finetuning(given["duration"])
     trained = sum((TRAINED[name] for name in given["train"].split("+")), Space(()))
     rates = [float(rate) for rate in given["lr"].split("+")]
-    space = fixed(recipe) * trained * grid(lr=rates, seed=range(int(given["seeds"])))
+    budgets = grid(task__num_train_examples=[int(number) for number in given["labels"].split("+")])
+    space = fixed(recipe) * trained * budgets * grid(lr=rates, seed=range(int(given["seeds"])))
     return Sweep(finetune(given["config"], space), title="How to finetune", tuned=["lr"])

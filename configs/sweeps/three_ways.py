@@ -28,7 +28,7 @@ PRESETS = {
               "labels": "200+2000", "seeds": "3", "lr": "5e-4+1.5e-3", "pooling": "mean",
               "max_seq_len": "128"},
 }  # fmt: skip
-INITS = ["random", "embeddings", "pretrained"]
+CONDITIONS = {name: {"init": name} for name in ("random", "embeddings", "pretrained")}
 GRID = [1e-4, 3e-4, 1e-3, 3e-3]
 TUNING_SEED = 1000  # so that the rates do not depend on the label subsets that they are used with
 
@@ -43,6 +43,9 @@ def get_sweep(arg=""):
         architectures: encoder+decoder+encoder_decoder by default.
         size: tiny (default), ... of models/presets.py.
         layers: number of layers; by default as in the size.
+        source: text of the pretraining runs, as data.source; '': the manuals of Python.
+        config: config file of the task, one whose texts have one class each and whose test split has labels.
+        vectors: a run of skip_gram with the same text and tokenizer, whose word vectors are a condition more.
         pretraining: duration such as 400_steps or 3e14_FLOPs.
         labels: numbers of labeled examples, such as 100+1000.
         finetuning: duration, or one for each number of labels, such as 300_steps+700_steps.
@@ -54,8 +57,9 @@ def get_sweep(arg=""):
         tune: number of seeds to tune learning rates with; 0 (default): the study itself.
     """
     given = base.parse_preset(
-        arg, PRESETS, architectures="encoder+decoder+encoder_decoder", size="tiny", tune="0"
-    )
+        arg, PRESETS, architectures="encoder+decoder+encoder_decoder", size="tiny", tune="0", source="",
+        config="configs/finetune/classification.py", vectors="",
+    )  # fmt: skip
     names = given["architectures"].split("+")
     files = {f"configs/{name}.py:size={given['size']}": name for name in names}
     labels, tune = [int(number) for number in given["labels"].split("+")], int(given["tune"])
@@ -68,10 +72,14 @@ def get_sweep(arg=""):
             f"labels ({given['labels']}); with labels= give finetuning= too"
         )
     given_rates = GRID if tune else [float(rate) for rate in given["lr"].split("+") if rate]
-    layers = {"model.num_layers": int(given["layers"])} if given["layers"] else {}
+    changes = {"model.num_layers": int(given["layers"])} if given["layers"] else {}
+    changes |= {"data.source": given["source"]} if given["source"] else {}
+    conditions = dict(CONDITIONS)
+    if given["vectors"]:
+        conditions["vectors"] = {"init": "embeddings", "embeddings_from": given["vectors"]}
     pretraining = train(
         fixed(duration=given["pretraining"].replace("_", " "), evaluation__every="20 %")
-        * fixed(layers)
+        * fixed(changes)
         * grid(config=list(files))
     )
 
@@ -79,17 +87,17 @@ def get_sweep(arg=""):
 
     def finetuning(run):
         space = Space(())
-        for init in INITS:
+        for condition in conditions.values():
             for number, duration in zip(labels, durations, strict=True):
-                rates = given_rates or [base.learning_rate(files[run.config], init, number)]
+                tuned = base.learning_rate(files[run.config], condition["init"], number)
                 recipe = fixed(base.short_finetuning(duration)) * fixed(evaluation__test=not tune)
-                labeled = fixed(task, init=init, task__num_train_examples=number)
-                space += recipe * labeled * grid(lr=rates)
+                labeled = fixed({**task, **condition, "task.num_train_examples": number})
+                space += recipe * labeled * grid(lr=given_rates or [tuned])
         first, count = (TUNING_SEED, tune) if tune else (0, int(given["seeds"]))
         return space * grid(seed=range(first, first + count))
 
     return Sweep(
-        finetune("configs/finetune/classification.py", finetuning, init_from=pretraining),
+        finetune(given["config"], finetuning, init_from=pretraining),
         title="Pretraining three ways" + (": learning rates" if tune else ""),
         metric="validation/accuracy" if tune else "test/accuracy",
         baseline={} if tune else {"init": "random"},

@@ -184,6 +184,27 @@ def test_of_several_learning_rates_a_row_has_the_best_on_validation(
     assert "the best mean validation accuracy of 0.0001, 0.001" in list(table.notes(found))[-2]
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_word_vectors_are_a_condition_and_text_and_task_are_arguments(
+    tmp_path, sweep_directory, labeled
+):
+    arg = (
+        "architectures=decoder,labels=20,finetuning=80_steps,seeds=2,vectors=runs/sg,"
+        "source=text:books.txt,config=configs/finetune/ag_news.py"
+    )
+    folder = sweep_directory(tmp_path / "sweep", arg)
+    found = three_ways.write(folder, lambda task: labeled, sample)
+    conditions = ["random", "vectors", "embeddings", "pretrained"]
+    assert found["plan"]["conditions"] == conditions
+    assert [row["condition"] for row in found["summary"]] == conditions
+    assert found["summary"][1]["paired"]["count"] == 2
+    configs = [run["config"] for run in json.loads((folder / "configs.json").read_text()).values()]
+    assert {run["data"]["source"] for run in configs if "objective" in run} == {"text:books.txt"}
+    finetuned = [run for run in configs if "task" in run]
+    assert {run["task"]["source"] for run in finetuned} == {"tfds:ag_news_subset"}
+    assert [run["init"] for run in finetuned if run.get("embeddings_from")] == ["embeddings"] * 2
+
+
 def test_the_shipped_sweep_tunes_with_other_seeds_and_never_reads_the_test_split(
     tmp_path, sweep_directory
 ):
