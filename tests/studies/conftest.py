@@ -57,10 +57,11 @@ def finish(folder, run):
 
 @pytest.fixture(scope="session")
 def sweep_directory():
-    """A function (folder, argument of the shipped sweep, which runs have finished) that writes a sweep."""
+    """A function (folder, argument of the shipped sweep, which runs have finished, its name) that writes a
+    sweep."""
 
-    def make(folder, arg, is_finished=lambda run: True):
-        file = f"configs/sweeps/three_ways.py:{arg}"
+    def make(folder, arg, is_finished=lambda run: True, name="three_ways"):
+        file = f"configs/sweeps/{name}.py:{arg}"
         sweep = config_lib.load_config_file(file, "get_sweep")
         book = manifest.Manifest(folder)
         runs = plan.make_runs(sweep, book.known())

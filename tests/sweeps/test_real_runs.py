@@ -97,7 +97,7 @@ def test_a_run_that_stops_at_a_step_and_continues_is_the_uninterrupted_run(folde
      ("objectives.py", 2 + 2), ("objectives.py:preset=denoisers", 5 + 5), ("noise.py", 4 + 4),
      ("noise.py:study=span_length", 4 + 4), ("masked_or_causal.py", 4 + 4),
      ("masked_or_causal.py:path=causal_then_masked", 4 + 4 + 4),
-     ("finetuning.py:init_from=runs/encoder", 2)],
+     ("finetuning.py:init_from=runs/encoder", 2), ("minimal_pairs.py", 6 * 3)],
 )  # fmt: skip
 def test_a_shipped_sweep_has_few_commands_that_parse_and_runs_nothing_in_a_dry_run(
     specification, commands, tmp_path, capsys
@@ -106,7 +106,7 @@ def test_a_shipped_sweep_has_few_commands_that_parse_and_runs_nothing_in_a_dry_r
     file = f"configs/sweeps/{specification}"
     assert {path.name for path in SHIPPED} == {
         "learning_rate.py", "three_ways.py", "objectives.py", "noise.py", "masked_or_causal.py",
-        "finetuning.py",
+        "finetuning.py", "minimal_pairs.py",
     }  # fmt: skip
     run(file.replace("runs/encoder", str(tmp_path)), tmp_path / "runs", dry_run=True)
     assert capsys.readouterr().out.count(".py --config=configs/") == commands
