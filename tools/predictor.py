@@ -16,6 +16,7 @@ from tasks import FINETUNE_TASKS, batch_shapes, evaluate
 from tools.loaded_run import resolve_run
 from training import checkpoint, run_directory, sharding
 from training import config as config_lib
+from training.compilation import announced_jit
 from training.config import ConfigError
 from training.param_rules import unflatten_params
 from training.schema import FinetuneConfig
@@ -27,7 +28,7 @@ MAX_SEQ_LEN = 512  # of a published model that can read more
 SECTIONS = ("task.", "evaluation.batch_size", "mesh.")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@announced_jit("the model", static_argnums=(0, 1))
 def predict_step(task, model, params, inputs):
     """The outputs [B, ...] of a batch, as in the evaluation of finetune.py."""
     batch = task.prepare(None, inputs)

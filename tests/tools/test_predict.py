@@ -354,3 +354,29 @@ def test_a_run_without_scores_is_read_at_its_newest_step(folder, tmp_path):
 
 def test_predictions_of_a_file_without_rows_are_none(tmp_path):
     assert list(predictions.lines([], "tsv")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "file"),
+    [
+        ("regression", "decoder", "test.tsv"),
+        ("multi_label", "encoder", "test.tsv"),
+        ("multiple_choice", "encoder_decoder", "test.tsv"),
+        ("tagging", "encoder", "test.conll"),
+        ("question_answering", "encoder", "test-v2.0.json"),
+        ("seq2seq", "encoder_decoder", "test.tsv"),
+        ("text_to_text", "decoder", "test.tsv"),
+    ],
+)
+def test_every_task_predicts_what_its_run_wrote(folder, tmp_path, capsys, name, architecture, file):
+    start, run = folder / f"{architecture}-start", tmp_path / "run"
+    finetune.run(tiny_configs.finetuning(tmp_path, start, f"configs/finetune/{name}.py"), str(run))
+    suffix = "jsonl" if name in ("tagging", "question_answering") else "tsv"
+    flags = (f"--run={run}", f"--file={tmp_path}/{file}", f"--format={suffix}", "--score")
+    status, out, _ = execute(capsys, *flags)
+    assert status == 0
+    if name == "question_answering":  # the run has a file in SQuAD's format
+        answers = {record["id"]: record["prediction"] for record in records(out)}
+        assert answers == json.loads((run / "predictions_test.json").read_text())
+    else:
+        assert out == (run / f"predictions_test.{suffix}").read_text()
