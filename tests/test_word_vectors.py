@@ -286,7 +286,7 @@ def test_similarity_is_spearman_of_cosines_and_counts_unknown_words(
              ("man", "alien", 2)]  # fmt: skip
     text = header.format(separator) + "".join(separator.join(map(str, p)) + "\n" for p in pairs)
     (tmp_path / "pairs.tsv").write_text(text)
-    (line,) = word_vectors.similarity(plane, str(tmp_path / "pairs.tsv"))
+    (line,), _ = word_vectors.similarity(plane, str(tmp_path / "pairs.tsv"))
     # ranks 1 2 3 4 against 2 1 3 4: 1 - 6 * 2 / (4 * 15)
     assert line["pairs"] == 5 and line["out_of_vocabulary"] == 1
     assert line["spearman"] == pytest.approx(1 - 12 / 60)
@@ -306,7 +306,7 @@ def test_analogy_excludes_the_words_of_the_question_and_counts_by_section(plane,
         ": family\nman king woman queen\nman king woman boy\nman king alien queen\n"
         ": gram1\nking man queen woman\n"
     )
-    family, gram, total = word_vectors.analogy(plane, str(tmp_path / "questions.txt"))
+    (family, gram, total), _ = word_vectors.analogy(plane, str(tmp_path / "questions.txt"))
     # king - man + woman, of unit vectors, is (-.05, 1.32). Its nearest word is woman, which is part of
     # the question, then queen.
     assert family == {
@@ -346,7 +346,7 @@ def test_the_command_lines_print_write_and_reject(folder, tmp_path, capsys):
     arguments = [run, "--suite=similarity", "--data", str(data)]
     evaluate.main([*arguments, f"--output={out}"])
     assert "pairs.csv  pairs 3  out_of_vocabulary 0  spearman" in capsys.readouterr().out
-    assert json.loads(out.read_text())[str(data)][0]["pairs"] == 3
+    assert json.loads(out.read_text())[str(data)]["scores"][0]["pairs"] == 3
     questions = tmp_path / "questions.txt"
     questions.write_text("river stone water light\n")
     evaluate.main([run, "--suite=analogy", f"--data={questions}"])

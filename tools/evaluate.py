@@ -16,6 +16,7 @@ WORDS = {
     "analogy": "a b c d by section: 3CosAdd",
     "coverage": "known words of a corpus or of labeled files",
 }
+ALL = {**TEXT, **WORDS}
 SCORINGS = ("auto", "causal", "prefix", "infill", "pll", "pll_within_word_l2r")
 ROWS = ("minimal_pairs", "multiple_choice")
 # (flag, the suites that it is for, keywords of argparse)
@@ -30,7 +31,7 @@ FLAGS = (
                        "help": "N items of each file, evenly spaced; 0: all"}),
     ("--batch_tokens", TEXT, {"type": int, "default": 0, "metavar": "N",
                               "help": "positions per batch and device; 0: 2048 on a CPU, else 32768"}),
-    ("--chart", TEXT, {"default": "", "metavar": "FILE", "help": "a bar chart, .png, .svg or .pdf; default: "
+    ("--chart", ALL, {"default": "", "metavar": "FILE", "help": "a bar chart, .png, .svg or .pdf; default: "
                        "the name of --output with .png"}),
     ("--field", ROWS, {"nargs": "+", "default": (), "metavar": "ROLE=NAME",
                        "help": "other names of fields, such as good=acceptable"}),
@@ -81,9 +82,8 @@ def parse(argv: list[str]) -> cli.argparse.Namespace:
     subject.add_argument(
         "--vectors", default="", metavar="FILE", help=".txt .vec .bin, plain or compressed"
     )
-    suites = {**TEXT, **WORDS}
-    helps = "; ".join(f"{name}: {what}" for name, what in suites.items())
-    parser.add_argument("--suite", required=True, choices=suites, help=helps)
+    helps = "; ".join(f"{name}: {what}" for name, what in ALL.items())
+    parser.add_argument("--suite", required=True, choices=ALL, help=helps)
     parser.add_argument(
         "--data", required=True, nargs="+", metavar="FILE|SOURCE",
         help="files or patterns; perplexity and coverage: also text:GLOB, jsonl:GLOB, tfds:NAME, "
@@ -92,7 +92,7 @@ def parse(argv: list[str]) -> cli.argparse.Namespace:
     parser.add_argument("--output", "--out", default="", metavar="FILE", help="write the scores as JSON too; "
                         "a killed command resumes from FILE.partial")  # fmt: skip
     for flag, names, keywords in FLAGS:
-        of = "" if names is TEXT else f"{', '.join(names)}: "
+        of = "" if names in (TEXT, ALL) else f"{', '.join(names)}: "
         parser.add_argument(flag, **keywords | {"help": of + keywords["help"]})
     parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
     given = parser.parse_args(argv)

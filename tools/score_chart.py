@@ -2,8 +2,24 @@
 
 import os
 
+from tools import output
+from training import paths
+from training.config import ConfigError
+
 FORMATS = (".png", ".svg", ".pdf")
 COLORS = ("#1f6feb", "#d98a00", "#7d8590", "#8a4fbe")  # distinct for the color-blind too
+
+
+def check_path(path: str) -> None:
+    """Raises ConfigError for a --chart that cannot be written."""
+    output.check_path("--chart", path)
+    if path and not path.endswith(FORMATS):
+        raise ConfigError(f"--chart={path}: expected one of {', '.join(FORMATS)}")
+
+
+def path_of(given) -> str:
+    """The file of the chart that the flags name; '': none."""
+    return given.chart or (str(paths.of(given.output).with_suffix(".png")) if given.output else "")
 
 
 def write(path: str, summary, title: str) -> None:

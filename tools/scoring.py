@@ -34,11 +34,7 @@ def run(given) -> dict:
     """Evaluates what the parsed flags name; returns what --output holds."""
     suite = SUITES[given.suite]
     output.check_path("--output", given.output)
-    output.check_path("--chart", given.chart)
-    if given.chart and not given.chart.endswith(score_chart.FORMATS):
-        raise ConfigError(
-            f"--chart={given.chart}: expected one of {', '.join(score_chart.FORMATS)}"
-        )
+    score_chart.check_path(given.chart)
     fields = renamed_fields(given.field, suite.roles)
     cli.enable_compilation_cache()
     loaded = load_run(given.run)
@@ -68,8 +64,7 @@ def run(given) -> dict:
         write_atomically(given.output, (json.dumps(content) + "\n").encode())
         if not paths.remote(given.output):
             paths.of(given.output + Results.SUFFIX).unlink(missing_ok=True)
-    chart = given.chart or (str(paths.of(given.output).with_suffix(".png")) if given.output else "")
-    if chart:
+    if chart := score_chart.path_of(given):
         score_chart.write(chart, summary, f"{loaded.name}, {given.suite}")
     return content
 

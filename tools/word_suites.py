@@ -12,8 +12,9 @@ import numpy as np
 
 from data import tokenizer as tokenizers
 from data import vectors
-from data.files import write_atomically
-from tools import score_store, word_vectors
+from data.files import content_hash, write_atomically
+from evaluation.items import Summary
+from tools import output, score_chart, score_store, word_vectors
 from training import paths
 from training.config import ConfigError
 
@@ -43,16 +44,16 @@ class Subject:
         return word_vectors.Words(tokenizer, table)
 
 
-def coverage(words: word_vectors.Words, source: str, text_columns=("text",)) -> list[dict]:
-    """The shares of a corpus (named as in data.source) or of labeled files (files:PATTERN) that a
-    word-level vocabulary contains."""
+def coverage(words: word_vectors.Words, source: str, text_columns=("text",)):
+    """([line of scores], []): the shares of a corpus (named as in data.source) or of labeled files
+    (files:PATTERN) that a word-level vocabulary contains."""
     if not words.tokenizer.is_word_level:
         raise ConfigError("coverage is about whole words, and this run has subword tokens")
     found = dataclasses.asdict(vectors.coverage(words.tokenizer, _texts(source, text_columns)))
     for unit in ("tokens", "types"):
         share = found[f"num_known_{unit}"] / max(1, found[f"num_{unit}"])
         found[f"known_{unit}"] = f"{share:.1%}"
-    return [found]
+    return [found], []
 
 
 def _texts(source, text_columns):
@@ -78,24 +79,53 @@ SUITES = {
 }
 
 
+# Suite -> the score of a line that the chart shows.
+CHARTED = {"similarity": "spearman", "analogy": "accuracy", "coverage": "known_tokens"}
+
+
 def run(given) -> None:
-    """Prints a line per file (and section), and writes them all with --output."""
+    """Prints a line per file (and section); writes them with the score of each item to --output, and draws
+    a chart."""
+    output.check_path("--output", given.output)
+    score_chart.check_path(given.chart)
     options = {"text_columns": list(given.text_column)} if given.suite == "coverage" else {}
     identity = {
         "suite": given.suite, "of": given.run or given.vectors, "max_vectors": given.max_vectors,
-        "data": given.data, **options,
+        "data": {path: content_hash(path) if os.path.isfile(path) else "" for path in given.data},
+        **options,
     }  # fmt: skip
     if given.output and paths.of(given.output).exists():
         found = score_store.read_finished(given.output)["identity"]
         score_store.check_same(given.output, "results", found, identity)
     words = Subject(given.run, given.vectors, given.max_vectors).words
     results = {path: SUITES[given.suite](words, path, **options) for path in given.data}
-    for path, lines in results.items():
+    for path, (lines, _) in results.items():
         for line in lines:
             values = (
                 f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
             )
             print("  ".join((os.path.basename(path), *values)))
     if given.output:
-        record = {"of": identity["of"], "identity": identity, **results}
+        record = {"of": identity["of"], "identity": identity}
+        record |= {
+            path: {"scores": lines, "items": items} for path, (lines, items) in results.items()
+        }
         write_atomically(given.output, (json.dumps(record, indent=2) + "\n").encode())
+    if chart := score_chart.path_of(given):
+        score_chart.write(
+            chart, summarize(results, given.suite), f"{identity['of']}, {given.suite}"
+        )
+
+
+def summarize(results, suite) -> Summary:
+    """The Summary of {file: (lines, items)} for the chart."""
+    key, bars = CHARTED[suite], {}
+    for path, (lines, _) in results.items():
+        for line in lines:
+            value = line[key]
+            value = float(value.rstrip("%")) / 100 if isinstance(value, str) else value
+            group = os.path.basename(path)
+            if len(lines) > 1:
+                group = line["section"] if len(results) == 1 else f"{group}: {line['section']}"
+            bars[group] = {key: (value, 0.0)}
+    return Summary({}, [], bars, "accuracy" if key == "accuracy" else key.replace("_", " "))

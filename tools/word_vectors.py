@@ -61,10 +61,11 @@ def _unit(vectors):
     return vectors / np.where(known, length, 1)[:, None].astype(np.float32), known
 
 
-def similarity(words: Words, path: str) -> list[dict]:
-    """Spearman's correlation of cosines with human judgments (WordSim-353, SimLex-999, ...).
+def similarity(words: Words, path: str) -> tuple[list[dict], list[dict]]:
+    """(lines of scores, pairs): Spearman's correlation of cosines with human judgments (WordSim-353,
+    SimLex-999, ...).
 
-    A pair with a word that is out of vocabulary is skipped and counted.
+    A pair with a word that is out of vocabulary has the cosine None, is skipped and counted.
     """
     from scipy.stats import spearmanr
 
@@ -72,50 +73,64 @@ def similarity(words: Words, path: str) -> list[dict]:
     (first, known), (second, also_known) = (words.vectors([p[n] for p in pairs]) for n in (0, 1))
     both = known & also_known
     judgments = np.array([score for _, _, score in pairs])[both]
-    cosines = (first * second).sum(1)[both]
+    all_cosines = (first * second).sum(1)
+    cosines = all_cosines[both]
     if min(len(set(judgments)), len(set(cosines))) < 2:
         raise ValueError(
             f"{path}: {both.sum()} of {len(pairs)} pairs are in the vocabulary, and a correlation needs "
             "two that differ: use vectors that were trained on these words"
         )
     spearman = float(spearmanr(cosines, judgments).statistic)
-    return [{"pairs": len(pairs), "out_of_vocabulary": int((~both).sum()), "spearman": spearman}]
+    items = [
+        {"words": [one, other], "score": score, "cosine": float(cosine) if known else None}
+        for (one, other, score), cosine, known in zip(pairs, all_cosines, both, strict=True)
+    ]
+    line = {"pairs": len(pairs), "out_of_vocabulary": int((~both).sum()), "spearman": spearman}
+    return [line], items
 
 
-def analogy(words: Words, path: str) -> list[dict]:
-    """a is to b as c is to d: the share of d that 3CosAdd finds, cos(x, b - a + c) without a, b, c
-    (Mikolov et al. 2013, NAACL; Levy & Goldberg 2014), by section and of all.
+def analogy(words: Words, path: str) -> tuple[list[dict], list[dict]]:
+    """(lines of scores, questions): a is to b as c is to d: the share of d that 3CosAdd finds,
+    cos(x, b - a + c) without a, b, c (Mikolov et al. 2013, NAACL; Levy & Goldberg 2014), by section and of
+    all.
 
-    A question with a word that is out of vocabulary is skipped and counted.
+    A question with a word that is out of vocabulary has `correct` None, is skipped and counted.
     """
     sections = read_questions(path)
     names = sorted({word for questions in sections.values() for four in questions for word in four})
     unit, rows = words.candidates(names)
     row_of = dict(zip(names, rows.tolist(), strict=True))
-    lines = []
+    lines, items = [], []
     for section, questions in sections.items():
         numbers = np.array([[row_of[word] for word in four] for four in questions])
-        asked = numbers[(numbers >= 0).all(1)]
+        known = (numbers >= 0).all(1)
+        asked = numbers[known]
         blocks = (asked[start : start + _BLOCK] for start in range(0, len(asked), _BLOCK))
+        right = iter([answer for block in blocks for answer in _are_right(unit, block)])
+        own = [
+            {"section": section, "words": four, "correct": next(right) if is_asked else None}
+            for four, is_asked in zip(questions, known, strict=True)
+        ]
+        items += own
         lines.append({
             "section": section, "questions": len(questions),
             "out_of_vocabulary": len(questions) - len(asked), "asked": len(asked),
-            "right": sum(_count_right(unit, block) for block in blocks),
+            "right": sum(item["correct"] is True for item in own),
         })  # fmt: skip
     keys = ("questions", "out_of_vocabulary", "asked", "right")
     lines.append({"section": "all", **{key: sum(line[key] for line in lines) for key in keys}})
     for line in lines:
         line["accuracy"] = line["right"] / max(1, line["asked"])
     lines[-1]["candidates"] = len(unit)
-    return lines
+    return lines, items
 
 
-def _count_right(unit, asked):
+def _are_right(unit, asked):
     a, b, c, d = asked.T
     scores = (unit[b] - unit[a] + unit[c]) @ unit.T
     for excluded in (a, b, c):
         scores[np.arange(len(asked)), excluded] = -np.inf
-    return int((scores.argmax(1) == d).sum())
+    return (scores.argmax(1) == d).tolist()
 
 
 def read_pairs(path: str) -> list[tuple[str, str, float]]:

@@ -1,6 +1,7 @@
 """The scores of word vectors are gensim's; coverage counts by hand; wrong flags of tools.convert."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -43,12 +44,15 @@ def test_similarity_is_that_of_gensim(names, file, tmp_path):
     lines = [f"{names[a]}\t{names[b]}\t{random.normal():.2f}\n" for a, b in pairs]
     lines += [f"{names[0].capitalize()}\t{names[1]}\t2\n", f"unknown\t{names[1]}\t2\n"]
     (tmp_path / "pairs.tsv").write_text("".join(lines))
-    (line,) = word_suites.SUITES["similarity"](
+    (line,), items = word_suites.SUITES["similarity"](
         word_suites.Subject(file=file).words, str(tmp_path / "pairs.tsv")
     )
     reference = KeyedVectors.load_word2vec_format(file)
     _, spearman, unknown = reference.evaluate_word_pairs(str(tmp_path / "pairs.tsv"))
     assert line["spearman"] == pytest.approx(spearman.statistic, abs=1e-12)
+    assert len(items) == line["pairs"] and items[-1]["cosine"] is None
+    first = items[0]
+    assert first["cosine"] == pytest.approx(reference.similarity(*first["words"]), abs=1e-6)
     assert line["out_of_vocabulary"] == 1 == pytest.approx(unknown / 100 * line["pairs"])
 
 
@@ -58,7 +62,16 @@ def test_finished_scores_are_not_replaced_by_those_of_another_command(names, fil
              f"--output={tmp_path}/out.json"]  # fmt: skip
     evaluate.main(words)
     before = (tmp_path / "out.json").read_bytes()
+    (found,) = [value for value in json.loads(before).values() if "items" in value]
+    assert [item["score"] for item in found["items"]] == [2.0, 1.0]
+    assert (tmp_path / "out.png").stat().st_size > 5_000
     evaluate.main(words)  # the same command
+    (tmp_path / "other.tsv").write_text((tmp_path / "pairs.tsv").read_text().replace("1\n", "3\n"))
+    (tmp_path / "pairs.tsv").rename(tmp_path / "kept.tsv")
+    (tmp_path / "other.tsv").rename(tmp_path / "pairs.tsv")
+    with pytest.raises(ConfigError, match="another data"):
+        evaluate.main(words)  # with other content
+    (tmp_path / "kept.tsv").rename(tmp_path / "pairs.tsv")
     with pytest.raises(ConfigError, match=r"another max_vectors \(0, now 9\): remove it, or name"):
         evaluate.main([*words, "--max_vectors=9"])
     assert (tmp_path / "out.json").read_bytes() == before
@@ -76,10 +89,12 @@ def test_analogies_are_those_of_gensim(names, file, tmp_path):
         text += f"{names[0]} unknown {names[1]} {names[2]}\n"
     (tmp_path / "questions.txt").write_text(text)
     words = word_suites.Subject(file=file).words
-    lines = word_suites.SUITES["analogy"](words, str(tmp_path / "questions.txt"))
+    lines, items = word_suites.SUITES["analogy"](words, str(tmp_path / "questions.txt"))
     reference = KeyedVectors.load_word2vec_format(file)
     accuracy, sections = reference.evaluate_word_analogies(str(tmp_path / "questions.txt"))
     assert [line["right"] for line in lines] == [len(each["correct"]) for each in sections]
+    right = [item["correct"] for item in items]
+    assert (right.count(True), right.count(None)) == (lines[-1]["right"], CASES - 1)
     assert [line["asked"] - line["right"] for line in lines] == [
         len(each["incorrect"]) for each in sections
     ]
