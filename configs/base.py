@@ -76,9 +76,10 @@ def short_finetuning(duration):
 
 def tuned_finetuning(given, init_from):
     """The sweep stage that finetunes the runs of another one: three learning rates, for `tuned=["lr"]`, and
-    several seeds. given: the arguments finetuning, labels and seeds of a sweep file."""
+    several seeds. given: the arguments finetuning, labels and seeds of a sweep file, and config, the file
+    of another task."""
     return finetune(
-        "configs/finetune/classification.py",
+        given.get("config", "configs/finetune/classification.py"),
         fixed(short_finetuning(given["finetuning"]))
         * fixed(task__num_train_examples=int(given["labels"]))
         * grid(lr=[3e-4, 1e-3, 3e-3], seed=range(int(given["seeds"]))),

@@ -36,7 +36,7 @@ def load(workdir):
     configs = paths.read_object(workdir / manifest.CONFIGS)
     planned = [record for record in head.get("runs", ()) if record.get("state") != "gone"]
     cells = [
-        _cell(record, configs[record["folder"]]["config"])
+        cell_of(record, configs[record["folder"]]["config"])
         for record in planned
         if record["program"] == "finetune.py" and record["parent"]
     ]
@@ -58,7 +58,7 @@ def load(workdir):
         folder = workdir / record["folder"]
         if record["program"] == "train.py" and run_files.is_finished(folder, "train.py"):
             about = _pretraining(folder, configs[record["folder"]]["config"])
-            pretraining[_name(record["folder"])] = {"folder": record["folder"], **about}
+            pretraining[name_of(record["folder"])] = {"folder": record["folder"], **about}
     if missing := sorted({cell["base_model"] for cell in done} - pretraining.keys()):
         raise ConfigError(
             f"pretraining run {missing[0]!r} of the sweep in {str(workdir)!r} has no final checkpoint; "
@@ -104,16 +104,16 @@ def load(workdir):
     return results, configs[done[0]["folder"]]["config"]
 
 
-def _name(folder):
+def name_of(folder):
     """'pretrain/encoder' -> 'encoder'."""
     return folder.partition("/")[2]
 
 
-def _cell(record, config):
+def cell_of(record, config):
     """One finetuning run of a study."""
     return {
         "folder": record["folder"],
-        "base_model": _name(record["parent"]),
+        "base_model": name_of(record["parent"]),
         "condition": "vectors" if config.get("embeddings_from") else config["init"],
         "label_budget": config["task"].get("num_train_examples", 0),
         "seed": config["seed"]["data"],

@@ -6,7 +6,8 @@
 The question of Gisserot-Boukhlef et al. (2025), "Should We Still Pretrain Encoders with Masked Language
 Modeling?": with 610 M parameters and 100 B tokens, 25 % causal LM and then 75 % masked LM is best (sentence
 classification 87.85; masked LM alone 87.00, causal LM alone 83.58), and causal LM leads early in training.
-The learning rate of finetuning is the best on validation for each budget.
+The learning rate of finetuning is the best on validation for each budget. `python -m studies.budgets
+--workdirs runs/masked-or-causal runs/causal-then-masked --output=DIR` shows where the curves cross.
 """
 
 from configs import base
@@ -45,15 +46,19 @@ def get_sweep(arg=""):
         finetuning: a duration, 200_steps by default.
         labels: number of labeled examples, 1000 by default.
         seeds: number of seeds, 3 by default.
+        source: text of the pretraining runs, as data.source; '': the manuals of Python.
+        config: config file of the task.
     """
     given = base.parse(
         arg, path="masked", steps="100+400+1600+6400", size="tiny", finetuning="200_steps", labels="1000",
-        seeds="3",
+        seeds="3", source="", config="configs/finetune/classification.py",
     )  # fmt: skip
     if given["path"] not in PATHS:
         raise ValueError(f"argument 'path={given['path']}': expected one of {', '.join(PATHS)}")
     (first, share, _), *later = PATHS[given["path"]]
     evaluation, size = fixed(evaluation__every="20 %"), given["size"]
+    if given["source"]:
+        evaluation *= fixed(data__source=given["source"])
     durations = [f"{max(1, round(share * int(n)))} steps" for n in given["steps"].split("+")]
     pretraining = train(sized(first, size), evaluation * grid(duration=durations))
     for config, rest, stacks in later:
