@@ -121,7 +121,7 @@ def load(workdir, metric):
 
 
 def cost(workdir, runs, folder):
-    """{'tokens', 'flops'} of a pretraining run and of those that it continues."""
+    """{'tokens', 'flops'} of a pretraining run with all runs that it continues."""
     total = {"tokens": 0, "flops": 0}
     while folder:
         own = run_files.quantities(workdir / folder)
