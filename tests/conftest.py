@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import resource
+import signal
 import tempfile
 
 # Before JAX is imported: the number of devices cannot change later. Devices that share a busy core meet
@@ -26,6 +27,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+# A shell starts programs in the background with SIGINT ignored, which their children inherit: the tests that
+# interrupt a program could not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiled steps are shared between tests, processes of one test (restarts) and test runs.
 os.environ.setdefault(
