@@ -162,7 +162,7 @@ def train(group):
             return jax.device_put(state, sharding.state_shardings(mesh, state)), frozen
 
         resumed, start, axis, state, frozen = writers.restore_or_init(restore, init, size, mesh)
-        lines = [f"resumed from checkpoint {start} of this run"] * resumed
+        lines = [continued[0].describe_resumed(start, pretrained.name)] * resumed
         log.info("\n".join((*lines, *summary)))
         manifest = {
             **task.manifest(), "best_metric": task.best_metric, "init_from": pretrained.name,

@@ -145,7 +145,7 @@ def run(config, workdir):
         resumed, entropy = state is not None, {}
         if resumed:
             log.info(
-                "\n".join([f"resumed from checkpoint {int(state.step)} of this run", *summary])
+                "\n".join([continued.describe_resumed(int(state.step), pretrained.name), *summary])
             )
         else:
             shardings = sharding.param_shardings(mesh, abstract_params)

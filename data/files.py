@@ -279,6 +279,8 @@ def disk_errors(path):
     """Turns a failed write (full disk, size limit, permission) into an error of one line."""
     try:
         yield
+    except BrokenPipeError:  # nobody reads standard output: the program ends
+        raise
     except OSError as error:
         if error.errno is None:  # already one line of ours
             raise

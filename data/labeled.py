@@ -208,8 +208,8 @@ def _notes(splits: dict[str, Examples], counts: Counter, roles) -> list[str]:
 
 
 def log_overlap(splits: dict[str, Examples], log, roles=("text", "text_pair")) -> None:
-    """Logs how many examples of a split have texts, the columns `roles`, that another example of train or
-    of an earlier split has too, if there are any."""
+    """Logs the number of train examples that repeat another one, and of examples of other splits that are
+    also in an earlier split, by the columns `roles`; nothing if there are none."""
     keys = {}
     for split in (split for split in SPLITS if split in splits):
         there = [_joined(v) for role in roles if (v := splits[split].get(role)) is not None]

@@ -19,7 +19,7 @@ PROGRAMS = ("train.py", "finetune.py")
 def check_config(words) -> None:
     """Raises ConfigError with the line of the program if it refuses the config of a command."""
     if pathlib.Path(words[1]).name in PROGRAMS:
-        done = _python(words[1], *config_flags(words), "--print_config")
+        done = _python(words[1], *config_flags(words), "--print_config=given")
         if done.returncode:
             raise ConfigError(f"the command is refused: {_error(done)}")
 

@@ -22,8 +22,7 @@ def load(task):
     splits = task.read()
     if not isinstance(next(iter(splits["train"].get("label") or [None])), str):
         raise ConfigError(
-            f"config.task.name={task.name!r} has no text with one class; studies compare the accuracies of "
-            f"tasks that have"
+            f"config.task.name={task.name!r}: expected a task whose examples are texts with one class each"
         )
     if "test" not in splits or not splits["test"].label:
         raise ConfigError(

@@ -51,6 +51,14 @@ def write(workdirs, output, metric="accuracy"):
 
     Raises ConfigError for a directory without finished runs of the metric."""
     sweeps = [load(pathlib.Path(workdir), metric) for workdir in workdirs]
+    names = [sweep["name"] for sweep in sweeps]
+    for sweep, workdir in zip(sweeps, workdirs, strict=True):
+        if names.count(sweep["name"]) > 1:
+            sweep["name"] += f" ({workdir})"
+    if (pathlib.Path(output) / manifest.MANIFEST).exists():
+        raise ConfigError(
+            f"--output={str(output)!r} is a sweep, which has a report; name another directory"
+        )
     found = {
         "title": "Scores by the budget of pretraining", "metric": metric, "sweeps": sweeps,
         "pairs": [compare(sweeps[0], other) for other in sweeps[1:]],
@@ -105,8 +113,15 @@ def load(workdir, metric):
             f"--workdirs: {str(workdir)!r} has no finished finetuning run; expected the --workdir of python "
             f"-m tools.sweep --config=configs/sweeps/masked_or_causal.py"
         )
+    kinds = {(cell["base_model"], cell["label_budget"], cell["condition"]) for cell in cells}
+    if len(kinds) > len({cell["base_model"] for cell in cells}):
+        raise ConfigError(
+            f"--workdirs: {str(workdir)!r} has several numbers of labels or initializations of a pretraining "
+            f"run; expected one"
+        )
+    about = paths.read_object(workdir / cells[0]["folder"] / "manifest.json")
     found = {}
-    for cell in results.best_rates(cells):
+    for cell in results.best_rates(cells, run_files.sign_of(metric, about.get("best_metric", " "))):
         budget = found.setdefault(
             cell["base_model"], {"learning_rate": cell["learning_rate"], "scores": {}}
         )
@@ -125,7 +140,7 @@ def cost(workdir, runs, folder):
     total = {"tokens": 0, "flops": 0}
     while folder:
         own = run_files.quantities(workdir / folder)
-        total = {name: value + own[name] for name, value in total.items()}
+        total = {name: value + own.get(name, 0) for name, value in total.items()}
         folder = runs[folder]["parent"]
     return total
 
@@ -154,10 +169,13 @@ def crossing(curves):
     ('count'), with Student's 95 % interval. 'tokens' is None if fewer than half of them do."""
     places = []
     for curve in curves:
-        for (few, before), (many, after) in itertools.pairwise(curve):
+        sides = [(tokens, difference) for tokens, difference in curve if difference]
+        for (few, before), (many, after) in itertools.pairwise(sides):
             if before * after < 0:
+                ties = [math.log(tokens) for tokens, _ in curve if few < tokens < many]
                 share = before / (before - after)
-                places.append(math.log(few) + share * (math.log(many) - math.log(few)))
+                place = math.log(few) + share * (math.log(many) - math.log(few))
+                places.append(statistics.spread(ties or [place]).mean)
                 break
     found = {
         "tokens": None,

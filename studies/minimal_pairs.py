@@ -3,7 +3,8 @@
     python -m studies.minimal_pairs --workdir=runs/pairs --data blimp.jsonl supplement.jsonl
 
 Scores every finished run of `tools.sweep --config=configs/sweeps/minimal_pairs.py` as tools/evaluate.py does
-(a killed command resumes); writes results.json, accuracy.png and report.html to the folder `study` there.
+(a killed command resumes); writes results.json, accuracy.png and report.html to the folder `minimal_pairs`
+there.
 """
 
 from training import cli
@@ -35,16 +36,19 @@ import functools
 import logging
 import pathlib
 
+from data.files import digest
 from evaluation.items import grouped, mean
 from studies import results, table
-from studies.three_ways import FOLDER
 from sweeps import drawing, manifest, page, run_files, statistics
+from sweeps.algebra import short
 from sweeps.table import quantity
 from tools import evaluate, scoring
 from training import paths
 from training.config import ConfigError
 
 log = logging.getLogger("triptych")
+
+FOLDER = "minimal_pairs"
 
 # Objective -> the ways to score text that it was trained for (tools.evaluate --scoring).
 WAYS = {
@@ -55,6 +59,8 @@ WAYS = {
     "hybrid": ("causal", "pll"),
     "span_corruption": ("infill", "prefix"),
     "bert_style": ("infill", "prefix"),
+    "replaced_token_detection": (),  # they have no probabilities of tokens
+    "skip_gram": (),
 }
 
 
@@ -90,14 +96,18 @@ def write(workdir, data, limit=0, score=None):
         config = configs[run["folder"]]["config"]
         objective, architecture = config["objective"]["name"], config["model"]["architecture"]
         for way in WAYS.get(objective, ("auto",)):
-            name = f"{run['folder'].replace('/', '-')}-{way}.json"
+            name = f"{run['folder'].replace('/', '-')}-{way}-{digest(list(data), limit)[:8]}.json"
             pairs = score(workdir / run["folder"], way, data, limit, folder / name)
             cells.append({
                 "folder": run["folder"], "seed": config["seed"]["init"],
                 "row": f"{table.ARCHITECTURES[architecture]}, {objective}: {way}",
+                "overrides": {key: value for key, value in run["overrides"].items() if key != "seed"},
                 "matched": run_files.quantities(workdir / run["folder"]),
                 "files": accuracies(pairs, "file"), "phenomena": accuracies(pairs, "phenomenon"),
             })  # fmt: skip
+    if not cells:
+        raise ConfigError(f"no run in {str(workdir)!r} has probabilities of tokens")
+    name_rows(cells)
     about = paths.read_object(workdir / done[0]["folder"] / "manifest.json")
     found = {
         "title": f"{head['title']}: minimal pairs", "command": head["command"], "data": list(data),
@@ -137,6 +147,17 @@ def accuracies(pairs, key):
         ])
         for name, found in grouped(pairs, key).items()
     }  # fmt: skip
+
+
+def name_rows(cells):
+    """Adds to the names of rows the fields in which runs differ other than in their seeds."""
+    for _, found in grouped(cells, "row").items():
+        settings = [cell["overrides"] for cell in found]
+        keys = {key for each in settings for key in each}
+        differ = [key for key in sorted(keys) if len({str(each.get(key)) for each in settings}) > 1]
+        for cell in found:
+            own = ", ".join(f"{short(key)}={cell['overrides'].get(key)}" for key in differ)
+            cell["row"] += f" ({own})" * bool(own)
 
 
 def summarize(cells):

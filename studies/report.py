@@ -19,7 +19,7 @@ FLAGS = (
     ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
 )  # fmt: skip
 # Of a study, and of its sweep.
-PAGES = ("study/report.html", "report.html")
+PAGES = ("study/report.html", "minimal_pairs/report.html", "report.html")
 
 
 def render(pages, title):

@@ -118,6 +118,7 @@ def cell_of(record, config):
         "label_budget": config["task"].get("num_train_examples", 0),
         "seed": config["seed"]["data"],
         "learning_rate": config["optimizer"]["learning_rate"],
+        "vectors": config.get("embeddings_from", ""),
     }
 
 
@@ -125,9 +126,10 @@ def _group(cell):
     return cell["base_model"], cell["label_budget"], cell["condition"]
 
 
-def best_rates(cells):
-    """The cells of the learning rate with the best mean validation accuracy, of each group. Rates with fewer
-    finished seeds than another one, of an unfinished sweep or after a failed run, are not candidates."""
+def best_rates(cells, sign=1.0):
+    """The cells of the learning rate with the best mean validation score, of each group; sign: -1.0 if lower
+    is better. Rates with fewer finished seeds than another one, of an unfinished sweep or after a failed run,
+    are not candidates."""
     scores = {}
     for cell in cells:
         seeds = scores.setdefault(_group(cell), {}).setdefault(cell["learning_rate"], {})
@@ -141,7 +143,7 @@ def best_rates(cells):
     for group, rates in scores.items():
         most = max(map(len, rates.values()))
         means = {rate: sum(v.values()) / most for rate, v in rates.items() if len(v) == most}
-        best[group] = max(means, key=means.get)
+        best[group] = max(means, key=lambda rate, means=means: sign * means[rate])
     return [cell for cell in cells if cell["learning_rate"] == best[_group(cell)]]
 
 
@@ -196,16 +198,19 @@ def thin_out(points, limit=MAX_CURVE_POINTS):
 
 def summarize(plan, pretraining, cells):
     """Rows of the table: one per pretraining run, label budget and condition with a finished cell."""
-    scores, rates, rows = {}, {}, []
+    scores, rates, rows, vectors = {}, {}, [], {}
     for cell in cells:
+        vectors[_group(cell)] = cell["vectors"]
         scores.setdefault(_group(cell), {})[cell["seed"]] = cell["test"]
         rates[_group(cell)] = cell["learning_rate"]
     order = itertools.product(plan["base_models"], plan["label_budgets"], plan["conditions"])
     for group in [group for group in order if group in scores]:
         name, budget, condition = group
         matched = pretraining[name]["matched"]
-        if condition == "random":
-            matched = dict.fromkeys(matched, 0) | {"parameters": matched["parameters"]}
+        if condition in ("random", "vectors"):
+            spent = run_files.quantities(vectors[group].partition("@")[0]) if vectors[group] else {}
+            same = {"parameters": matched["parameters"]}
+            matched = {quantity: spent.get(quantity, 0) for quantity in matched} | same
         row = {
             "base_model": name,
             "label_budget": budget,

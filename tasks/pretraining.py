@@ -270,7 +270,8 @@ class LoadedPretraining(LoadedTask):
         stores = self.corpus.train
         return [
             f"{sum(s.num_tokens for s in stores):,} tokens of {sum(s.num_documents for s in stores):,} "
-            f"documents in {self.epoch_size:,} rows of {self.lengths.raw}; fingerprint "
+            f"documents in {self.epoch_size:,} rows of {self.lengths.raw}, "
+            f"{sum(s.num_documents for s in self.corpus.validation):,} documents for validation; fingerprint "
             f"{self.fingerprint[:16]}",
             *self.corpus.describe_unknown(NOTABLE_SHARE),
             self.objective.describe(self.spec),

@@ -79,7 +79,7 @@ def test_tasks_of_slurm_join_train_and_write_a_profile_each(folder):
     commands = [command(folder, "slurm", folder / "a", profile="1:2")] * 2
     codes, outputs = launch(commands, 1, slurm(2))
     assert codes == [0, 0], "\n".join(outputs)
-    assert "on 2 process(es)" in outputs[0]
+    assert ", 2 processes" in outputs[0]
     assert "from step 1 to step 2" in outputs[0] and "from step 1" not in outputs[1]
     for index in range(2):
         assert any((folder / f"slurm/profile/process_{index}").rglob("*.xplane.pb"))

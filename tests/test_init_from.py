@@ -234,4 +234,21 @@ def test_print_config_shows_the_model_that_init_from_decides(tmp_path, capsys, p
     model = run_directory.read_model_config(as_run(str(source)))
     assert printed["config.model.emb_dim"] == [str(model.emb_dim), "init_from"]
     assert printed["config.model.vocab_size"] == [str(model.vocab_size), "init_from"]
+    assert printed["config.model.num_decoder_layers"] == [
+        "0",
+        "init_from",
+    ]  # though it is the default
     assert printed["config.seed.init"] == ["0", "default"]
+
+
+def test_print_config_needs_no_source_that_can_be_read(tmp_path, capsys):
+    words = ["--config=configs/finetune/classification.py", "--print_config"]
+    for source, said in (
+        ("", "init_from is empty"),
+        (str(tmp_path / "no"), "is not a run directory"),
+    ):
+        finetune.main([*words, *[f"--config.init_from={source}"] * bool(source)])
+        found = capsys.readouterr()
+        assert "config.task.max_seq_len" in found.out and said in found.err
+    finetune.main([*words[:1], "--print_config=given", f"--config.init_from={tmp_path}/no"])
+    assert capsys.readouterr().err == ""

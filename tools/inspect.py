@@ -53,7 +53,7 @@ from objectives.document_ids import document_ids
 from tasks import TASKS
 from tools import render_batch
 from training import config as config_lib
-from training import flops, init_from, paths, run_directory
+from training import flops, init_from, paths, print_config, run_directory
 from training.durations import StepConverter
 from training.param_rules import find_all_frozen, flatten_params
 from training.schema import FinetuneConfig, PretrainConfig
@@ -121,7 +121,9 @@ def show(given, config):
             raise ConfigError(f"{given.run!r} was imported: expected a run that was trained")
     resolved = config_lib.resolve(FinetuneConfig if "task" in config else PretrainConfig, config)
     if given.print_config:
-        cli.print_config(resolved, config, run_dir)
+        if run_dir is not None:  # the stored config is complete
+            given.print_config = "given"
+        print_config.show(given, resolved, config)
         return
     cli.enable_compilation_cache()
     jax.devices()  # fails before text is prepared

@@ -85,7 +85,7 @@ import jax
 
 from tools import chips, output, plan_report, plan_search, plan_step
 from training import config as config_lib
-from training import logs, paths, run_directory
+from training import logs, paths, print_config, run_directory
 from training.schema import PretrainConfig
 
 
@@ -108,7 +108,7 @@ def show(given, config):
         )
     resolved = config_lib.resolve(PretrainConfig, config)
     if given.print_config:
-        cli.print_config(resolved, config)
+        print_config.show(given, resolved, config)
         return
     overrides = {}
     if given.search:

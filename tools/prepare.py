@@ -19,12 +19,12 @@ def main(argv: list[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator is for the run
     import huggingface
     from data.prepare import prepare
-    from training import checkpoint, init_from, paths
+    from training import checkpoint, init_from, paths, print_config
     from training.schema import PretrainConfig
 
     resolved = config_lib.resolve(PretrainConfig, config)
     if given.print_config:
-        cli.print_config(resolved, config)
+        print_config.show(given, resolved, config)
         return
     tokenizer, checks = resolved.tokenizer, {}
     if resolved.init_from:

@@ -10,11 +10,14 @@ FORMATS = (".png", ".svg", ".pdf")
 COLORS = ("#1f6feb", "#d98a00", "#7d8590", "#8a4fbe")  # distinct for the color-blind too
 
 
-def check_path(path: str) -> None:
-    """Raises ConfigError for a --chart that cannot be written."""
-    output.check_path("--chart", path)
-    if path and not path.endswith(FORMATS):
-        raise ConfigError(f"--chart={path}: expected one of {', '.join(FORMATS)}")
+def check_paths(given) -> None:
+    """Raises ConfigError for an --output or a --chart that cannot be written."""
+    output.check_path("--output", given.output)
+    output.check_path("--chart", given.chart)
+    if given.chart and not given.chart.endswith(FORMATS):
+        raise ConfigError(f"--chart={given.chart}: expected one of {', '.join(FORMATS)}")
+    if given.output.endswith(FORMATS):
+        raise ConfigError(f"--output={given.output} is for JSON; name the chart by --chart")
 
 
 def path_of(given) -> str:

@@ -20,7 +20,7 @@ from data.tokenizer import describe_unknown
 from evaluation import SUITES, Scorer, choose_way
 from evaluation.items import Item, Summary
 from generation.prompts import adapter_positions
-from tools import output, score_chart
+from tools import score_chart
 from tools.loaded_run import load_run, objective_of
 from tools.score_store import Progress, Results
 from training import cli, paths, sharding
@@ -33,8 +33,7 @@ BLOCK = 32_768  # positions that the model reads between two writes of FILE.part
 def run(given) -> dict:
     """Evaluates what the parsed flags name; returns what --output holds."""
     suite = SUITES[given.suite]
-    output.check_path("--output", given.output)
-    score_chart.check_path(given.chart)
+    score_chart.check_paths(given)
     fields = renamed_fields(given.field, suite.roles)
     cli.enable_compilation_cache()
     loaded = load_run(given.run)

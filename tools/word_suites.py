@@ -14,7 +14,7 @@ from data import tokenizer as tokenizers
 from data import vectors
 from data.files import content_hash, write_atomically
 from evaluation.items import Summary
-from tools import output, score_chart, score_store, word_vectors
+from tools import score_chart, score_store, word_vectors
 from training import paths
 from training.config import ConfigError
 
@@ -86,8 +86,7 @@ CHARTED = {"similarity": "spearman", "analogy": "accuracy", "coverage": "known_t
 def run(given) -> None:
     """Prints a line per file (and section); writes them with the score of each item to --output, and draws
     a chart."""
-    output.check_path("--output", given.output)
-    score_chart.check_path(given.chart)
+    score_chart.check_paths(given)
     options = {"text_columns": list(given.text_column)} if given.suite == "coverage" else {}
     identity = {
         "suite": given.suite, "of": given.run or given.vectors, "max_vectors": given.max_vectors,
@@ -120,11 +119,13 @@ def run(given) -> None:
 def summarize(results, suite) -> Summary:
     """The Summary of {file: (lines, items)} for the chart."""
     key, bars = CHARTED[suite], {}
+    names = [os.path.basename(path) for path in results]
     for path, (lines, _) in results.items():
         for line in lines:
             value = line[key]
             value = float(value.rstrip("%")) / 100 if isinstance(value, str) else value
             group = os.path.basename(path)
+            group = path if names.count(group) > 1 else group
             if len(lines) > 1:
                 group = line["section"] if len(results) == 1 else f"{group}: {line['section']}"
             bars[group] = {key: (value, 0.0)}

@@ -39,18 +39,20 @@ def main(program, argv=None, console=None, resumes=False):
     """Runs `program(argv)` and exits with the status of what it raises.
 
     console: stream of the log; standard error for programs whose output other programs read.
-    resumes: whether the same command continues after Ctrl-C.
+    resumes: whether the same command continues after Ctrl-C. If nobody reads its log any more, as
+      after `| head`, such a program continues; others end.
     """
     if getattr(program, "func", program).__module__ == "__main__":
         huge_pages.use()
     argv = sys.argv[1:] if argv is None else argv
-    logs.log_to_console(console)
+    logs.log_to_console(console, is_needed=not resumes)
     if "--debug" not in argv:
         _silence_threads()
     try:
         with preemption.insistent_interrupts() as interrupted:
             program(argv)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except preemption.Preempted as stop:
         _exit(stop.code)
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  every error ends here, as one line
@@ -147,10 +149,12 @@ def run_entry_point(argv, description, schema, run):
         raise ConfigError(
             f"{given.config} is a config of {program}: run python {program} --config=..."
         )
-    resolved = config_lib.resolve(schema, config)
     if given.print_config:
-        print_config(resolved, config, given.workdir)
+        from training import print_config
+
+        print_config.run(given, schema, config)
         return
+    resolved = config_lib.resolve(schema, config)
     if not given.workdir:
         raise ConfigError("--workdir is missing; expected a run directory: --workdir=runs/NAME")
     if resolved.training.deterministic:
@@ -160,24 +164,6 @@ def run_entry_point(argv, description, schema, run):
     hosts.join()
     enable_compilation_cache()
     _imported(run)(config, given.workdir)
-
-
-def print_config(resolved, config, workdir=None):
-    """Prints every field of a resolved config that would run, with its help.
-
-    A model that init_from names is read, or imported, for its part of the config.
-
-    Args:
-      config: the mapping that `resolved` was made from.
-      workdir: the run directory; None for a new run.
-    """
-    completed = None
-    if resolved.init_from:
-        from training import init_from, paths
-
-        folder = paths.of(workdir or os.devnull)
-        completed = init_from.resolve(resolved, folder, _imported("huggingface:as_run")).config
-    print("\n".join(config_lib.describe(resolved, config, completed)))
 
 
 def parse_args(argv, description, extra=(), config="required", examples=""):
@@ -204,8 +190,10 @@ def parse_args(argv, description, extra=(), config="required", examples=""):
     )
     parser.add_argument(
         "--print_config",
-        action="store_true",
-        help="print every config field with its help, and exit",
+        nargs="?",
+        const="complete",
+        choices=("complete", "given"),
+        help="print every config field with its help, and exit; given: without reading init_from",
     )
     parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
     for flag, keywords in extra:
@@ -368,12 +356,16 @@ def _print_error(message):
 def _is_closed(stream):
     """Whether `stream` is a pipe that nobody reads."""
     poll = select.poll()
-    poll.register(stream, 0)
+    try:
+        poll.register(stream, 0)
+    except (OSError, ValueError, TypeError):  # None, or without a file descriptor, as in a notebook
+        return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _exit(status):
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     jax = sys.modules.get("jax")
     if status in (1, 130) and jax and jax.distributed.is_initialized():
         os._exit(status)  # a normal exit would wait for the other processes

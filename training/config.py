@@ -201,22 +201,23 @@ def difference(old, new):
 def describe(resolved, given, completed=None):
     """Aligned lines for --print_config: key, value, origin ('set', 'default' or 'init_from'), help.
 
-    Args:
-      resolved: a dataclass of the schema.
-      given: the mapping that `resolved` was made from.
-      completed: `resolved` with the fields that the model of init_from decides.
+    given: the mapping that `resolved` was made from; completed: `resolved` with the fields that the model of
+    init_from decides.
     """
-    before = {key: (value, is_set) for key, value, is_set, _ in _rows(resolved, given)}
+    before = {key: (value,) for key, value, *_ in _rows(resolved, given)}
+    after = list(_rows(completed or resolved, given))
+    changed = {key for key, value, *_ in after if value != before.get(key, (None,))[0]}
+    replaced = {key.partition(".")[0] for key in changed}
     rows = []
-    for key, value, is_set, help in _rows(completed or resolved, given):
-        was, is_set = before.get(key, (None, is_set))
-        origin = "init_from" if value != was else "set" if is_set else "default"
+    for key, value, is_set, help in after:
+        decided = key in changed or (key.partition(".")[0] in replaced and not is_set)
+        origin = "init_from" if decided else "set" if is_set else "default"
         rows.append((f"config.{key}", repr(value), origin, help))
-    key_width, value_width, origin_width = (max(len(row[i]) for row in rows) for i in range(3))
-    value_width = min(value_width, 28)
+    widths = [min(max(len(row[i]) for row in rows), limit) for i, limit in enumerate((99, 28, 9))]
+    texts = [[text.ljust(width) for text, width in zip(row, widths, strict=False)] for row in rows]
     return [
-        f"{key:<{key_width}} = {value:<{value_width}}  {origin:<{origin_width}}  {help}".rstrip()
-        for key, value, origin, help in rows
+        f"{key} = {value}  {origin}  {row[3]}".rstrip()
+        for row, (key, value, origin) in zip(rows, texts, strict=True)
     ]
 
 

@@ -123,6 +123,13 @@ class Continuation:
         changes = [f"config.{key}: {was!r} -> {now!r}" for key, (was, now) in self.changes.items()]
         return [*changes, self.schedule]
 
+    @staticmethod
+    def describe_resumed(step, init_from):
+        """A line for the log of a run that resumes from `step`; init_from: RUN@STEP or ''."""
+        return f"resumed from checkpoint {step} of this run" + f" (init_from {init_from})" * bool(
+            init_from
+        )
+
     def restore(self, checkpoints, mesh, params, frozen_paths, optimizer):
         """(the TrainState to start from, the frozen parameters), (None, {}) for a new run.
 

@@ -12,11 +12,11 @@ from training import paths
 log = logging.getLogger("triptych")
 
 
-def log_to_console(stream=None):
+def log_to_console(stream=None, is_needed=False):
     """Plain lines on `stream`, by default standard output. Needs no device: processes may not have joined
     yet."""
     if not log.handlers:
-        handler = _Console(stream or sys.stdout)
+        handler = _Console(stream or sys.stdout, is_needed)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.propagate = False
@@ -25,18 +25,27 @@ def log_to_console(stream=None):
 
 
 class _Console(logging.StreamHandler):
-    """A run whose log is piped to `head` continues without it."""
+    """A handler that discards further lines once nobody reads the stream; raises BrokenPipeError instead if
+    the log is needed."""
+
+    def __init__(self, stream, is_needed):
+        super().__init__(stream)
+        self._is_needed = is_needed
 
     def handleError(self, record):
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            discard(self.stream)
-        else:
+        error = sys.exc_info()[1]
+        if not isinstance(error, BrokenPipeError):
             super().handleError(record)
+        elif self._is_needed:
+            raise error
+        else:
+            discard(self.stream)
 
 
 def discard(stream):
     """Sends what is written to `stream` from now on nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def banner(title):

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import platform
+import sys
 import time
 import uuid
 
@@ -163,9 +164,15 @@ class _Events:
     TensorBoard hides the events of earlier files from `first_step` on."""
 
     def __init__(self, folder, first_step):
-        from tensorboardX import summary  # takes a second to import
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        # tensorboardX imports PyTorch where it is installed, which takes 1.4 s, for a type of its arguments.
+        sys.modules.setdefault("torch", None)
+        try:
+            from tensorboardX import summary
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+        finally:
+            if sys.modules["torch"] is None:
+                del sys.modules["torch"]
 
         self._path, self._event = folder / "events", Event
         self._scalar, self._text = summary.scalar, summary.text

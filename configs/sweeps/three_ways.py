@@ -45,7 +45,8 @@ def get_sweep(arg=""):
         layers: number of layers; by default as in the size.
         source: text of the pretraining runs, as data.source; '': the manuals of Python.
         config: config file of the task, one whose texts have one class each and whose test split has labels.
-        vectors: a run of skip_gram with the same text and tokenizer, whose word vectors are a condition more.
+        vectors: a run of skip_gram with the same text and tokenizer, whose word vectors become one more
+          condition.
         pretraining: duration such as 400_steps or 3e14_FLOPs.
         labels: numbers of labeled examples, such as 100+1000.
         finetuning: duration, or one for each number of labels, such as 300_steps+700_steps.

@@ -93,7 +93,7 @@ def test_two_tasks_are_the_run_of_one_process(cluster, tmp_path):
     job = json.loads((two / "launch.json").read_text())["job"]
     found = logs(two)
     assert found.keys() == {f"{job}.log", f"{job}-task0.log", f"{job}-task1.log"}
-    assert "on 2 process(es)" in found[f"{job}-task0.log"]
+    assert ", 2 processes" in found[f"{job}-task0.log"]
     assert f"SLURM_JOB_ID={job}\n" in found[f"{job}-task1.log"]
     assert ONE_DEVICE in found[f"{job}-task1.log"]
 

@@ -82,6 +82,8 @@ def test_a_crossing_is_the_geometric_mean_over_seeds():
     low, high = found["crossing"]["interval95"]
     assert low < found["crossing"]["tokens"] < high and found["crossing"]["never"] == 0
     assert budgets.describe(found).startswith("b minus a: changes its sign at 1.68 k tokens")
+    tie = [(1000, 0.1), (2000, 0.0), (4000, -0.1)]
+    assert budgets.crossing([tie] * 2)["tokens"] == pytest.approx(2000)
     apart = budgets.compare(one, make_sweep("c", {1000: [0.6, 0.6], 4000: [0.6, 0.6]}))
     assert apart["crossing"]["tokens"] is None
     assert budgets.describe(apart) == "c minus a: no change of sign in 2 of 2 seeds"
@@ -92,6 +94,11 @@ def test_a_directory_or_metric_that_does_not_fit_is_one_line(sweeps, tmp_path, s
         ConfigError, match="has no validation/f1 or test/f1; expected one of test/acc"
     ):
         budgets.write(sweeps, tmp_path / "report", "f1")
+    with pytest.raises(ConfigError, match="is a sweep, which has a report; name another directory"):
+        budgets.write(sweeps, sweeps[0])
+    several = sweep_directory(tmp_path / "several", "architectures=encoder,seeds=1")
+    with pytest.raises(ConfigError, match="several numbers of labels or initializations"):
+        budgets.write([several], tmp_path / "report")
     empty = sweep_directory(tmp_path / "none", ARG, lambda run: False, "masked_or_causal")
     with pytest.raises(ConfigError, match="has no finished finetuning run"):
         budgets.write([empty], tmp_path / "report")

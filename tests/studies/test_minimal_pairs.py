@@ -48,10 +48,12 @@ def test_a_row_has_the_mean_over_paradigms_and_the_spread_over_seeds(sweep):
         assert row["files"]["y.jsonl"]["mean"] == 0.5 == row["phenomena"]["islands"]["mean"]
         assert row["files"]["y.jsonl"]["std"] == pytest.approx(0.5**0.5)
         assert row["phenomena"]["agreement"]["count"] == 2
-    assert json.loads((folder / "study" / "results.json").read_text())["rows"] == found["rows"]
-    page = (folder / "study" / "report.html").read_text()
+    assert (
+        json.loads((folder / "minimal_pairs" / "results.json").read_text())["rows"] == found["rows"]
+    )
+    page = (folder / "minimal_pairs" / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 1 and "0.500 ± 0.707" in page
-    assert (folder / "study" / "accuracy.png").stat().st_size > 10_000
+    assert (folder / "minimal_pairs" / "accuracy.png").stat().st_size > 10_000
     text = list(minimal_pairs.lines(found))
     assert len(text) == 1 + len(WAYS) + 1 and "INCOMPLETE" not in text[-1]
 
@@ -67,6 +69,13 @@ def test_an_unfinished_sweep_says_so_and_an_empty_one_is_an_error(sweep):
         "7 evenly spaced pairs of each file",
         "INCOMPLETE: 2 of 6 runs have finished",
     ]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(tmp_path, sweep_directory):
+    folder = sweep_directory(tmp_path / "sweep", "steps=100+400,seeds=1", name="masked_or_causal")
+    found = minimal_pairs.write(folder, ["x.jsonl"], score=score)
+    names = [f"{WAYS[n]} (duration={steps} steps)" for steps in (100, 400) for n in (0, 1)]
+    assert sorted(row["row"] for row in found["rows"]) == sorted(names)
 
 
 def test_a_run_is_scored_once(tmp_path, caplog):

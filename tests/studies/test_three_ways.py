@@ -258,7 +258,7 @@ def test_the_baseline_reads_pairs_and_refuses_what_cannot_be_compared(tmp_path):
     for split in ("train", "validation", "test"):
         (tmp_path / f"{split}.tsv").write_text("text\tvalue\none\t1.5\ntwo\t2.5\n")
     regression = Regression(source=f"files:{tmp_path}/*.tsv", label_column="value")
-    with pytest.raises(ConfigError, match="regression.*no text with one class"):
+    with pytest.raises(ConfigError, match="regression.*texts with one class each"):
         baseline.load(regression)
 
 

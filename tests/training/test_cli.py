@@ -64,6 +64,12 @@ from training import logs
 def prints(argv):
     print("x\\n" * 1_000_000)
 
+def writes_rows(argv):
+    from tools import output
+    writer = output.Writer()
+    for _ in range(100):
+        writer.write([{"text": "x"}] * 1_000)
+
 def logs_and_writes(argv):
     for _ in range(1_000):
         logs.log.info("x" * 1_000)
@@ -71,18 +77,23 @@ def logs_and_writes(argv):
 """
 
 
-@pytest.mark.parametrize(("name", "status"), [("prints", 141), ("logs_and_writes", 0)])
+@pytest.mark.parametrize(
+    ("name", "resumes", "status"),
+    [("prints", False, 141), ("writes_rows", False, 141), ("logs_and_writes", False, 141),
+     ("logs_and_writes", True, 0)],
+)  # fmt: skip
 def test_output_that_nobody_reads_ends_a_program_silently_and_a_run_continues(
-    tmp_path, name, status
+    tmp_path, name, resumes, status
 ):
     (tmp_path / "program.py").write_text(PROGRAM)
-    code = f"import program; from training import cli; cli.main(program.{name}, ['written'])"
+    call = f"cli.main(program.{name}, ['written'], resumes={resumes})"
+    code = f"import program; from training import cli; {call}"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
-        assert process.stdout.readline().startswith("x")
+        assert "x" in process.stdout.readline()
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == ("", status)
     assert (tmp_path / "written").exists() == (status == 0)

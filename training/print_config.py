@@ -1,0 +1,55 @@
+"""--print_config: every field of the config that would run, with its value, its origin and its help.
+
+Used by training/cli.py and by the programs of tools/ that have a config.
+"""
+
+import functools
+import importlib
+import os
+import sys
+
+from training import config as config_lib
+from training.config import ConfigError
+
+_log = functools.partial(print, file=sys.stderr)
+
+
+def run(given, schema, config):
+    """Prints the config of an entry file.
+
+    Args:
+      given: the namespace of the flags.
+      schema: dataclass of the config.
+      config: the mapping of the command line.
+    """
+    if "task" in config and not config.get("init_from"):
+        _log("init_from is empty, and printed as 'RUN'")
+        config = {**config, "init_from": "RUN"}
+        given.print_config = "given"
+    show(given, config_lib.resolve(schema, config), config)
+
+
+def show(given, resolved, config):
+    """Prints a resolved config.
+
+    A model that init_from names is read, or imported, for its part of the config, unless the flag is
+    --print_config=given. If it cannot be read, a line on standard error says so.
+
+    Args:
+      given: the namespace of the flags.
+      config: the mapping that `resolved` was made from.
+    """
+    completed = None
+    if resolved.init_from and given.print_config == "complete":
+        import jax
+
+        from training import init_from, paths
+
+        jax.config.update("jax_platforms", "cpu")  # the accelerator is for the run
+        as_run = functools.partial(importlib.import_module("huggingface").as_run, log=_log)
+        folder = paths.of(getattr(given, "workdir", None) or os.devnull)
+        try:
+            completed = init_from.resolve(resolved, folder, as_run).config
+        except ConfigError as error:
+            _log(f"without the fields that init_from decides: {error}")
+    print("\n".join(config_lib.describe(resolved, config, completed)))
