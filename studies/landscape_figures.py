@@ -285,8 +285,11 @@ def _curvatures(found, runs, key, label, axes):
 def _label(axes, x, y):
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
+    if names := axes.get_legend_handles_labels()[1]:
+        # In two columns, long names, such as those of pairs of runs, would be wider than the axes.
+        wide = max(map(len, names)) > 24
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=1 if wide else 2,
+                    fontsize=7 if wide else None)  # fmt: skip
 
 
 # ---- The table -----------------------------------------------------------------------------------
