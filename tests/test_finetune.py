@@ -275,7 +275,7 @@ def test_special_tokens_of_a_task_are_kept_whole_and_get_rows_of_their_own(
     run = tmp_path / "run"
     with caplog.at_level("INFO", logger="triptych"):
         first = finetune.run(config, str(run))
-    assert all(f"{split}: 0.00% of" in caplog.text for split in ("train", "validation", "test"))
+    assert "are unknown" not in caplog.text
     assert "2 new tokens have fresh embeddings" in caplog.text
     tokenizer = tokenizers.load(run / "tokenizer.json")
     size = tokenizers.load(folder / "encoder").size

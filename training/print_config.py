@@ -11,8 +11,6 @@ import sys
 from training import config as config_lib
 from training.config import ConfigError
 
-_log = functools.partial(print, file=sys.stderr)
-
 
 def run(given, schema, config):
     """Prints the config of an entry file.
@@ -53,3 +51,7 @@ def show(given, resolved, config):
         except ConfigError as error:
             _log(f"without the fields that init_from decides: {error}")
     print("\n".join(config_lib.describe(resolved, config, completed)))
+
+
+def _log(line):
+    print(line, file=sys.stderr)
