@@ -2,7 +2,7 @@
 
     python -m studies.budgets --workdirs runs/masked runs/causal --output=runs/budgets
 
-Reads sweeps such as those of configs/sweeps/masked_or_causal.py, also while they run; writes results.json,
+Reads finished and running sweeps, such as configs/sweeps/masked_or_causal.py; writes results.json,
 budgets.png and report.html.
 """
 
@@ -12,7 +12,7 @@ FLAGS = (
     ("--workdirs", {"required": True, "nargs": "+", "metavar": "DIR",
                     "help": "directories of sweeps that pretrain and finetune; the first is the reference"}),
     ("--output", {"required": True, "metavar": "DIR", "help": "directory of the report"}),
-    ("--metric", {"default": "accuracy", "help": "of the test split; that of validation chooses the lr"}),
+    ("--metric", {"default": "accuracy", "help": "metric of the test split; chooses the lr on validation"}),
     ("--debug", {"action": "store_true", "help": "print a traceback for an error"}),
 )  # fmt: skip
 
@@ -92,10 +92,9 @@ def write(workdirs, output, metric="accuracy"):
 def load(workdir, metric):
     """{'name', 'command', 'num_finished', 'num_planned', 'budgets': [{'tokens', 'flops', 'learning_rate',
     'scores': {seed: test score}}]} of a sweep, by ascending tokens of all its pretraining stages."""
-    head = paths.read_object(workdir / manifest.MANIFEST)
-    configs = paths.read_object(workdir / manifest.CONFIGS)
-    runs = {run["folder"]: run for run in head.get("runs", ()) if run.get("state") != "gone"}
-    finetuned = [run for run in runs.values() if run["program"] == "finetune.py" and run["parent"]]
+    head, configs, planned = manifest.read_sweep(workdir)
+    runs = {run["folder"]: run for run in planned}
+    finetuned = [run for run in planned if run["program"] == "finetune.py" and run["parent"]]
     cells = []
     for run in finetuned:
         if not run_files.is_finished(workdir / run["folder"], "finetune.py"):
@@ -184,11 +183,7 @@ def crossing(curves):
         "never": len(curves) - len(places),
     }
     if places and len(places) >= found["never"]:
-        spread = statistics.spread(places)
-        half = statistics.interval95(spread)
-        found["tokens"] = math.exp(spread.mean)
-        if half is not None:
-            found["interval95"] = [math.exp(spread.mean - half), math.exp(spread.mean + half)]
+        found["tokens"], found["interval95"] = statistics.geometric_mean(places)
     return found
 
 

@@ -8,7 +8,7 @@ import statistics
 
 import numpy as np
 
-from sweeps.statistics import interval95, spread
+from sweeps.statistics import geometric_mean
 
 
 def labels_for(curve, accuracy):
@@ -59,10 +59,7 @@ def compare(scores, references):
     if middle[0] > 0.0 and middle[1] < math.inf:
         found["median"] = sum(middle) / 2
     if not found["below"] and not found["above"]:
-        logs = spread(np.log(values))
-        found["labels"], half = math.exp(logs.mean), interval95(logs)
-        if half is not None:
-            found["interval95"] = [math.exp(logs.mean - half), math.exp(logs.mean + half)]
+        found["labels"], found["interval95"] = geometric_mean(np.log(values))
     return found
 
 

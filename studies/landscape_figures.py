@@ -286,7 +286,7 @@ def _label(axes, x, y):
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if names := axes.get_legend_handles_labels()[1]:
-        # In two columns, long names, such as those of pairs of runs, would be wider than the axes.
+        # Long names (pairs of runs) would be wider than the axes in two columns.
         wide = max(map(len, names)) > 24
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=1 if wide else 2,
                     fontsize=7 if wide else None)  # fmt: skip

@@ -78,12 +78,8 @@ def write(workdir, data, limit=0, score=None):
       ConfigError: `workdir` has no finished pretraining run, or a file cannot be read.
     """
     workdir, score = pathlib.Path(workdir), score or score_run
-    head = paths.read_object(workdir / manifest.MANIFEST)
-    configs = paths.read_object(workdir / manifest.CONFIGS)
-    planned = [
-        run for run in head.get("runs", ())
-        if run["program"] == "train.py" and run.get("state") != "gone"
-    ]  # fmt: skip
+    head, configs, planned = manifest.read_sweep(workdir)
+    planned = [run for run in planned if run["program"] == "train.py"]
     done = [run for run in planned if run_files.is_finished(workdir / run["folder"], "train.py")]
     if not done:
         raise ConfigError(

@@ -13,12 +13,8 @@ from training import logs, paths
 from training.config import ConfigError
 
 FORMAT = 5  # of results.json
-CONDITIONS = (
-    "random",
-    "vectors",
-    "embeddings",
-    "pretrained",
-)  # the first that a study has is the reference
+# The first that a study has is the reference.
+CONDITIONS = ("random", "vectors", "embeddings", "pretrained")
 # Fields of a run's manifest that describe its code and machine.
 ENVIRONMENT = ("commit", "python", "versions", "devices", "cores")
 MAX_CURVE_POINTS = 200
@@ -32,9 +28,7 @@ def load(workdir):
     Raises ConfigError if `workdir` is not a sweep that pretrains and finetunes, if no finetuning run has
     finished, or if two of them have different labels.
     """
-    head = paths.read_object(workdir / manifest.MANIFEST)
-    configs = paths.read_object(workdir / manifest.CONFIGS)
-    planned = [record for record in head.get("runs", ()) if record.get("state") != "gone"]
+    head, configs, planned = manifest.read_sweep(workdir)
     cells = [
         cell_of(record, configs[record["folder"]]["config"])
         for record in planned

@@ -187,6 +187,13 @@ def first_and_count(folders):
     return folders[0] + (f" and {len(folders) - 1} more" if len(folders) > 1 else "")
 
 
+def read_sweep(workdir):
+    """(head of the manifest, {folder: {'program', 'config'}}, records of the runs that the sweep has) of the
+    sweep in a directory; the head is {} and there are no runs if it has none."""
+    found, configs = (paths.read_object(workdir / name) for name in (MANIFEST, CONFIGS))
+    return found, configs, [run for run in found.get("runs", ()) if run.get("state") != "gone"]
+
+
 def head(sweep, specification):
     """The entries of the manifest about the sweep itself."""
     path = specification.partition(":")[0]

@@ -48,6 +48,15 @@ def interval95(spread):
     return float(stats.t.ppf(0.975, spread.count - 1)) * spread.stderr
 
 
+def geometric_mean(logarithms):
+    """(geometric mean, Student's 95 % interval [low, high] or None for a single value) of positive numbers,
+    from their natural logarithms."""
+    found = spread(logarithms)
+    half = interval95(found)
+    ends = None if half is None else [math.exp(found.mean - half), math.exp(found.mean + half)]
+    return math.exp(found.mean), ends
+
+
 def record(spread):
     """A Spread as a dict of JSON values, with half of its 95 % interval."""
     return {**dataclasses.asdict(spread), "interval95": interval95(spread)}

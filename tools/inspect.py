@@ -121,9 +121,8 @@ def show(given, config):
             raise ConfigError(f"{given.run!r} was imported: expected a run that was trained")
     resolved = config_lib.resolve(FinetuneConfig if "task" in config else PretrainConfig, config)
     if given.print_config:
-        if run_dir is not None:  # the stored config is complete
-            given.print_config = "given"
-        print_config.show(given, resolved, config)
+        # The stored config of a run is complete.
+        print_config.show(given.print_config if run_dir is None else "given", resolved, config)
         return
     cli.enable_compilation_cache()
     jax.devices()  # fails before text is prepared
@@ -166,9 +165,9 @@ def print_json(view, rows):
         **counts(view.batch), "labels": getattr(view.task, "label_names", ()),
         "config": config_lib.to_dict(view.config),
         "rows": [
-            {"row": n, "place": view.provenance[n], "batch": view.row(n),
-             "raw": None if view.raw is None else view.raw[n]}
-            for n in rows
+            {"row": row, "place": view.provenance[row], "batch": view.row(row),
+             "raw": None if view.raw is None else view.raw[row]}
+            for row in rows
         ],
     }  # fmt: skip
     print(json.dumps(record, default=lambda x: x.tolist() if hasattr(x, "tolist") else vars(x)))

@@ -108,7 +108,7 @@ def show(given, config):
         )
     resolved = config_lib.resolve(PretrainConfig, config)
     if given.print_config:
-        print_config.show(given, resolved, config)
+        print_config.show(given.print_config, resolved, config)
         return
     overrides = {}
     if given.search:

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
 
     resolved = config_lib.resolve(PretrainConfig, config)
     if given.print_config:
-        print_config.show(given, resolved, config)
+        print_config.show(given.print_config, resolved, config)
         return
     tokenizer, checks = resolved.tokenizer, {}
     if resolved.init_from:

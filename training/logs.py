@@ -43,7 +43,7 @@ class _Console(logging.StreamHandler):
 
 
 def discard(stream):
-    """Sends what is written to `stream` from now on nowhere."""
+    """Redirects later output of `stream` to /dev/null."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 

@@ -22,30 +22,29 @@ def run(given, schema, config):
     """
     if "task" in config and not config.get("init_from"):
         _log("init_from is empty, and printed as 'RUN'")
-        config = {**config, "init_from": "RUN"}
-        given.print_config = "given"
-    show(given, config_lib.resolve(schema, config), config)
+        show("given", config_lib.resolve(schema, {**config, "init_from": "RUN"}), config)
+    else:
+        show(given.print_config, config_lib.resolve(schema, config), config, given.workdir)
 
 
-def show(given, resolved, config):
+def show(extent, resolved, config, workdir=None):
     """Prints a resolved config.
 
-    A model that init_from names is read, or imported, for its part of the config, unless the flag is
-    --print_config=given. If it cannot be read, a line on standard error says so.
-
     Args:
-      given: the namespace of the flags.
+      extent: value of --print_config. 'complete': a model that init_from names is read, or imported, for
+        its part of the config; if it cannot be read, a line on standard error says so. 'given': it is not.
       config: the mapping that `resolved` was made from.
+      workdir: the run directory; None for a new run.
     """
     completed = None
-    if resolved.init_from and given.print_config == "complete":
+    if resolved.init_from and extent == "complete":
         import jax
 
         from training import init_from, paths
 
         jax.config.update("jax_platforms", "cpu")  # the accelerator is for the run
         as_run = functools.partial(importlib.import_module("huggingface").as_run, log=_log)
-        folder = paths.of(getattr(given, "workdir", None) or os.devnull)
+        folder = paths.of(workdir or os.devnull)
         try:
             completed = init_from.resolve(resolved, folder, as_run).config
         except ConfigError as error:

@@ -15,8 +15,6 @@ FILES = {
     "masked_lm": "encoder", "causal_lm": "decoder", "prefix_lm": "decoder", "hybrid": "decoder",
     "span_corruption": "encoder_decoder", "bert_style": "encoder_decoder",
 }  # fmt: skip
-# Kernels of attention and MLP: 4 + 8 of emb_dim^2 in a layer, and 4 more in one with cross-attention.
-SHARE = 12 / (12 + 16)  # layers per stack of an encoder-decoder with the parameters of one layer
 
 
 def get_sweep(arg=""):
@@ -42,7 +40,8 @@ def get_sweep(arg=""):
     for name in given["objectives"].split("+"):
         if name not in FILES:
             raise ValueError(f"argument 'objectives={name}': expected some of {', '.join(FILES)}")
-        num_layers = round(layers * SHARE) if FILES[name] == "encoder_decoder" else layers
+        # Kernels of attention and MLP have 12 emb_dim^2 in a layer, and 16 in one with cross-attention.
+        num_layers = layers * 12 // (12 + 16) if FILES[name] == "encoder_decoder" else layers
         file = f"configs/{FILES[name]}.py:size={given['size']},objective={name}"
         space += grid(config=[file], model__num_layers=[num_layers])
     recipe = {"duration": [given["duration"].replace("_", " ")], "evaluation.every": ["20 %"]}
